@@ -1,0 +1,93 @@
+"""The latent action world model, from a laptop to the paper's setting.
+
+  python -m lawm_jax.train --config configs/lawm.py:size=nano,latent=noisy --workdir W
+"""
+
+import ml_collections
+
+# The frozen encoder's name, its weights, tokens merged (m x m), LayerNorm on states, precision;
+# (width, heads, depth) of forward and inverse dynamics model; latent width.
+EFFICIENTNET = ("efficientnet_lite0", "embedded", 2, False, "float32")
+VJEPA2_L = ("vjepa2_large", "facebook/vjepa2-vitl-fpc64-256", 1, True, "bfloat16")
+MODELS = {
+    "tiny": (EFFICIENTNET, (32, 2, 2), (32, 2, 1), 16),
+    "nano": (EFFICIENTNET, (128, 4, 3), (128, 4, 2), 64),
+    "base": (VJEPA2_L, (768, 12, 12), (768, 12, 6), 128),
+    "large": (VJEPA2_L, (1024, 16, 24), (1024, 16, 12), 128),
+    "huge": (VJEPA2_L, (1280, 16, 32), (1280, 16, 12), 128),
+    "giant": (VJEPA2_L, (1408, 22, 40), (1408, 22, 12), 128),
+}
+# l1, beta or codes. At nano size the useful range of the mean L1 is lower than the paper's.
+STRENGTHS = {"sparse": 0.01, "noisy": 5e-5, "discrete": 4096, "none": 0.0, "deterministic": 0.0}
+NANO_STRENGTHS = STRENGTHS | {"sparse": 1e-4, "noisy": 1e-5, "discrete": 16}
+
+
+def get_config(arg=""):
+    """Returns the config for `size=...,latent=...,strength=...`, by default nano and noisy."""
+    options = dict(size="nano", latent="noisy", strength=None)
+    for pair in filter(None, arg.split(",")):
+        key, _, value = pair.partition("=")
+        if key not in options:
+            raise ValueError(f"--config: expected {', '.join(options)} after the colon, got {pair}")
+        options[key] = value
+    size, kind = options["size"], options["latent"]
+    if size not in MODELS or kind not in STRENGTHS:
+        raise ValueError(
+            f"--config: expected size={'|'.join(MODELS)} and latent={'|'.join(STRENGTHS)}, got "
+            f"size={size} and latent={kind}"
+        )
+    small = size in ("tiny", "nano")
+    (name, weights, merge, normalise, dtype), forward, inverse, dim = MODELS[size]
+    default = (NANO_STRENGTHS if small else STRENGTHS)[kind]
+
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    c.steps = 30_000
+    c.log_every = 50
+    c.checkpoint_every = 1000
+    c.data = dict(
+        videos="",  # folder, glob or list of your own video files; "" takes the mixture
+        mixture=dict(panda=1.0, nav=1.0) if small else {},  # weights of lawm_mini's parts
+        dir="",  # another folder laid out as lawm_mini
+        frames=16,
+        fps=4.0,
+        size=256,  # centre crop, pixels
+        batch=1024,  # clips per step, over all devices
+        holdout=0.05,  # share of your videos kept for evaluation
+        workers=0,  # processes that decode video; 0: threads of the trainer
+    )
+    c.data.resize = c.data.get_oneway_ref("size") * 292 // 256  # short side before the crop
+    c.encoder = dict(
+        name=name,
+        weights=weights,  # "embedded", a Hugging Face name, a folder or file; "" draws them
+        causal=True,
+        merge=merge,
+        normalise=normalise,
+        repeat=False,  # one time step per frame: each frame fills a tubelet
+        dtype=dtype,
+    )
+    network = lambda width, heads, depth: dict(  # noqa: E731
+        width=width, heads=heads, depth=depth, remat=not small, unroll=1, dtype=dtype
+    )
+    c.predictor = network(*forward)
+    c.inverse = network(*inverse)
+    c.latent = dict(
+        kind=kind,
+        dim=dim,
+        strength=float(options["strength"] or default),
+        reset_after=2_500_000,  # latents; the paper's 300k videos
+    )
+    c.optim = dict(muon=0.02, adamw=6.25e-4, weight_decay=0.04, b2=0.999, warmup=0.1, final=0.0)
+    c.mesh = dict(data=-1, fsdp=1 if small else 8)
+
+    if small:  # science.md's recipe
+        c.update(steps=600, checkpoint_every=200)
+        c.data.update(frames=8, size=128, batch=8)
+        c.data.resize = c.data.get_oneway_ref("size")
+        c.optim.update(adamw=2e-3, b2=0.95, final=0.01)
+        c.latent.reset_after = 2000
+    if size == "tiny":
+        c.update(steps=20, log_every=5, checkpoint_every=10)
+        c.data.update(frames=4, size=64, batch=8)
+        c.latent.reset_after = 100
+    return c

@@ -1,0 +1,52 @@
+"""lawm_jax: latent action world models (Garrido et al. 2026) in JAX.
+
+Dims legend, as docstrings write shapes:
+
+  B clips, F frames, T time steps, H W pixels, N tokens per step, D token width, A latent-action
+  width, U real-action width, K codes, P plan candidates or predicted steps.
+
+  video  uint8   [B, F, H, W, 3]   RGB
+  s      float32 [B, T, N, D]      states, of the frozen encoder
+  z      float32 [B, T-1, A]       latent actions; z[:, t] leads step t to t + 1
+  u      float32 [B, T-1, U]       real actions
+
+A time step is what one latent action separates: T = F / tubelet for a video encoder, T = F for a
+frame encoder or where each frame is repeated.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# What needs no data, checkpoint or figure library is imported with the package; the rest on use.
+_HOME = {
+    "WorldModel": "world_model",
+    "build": "world_model",
+    "init": "world_model",
+    "encode": "world_model",
+    "infer_actions": "world_model",
+    "predict": "world_model",
+    "rollout": "world_model",
+    "loss": "world_model",
+    "sample_actions": "world_model",
+    "load_encoder": "weights",
+    "load": "saving",
+    "save": "saving",
+    "train_step": "training.loop",
+    "make_mesh": "training.sharding",
+    "clips": "data.pipeline",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module 'lawm_jax' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"lawm_jax.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

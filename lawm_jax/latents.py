@@ -1,0 +1,232 @@
+"""The five kinds of latent action: how each limits what a latent can carry, and how to draw one.
+
+Every kind is a function (h, key, strength) -> (z, cost): `h` is the inverse dynamics model's
+output, `cost` the price of the latent, added to the prediction error. Without a limit the latent
+would copy the next state; with it, it becomes an action.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Latent:
+    """Says which latent action a world model has.
+
+    Attributes:
+      kind: a key of `KINDS`.
+      dim: A, the latent's width.
+      strength: l1 (sparse), beta (noisy) or the number of codes (discrete); else unused.
+      reset_after: a code that no latent chose in this many latents is given a new value
+        (discrete; the paper: 300k videos, about 2.5M latents); below 2^24.
+    """
+
+    kind: str
+    dim: int
+    strength: float = 0.0
+    reset_after: int = 2_500_000
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"latent.kind: expected one of {sorted(KINDS)}, got {self.kind!r}")
+        if self.kind == "discrete" and (self.strength < 2 or self.strength != int(self.strength)):
+            raise ValueError(
+                f"latent.strength: expected a number of codes, at least 2, got {self.strength}"
+            )
+        if not 0 < self.reset_after < 2**24:
+            raise ValueError(
+                f"latent.reset_after: expected 1 to 2^24 - 1 latents, got {self.reset_after}"
+            )
+
+    @property
+    def features(self):
+        """What the inverse dynamics model must return per step."""
+        return 2 * self.dim if self.kind == "noisy" else self.dim
+
+
+def none(h, key, strength):
+    """Leaves latents unconstrained, the upper bound: z = h [B, T, A], cost zero [B, T]."""
+    del key, strength
+    return h, jnp.zeros(h.shape[:-1])
+
+
+def deterministic(h, key, strength):
+    """Drops the latent, the lower bound: z is zero [B, T, A], whatever h; cost zero [B, T]."""
+    del key, strength
+    return jnp.zeros_like(h), jnp.zeros(h.shape[:-1])
+
+
+def noisy(moments, key, beta):
+    """Samples noisy latent actions and charges for the information they carry.
+
+    Args:
+      moments: [B, T, 2A], mean and log-variance of q(z_t | s_t, s_t+1); the log-variance is
+        clipped to [-10, 6].
+      key: PRNG key, or None for the mean.
+      beta: price of one nat.
+
+    Returns:
+      z: [B, T, A] float32.
+      cost: [B, T], beta * KL(q || N(0, I)), summed over A.
+
+    Raises:
+      ValueError: the last axis of `moments` is odd.
+
+    Source: Garrido et al. 2026, section 3, "Noise addition"; KL from Kingma & Welling 2013,
+    appendix B.
+    """
+    if moments.shape[-1] % 2:
+        raise ValueError(
+            f"moments: expected an even last axis (mean, log-variance), got {moments.shape}"
+        )
+    mean, log_var = jnp.split(moments, 2, axis=-1)
+    log_var = jnp.clip(log_var, -10, 6)
+    kl = 0.5 * (jnp.square(mean) + jnp.exp(log_var) - 1 - log_var).sum(-1)
+    if key is None:
+        return mean, beta * kl
+    noise = jax.random.normal(key, mean.shape)
+    return mean + jnp.exp(0.5 * log_var) * noise, beta * kl
+
+
+def energy(z, l1, floor=1.0):
+    """Computes the sparse latent's energy, low for sparse latents that are not zero.
+
+    Args:
+      z: [..., A].
+      l1: price of the L1 norm.
+      floor: l2, price of a squared norm below sqrt(A).
+
+    Returns:
+      [...], floor * max(sqrt(A) - |z|_2^2, 0) + l1 * |z|_1.
+
+    Source: Garrido et al. 2026, section 3; sqrt(A) against a squared norm as printed.
+    """
+    short = jnp.maximum(math.sqrt(z.shape[-1]) - jnp.square(z).sum(-1), 0)
+    return floor * short + l1 * jnp.abs(z).sum(-1)
+
+
+def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1):
+    """Makes latent actions sparse, and keeps them from collapsing by variance and covariance.
+
+    The statistics are over all latents of the global batch.
+
+    Args:
+      h: [B, T, A] with B * T at least 2.
+      key: unused.
+      l1: price of the L1 norm.
+      variance, covariance, mean: V, C and M, the weights of the three statistics.
+
+    Returns:
+      z: [B, T, A], h itself.
+      cost: [B, T], the energy of each latent plus the batch's V * mean_d max(1 - std_d, 0)
+        + C * mean_{i != j} Cov_ij^2 + M * mean_d mean_d^2.
+
+    Source: Garrido et al. 2026, section 3, "Sparsity". The paper prints a mean term that is
+    unbounded below; ours is the squared batch mean, zero at the stated aim.
+    """
+    del key
+    A = h.shape[-1]
+    flat = h.reshape(-1, A)
+    centre = flat.mean(0)
+    cov = (flat - centre).T @ (flat - centre) / (len(flat) - 1)
+    var = jnp.diag(cov)
+    off_diagonal = (jnp.square(cov).sum() - jnp.square(var).sum()) / (A * (A - 1))
+    batch = (
+        variance * jnp.maximum(1 - jnp.sqrt(var + 1e-6), 0).mean()
+        + covariance * off_diagonal
+        + mean * jnp.square(centre).mean()
+    )
+    return h, energy(h, l1) + batch
+
+
+def nearest(codebook, h):
+    """Finds the closest code of each latent: codebook [K, A], h [..., A] -> [...] int32."""
+    distance = jnp.square(codebook).sum(-1) - 2 * jnp.einsum("...a,ka->...k", h, codebook)
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+
+
+def discrete(h, key, codebook, commitment=0.25):
+    """Replaces each latent by its nearest code, with straight-through gradients.
+
+    Args:
+      h: [B, T, A].
+      key: unused.
+      codebook: [K, A].
+      commitment: price of a latent's distance from its code.
+
+    Returns:
+      z: [B, T, A], codes in the forward pass; its gradient goes to h unchanged.
+      cost: [B, T], mean over A of (sg(h) - code)^2 + commitment * (h - sg(code))^2.
+
+    Source: Garrido et al. 2026, section 3, "Discretisation"; van den Oord et al. 2017.
+    """
+    del key
+    stop = jax.lax.stop_gradient
+    code = codebook[nearest(stop(codebook), stop(h))]
+    cost = jnp.square(stop(h) - code) + commitment * jnp.square(h - stop(code))
+    return h + stop(code - h), cost.mean(-1)
+
+
+KINDS: dict[str, Any] = {
+    "sparse": sparse,
+    "noisy": noisy,
+    "discrete": discrete,
+    "none": none,
+    "deterministic": deterministic,
+}
+
+
+def reset_codes(codebook, idle, h, key, reset_after):
+    """Counts how long each code has gone unused, and moves dead ones onto latents of this batch.
+
+    Every device computes the same from the global batch, so codebooks of replicas cannot diverge.
+
+    Args:
+      codebook: [K, A].
+      idle: [K] float32, latents seen since each code was last chosen (whole numbers).
+      h: [B, T, A], this batch's latents before quantisation.
+      key: PRNG key that picks the latents.
+      reset_after: number of latents after which an unused code is dead.
+
+    Returns:
+      codebook, idle: the same shapes; a code that was moved starts again at 0.
+
+    Source: Garrido et al. 2026, section 3 (reset of codes unused for 300k videos).
+    """
+    K, A = codebook.shape
+    flat = h.reshape(-1, A)
+    used = jnp.zeros(K, bool).at[nearest(codebook, flat)].set(True)
+    idle = jnp.where(used, 0.0, idle + len(flat))
+    dead = idle >= reset_after
+    pick, jitter = jax.random.split(key)
+    fresh = flat[jax.random.randint(pick, (K,), 0, len(flat))]
+    fresh = fresh + 1e-3 * jax.random.normal(jitter, fresh.shape)
+    return jnp.where(dead[:, None], fresh, codebook), jnp.where(dead, 0.0, idle)
+
+
+def langevin(key, shape, l1, steps=200, alpha=0.01):
+    """Samples sparse latents from exp(-energy) by stochastic gradient Langevin dynamics.
+
+    Args:
+      key: PRNG key.
+      shape: (..., A).
+      l1: as in `energy`.
+      steps, alpha: number and size of the moves z - alpha / 2 dE/dz + N(0, alpha), from N(0, I).
+
+    Returns:
+      z: [..., A] float32.
+
+    Source: Garrido et al. 2026, appendix B; Welling & Teh 2011.
+    """
+    slope = jax.grad(lambda z: energy(z, l1).sum())
+    start, key = jax.random.split(key)
+
+    def move(z, key):
+        noise = jax.random.normal(key, shape)
+        return z - 0.5 * alpha * slope(z) + math.sqrt(alpha) * noise, None
+
+    return jax.lax.scan(move, jax.random.normal(start, shape), jax.random.split(key, steps))[0]

@@ -1,0 +1,204 @@
+"""The transformer block that every network here is made of, and frame-causal attention."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lawm_jax.nn import rope
+
+
+def layer_norm(x):
+    """Normalises the last axis in float32, without parameters; eps 1e-6, x's dtype is kept."""
+    f = x.astype(jnp.float32)
+    f = f - f.mean(-1, keepdims=True)
+    return (f * jax.lax.rsqrt(jnp.square(f).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
+
+
+def attend(q, k, v, mask=None):
+    """Computes softmax attention with float32 logits.
+
+    Args:
+      q: [B, Q, heads, head_dim].
+      k, v: [B, K, heads, head_dim].
+      mask: [K] bool, keys to see, or None for all.
+
+    Returns:
+      [B, Q, heads, head_dim], in q's dtype.
+    """
+    scale = q.shape[-1] ** -0.5
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
+    if mask is not None:
+        logits = jnp.where(mask[None, None, None], logits, -jnp.inf)
+    weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+
+
+def attention(q, k, v, causal):
+    """Computes attention over all tokens, or over those of the same and of earlier time steps.
+
+    The frame-causal case is one unmasked call per step against its past: exact, no mask, and
+    (T + 1) / 2T of the dense work.
+
+    Args:
+      q, k, v: [B, T, N, heads, head_dim].
+      causal: whether a token sees no later time step.
+
+    Returns:
+      [B, T, N, heads, head_dim].
+    """
+    B, T, N, heads, dim = q.shape
+    if not causal or T == 1:
+        flat = (B, T * N, heads, dim)
+        return attend(q.reshape(flat), k.reshape(flat), v.reshape(flat)).reshape(q.shape)
+    past = [(B, (t + 1) * N, heads, dim) for t in range(T)]
+    steps = [
+        attend(q[:, t], k[:, : t + 1].reshape(past[t]), v[:, : t + 1].reshape(past[t]))
+        for t in range(T)
+    ]
+    return jnp.stack(steps, axis=1)
+
+
+def cached_attention(q, k, v, cache, t):
+    """Computes one new step's attention to itself and to the `t` steps in the cache.
+
+    Args:
+      q, k, v: [B, 1, N, heads, head_dim], of the new step.
+      cache: (keys, values), each [B, T, N, heads, head_dim]; steps from `t` on are unused yet.
+      t: int32 scalar, the new step's position.
+
+    Returns:
+      [B, 1, N, heads, head_dim], and the cache with the new step written at `t`.
+    """
+    keys = jax.lax.dynamic_update_slice_in_dim(cache[0], k, t, axis=1)
+    values = jax.lax.dynamic_update_slice_in_dim(cache[1], v, t, axis=1)
+    B, T, N, heads, dim = keys.shape
+    flat = (B, T * N, heads, dim)
+    mask = jnp.repeat(jnp.arange(T) <= t, N, total_repeat_length=T * N)
+    out = attend(q[:, 0], keys.reshape(flat), values.reshape(flat), mask)
+    return out[:, None], (keys, values)
+
+
+class Block(nn.Module):
+    """Applies attention and an MLP, pre-normed; conditioned, both by AdaLN-zero of their own step.
+
+    With a condition the two LayerNorms have no parameters: scale, shift and gate of each step come
+    from that step's condition through a zero-initialised layer, so the block starts as the
+    identity (Peebles & Xie 2022, adaLN-Zero). They are [B, T, 1, D]: broadcast, never copied to
+    every token.
+    """
+
+    width: int
+    heads: int
+    mlp: int = 0
+    conditioned: bool = False
+    causal: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, rotary, condition=None, cache=None, t=None):
+        """See `Stack`. Returns x and (keys, values): of x, or the updated cache."""
+        B, T, N, D = x.shape
+        dense = lambda features, name: nn.DenseGeneral(  # noqa: E731
+            features, name=name, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform()
+        )
+        if self.conditioned:
+            zeros = nn.initializers.zeros
+            modulation = nn.DenseGeneral(
+                (6, D), name="modulation", dtype=self.dtype, kernel_init=zeros
+            )
+            scale1, shift1, gate1, scale2, shift2, gate2 = jnp.moveaxis(
+                modulation(condition)[:, :, None], -2, 0
+            )
+            norm1 = lambda x: layer_norm(x) * (1 + scale1) + shift1  # noqa: E731
+            norm2 = lambda x: layer_norm(x) * (1 + scale2) + shift2  # noqa: E731
+        else:
+            gate1 = gate2 = 1
+            norm1 = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm1")
+            norm2 = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm2")
+
+        h = norm1(x).astype(self.dtype)
+        qkv = dense((3, D), "qkv")(h).reshape(B, T, N, 3, self.heads, D // self.heads)
+        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        q, k = rope.rotate(q, *rotary), rope.rotate(k, *rotary)
+        if cache is None:
+            h, cache = attention(q, k, v, self.causal), (k, v)
+        else:
+            h, cache = cached_attention(q, k, v, cache, t)
+        x = x + gate1 * dense(D, "proj")(h.reshape(B, T, N, D))
+        h = dense(self.mlp or 4 * D, "fc1")(norm2(x).astype(self.dtype))
+        x = x + gate2 * dense(D, "fc2")(jax.nn.gelu(h, approximate=False))
+        return x, cache
+
+
+class Stack(nn.Module):
+    """Applies `depth` blocks: one traced body, parameters stacked on a leading axis.
+
+    Attributes:
+      width, heads, depth: D, attention heads, number of blocks.
+      conditioned: whether blocks take a condition (AdaLN-zero).
+      causal: whether attention is frame-causal.
+      tiled, grid: the rotary convention, see `rope.table`.
+      mlp: hidden width of the MLP; 0 stands for four times the width.
+      remat: whether the backward pass computes each block again instead of keeping its insides.
+      unroll: blocks per iteration of the loop; a CPU runs shallow stacks faster unrolled.
+      dtype: of matrix products and activations; parameters, norms and softmax are float32.
+    """
+
+    width: int
+    heads: int
+    depth: int
+    conditioned: bool = False
+    causal: bool = True
+    tiled: bool = False
+    grid: int = 0
+    mlp: int = 0
+    remat: bool = False
+    unroll: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, condition=None, cache=None, t=0, keep=False):
+        """Runs the blocks.
+
+        Args:
+          x: [B, T, N, D].
+          condition: [B, T, C], each step's own condition, or None.
+          cache: (keys, values) of earlier steps, each [depth, B, T', N, heads, head_dim]; then T
+            is 1 and `t`, the int32 position of the new step, may be traced.
+          keep: whether to return the keys and values.
+
+        Returns:
+          [B, T, N, D], and with `keep` or a cache also (keys, values).
+        """
+        T, N = x.shape[1:3]
+        rotary = rope.table(
+            T, N, self.width // self.heads, start=t, tiled=self.tiled, grid=self.grid
+        )
+        keep = keep or cache is not None
+
+        def body(block, x, cache):
+            x, cache = block(x, rotary, condition, cache, t)
+            return x, cache if keep else None
+
+        if self.remat:
+            body = nn.remat(body, prevent_cse=False)
+        loop = nn.scan(
+            body,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        block = Block(
+            self.width,
+            self.heads,
+            self.mlp,
+            self.conditioned,
+            self.causal,
+            self.dtype,
+            name="blocks",
+        )
+        x, cache = loop(block, x.astype(self.dtype), cache)
+        return (x, cache) if keep else x

@@ -1,0 +1,64 @@
+"""The inverse dynamics model: two consecutive states -> what happened between them."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lawm_jax.nn.blocks import Stack, attend
+
+
+class InverseDynamics(nn.Module):
+    """Reads two consecutive states and describes the change: a ViT, attentive pooling, a head.
+
+    The paper says only that the IDM reads s_t and s_t+1 and is trained jointly. Our choice: the
+    two states' tokens at the same place are joined along their channels, so a pair costs N tokens
+    and not 2N; a ViT with the encoder's rotary embedding runs over each pair alone; one learned
+    query pools it; a linear head gives the output. By default it has 12 blocks of the forward
+    model's width.
+
+    Attributes:
+      features: size of the output (A, or 2A for the moments of a noisy latent).
+      width, heads, depth, remat, unroll, dtype: of the ViT, see `Stack`.
+
+    Source: Garrido et al. 2026, section 3 (g_phi); pooling as in V-JEPA's attentive probe.
+    """
+
+    features: int
+    width: int
+    heads: int
+    depth: int = 12
+    remat: bool = False
+    unroll: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, s):
+        """Describes each step of a clip.
+
+        Args:
+          s: [B, T, N, D], T at least 2.
+
+        Returns:
+          [B, T-1, features] float32; entry t depends on s[:, t] and s[:, t + 1] only.
+        """
+        B, T, N, _ = s.shape
+        pairs = jnp.concatenate([s[:, :-1], s[:, 1:]], axis=-1).astype(self.dtype)
+        x = nn.Dense(self.width, name="embed", dtype=self.dtype)(pairs)
+        x = x.reshape(B * (T - 1), 1, N, self.width)
+        x = Stack(
+            self.width,
+            self.heads,
+            self.depth,
+            remat=self.remat,
+            unroll=self.unroll,
+            dtype=self.dtype,
+            name="stack",
+        )(x)
+        x = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x)[:, 0].astype(self.dtype)
+        query = self.param("query", nn.initializers.normal(0.02), (self.width,))
+        kv = nn.DenseGeneral((2, self.width), name="pool", dtype=self.dtype)(x)
+        k, v = (kv[:, :, i].reshape(*kv.shape[:2], self.heads, -1) for i in range(2))
+        q = jnp.broadcast_to(query.astype(self.dtype), (len(x), 1, self.width))
+        x = attend(q.reshape(len(x), 1, self.heads, -1), k, v).reshape(B, T - 1, self.width)
+        return nn.Dense(self.features, name="head")(x.astype(jnp.float32))

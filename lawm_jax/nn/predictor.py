@@ -1,0 +1,69 @@
+"""The forward model, the world model proper: past states and a latent action -> the next state."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from lawm_jax.nn.blocks import Stack, layer_norm
+
+
+class Predictor(nn.Module):
+    """Predicts the next state of every step in one pass (teacher forcing).
+
+    A ViT with V-JEPA 2's rotary embedding and frame-causal attention. Each step's latent action
+    conditions that step's tokens by AdaLN-zero. The zero-initialised output is added to s_t, so
+    the untrained model copies the last frame.
+
+    Attributes:
+      width, heads, depth, remat, unroll, dtype: of the ViT, see `Stack`.
+
+    Source: Garrido et al. 2026, section 3 (p_psi).
+    """
+
+    width: int
+    heads: int
+    depth: int
+    remat: bool = False
+    unroll: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, s, z, cache=None, t=0, keep=False):
+        """Predicts s[:, t + 1] from s[:, :t + 1] and z[:, :t + 1], for every t.
+
+        Args:
+          s: [B, T, N, D].
+          z: [B, T, A], z[:, t] leads step t to t + 1.
+          cache, t, keep: a cached rollout's keys and values, see `Stack`.
+
+        Returns:
+          [B, T, N, D] float32, and with `keep` or a cache also (keys, values).
+        """
+        dense = lambda features, name, **k: nn.DenseGeneral(  # noqa: E731
+            features, name=name, dtype=self.dtype, **k
+        )
+        condition = nn.silu(dense(self.width, "latent1")(z.astype(self.dtype)))
+        condition = nn.silu(dense(self.width, "latent2")(condition))
+        x = dense(self.width, "embed")(s.astype(self.dtype))
+        keep = keep or cache is not None
+        stack = Stack(
+            self.width,
+            self.heads,
+            self.depth,
+            conditioned=True,
+            remat=self.remat,
+            unroll=self.unroll,
+            dtype=self.dtype,
+            name="stack",
+        )
+        x = stack(x, condition, cache, t, keep)
+        x, kv = x if keep else (x, None)
+        zeros = nn.initializers.zeros
+        scale, shift = jnp.moveaxis(
+            dense((2, self.width), "modulation", kernel_init=zeros)(condition)[:, :, None], -2, 0
+        )
+        x = layer_norm(x) * (1 + scale) + shift
+        x = dense(s.shape[-1], "out", kernel_init=zeros)(x.astype(self.dtype))
+        x = s.astype(jnp.float32) + x.astype(jnp.float32)
+        return (x, kv) if keep else x

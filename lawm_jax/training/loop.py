@@ -1,0 +1,248 @@
+"""The training loop: one step, jitted over a mesh, and the run around it."""
+
+import json
+import math
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lawm_jax import latents, saving, world_model
+from lawm_jax.training import checkpoints, logs, optim, sharding
+
+
+def train_step(model, tx, frozen, state, batch):
+    """Takes one optimisation step on one global batch.
+
+    Args:
+      model: WorldModel (static under jit).
+      tx: optax.GradientTransformation, from `optim.make` (static).
+      frozen: the encoder's parameters.
+      state: {"params", "opt", "step" int32, "key"}.
+      batch: {"video": uint8 [B, F, H, W, 3]}.
+
+    Returns:
+      The next state, and metrics, float32 scalars: `loss`, `error`, `cost`, `copy`, `grad_norm`,
+      and for discrete latents `codes`, the number of codes in use.
+
+    Source: Garrido et al. 2026, sections 3 and 4.
+    """
+    key, noise, reset = jax.random.split(state["key"], 3)
+    s = world_model.encode(model, {"encoder": frozen}, batch["video"])
+    value_and_grad = jax.value_and_grad(
+        lambda params: world_model.loss(model, params, s, noise), has_aux=True
+    )
+    (value, metrics), grads = value_and_grad(state["params"])
+    updates, opt = tx.update(grads, state["opt"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    metrics = metrics | {"loss": value, "grad_norm": optim.global_norm(grads)}
+    if model.latent.kind == "discrete":
+        codebook, idle = latents.reset_codes(
+            params["latent"]["codebook"],
+            state["params"]["latent"]["idle"],
+            metrics.pop("latents"),
+            reset,
+            model.latent.reset_after,
+        )
+        params = params | {"latent": {"codebook": codebook, "idle": idle}}
+        metrics["codes"] = (idle < model.latent.reset_after / 2).sum().astype(jnp.float32)
+    return {"params": params, "opt": opt, "step": state["step"] + 1, "key": key}, metrics
+
+
+def make_state(model, tx, s, key):
+    """Draws a run's first state, for encoded states of the shape of `s`; can be jitted."""
+    init, key = jax.random.split(key)
+    params = world_model.init_trainable(model, init, s)
+    return {"params": params, "opt": tx.init(params), "step": jnp.int32(0), "key": key}
+
+
+class Run:
+    """Holds what a run needs besides its data: the model, the mesh, the state, the jitted step."""
+
+    def __init__(self, config):
+        """Builds everything from a config, a nested dict or ConfigDict; nothing is written."""
+        self.mesh = sharding.make_mesh(**config["mesh"])
+        data = config["data"]
+        self.model = world_model.build(config)
+        self.tx, self.schedule = optim.make(config["optim"], config["steps"])
+        if data["batch"] % self.mesh.size:
+            raise ValueError(
+                f"data.batch: expected a multiple of {self.mesh.size} devices, got {data['batch']}"
+            )
+        clip = (data["batch"], data["frames"], data["size"], data["size"], 3)
+        video = jax.ShapeDtypeStruct(clip, jnp.uint8)
+        frozen = world_model.init_encoder(self.model, video)
+        s = world_model.state_shape(self.model, frozen, video)
+        self.frozen = jax.device_put(frozen, sharding.state_sharding(self.mesh, frozen))
+        self.key = jax.random.key(config["seed"])
+        make = lambda key: make_state(self.model, self.tx, s, key)  # noqa: E731
+        shapes = jax.eval_shape(make, self.key)
+        self.shardings = sharding.state_sharding(self.mesh, shapes)
+        self.make = jax.jit(make, out_shardings=self.shardings)
+        self.like = jax.tree.map(
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            shapes,
+            self.shardings,
+        )
+        self.step = jax.jit(
+            lambda frozen, state, batch: train_step(self.model, self.tx, frozen, state, batch),
+            donate_argnums=1,
+            out_shardings=(self.shardings, None),
+        )
+
+    def begin(self):
+        """Makes the first state, on the mesh."""
+        return self.make(self.key)
+
+
+def fit(config, workdir):
+    """Trains a world model, or continues where an interrupted run stopped.
+
+    Args:
+      config: ConfigDict as in configs/lawm.py.
+      workdir: folder for config.json, metrics.jsonl, checkpoints, skipped.jsonl, tensorboard.
+
+    Returns:
+      (model, params) with the encoder's parameters, after the last step; None where SIGTERM ended
+      the run early, with its state saved.
+
+    Raises:
+      ValueError: the folder holds a run with another config, or a config value is wrong.
+      FloatingPointError: loss or gradient is not finite; the last checkpoint is kept.
+    """
+    from lawm_jax.data import pipeline
+
+    config = json.loads(config.to_json_best_effort())
+    _claim(workdir, config)
+    store = checkpoints.Checkpoints(workdir)
+    if store.latest is not None and store.latest >= config["steps"]:
+        if jax.process_index() == 0:
+            print(f"{workdir}: all {config['steps']} steps are done already")
+        store.close()
+        return saving.load(workdir)
+    data = iter(
+        pipeline.clips(
+            config,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            skipped=os.path.join(workdir, "skipped.jsonl"),
+        )
+    )
+    run = Run(config)
+    restored = store.restore(run.like, data)
+    start, state = restored or (0, run.begin())
+    log = logs.Log(workdir, config["steps"], config["data"]["batch"])
+    log.say(_describe(run, config, workdir, start))
+    try:
+        with _Termination() as termination:
+            done = _loop(run, config, state, start, data, store, log, termination)
+    finally:
+        log.close()
+        store.close()
+    return (run.model, done["params"] | {"encoder": run.frozen}) if done else None
+
+
+def _loop(run, config, state, start, data, store, log, termination):
+    """Runs the steps; returns the last state, or None after SIGTERM."""
+
+    def check(step, metrics):
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
+            raise FloatingPointError(
+                f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; the "
+                f"last good state is the checkpoint of step {store.latest}"
+            )
+        return metrics | {"lr": config["optim"]["adamw"] * float(run.schedule(step - 1))}
+
+    pending = None
+    for step in range(start + 1, config["steps"] + 1):
+        batch = sharding.place(run.mesh, {"video": next(data)["video"]})
+        with jax.transfer_guard("disallow"):
+            state, metrics = run.step(run.frozen, state, batch)
+        if pending is not None:  # fetched now, so the device was never idle for it
+            log.step(pending[0], check(*pending))
+            pending = None
+        last = step == config["steps"]
+        if step % config["log_every"] == 0 or step == start + 1 or last:
+            pending = step, metrics
+        stop = termination.agreed(step)
+        if step % config["checkpoint_every"] == 0 or last or stop:
+            checked = check(step, metrics)
+            if pending is not None:
+                log.step(step, checked)
+                pending = None
+            store.save(step, state, data, wait=last or stop)
+        if stop:
+            log.say(f"stopped at step {step} as asked; the same command continues from here")
+            return None
+    return state
+
+
+class _Termination:
+    """Notes SIGTERM instead of dying of it, so that the run can save first."""
+
+    def __enter__(self):
+        self.asked = False
+        self.before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, *_):
+        self.asked = True
+
+    def agreed(self, step):
+        """Says whether to stop now; all processes get the same answer at the same step."""
+        if jax.process_count() == 1:
+            return self.asked
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self.before)
+
+
+FREE = ("steps", "log_every", "checkpoint_every", "mesh")  # may change when a run continues
+
+
+def _claim(workdir, config):
+    """Writes the config, or checks that the run in the folder has the same."""
+    try:
+        before = checkpoints.read_config(workdir)
+    except FileNotFoundError:
+        before = config
+    changed = [key for key in _differences(before, config) if key.split(".")[0] not in FREE]
+    if changed:
+        raise ValueError(
+            f"{workdir}: holds a run with another config; expected a new --workdir, or the same "
+            f"values of: {', '.join(sorted(changed))}"
+        )
+    if jax.process_index() == 0:
+        checkpoints.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
+
+
+def _differences(a, b, path=""):
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return [] if a == b else [path]
+    keys = sorted(set(a) | set(b))
+    missing = object()
+    return [
+        name
+        for key in keys
+        for name in _differences(
+            a.get(key, missing), b.get(key, missing), f"{path}.{key}" if path else key
+        )
+    ]
+
+
+def _describe(run, config, workdir, start):
+    count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
+    latent, devices = run.model.latent, run.mesh.devices.ravel()
+    text = (
+        f"{workdir}: {latent.kind} latents ({latent.dim} wide, strength {latent.strength:g}), "
+        f"{count(run.like['params']):.2f} M parameters trained on states of a frozen encoder of "
+        f"{count(run.frozen):.1f} M, {len(devices)} x {devices[0].device_kind}, batch "
+        f"{config['data']['batch']} clips of {config['data']['frames']} frames"
+    )
+    return text + (f"; continues after step {start}" if start else "")

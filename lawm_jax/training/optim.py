@@ -1,0 +1,86 @@
+"""The optimiser: Muon for the blocks' matrices, AdamW for everything else, a schedule each."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from optax.contrib import MuonDimensionNumbers, scale_by_muon
+
+MATRICES = ("qkv", "proj", "fc1", "fc2", "modulation")
+
+
+def make(config, steps):
+    """Builds the optimiser.
+
+    Args:
+      config: the section `optim`: `muon`, `adamw` (peak learning rates), `weight_decay`, `b2`,
+        `warmup` (share of the steps that warm up linearly) and `final` (learning rate at the end
+        of the cosine, as a share of the peak).
+      steps: length of the training.
+
+    Returns:
+      tx, an optax.GradientTransformation for trees of parameters that hold stacked blocks, and
+      the schedule of the share of the peak rates, step -> float.
+
+    Source: Garrido et al. 2026, appendix A; Muon from Jordan et al. 2024.
+    """
+    warmup = max(1, round(config["warmup"] * steps))
+    share = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, 2), config["final"])
+    decay = optax.add_decayed_weights(config["weight_decay"])
+    muon = optax.chain(
+        scale_by_muon(weight_dimension_numbers=matrix_axes),
+        _scale_by_shape(),
+        decay,
+        optax.scale_by_learning_rate(lambda step: config["muon"] * share(step)),
+    )
+    adamw = optax.chain(
+        optax.scale_by_adam(b2=config["b2"]),
+        optax.masked(decay, _is_kernel),
+        optax.scale_by_learning_rate(lambda step: config["adamw"] * share(step)),
+    )
+    return optax.partition({"muon": muon, "adamw": adamw}, labels), share
+
+
+def labels(params):
+    """Says for each parameter which optimiser takes it: "muon" or "adamw"."""
+    axes = matrix_axes(params)
+    is_axes = lambda x: x is None or isinstance(x, MuonDimensionNumbers)  # noqa: E731
+    return jax.tree.map(lambda x: "adamw" if x is None else "muon", axes, is_leaf=is_axes)
+
+
+def matrix_axes(params):
+    """Names the matrix axes of each stacked block kernel; None for every other parameter.
+
+    Kernels are [depth, in, out], or [depth, in, n, out] where a layer holds n matrices (qkv, the
+    modulation), which are orthogonalised apart. optax's default rule would take the stacked
+    biases for matrices and leave the stacked kernels out.
+    """
+
+    def axes(path, x):
+        names = [entry.key for entry in path if hasattr(entry, "key")]
+        if "blocks" in names and names[-1] == "kernel" and names[-2] in MATRICES:
+            return MuonDimensionNumbers(reduction_axis=1, output_axis=x.ndim - 1)
+        return None
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def _scale_by_shape():
+    """Scales an orthogonal update by sqrt(max(1, out / in)), as Muon's authors do."""
+
+    def update(updates, state, params=None):
+        del params
+        return jax.tree.map(lambda x: x * max(1, x.shape[-1] / x.shape[1]) ** 0.5, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _is_kernel(params):
+    """Selects what weight decay applies to: kernels, and no bias, norm, query or codebook."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: getattr(path[-1], "key", "") == "kernel", params
+    )
+
+
+def global_norm(tree):
+    """Computes the L2 norm over all leaves: float32 scalar."""
+    return jnp.sqrt(sum(jnp.square(x.astype(jnp.float32)).sum() for x in jax.tree.leaves(tree)))

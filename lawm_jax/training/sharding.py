@@ -1,0 +1,81 @@
+"""The device mesh and the one rule by which arrays are spread over it."""
+
+import math
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+SMALL = 2**14  # elements; smaller arrays are replicated, a collective would cost more
+
+
+def make_mesh(data=-1, fsdp=1, devices=None):
+    """Builds the mesh of the axes `data` (batch) and `fsdp` (batch and parameters).
+
+    Args:
+      data, fsdp: number of devices along each axis; one of them may be -1, for all that is left.
+      devices: the devices to use, by default all of every process.
+
+    Returns:
+      A jax.sharding.Mesh.
+
+    Raises:
+      ValueError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    if data == -1 and fsdp > 0:
+        data = len(devices) // fsdp
+    elif fsdp == -1 and data > 0:
+        fsdp = len(devices) // data
+    if data * fsdp != len(devices) or data < 1 or fsdp < 1:
+        raise ValueError(
+            f"mesh.data, mesh.fsdp: expected a product of {len(devices)} devices, got {data} and "
+            f"{fsdp}"
+        )
+    return jax.make_mesh(
+        (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
+    )
+
+
+def state_sharding(mesh, tree):
+    """Shards each large array along its largest axis that `fsdp` divides; replicates the rest.
+
+    Args:
+      mesh: from `make_mesh`.
+      tree: arrays or jax.ShapeDtypeStructs.
+
+    Returns:
+      A tree of NamedSharding.
+    """
+    fsdp = mesh.shape["fsdp"]
+
+    def rule(x):
+        spec = [None] * x.ndim
+        axes = [i for i, n in enumerate(x.shape) if n % fsdp == 0]
+        if fsdp > 1 and math.prod(x.shape) >= SMALL and axes:
+            spec[max(axes, key=lambda i: x.shape[i])] = "fsdp"
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(rule, tree)
+
+
+def batch_sharding(mesh):
+    """Shards the leading axis of a batch over all devices."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def place(mesh, batch):
+    """Puts this process's slice of a batch onto its devices.
+
+    Args:
+      mesh: from `make_mesh`.
+      batch: dict of numpy arrays [B / processes, ...].
+
+    Returns:
+      dict of global arrays [B, ...], sharded over all devices.
+    """
+    sharding = batch_sharding(mesh)
+    return {
+        key: jax.make_array_from_process_local_data(sharding, np.asarray(value))
+        for key, value in batch.items()
+    }
