@@ -112,6 +112,8 @@ def fit(config, workdir):
       ValueError: the folder holds a run with another config, or a config value is wrong.
       FloatingPointError: loss or gradient is not finite; the last checkpoint is kept.
     """
+    import ml_collections
+
     from lawm_jax.data import pipeline
 
     config = json.loads(config.to_json_best_effort())
@@ -124,7 +126,7 @@ def fit(config, workdir):
         return saving.load(workdir)
     data = iter(
         pipeline.clips(
-            config,
+            ml_collections.ConfigDict(config),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             skipped=os.path.join(workdir, "skipped.jsonl"),

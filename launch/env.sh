@@ -1,0 +1,30 @@
+# Sourced by the other scripts: enters the environment, and installs lawm_jax where it is missing.
+#   LAWM_VENV    the environment's folder; default .venv in the repository's root
+#   LAWM_EXTRAS  what to install beside the package; default all that the tests need.
+#                LAWM_EXTRAS=test is much smaller: no simulators, no torch to compare with.
+# An environment that is there already, and was made for the same requirements, is used as it is.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+LAWM_VENV=${LAWM_VENV:-$ROOT/.venv}
+LAWM_EXTRAS=${LAWM_EXTRAS:-test,sim,torch}
+
+if [ ! -x "$LAWM_VENV/bin/python" ]; then
+    python=$(command -v python3 || true)
+    if ! "${python:-false}" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "launch: expected python3 of version 3.11 or newer on the PATH, got ${python:-none}" >&2
+        exit 1
+    fi
+    echo "making the environment $LAWM_VENV"
+    "$python" -m venv "$LAWM_VENV"
+fi
+wanted="$LAWM_EXTRAS $(cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml" | cksum)"
+if [ "$(cat "$LAWM_VENV/.lawm_jax" 2>/dev/null)" != "$wanted" ]; then
+    echo "installing lawm_jax[$LAWM_EXTRAS]"
+    "$LAWM_VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
+        --editable "$ROOT[$LAWM_EXTRAS]"
+    echo "$wanted" >"$LAWM_VENV/.lawm_jax"
+fi
+PATH=$LAWM_VENV/bin:$PATH
+# Compiled programs are kept between commands: starting again takes seconds.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$LAWM_VENV/cache}
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5
