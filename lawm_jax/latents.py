@@ -131,7 +131,7 @@ def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1):
     del key
     A = h.shape[-1]
     flat = h.reshape(-1, A)
-    centre = flat.mean(0)
+    centre = flat.mean(0, keepdims=True)
     cov = (flat - centre).T @ (flat - centre) / (len(flat) - 1)
     var = jnp.diag(cov)
     off_diagonal = (jnp.square(cov).sum() - jnp.square(var).sum()) / (A * (A - 1))
@@ -145,8 +145,9 @@ def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1):
 
 def nearest(codebook, h):
     """Finds the closest code of each latent: codebook [K, A], h [..., A] -> [...] int32."""
-    distance = jnp.square(codebook).sum(-1) - 2 * jnp.einsum("...a,ka->...k", h, codebook)
-    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+    flat = h.reshape(-1, h.shape[-1])
+    distance = jnp.square(codebook).sum(-1)[None] - 2 * flat @ codebook.T
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(h.shape[:-1])
 
 
 def discrete(h, key, codebook, commitment=0.25):

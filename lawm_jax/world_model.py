@@ -154,7 +154,8 @@ def _prepare(model, video):
         x = jax.image.resize(x, (B, F, h, w, 3), "linear", antialias=True)
         top, left = (h - model.size) // 2, (w - model.size) // 2
         x = x[:, :, top : top + model.size, left : left + model.size]
-    x = (x - jnp.array(model.encoder.mean)) / jnp.array(model.encoder.std)
+    mean, std = (jnp.array(v).reshape(1, 1, 1, 1, 3) for v in (model.encoder.mean, model.encoder.std))
+    x = (x - mean) / std
     return jnp.repeat(x, tubelet, axis=1) if model.repeat else x
 
 

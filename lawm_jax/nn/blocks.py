@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 from lawm_jax.nn import rope
 
+SHORT = 256  # tokens; up to here masked attention is the faster one
+
 
 def layer_norm(x):
     """Normalises the last axis in float32, without parameters; eps 1e-6, x's dtype is kept."""
@@ -22,7 +24,7 @@ def attend(q, k, v, mask=None):
     Args:
       q: [B, Q, heads, head_dim].
       k, v: [B, K, heads, head_dim].
-      mask: [K] bool, keys to see, or None for all.
+      mask: [Q or 1, K] bool, which keys a query sees, or None for all.
 
     Returns:
       [B, Q, heads, head_dim], in q's dtype.
@@ -30,7 +32,7 @@ def attend(q, k, v, mask=None):
     scale = q.shape[-1] ** -0.5
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
     if mask is not None:
-        logits = jnp.where(mask[None, None, None], logits, -jnp.inf)
+        logits = jnp.where(mask[None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
     return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
 
@@ -38,8 +40,8 @@ def attend(q, k, v, mask=None):
 def attention(q, k, v, causal):
     """Computes attention over all tokens, or over those of the same and of earlier time steps.
 
-    The frame-causal case is one unmasked call per step against its past: exact, no mask, and
-    (T + 1) / 2T of the dense work.
+    Long frame-causal sequences take one unmasked call per step against its past: exact, no mask,
+    and (T + 1) / 2T of the dense work. Short ones take a mask: less to compile and to launch.
 
     Args:
       q, k, v: [B, T, N, heads, head_dim].
@@ -49,15 +51,17 @@ def attention(q, k, v, causal):
       [B, T, N, heads, head_dim].
     """
     B, T, N, heads, dim = q.shape
-    if not causal or T == 1:
-        flat = (B, T * N, heads, dim)
-        return attend(q.reshape(flat), k.reshape(flat), v.reshape(flat)).reshape(q.shape)
-    past = [(B, (t + 1) * N, heads, dim) for t in range(T)]
-    steps = [
-        attend(q[:, t], k[:, : t + 1].reshape(past[t]), v[:, : t + 1].reshape(past[t]))
-        for t in range(T)
-    ]
-    return jnp.stack(steps, axis=1)
+    if causal and T * N > SHORT:
+        past = [(B, (t + 1) * N, heads, dim) for t in range(T)]
+        steps = [
+            attend(q[:, t], k[:, : t + 1].reshape(past[t]), v[:, : t + 1].reshape(past[t]))
+            for t in range(T)
+        ]
+        return jnp.stack(steps, axis=1)
+    step = jnp.arange(T * N) // N
+    mask = step[:, None] >= step[None] if causal and T > 1 else None
+    flat = (B, T * N, heads, dim)
+    return attend(q.reshape(flat), k.reshape(flat), v.reshape(flat), mask).reshape(q.shape)
 
 
 def cached_attention(q, k, v, cache, t):
@@ -76,7 +80,7 @@ def cached_attention(q, k, v, cache, t):
     B, T, N, heads, dim = keys.shape
     flat = (B, T * N, heads, dim)
     mask = jnp.repeat(jnp.arange(T) <= t, N, total_repeat_length=T * N)
-    out = attend(q[:, 0], keys.reshape(flat), values.reshape(flat), mask)
+    out = attend(q[:, 0], keys.reshape(flat), values.reshape(flat), mask[None])
     return out[:, None], (keys, values)
 
 

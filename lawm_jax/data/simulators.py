@@ -1,0 +1,296 @@
+"""Simulates a Panda arm above a table (MuJoCo) and a walker in a level of Freedoom (ViZDoom).
+
+Both have step(action), render(), state and close(). An action is the displacement that the next
+quarter of a second should achieve, in the units of the labels of lawm_mini. Needs the extra
+packages of `pip install lawm_jax[sim]`.
+"""
+
+import importlib
+import importlib.util
+import os
+import pathlib
+import re
+import sys
+
+import numpy as np
+
+RATE = 4  # frames per second
+
+
+def _need(*modules):
+    """Imports modules of the `sim` extra, or says how to install them."""
+    try:
+        return [importlib.import_module(name) for name in modules]
+    except ImportError as error:
+        raise ImportError(f"{error}; the simulators need: pip install lawm_jax[sim]") from error
+
+
+def _robot(mujoco):
+    """Returns the specification of the Franka Panda of `pybullet_data`, with position servos."""
+    found = importlib.util.find_spec("pybullet_data")
+    if found is None:
+        raise ImportError("no pybullet_data (robot meshes); pip install lawm_jax[sim]")
+    root = pathlib.Path(found.submodule_search_locations[0], "franka_panda")
+    urdf = (root / "panda.urdf").read_text().replace("package://", f"{root}/")
+    # Without the visual meshes: the collision meshes look alike at 128 px, at a tenth of the cost.
+    urdf = re.sub(r"<visual>.*?</visual>", "", urdf, flags=re.DOTALL)
+    keep = 'strippath="false" discardvisual="false" fusestatic="false" balanceinertia="true"'
+    options = f"<mujoco><compiler {keep}/></mujoco>"
+    spec = mujoco.MjSpec.from_string(re.sub(r"(<robot[^>]*>)", rf"\1{options}", urdf, count=1))
+    for body in spec.bodies[1:]:
+        body.gravcomp = 1
+        dark = body.name in {"panda_hand", "panda_leftfinger", "panda_rightfinger"}
+        for geom in body.geoms:
+            geom.contype, geom.conaffinity = 2, 0  # touches objects and table, never itself
+            geom.rgba = [0.16, 0.16, 0.19, 1] if dark else [0.92, 0.92, 0.95, 1]
+    joint_type, servo = mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtGain.mjGAIN_FIXED
+    for joint in spec.joints:
+        joint.armature = 0.1
+        joint.damping = [2.0, 0, 0][: np.size(joint.damping)]  # a polynomial since mujoco 3.17
+        actuator = spec.add_actuator(name=joint.name, target=joint.name, trntype=joint_type)
+        actuator.gaintype, actuator.biastype = servo, mujoco.mjtBias.mjBIAS_AFFINE
+        stiff, damp = (200, 10) if "finger" in joint.name else (8000, 320)
+        actuator.gainprm[0], actuator.biasprm[1], actuator.biasprm[2] = stiff, -stiff, -damp
+    return spec
+
+
+class Panda:
+    """Simulates a Franka Panda above a table with four loose objects, seen by one fixed camera.
+
+    The gripper points down at all times. Colours, objects and the start pose follow from `seed`.
+    Only one renderer may live in a process (a second one silently draws garbage): close() before
+    the next.
+
+    Attributes:
+      LOW, HIGH: [3] m, the box that holds every commanded position of the fingertips.
+      state: [4] float32, fingertips x, y, z (m, base frame: x ahead of the robot, z up) and
+        gripper opening (m).
+    """
+
+    LOW, HIGH = np.array([0.34, -0.24, 0.04]), np.array([0.70, 0.24, 0.40])
+    CAMERA, TARGET, FOVY = (1.30, 0.78, 0.80), (0.48, -0.01, 0.22), 35.0
+
+    def __init__(self, seed, size=128):
+        if sys.platform == "linux":  # mujoco reads this when it is first imported
+            os.environ.setdefault("MUJOCO_GL", "egl")
+        (self.mujoco,) = _need("mujoco")
+        rng = np.random.default_rng(seed)
+        self.model = self._scene(rng, size)
+        self.data, self.scratch = self.mujoco.MjData(self.model), self.mujoco.MjData(self.model)
+        joints = [self.model.joint(f"panda_joint{i}") for i in range(1, 8)]
+        fingers = [self.model.joint(f"panda_finger_joint{i}") for i in (1, 2)]
+        self.q = np.array([joint.qposadr[0] for joint in joints])
+        self.dof = np.array([joint.dofadr[0] for joint in joints])
+        self.fingers = np.array([joint.qposadr[0] for joint in fingers])
+        self.tip = self.model.body("panda_grasptarget").id
+        self.grip = 0.04
+        self.data.qpos[self.q] = self.data.ctrl[:7] = [0, -0.5, 0, -2.2, 0, 1.8, 0.785]
+        self.data.qpos[self.fingers] = self.data.ctrl[7:] = self.grip
+        self.mujoco.mj_kinematics(self.model, self.data)
+        self.down = self.data.xmat[self.tip].reshape(3, 3).copy()
+        start = rng.uniform(self.LOW + [0, 0, 0.12], self.HIGH)
+        self.data.qpos[self.q] = self.data.ctrl[:7] = self._joints(start)
+        for _ in range(100):  # the objects come to rest
+            self.mujoco.mj_step(self.model, self.data)
+        self.mujoco.mj_forward(self.model, self.data)
+        self.renderer = self.mujoco.Renderer(self.model, size, size)
+
+    def _scene(self, rng, size):
+        """Builds table, room, light, camera and objects around the robot of `pybullet_data`."""
+        mj, kind, texture = self.mujoco, self.mujoco.mjtGeom, self.mujoco.mjtTexture
+        spec = _robot(mj)
+        spec.option.timestep, spec.option.integrator = 0.005, mj.mjtIntegrator.mjINT_IMPLICITFAST
+        spec.visual.quality.offsamples, spec.visual.quality.shadowsize = 0, 1024
+        spec.visual.global_.offwidth = spec.visual.global_.offheight = size
+        spec.visual.headlight.ambient, spec.visual.headlight.diffuse = [0.45] * 3, [0.3] * 3
+        spec.visual.map.znear = 0.05
+        world = spec.worldbody
+
+        for name, low, high, repeat in (("floor", 0.2, 0.8, 5), ("wall", 0.5, 1.0, 2)):
+            colours = {"rgb1": rng.uniform(low, high, 3), "rgb2": rng.uniform(low, high, 3)}
+            pattern = {"type": texture.mjTEXTURE_2D, "builtin": mj.mjtBuiltin.mjBUILTIN_CHECKER}
+            spec.add_texture(name=name, width=64, height=64, **pattern, **colours)
+            material = spec.add_material(name=name, texrepeat=[repeat, repeat])
+            material.textures[mj.mjtTextureRole.mjTEXROLE_RGB] = name
+        solid, wall = {"contype": 1, "conaffinity": 3}, {"material": "wall"}
+        room, table = {"type": kind.mjGEOM_BOX}, [*rng.uniform(0.35, 0.85, 3), 1]
+        world.add_geom(type=kind.mjGEOM_PLANE, size=[3, 3, 0.1], pos=[0, 0, -0.4], material="floor")
+        world.add_geom(size=[0.1, 3, 2], pos=[-1.2, 0, 1.6], **room, **wall)
+        world.add_geom(size=[3, 0.1, 2], pos=[0, -1.5, 1.6], **room, **wall)
+        world.add_geom(size=[0.5, 0.7, 0.2], pos=[0.45, 0, -0.2], rgba=table, **room, **solid)
+        # The shadow on the table tells height from depth.
+        sun = {"type": mj.mjtLightType.mjLIGHT_DIRECTIONAL, "pos": [0.2, 0.3, 2]}
+        world.add_light(dir=[0.15, -0.2, -1], diffuse=[0.6] * 3, **sun)
+
+        shapes = kind.mjGEOM_BOX, kind.mjGEOM_CYLINDER, kind.mjGEOM_ELLIPSOID, kind.mjGEOM_BOX
+        for i, shape in enumerate(shapes):
+            place = rng.uniform([0.36, -0.24], [0.66, 0.24])
+            colour = rng.uniform([0.7, 0, 0], [1, 1, 0.25])  # saturated, unlike arm and room
+            colour = [*rng.permutation(colour), 1]
+            body = world.add_body(name=f"object{i}", pos=[*place, 0.05])
+            body.add_freejoint()
+            touch = {"mass": 0.05, "condim": 6, "friction": [1, 0.02, 0.01], **solid}
+            body.add_geom(type=shape, size=rng.uniform(0.025, 0.04, 3), rgba=colour, **touch)
+        world.add_body(name="target", pos=self.TARGET)
+        look = {"mode": mj.mjtCamLight.mjCAMLIGHT_TARGETBODY, "targetbody": "target"}
+        world.add_camera(name="view", pos=self.CAMERA, fovy=self.FOVY, **look)
+        return spec.compile()
+
+    def _joints(self, position):
+        """Returns the joint angles [7] that bring the fingertips to `position` [3] (m)."""
+        mj, model, data = self.mujoco, self.model, self.scratch
+        data.qpos[:] = self.data.qpos
+        data.qpos[self.q] = self.data.ctrl[:7]
+        jacobian = np.zeros((2, 3, model.nv))
+        for _ in range(30):  # damped least squares
+            mj.mj_kinematics(model, data)
+            mj.mj_comPos(model, data)
+            mj.mj_jacBody(model, data, jacobian[0], jacobian[1], self.tip)
+            turn = self.down @ data.xmat[self.tip].reshape(3, 3).T
+            turn = (turn - turn.T)[[2, 0, 1], [1, 2, 0]] / 2
+            error = np.concatenate([position - data.xpos[self.tip], turn])
+            if np.abs(error).max() < 1e-4:
+                break
+            J = jacobian.reshape(6, -1)[:, self.dof]
+            data.qpos[self.q] += J.T @ np.linalg.solve(J @ J.T + 1e-4 * np.eye(6), error)
+        return data.qpos[self.q].copy()
+
+    @property
+    def state(self):
+        opening = self.data.qpos[self.fingers].sum()
+        return np.float32([*self.data.xpos[self.tip], opening])
+
+    def step(self, action):
+        """Moves for 1/4 s.
+
+        Args:
+          action: [3] displacement dx, dy, dz (m, base frame), or [4] with the gripper last, from
+            0 (open) to 1 (closed).
+        """
+        if len(action) == 4:
+            self.grip = 0.04 * (1 - float(action[3]))
+        goal = self.data.xpos[self.tip] + np.asarray(action[:3], float)
+        goal = np.clip(goal, self.LOW, self.HIGH)
+        start, joints = self.data.ctrl[:7].copy(), self._joints(goal)
+        steps = round(1 / RATE / self.model.opt.timestep)
+        for i in range(steps):
+            # The ramp ends early: the arm rests at every frame, so the state needs no velocity.
+            self.data.ctrl[:7] = start + (joints - start) * min(1, (i + 1) / (0.6 * steps))
+            self.data.ctrl[7:] = self.grip
+            self.mujoco.mj_step(self.model, self.data)
+        self.mujoco.mj_forward(self.model, self.data)  # positions of the new joint angles
+
+    def render(self):
+        """Renders the camera's view, uint8 [H, W, 3]."""
+        self.renderer.update_scene(self.data, camera="view")
+        self.renderer.scene.flags[self.mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
+        return self.renderer.render()
+
+    def pixels(self, points):
+        """Projects points [..., 3] (m, base frame) to pixels [..., 2], x right and y down."""
+        right, up, back = self.data.cam_xmat[0].reshape(3, 3).T
+        away, size = np.asarray(points) - self.data.cam_xpos[0], self.renderer.width
+        scale = size / 2 / np.tan(np.deg2rad(self.FOVY) / 2) / (away @ -back)
+        return size / 2 + np.stack([scale * (away @ right), -scale * (away @ up)], axis=-1)
+
+    def close(self):
+        self.renderer.close()
+
+
+class Navigation:
+    """Simulates a walker at eye height in a level of the Freedoom games, without monsters.
+
+    Attributes:
+      LEVELS: every level's name, "freedoom1/E1M1" .. "freedoom2/MAP32".
+      state: [3] float32, x, y (m, 32 map units each), yaw (rad, left positive).
+      depth: [240, 320] float32 m, distance of what the pixels of the 4:3 view show.
+    """
+
+    LEVELS = tuple(f"freedoom1/E{e}M{m}" for e in range(1, 5) for m in range(1, 10)) + tuple(
+        f"freedoom2/MAP{m:02}" for m in range(1, 33)
+    )
+    UNIT, TICS, FRICTION = 1 / 32, 9, 0.90625
+    GAMMA = np.uint8(255 * (np.arange(256) / 255) ** 0.6 + 0.5)  # the game is darker than photos
+
+    def __init__(self, level, seed, size=128):
+        vizdoom, self.cv2 = _need("vizdoom", "cv2")
+        game, name = level.split("/")
+        self.size, self.game = size, vizdoom.DoomGame()
+        self.game.set_doom_game_path(str(pathlib.Path(vizdoom.__file__).parent / f"{game}.wad"))
+        self.game.set_doom_map(name)
+        self.game.set_seed(seed)
+        self.game.set_screen_resolution(vizdoom.ScreenResolution.RES_640X480)
+        self.game.set_screen_format(vizdoom.ScreenFormat.RGB24)
+        self.game.set_depth_buffer_enabled(True)
+        self.game.set_window_visible(False)
+        self.game.set_sound_enabled(False)
+        for part in (
+            "hud weapon crosshair particles decals messages corpses effects_sprites screen_flashes"
+        ).split():
+            getattr(self.game, f"set_render_{part}")(False)
+        buttons = "MOVE_FORWARD_BACKWARD_DELTA MOVE_LEFT_RIGHT_DELTA TURN_LEFT_RIGHT_DELTA"
+        self.game.set_available_buttons([getattr(vizdoom.Button, b) for b in buttons.split()])
+        variables = "POSITION_X POSITION_Y ANGLE VELOCITY_X VELOCITY_Y".split()
+        self.game.set_available_game_variables(
+            [getattr(vizdoom.GameVariable, v) for v in variables]
+        )
+        self.game.set_episode_timeout(10**8)
+        # Without -nosound OpenAL may abort; without movebob 0 the view nods with the speed, which
+        # no label explains.
+        self.game.add_game_args("-nosound -nomonsters +sv_cheats 1")
+        self.game.init()
+        self.game.send_game_command("iddqd")
+        self.game.send_game_command("movebob 0")
+        self.game.make_action([0, 0, 0], 2 * self.TICS)  # the first tics ignore commands
+
+    def _observe(self):
+        observation = self.game.get_state()
+        if observation is None:
+            raise RuntimeError("the walker left the level")
+        return observation
+
+    @property
+    def state(self):
+        x, y, yaw = self._observe().game_variables[:3]
+        return np.float32([x * self.UNIT, y * self.UNIT, np.deg2rad(yaw)])
+
+    @property
+    def depth(self):
+        return self._observe().depth_buffer[::2, ::2] * np.float32(0.22)  # measured against walls
+
+    def step(self, action):
+        """Walks for 9 tics of 1/35 s (3.89 Hz).
+
+        Args:
+          action: [3] displacement dx forward (m), dy left (m), dyaw left (rad), in the body frame
+            before the step.
+        """
+        dx, dy, dyaw = (float(a) for a in action)
+        yaw, *velocity = self._observe().game_variables[2:5]
+        middle = np.deg2rad(yaw) + dyaw / 2
+        cos, sin = np.cos(middle), np.sin(middle)
+        velocity = np.array([[cos, sin], [-sin, cos]]) @ velocity
+        cos, sin = np.cos(dyaw / 2), np.sin(dyaw / 2)
+        wanted = np.array([cos * dx + sin * dy, cos * dy - sin * dx]) / self.UNIT
+        # One tic: speed += thrust; position += speed; speed *= FRICTION. Solved for the constant
+        # thrust that covers `wanted`, in 1/32 map unit.
+        decay = self.FRICTION ** np.arange(self.TICS)
+        thrust = 32 * (wanted - decay.sum() * velocity) / decay.cumsum().sum()
+        thrust, rest = np.clip(thrust, -45, 45), np.zeros(2)
+        turn = -np.rad2deg(dyaw) / self.TICS
+        for tic in range(self.TICS):
+            whole = np.floor(thrust + rest + 0.5)  # the game takes whole numbers: carry the rest
+            rest += thrust - whole
+            self.game.set_action([whole[0], -whole[1], turn])
+            self.game.advance_action(1, tic == self.TICS - 1)
+
+    def render(self):
+        """Renders the centre square of the walker's 4:3 view, brightened, uint8 [H, W, 3]."""
+        image = self._observe().screen_buffer
+        edge = (image.shape[1] - image.shape[0]) // 2
+        square = np.ascontiguousarray(image[:, edge : edge + image.shape[0]])
+        image = self.cv2.resize(square, (self.size, self.size), interpolation=self.cv2.INTER_AREA)
+        return self.GAMMA[image]
+
+    def close(self):
+        self.game.close()

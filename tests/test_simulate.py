@@ -1,0 +1,152 @@
+"""Tests the simulators (extra packages `sim`) and the data set that they generated, lawm_mini."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from lawm_jax.data import simulate
+
+MINI = pathlib.Path(simulate.__file__).parents[1] / "assets" / "lawm_mini"
+MANIFEST = json.loads((MINI / "manifest.json").read_text())
+
+
+def panda_episode(seed):
+    return simulate.panda_episode(seed, frames=4)[:2]
+
+
+def nav_episode(seed):
+    walker = simulate.Navigation("freedoom2/MAP08", seed)
+    policy = simulate.roam(walker, np.random.default_rng(seed))
+    video, states = simulate.record(walker, policy, 4)
+    walker.close()
+    return video, states
+
+
+def skip_unless(works):
+    try:
+        works(0)
+    except (ImportError, AttributeError, RuntimeError) as error:
+        if not isinstance(error, ImportError) and "gl" not in str(error).lower():
+            raise
+        pytest.skip(f"simulator or OpenGL missing: {error}")
+
+
+@pytest.fixture(scope="module")
+def panda():
+    skip_unless(panda_episode)
+    return panda_episode
+
+
+@pytest.fixture(scope="module")
+def nav():
+    skip_unless(nav_episode)
+    return nav_episode
+
+
+def body_frame(states):
+    """Returns displacements seen from the body, by complex numbers."""
+    x, y, yaw = states.astype(np.float64).T
+    moved = np.diff(x + 1j * y) * np.exp(-1j * yaw[:-1])
+    return np.stack([moved.real, moved.imag, np.angle(np.exp(1j * np.diff(yaw)))], axis=1)
+
+
+def labels(entry):
+    with np.load((MINI / entry["path"]).with_suffix(".npz")) as arrays:
+        return dict(arrays)
+
+
+@pytest.mark.parametrize("name", ["panda", "nav"])
+def test_the_same_seed_gives_the_same_episode(name, request):
+    episode = request.getfixturevalue(name)
+    (video, states), (other_video, other_states) = episode(3), episode(3)
+    np.testing.assert_array_equal(video, other_video)
+    np.testing.assert_array_equal(states, other_states)
+    assert not np.array_equal(states, episode(4)[1])
+
+
+@pytest.mark.usefixtures("panda")
+def test_the_hand_goes_where_the_action_says_and_stays_in_the_picture():
+    panda = simulate.Panda(0)
+    for _ in range(3):  # to the middle of the box
+        panda.step((panda.LOW + panda.HIGH) / 2 + [0, 0, 0.1] - panda.state[:3])
+    for action in 0.04 * np.concatenate([np.eye(3), -np.eye(3)]):
+        before, pixel = panda.state, panda.pixels(panda.state[:3])
+        panda.step(action)
+        np.testing.assert_allclose(panda.state[:3] - before[:3], action, atol=3e-3)
+        assert 3 < np.linalg.norm(panda.pixels(panda.state[:3]) - pixel) < 8
+    corners = np.stack(np.meshgrid(*zip(panda.LOW, panda.HIGH, strict=True)), -1).reshape(-1, 3)
+    assert panda.pixels(corners).min() > 0 and panda.pixels(corners).max() < 128
+    panda.close()
+
+
+@pytest.mark.usefixtures("nav")
+def test_the_walker_goes_where_the_action_says():
+    walker = simulate.Navigation("freedoom2/MAP08", 0)
+    for action in ([0.3, 0.1, 0.1], [0.2, -0.1, -0.2], [-0.3, 0.0, 0.15]):
+        before = walker.state
+        walker.step(action)
+        np.testing.assert_allclose(
+            body_frame(np.stack([before, walker.state]))[0], action, atol=0.015
+        )
+    walker.close()
+
+
+def test_a_navigation_label_is_the_displacement_seen_from_the_body():
+    states = np.float32([[1, 1, np.pi / 2], [1, 3, 6.2], [1, 3, 0.1]])
+    expected = [[2, 0, 6.2 - np.pi / 2 - 2 * np.pi], [0, 0, 0.1 - 6.2 + 2 * np.pi]]
+    np.testing.assert_allclose(simulate.displacements(states), expected, atol=1e-6)
+
+
+def test_every_episode_of_the_manifest_has_64_frames_and_labels():
+    av = pytest.importorskip("av")
+    assert len({entry["path"] for entry in MANIFEST}) == len(MANIFEST) == 320
+    for entry in MANIFEST:
+        with av.open(str(MINI / entry["path"])) as container:
+            stream = container.streams.video[0]
+            assert (stream.width, stream.height, stream.frames) == (128, 128, 64)
+            assert stream.average_rate == 4
+        arrays = labels(entry)
+        assert arrays["actions"].shape == (63, 3) and arrays["actions"].dtype == np.float32
+        assert arrays["state"].shape == (64, 4 if entry["path"].startswith("panda") else 3)
+        assert arrays["seed"] == entry["seed"] and arrays.get("level") == entry.get("level")
+    assert len(list(MINI.glob("*/*/*"))) == 2 * len(MANIFEST)
+
+
+def test_every_video_decodes_to_pictures_that_change():
+    av = pytest.importorskip("av")
+    for entry in MANIFEST[::20]:
+        with av.open(str(MINI / entry["path"])) as container:
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        change = np.abs(np.diff(np.float32(frames), axis=0)).mean(axis=(1, 2, 3))
+        assert len(frames) == 64 and np.median(change) > 1
+
+
+def test_the_labels_are_the_differences_of_the_states():
+    for entry in MANIFEST:
+        arrays = labels(entry)
+        change = np.diff(arrays["state"][:, :3], axis=0)
+        expected = change if entry["path"].startswith("panda") else body_frame(arrays["state"])
+        np.testing.assert_allclose(arrays["actions"], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, key", [("panda", "seed"), ("nav", "level")])
+def test_test_episodes_come_from_seeds_or_levels_never_seen_in_training(name, key):
+    seen = {"train": set(), "test": set()}
+    for entry in MANIFEST:
+        if entry["path"].startswith(name):
+            seen[entry["split"]].add(entry[key])
+    assert len(seen["train"]) > 30 and len(seen["test"]) > 10
+    assert not seen["train"] & seen["test"]
+
+
+def test_every_walk_moves():
+    for entry in MANIFEST:
+        if entry["path"].startswith("nav"):
+            moved = np.linalg.norm(labels(entry)["actions"][:, :2], axis=1)
+            assert np.mean(moved > 0.02) > 0.8
+
+
+def test_the_data_set_is_at_most_25_megabytes():
+    assert sum(path.stat().st_size for path in MINI.rglob("*") if path.is_file()) <= 25e6
