@@ -1,6 +1,6 @@
 """The latent action world model, from a laptop to the paper's setting.
 
-  python -m lawm_jax.train --config configs/lawm.py:size=nano,latent=noisy --workdir W
+python -m lawm_jax.train --config configs/lawm.py:size=nano,latent=noisy --workdir W
 """
 
 import ml_collections
@@ -84,7 +84,7 @@ def get_config(arg=""):
         c.update(steps=600, checkpoint_every=200)
         c.data.update(frames=8, size=128, batch=8)
         c.data.resize = c.data.get_oneway_ref("size")
-        c.optim.update(adamw=2e-3, b2=0.95, final=0.01)
+        c.optim.update(muon=0.04, adamw=2e-3, b2=0.95, final=0.01)
         c.latent.reset_after = 2000
     if size == "tiny":
         c.update(steps=20, log_every=5, checkpoint_every=10)

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: enters the environment, and installs lawm_jax where it is missing.
 #   LAWM_VENV    the environment's folder; default .venv in the repository's root
 #   LAWM_EXTRAS  what to install beside the package; default all that the tests need.
@@ -21,7 +22,7 @@ wanted="$LAWM_EXTRAS $(cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml" | cks
 if [ "$(cat "$LAWM_VENV/.lawm_jax" 2>/dev/null)" != "$wanted" ]; then
     echo "installing lawm_jax[$LAWM_EXTRAS]"
     "$LAWM_VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --editable "$ROOT[$LAWM_EXTRAS]"
+        --editable "${ROOT}[${LAWM_EXTRAS}]"
     echo "$wanted" >"$LAWM_VENV/.lawm_jax"
 fi
 PATH=$LAWM_VENV/bin:$PATH

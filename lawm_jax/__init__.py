@@ -33,6 +33,7 @@ _HOME = {
     "load": "saving",
     "save": "saving",
     "train_step": "training.loop",
+    "cem": "planning",
     "make_mesh": "training.sharding",
     "clips": "data.pipeline",
 }

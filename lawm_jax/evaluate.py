@@ -8,7 +8,7 @@ and "none" (unconstrained latents) are the paper's lower and upper bound.
 import json
 import os
 
-from absl import app, flags
+from absl import app, flags, logging
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 flags.mark_flags_as_required(["workdir"])
@@ -18,6 +18,7 @@ def main(argv):
     """Parses the flags and evaluates."""
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
     import ml_collections
 
     from lawm_jax import saving
@@ -32,7 +33,8 @@ def main(argv):
         os.makedirs(os.path.join(workdir, folder), exist_ok=True)
 
     results = {}
-    sources = ["videos"] if config.data.videos else sorted(config.data.mixture)
+    mixture = config.data.mixture
+    sources = ["videos"] if config.data.videos else sorted(k for k in mixture if mixture[k] > 0)
     for name in sources:
         video, episodes = prediction.held_out(config, name)
         results[name] = prediction.compare(models, video, episodes)
@@ -73,11 +75,10 @@ def _pictures(workdir, config, name, trained, video, episodes):
     roll = jax.jit(lambda s, z: world_model.rollout(model, params, s, z))
     per_step = 1 if model.repeat else model.encoder.tubelet
 
-    train = _training_clips(config, name, 48)
+    train = _training_clips(config, name, 96)
     states = np.concatenate([encode(train[i : i + 8]) for i in range(0, len(train), 8)])
-    frames = train[:, per_step - 1 :: per_step]  # a step shows the last of its frames
-    frames, states = (x.reshape(-1, *x.shape[2:]) for x in (frames, states))
-    show = figures.read_out(states, frames, model.merge)
+    # A step shows the last of its frames.
+    show = figures.read_out(states, train[:, per_step - 1 :: per_step], model.merge)
 
     # The liveliest of the episodes' first clips leads; its actions go to the next episode.
     video = video[np.unique(episodes, return_index=True)[1][:8]]
@@ -87,12 +88,13 @@ def _pictures(workdir, config, name, trained, video, episodes):
     z = infer(s[[lead, lead]])
     rolled = np.asarray(roll(s[[lead, other], :1], z))
     truth = video[:, per_step - 1 :: per_step]
-    joined = lambda i, k: show(np.concatenate([s[i, :1], rolled[k]]))  # noqa: E731
+    shown = lambda i, s: show(s, truth[i, 0])  # noqa: E731
+    joined = lambda i, k: shown(i, np.concatenate([s[i, :1], rolled[k]]))  # noqa: E731
     path = lambda kind: os.path.join(workdir, "report", f"{kind}_{name}.png")  # noqa: E731
     figures.strips(
         path("rollout"),
         f"{name}: rollout from step 0 with inferred actions ({model.latent.kind})",
-        {"video": truth[lead], "its states": show(s[lead]), "rollout": joined(lead, 0)},
+        {"video": truth[lead], "its states": shown(lead, s[lead]), "rollout": joined(lead, 0)},
     )
     figures.strips(
         path("transfer"),
@@ -106,14 +108,15 @@ def _pictures(workdir, config, name, trained, video, episodes):
 
 
 def _training_clips(config, name, n):
-    import itertools
-
+    """Draws clips to fit the read-out: uint8 [n, F, H, W, 3]."""
+    import ml_collections
     import numpy as np
 
     from lawm_jax.data import pipeline
 
-    clips = itertools.islice(pipeline.episodes(config, name, "train"), 0, 8 * n, 8)
-    return np.stack([clip["video"] for clip in clips])
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.data.update(batch=n, mixture=ml_collections.ConfigDict({name: 1.0}), workers=0)
+    return np.asarray(next(pipeline.clips(config))["video"])
 
 
 if __name__ == "__main__":

@@ -5,56 +5,52 @@ import json
 import numpy as np
 
 
-def read_out(s, video, merge=1, ridge=1.0):
-    """Fits a linear read-out from states to pixels: a stand-in for a decoder.
+def read_out(s, video, merge=1, ridge=0.1):
+    """Fits a linear read-out from changes of states to changes of pixels.
 
-    Every cell of the state's grid, with its eight neighbours, predicts its own patch of pixels.
+    It stands in for a decoder: each cell of the grid, with its eight neighbours, tells how its own
+    patch of pixels differs from the clip's first frame. What does not change stays sharp.
 
     Args:
-      s: float32 [n, N, D], states of single time steps.
-      video: uint8 [n, H, W, 3], their frames.
+      s: float32 [n, T, N, D], states of clips.
+      video: uint8 [n, T, H, W, 3], one frame per step.
       merge: how many cells a token holds along each side.
-      ridge: weight of the squared coefficients.
+      ridge: weight of the squared coefficients, relative to the mean square of the features.
 
     Returns:
-      A function from states [..., N, D] to uint8 frames [..., H, W, 3].
+      A function of states [T, N, D] and the true frame of the first of them, uint8 [H, W, 3], that
+      gives uint8 [T, H, W, 3].
     """
-    x = _cells(s, merge)
-    n, rows, columns, D = x.shape
-    H, W = video.shape[1:3]
+    H, W = video.shape[2:4]
+    x = _features(s[:, 1:] - s[:, :1], merge)
+    n, rows, columns, width = x.shape
     h, w = H // rows, W // columns
-    y = video.reshape(n, rows, h, columns, w, 3).transpose(0, 1, 3, 2, 4, 5)
-    y = y.reshape(-1, h * w * 3).astype(np.float32)
-    mean = y.mean(0)
-    x = _neighbours(x)
-    gram = x.T @ x + ridge * np.eye(x.shape[1], dtype=np.float32)
-    weights = np.linalg.solve(gram, x.T @ (y - mean))
+    y = video[:, 1:].astype(np.float32) - video[:, :1].astype(np.float32)
+    y = y.reshape(n, rows, h, columns, w, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, h * w * 3)
+    x = x.reshape(-1, width)
+    gram = x.T @ x
+    gram += ridge * np.trace(gram) / width * np.eye(width, dtype=np.float32)
+    weights = np.linalg.solve(gram, x.T @ y)
 
-    def frames(s):
-        cells = _neighbours(_cells(s.reshape(-1, *s.shape[-2:]), merge))
-        out = (cells @ weights + mean).reshape(-1, rows, columns, h, w, 3)
-        out = out.transpose(0, 1, 3, 2, 4, 5).reshape(*s.shape[:-2], H, W, 3)
-        return np.clip(np.rint(out), 0, 255).astype(np.uint8)
+    def frames(s, first):
+        change = _features(s - s[:1], merge) @ weights
+        change = change.reshape(-1, rows, columns, h, w, 3).transpose(0, 1, 3, 2, 4, 5)
+        frames = first.astype(np.float32)[None] + change.reshape(-1, H, W, 3)
+        return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
 
     return frames
 
 
-def _cells(s, merge):
-    """Undoes the merging of tokens: [n, N, D] -> [n, rows, columns, D / merge^2]."""
-    n, N, D = s.shape
-    side = round(N**0.5)
-    s = np.asarray(s, np.float32).reshape(n, side, side, merge, merge, D // merge**2)
-    return s.transpose(0, 1, 3, 2, 4, 5).reshape(n, side * merge, side * merge, -1)
-
-
-def _neighbours(x):
-    """Joins each cell with those around it: [n, rows, columns, D] -> [n * rows * columns, 9 D]."""
-    n, rows, columns, D = x.shape
+def _features(s, merge):
+    """Lays out states as cells with their neighbours: [..., N, D] -> [n, rows, columns, 9 d]."""
+    side, D = round(s.shape[-2] ** 0.5), s.shape[-1] // merge**2
+    x = np.asarray(s, np.float32).reshape(-1, side, side, merge, merge, D)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, side * merge, side * merge, D)
     if D > 256:  # wide tokens say enough alone
-        return x.reshape(-1, D)
+        return x
     padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-    shifts = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
-    return np.concatenate(shifts, axis=-1).reshape(-1, 9 * D)
+    shifts = [padded[:, i:, j:][:, : x.shape[1], : x.shape[2]] for i in range(3) for j in range(3)]
+    return np.concatenate(shifts, axis=-1)
 
 
 def strips(path, title, rows, first=0):

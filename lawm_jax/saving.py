@@ -1,5 +1,6 @@
 """Whole models on disk: what `lawm.load` and `lawm.save` do."""
 
+import dataclasses
 import json
 
 import jax
@@ -28,17 +29,20 @@ def load(workdir, step=None, mesh=None):
     mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
     frames = 2 * model.encoder.tubelet
     video = jax.ShapeDtypeStruct((1, frames, model.size, model.size, 3), jnp.uint8)
-    make = lambda key: world_model.init(model, key, video)  # noqa: E731
-    store = checkpoints.Checkpoints(workdir)
+    store = checkpoints.Checkpoints(workdir, write=False)
     try:
         if store.latest is None:
             raise FileNotFoundError(f"{store.folder}: no checkpoint here")
         if "encoder" in store.parts(store.latest if step is None else step):
-            like, frozen = jax.eval_shape(make, jax.random.key(0)), {}
+            options = json.loads(model.text)
+            options["encoder"]["weights"] = ""  # shapes alone: public weights are not read
+            drawn = dataclasses.replace(model, text=json.dumps(options))
+            make, frozen = lambda key: world_model.init(drawn, key, video), {}
         else:  # a training run stores no encoder, it is frozen
             frozen = {"encoder": world_model.init_encoder(model, video)}
             s = world_model.state_shape(model, frozen["encoder"], video)
-            like = jax.eval_shape(lambda k: world_model.init_trainable(model, k, s), jax.random.key(0))
+            make = lambda key: world_model.init_trainable(model, key, s)  # noqa: E731
+        like = jax.eval_shape(make, jax.random.key(0))
         place = lambda tree: jax.tree.map(  # noqa: E731
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             tree,

@@ -3,7 +3,7 @@
 The same command continues an interrupted run, and says so when the run is done.
 """
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, see configs/.")
@@ -15,6 +15,7 @@ def main(argv):
     """Parses the flags and trains."""
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
+    logging.set_verbosity(logging.WARNING)
     from lawm_jax.training import loop
 
     loop.fit(CONFIG.value, WORKDIR.value)

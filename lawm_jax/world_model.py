@@ -154,8 +154,8 @@ def _prepare(model, video):
         x = jax.image.resize(x, (B, F, h, w, 3), "linear", antialias=True)
         top, left = (h - model.size) // 2, (w - model.size) // 2
         x = x[:, :, top : top + model.size, left : left + model.size]
-    mean, std = (jnp.array(v).reshape(1, 1, 1, 1, 3) for v in (model.encoder.mean, model.encoder.std))
-    x = (x - mean) / std
+    row = lambda v: jnp.array(v).reshape(1, 1, 1, 1, 3)  # noqa: E731
+    x = (x - row(model.encoder.mean)) / row(model.encoder.std)
     return jnp.repeat(x, tubelet, axis=1) if model.repeat else x
 
 

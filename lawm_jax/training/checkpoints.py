@@ -6,6 +6,7 @@ import warnings
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 
 
 class Checkpoints:
@@ -14,9 +15,20 @@ class Checkpoints:
     The state is a tree of arrays; PRNG keys are stored as their raw data.
     """
 
-    def __init__(self, workdir, keep=3):
-        """Opens WORKDIR/checkpoints; the newest `keep` steps stay."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    def __init__(self, workdir, keep=3, write=True):
+        """Opens WORKDIR/checkpoints.
+
+        Args:
+          workdir: folder of the run.
+          keep: how many of the newest steps stay.
+          write: whether this is the run itself, which makes the folder, removes what a killed save
+            left and sets damaged checkpoints aside. A reader may come while the run goes on: it
+            changes nothing.
+        """
+        self.write = write
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=write, cleanup_tmp_directories=write
+        )
         self.folder = os.path.join(os.path.abspath(workdir), "checkpoints")
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -26,8 +38,15 @@ class Checkpoints:
         return self.manager.latest_step()
 
     def parts(self, step):
-        """Names the top-level parameters that a checkpoint holds, e.g. {"inverse", "predictor"}."""
-        return set(self.manager.item_metadata(step)["params"] or {})
+        """Names the top-level parameters that a checkpoint holds, e.g. {"inverse", "predictor"}.
+
+        Empty where the checkpoint is damaged.
+        """
+        path = epath.Path(self.folder) / str(step) / "params"
+        try:
+            return set(ocp.StandardCheckpointHandler().metadata(path).tree)
+        except Exception:  # a damaged file can raise anything
+            return set()
 
     def save(self, step, state, data=None, wait=False):
         """Saves after `step` steps; returns at once unless `wait`.
@@ -39,13 +58,13 @@ class Checkpoints:
           data: Grain iterator, or None.
           wait: whether to return only when the checkpoint is complete.
         """
-        from grain.checkpoint import CheckpointSave
-
         rest = {key: value for key, value in state.items() if key != "params"}
         items = {"params": ocp.args.StandardSave(state["params"])}
         if rest:
             items["rest"] = ocp.args.StandardSave(_raw(rest))
         if data is not None:
+            from grain.checkpoint import CheckpointSave
+
             items["data"] = CheckpointSave(data)
         self.manager.save(step, args=ocp.args.Composite(**items), force=True)
         if wait:
@@ -54,7 +73,7 @@ class Checkpoints:
     def restore(self, like, data=None, step=None):
         """Restores the newest checkpoint that can be read.
 
-        A newer one that cannot is set aside as STEP.damaged, with a warning.
+        A newer one that cannot gets a warning, and the run sets it aside as STEP.damaged.
 
         Args:
           like: a tree of jax.ShapeDtypeStruct with shardings: the state, or its "params" alone.
@@ -67,15 +86,16 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints and none can be read, or not the step asked for.
         """
-        from grain.checkpoint import CheckpointRestore
-
         rest = {key: value for key, value in like.items() if key != "params"}
         problems = {}
-        for step in [step] if step is not None else sorted(self.manager.all_steps())[::-1]:
+        steps = sorted(self.manager.all_steps())[::-1] if step is None else [step]
+        for step in steps:
             items = {"params": ocp.args.StandardRestore(like["params"])}
             if rest:
                 items["rest"] = ocp.args.StandardRestore(_raw(rest))
             if data is not None:
+                from grain.checkpoint import CheckpointRestore
+
                 items["data"] = CheckpointRestore(data)
             try:
                 read = self.manager.restore(step, args=ocp.args.Composite(**items))
@@ -83,7 +103,8 @@ class Checkpoints:
                 problems[step] = f"step {step}: {type(error).__name__}: {str(error)[:200]}"
                 warnings.warn(f"{self.folder}: can't read {problems[step]}", stacklevel=2)
                 continue
-            self._set_aside(problems)
+            if self.write:
+                self._set_aside(problems)
             return step, {"params": read["params"]} | (_typed(read["rest"], rest) if rest else {})
         if problems:
             text = "; ".join(problems.values())

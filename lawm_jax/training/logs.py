@@ -10,21 +10,25 @@ import jax
 class Log:
     """Writes the metrics of a run; every method does nothing on processes other than 0."""
 
-    def __init__(self, workdir, steps, batch):
+    def __init__(self, workdir, steps, batch, start=0):
         """Opens the files.
 
         Args:
           workdir: folder of the run; lines are appended to metrics.jsonl.
           steps: length of the training, for the ETA.
           batch: clips per step.
+          start: the step that the run continues after; lines of later steps, which an interrupted
+            run wrote after its last checkpoint, are dropped.
         """
         self.steps, self.batch, self.active = steps, batch, jax.process_index() == 0
         self.last = None
         if self.active:
             from tensorboardX import SummaryWriter
 
-            self.file = open(os.path.join(workdir, "metrics.jsonl"), "a")
-            self.board = SummaryWriter(os.path.join(workdir, "tensorboard"))
+            path = os.path.join(workdir, "metrics.jsonl")
+            _keep(path, start)
+            self.file = open(path, "a")
+            self.board = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=start + 1)
 
     def step(self, step, metrics):
         """Logs one step's metrics (floats), and the speed since the last logged step."""
@@ -57,6 +61,23 @@ class Log:
         if self.active:
             self.file.close()
             self.board.close()
+
+
+def _keep(path, start):
+    """Drops the lines of later steps than `start`, and what a killed run left half-written."""
+    if not os.path.exists(path):
+        return
+    kept = []
+    with open(path) as file:
+        for line in file:
+            try:
+                if json.loads(line)["step"] <= start:
+                    kept.append(line)
+            except ValueError:
+                continue
+    with open(path + ".tmp", "w") as file:
+        file.writelines(kept)
+    os.replace(path + ".tmp", path)
 
 
 def _clock(seconds):

@@ -1,5 +1,7 @@
 """The training loop: one step, jitted over a mesh, and the run around it."""
 
+import concurrent.futures
+import contextlib
 import json
 import math
 import os
@@ -25,7 +27,7 @@ def train_step(model, tx, frozen, state, batch):
 
     Returns:
       The next state, and metrics, float32 scalars: `loss`, `error`, `cost`, `copy`, `grad_norm`,
-      and for discrete latents `codes`, the number of codes in use.
+      `update_norm`, and for discrete latents `codes`, the number of codes in use.
 
     Source: Garrido et al. 2026, sections 3 and 4.
     """
@@ -37,7 +39,8 @@ def train_step(model, tx, frozen, state, batch):
     (value, metrics), grads = value_and_grad(state["params"])
     updates, opt = tx.update(grads, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
-    metrics = metrics | {"loss": value, "grad_norm": optim.global_norm(grads)}
+    norms = {"grad_norm": optim.global_norm(grads), "update_norm": optim.global_norm(updates)}
+    metrics = metrics | {"loss": value} | norms
     if model.latent.kind == "discrete":
         codebook, idle = latents.reset_codes(
             params["latent"]["codebook"],
@@ -72,9 +75,9 @@ class Run:
                 f"data.batch: expected a multiple of {self.mesh.size} devices, got {data['batch']}"
             )
         clip = (data["batch"], data["frames"], data["size"], data["size"], 3)
-        video = jax.ShapeDtypeStruct(clip, jnp.uint8)
-        frozen = world_model.init_encoder(self.model, video)
-        s = world_model.state_shape(self.model, frozen, video)
+        self.video = jax.ShapeDtypeStruct(clip, jnp.uint8)
+        frozen = world_model.init_encoder(self.model, self.video)
+        s = world_model.state_shape(self.model, frozen, self.video)
         self.frozen = jax.device_put(frozen, sharding.state_sharding(self.mesh, frozen))
         self.key = jax.random.key(config["seed"])
         make = lambda key: make_state(self.model, self.tx, s, key)  # noqa: E731
@@ -96,6 +99,18 @@ class Run:
         """Makes the first state, on the mesh."""
         return self.make(self.key)
 
+    @contextlib.contextmanager
+    def compiling(self):
+        """Compiles the step in a thread, while the body makes or restores the state."""
+        shape = jax.ShapeDtypeStruct(
+            self.video.shape, self.video.dtype, sharding=sharding.batch_sharding(self.mesh)
+        )
+        compile = lambda: self.step.lower(self.frozen, self.like, {"video": shape}).compile()  # noqa: E731
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            step = pool.submit(compile)
+            yield
+        self.step = step.result()
+
 
 def fit(config, workdir):
     """Trains a world model, or continues where an interrupted run stopped.
@@ -110,7 +125,7 @@ def fit(config, workdir):
 
     Raises:
       ValueError: the folder holds a run with another config, or a config value is wrong.
-      FloatingPointError: loss or gradient is not finite; the last checkpoint is kept.
+      FloatingPointError: loss, gradient or update is not finite; the last checkpoint is kept.
     """
     import ml_collections
 
@@ -120,10 +135,15 @@ def fit(config, workdir):
     _claim(workdir, config)
     store = checkpoints.Checkpoints(workdir)
     if store.latest is not None and store.latest >= config["steps"]:
-        if jax.process_index() == 0:
-            print(f"{workdir}: all {config['steps']} steps are done already")
-        store.close()
-        return saving.load(workdir)
+        try:
+            loaded = saving.load(workdir, store.latest)
+        except ValueError:  # damaged: `restore` sets it aside and takes the one before
+            loaded = None
+        if loaded:
+            if jax.process_index() == 0:
+                print(f"{workdir}: all {config['steps']} steps are done already")
+            store.close()
+            return loaded
     data = iter(
         pipeline.clips(
             ml_collections.ConfigDict(config),
@@ -133,9 +153,9 @@ def fit(config, workdir):
         )
     )
     run = Run(config)
-    restored = store.restore(run.like, data)
-    start, state = restored or (0, run.begin())
-    log = logs.Log(workdir, config["steps"], config["data"]["batch"])
+    with run.compiling():
+        start, state = store.restore(run.like, data) or (0, run.begin())
+        log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
     log.say(_describe(run, config, workdir, start))
     try:
         with _Termination() as termination:
@@ -151,10 +171,11 @@ def _loop(run, config, state, start, data, store, log, termination):
 
     def check(step, metrics):
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not math.isfinite(metrics["loss"] + metrics["grad_norm"]):
+        if not math.isfinite(metrics["loss"] + metrics["grad_norm"] + metrics["update_norm"]):
             raise FloatingPointError(
-                f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}; the "
-                f"last good state is the checkpoint of step {store.latest}"
+                f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}, "
+                f"update norm {metrics['update_norm']}; the last good state is the checkpoint of "
+                f"step {store.latest}"
             )
         return metrics | {"lr": config["optim"]["adamw"] * float(run.schedule(step - 1))}
 

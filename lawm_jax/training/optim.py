@@ -1,10 +1,12 @@
-"""The optimiser: Muon for the blocks' matrices, AdamW for everything else, a schedule each."""
+"""The optimiser: Muon for the networks' hidden matrices, AdamW for the rest, a schedule each."""
 
 import jax
 import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
+# Newton-Schulz: the same quintic five times. Written out, optax loops instead of unrolling it.
+QUINTIC = ((3.4445, -4.7750, 2.0315),) * 5
 MATRICES = ("qkv", "proj", "fc1", "fc2", "modulation")
 
 
@@ -27,7 +29,7 @@ def make(config, steps):
     share = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, 2), config["final"])
     decay = optax.add_decayed_weights(config["weight_decay"])
     muon = optax.chain(
-        scale_by_muon(weight_dimension_numbers=matrix_axes),
+        scale_by_muon(QUINTIC, weight_dimension_numbers=matrix_axes),
         _scale_by_shape(),
         decay,
         optax.scale_by_learning_rate(lambda step: config["muon"] * share(step)),
@@ -48,17 +50,20 @@ def labels(params):
 
 
 def matrix_axes(params):
-    """Names the matrix axes of each stacked block kernel; None for every other parameter.
+    """Names the matrix axes of what Muon takes; None for every other parameter.
 
-    Kernels are [depth, in, out], or [depth, in, n, out] where a layer holds n matrices (qkv, the
-    modulation), which are orthogonalised apart. optax's default rule would take the stacked
-    biases for matrices and leave the stacked kernels out.
+    Muon takes the embedding [in, out] and the blocks' kernels, stacked as [depth, in, out], or as
+    [depth, in, n, out] where a layer holds n matrices (qkv, the modulation), which are
+    orthogonalised apart. optax's default rule would take the stacked biases for matrices and
+    leave the stacked kernels out.
     """
 
     def axes(path, x):
         names = [entry.key for entry in path if hasattr(entry, "key")]
         if "blocks" in names and names[-1] == "kernel" and names[-2] in MATRICES:
             return MuonDimensionNumbers(reduction_axis=1, output_axis=x.ndim - 1)
+        if names[-2:] == ["embed", "kernel"]:
+            return MuonDimensionNumbers(reduction_axis=0, output_axis=1)
         return None
 
     return jax.tree_util.tree_map_with_path(axes, params)
@@ -69,7 +74,11 @@ def _scale_by_shape():
 
     def update(updates, state, params=None):
         del params
-        return jax.tree.map(lambda x: x * max(1, x.shape[-1] / x.shape[1]) ** 0.5, updates), state
+
+        def scale(x, axes):
+            return x * max(1, x.shape[axes.output_axis] / x.shape[axes.reduction_axis]) ** 0.5
+
+        return jax.tree.map(scale, updates, matrix_axes(updates)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

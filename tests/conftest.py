@@ -1,0 +1,103 @@
+"""Sets JAX up for the tests, and makes the tiny models and videos that they share.
+
+CPU with 8 virtual devices unless JAX_PLATFORMS says otherwise; no silent rank promotion; compiled
+programs are kept between runs. All of it as environment variables, so that subprocesses of tests
+inherit it.
+"""
+
+import functools
+import importlib.util
+import os
+import pathlib
+
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
+DEVICES = "--xla_force_host_platform_device_count"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "lawm_jax" / "tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """Returns 8 devices, or skips the test on a machine with fewer."""
+    if len(jax.devices()) < 8:
+        pytest.skip("needs 8 devices")
+    return jax.devices()[:8]
+
+
+@pytest.fixture(scope="session")
+def get_config():
+    """Returns configs/lawm.py's get_config."""
+    spec = importlib.util.spec_from_file_location("lawm_config", ROOT / "configs" / "lawm.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config
+
+
+@pytest.fixture(scope="session")
+def tiny(get_config):
+    """Returns a function (kind, trained=True, **options) -> (model, params, s).
+
+    The model is that of size=tiny, but for the options, which name its latent's fields and
+    `normalise`. s is [2, 4, 4, 32], random. `trained` draws every parameter at random, so that
+    nothing is zero any more, as a gate is at the start.
+    """
+    from lawm_jax import world_model
+
+    @functools.cache
+    def make(kind="noisy", trained=True, normalise=False, **latent):
+        config = get_config(f"size=tiny,latent={kind}")
+        config.encoder.normalise = normalise
+        config.latent.update(latent)
+        model = world_model.build(config)
+        s = jax.random.normal(jax.random.key(1), (2, 4, 4, 32))
+        if normalise:
+            s = s.reshape(2, 4, 4, 4, 8)
+            s = s - s.mean(-1, keepdims=True)
+            s = (s / s.std(-1, keepdims=True)).reshape(2, 4, 4, 32)
+        change = perturb if trained else lambda params: params
+        draw = jax.jit(lambda key: change(world_model.init_trainable(model, key, s)))
+        return model, draw(jax.random.key(0)), s
+
+    return make
+
+
+def perturb(params):
+    """Adds noise to all parameters but the codebook and its counts."""
+    leaves, tree = jax.tree.flatten({k: v for k, v in params.items() if k != "latent"})
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    noisy = [x + 0.2 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return params | jax.tree.unflatten(tree, noisy)
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    """Writes six videos of 4 s, 64 x 64 pixels at 4 frames per second; returns their folder."""
+    import av
+
+    folder = tmp_path_factory.mktemp("videos")
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:64, :64]
+    for number in range(6):
+        with av.open(str(folder / f"{number}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=4)
+            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+            place, speed = random.uniform(10, 50, 2), random.uniform(-4, 4, 2)
+            for i in range(16):
+                row, column = (place + i * speed) % 64
+                image = np.full((64, 64, 3), 40 * number, np.uint8)
+                image[np.hypot(rows - row, columns - column) < 9] = 255, 200, 30 * number
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            container.mux(stream.encode(None))
+    return str(folder)

@@ -1,0 +1,237 @@
+"""Attention, rotary positions and the stack of blocks, against numpy and against plain loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lawm_jax.nn import blocks, rope
+from lawm_jax.nn.blocks import Block, Stack
+
+DEPTH, WIDTH, HEADS = 3, 24, 2
+
+
+def draw(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def dense_attention(q, k, v, mask):
+    """Computes attention of flat tokens, one query and head at a time, in float64."""
+    B, Q, heads, dim = q.shape
+    out = np.zeros(q.shape)
+    for b in range(B):
+        for head in range(heads):
+            for i in range(Q):
+                logits = k[b, :, head].astype(np.float64) @ q[b, i, head] / dim**0.5
+                weight = np.exp(logits - logits.max()) * mask[i]
+                out[b, i, head] = weight / weight.sum() @ v[b, :, head]
+    return out
+
+
+@pytest.mark.parametrize("short", [0, 256], ids=["per step", "masked"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_equals_a_dense_reference(causal, short, monkeypatch):
+    monkeypatch.setattr(blocks, "SHORT", short)
+    q, k, v = (draw((2, 3, 4, 2, 8), i) for i in range(3))
+    step = np.arange(12) // 4
+    mask = step[:, None] >= step if causal else np.ones((12, 12))
+    flat = (x.reshape(2, 12, 2, 8) for x in (q, k, v))
+    expected = dense_attention(*flat, mask).reshape(q.shape)
+    np.testing.assert_allclose(blocks.attention(q, k, v, causal), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("t", [0, 2])
+def test_cached_attention_sees_the_cache_up_to_its_own_step(t):
+    q, k, v = (draw((2, 1, 4, 2, 8), i) for i in range(3))
+    old = [draw((2, 4, 4, 2, 8), i) for i in (3, 4)]
+    out, new = blocks.cached_attention(q, k, v, tuple(map(jnp.array, old)), jnp.int32(t))
+    for i, x in enumerate((k, v)):
+        old[i][:, t] = x[:, 0]
+        np.testing.assert_array_equal(new[i], old[i])
+    mask = np.tile(np.arange(16) // 4 <= t, (4, 1))
+    keys, values = (x.reshape(2, 16, 2, 8) for x in old)
+    np.testing.assert_allclose(out[:, 0], dense_attention(q[:, 0], keys, values, mask), atol=1e-5)
+
+
+def test_layer_norm_equals_numpy():
+    x = 3 * draw((2, 3, 8)) + 1
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(blocks.layer_norm(jnp.array(x)), expected, atol=1e-5)
+
+
+def rotary(steps, tokens, head_dim, start, tiled, grid):
+    """Computes the rotary angles one number at a time: [T, N, head_dim]."""
+    side, part = int(tokens**0.5), 2 * ((head_dim // 3) // 2)
+    stretch = (grid - 1) / (side - 1) if grid else 1.0
+    angles = np.zeros((steps, tokens, head_dim))
+    for t in range(steps):
+        for n in range(tokens):
+            for axis, place in enumerate((start + t, n // side * stretch, n % side * stretch)):
+                for i in range(part):
+                    j = i % (part // 2) if tiled else i // 2
+                    angles[t, n, axis * part + i] = place * 10000 ** (-j / (part / 2))
+    return angles
+
+
+@pytest.mark.parametrize("tiled, grid", [(False, 0), (True, 0), (False, 16)])
+def test_rotary_tables_equal_a_loop_over_positions_and_channels(tiled, grid):
+    angles = rotary(3, 9, 16, 5, tiled, grid)
+    cos, sin = rope.table(3, 9, 16, start=5, tiled=tiled, grid=grid)
+    np.testing.assert_allclose(cos, np.cos(angles), atol=1e-5)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=1e-5)
+
+
+def test_interleaved_rotation_turns_pairs_as_complex_numbers():
+    x, angles = draw((2, 3, 9, 2, 16)), rotary(3, 9, 16, 0, False, 0)
+    turned = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * angles[None, :, :, None, ::2])
+    expected = np.stack([turned.real, turned.imag], -1).reshape(x.shape)
+    np.testing.assert_allclose(rope.rotate(x, *rope.table(3, 9, 16)), expected, atol=1e-5)
+
+
+def test_tiled_rotation_turns_the_members_of_a_pair_by_their_own_angles():
+    x, angles = draw((2, 3, 9, 2, 16)), rotary(3, 9, 16, 0, True, 0)
+    expected = np.zeros(x.shape)
+    for c in range(16):
+        partner = -x[..., c + 1] if c % 2 == 0 else x[..., c - 1]
+        angle = angles[None, :, :, None, c]
+        expected[..., c] = x[..., c] * np.cos(angle) + partner * np.sin(angle)
+    out = rope.rotate(x, *rope.table(3, 9, 16, tiled=True))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_interleaved_rotations_depend_on_relative_positions_alone():
+    q, k = draw((1, 3, 4, 1, 16)), draw((1, 3, 4, 1, 16), 1)
+
+    def logits(start):
+        a, b = (rope.rotate(x, *rope.table(3, 4, 16, start=start)) for x in (q, k))
+        return jnp.einsum("btnhd,bsmhd->btnsm", a, b)
+
+    np.testing.assert_allclose(logits(0), logits(7), atol=1e-4)
+    unrotated = np.einsum("btnhd,bsmhd->btnsm", q, k)
+    assert np.abs(logits(0) - unrotated).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [((2, 8, 16), "tokens: expected a square number .*got 8"), ((2, 9, 4), "head_dim: .*got 4")],
+)
+def test_a_table_that_cannot_be_is_an_error(args, message):
+    with pytest.raises(ValueError, match=message):
+        rope.table(*args)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    """Returns a conditioned stack, random parameters, x [2, 3, 4, D] and a condition [2, 3, 5]."""
+    module = Stack(WIDTH, HEADS, DEPTH, conditioned=True)
+    x, condition = jnp.array(draw((2, 3, 4, WIDTH))), jnp.array(draw((2, 3, 5), 1))
+    params = jax.jit(module.init)(jax.random.key(0), x, condition)["params"]
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(
+        lambda p: p + jnp.array(0.3 * rng.normal(size=p.shape), jnp.float32), params
+    )
+    return module, params, x, condition
+
+
+def outcome(run, *args):
+    """Returns the output, and the gradients of a nonlinear scalar of it to all arguments."""
+    loss = lambda *args: jnp.sin(run(*args)).sum()  # noqa: E731
+    return jax.jit(lambda *args: (run(*args), jax.grad(loss, argnums=(0, 1, 2))(*args)))(*args)
+
+
+def assert_close(a, b, tolerance=1e-5):
+    """Compares trees, each leaf relative to its largest element."""
+
+    def close(a, b):
+        scale = max(1.0, float(np.abs(b).max()))
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
+
+    jax.tree.map(close, a, b)
+
+
+@pytest.fixture(scope="module")
+def expected(stack):
+    """Output and gradients of `stack`, by a plain loop over its blocks."""
+    module, params, x, condition = stack
+    block = Block(WIDTH, HEADS, conditioned=True)
+
+    def loop(params, x, condition):
+        for i in range(DEPTH):
+            layer = jax.tree.map(lambda p: p[i], params["blocks"])  # noqa: B023
+            x, _ = block.apply({"params": layer}, x, rope.table(3, 4, WIDTH // HEADS), condition)
+        return x
+
+    return outcome(loop, params, x, condition)
+
+
+@pytest.mark.parametrize("options", [{}, {"remat": True}, {"unroll": 3}], ids=str)
+def test_scanned_blocks_equal_a_loop_over_blocks(stack, expected, options):
+    module, params, x, condition = stack
+    module = module.clone(**options)
+    run = lambda params, x, condition: module.apply({"params": params}, x, condition)  # noqa: E731
+    got = outcome(run, params, x, condition)
+    assert float(np.abs(expected[1][2]).min()) > 0  # of the condition: the inverse model's signal
+    assert_close(got, expected)
+
+
+def test_a_cached_stack_equals_the_uncached_one(stack):
+    module, params, x, condition = stack
+    apply = lambda *args, **kw: module.apply({"params": params}, *args, **kw)  # noqa: E731
+    full, (keys, values) = apply(x, condition, keep=True)
+    assert keys.shape == values.shape == (DEPTH, 2, 3, 4, HEADS, WIDTH // HEADS)
+    room = [(0, 0)] * 2 + [(0, 2)] + [(0, 0)] * 3
+    _, cache = apply(x[:, :1], condition[:, :1], keep=True)
+    cache = jax.tree.map(lambda c: jnp.pad(c, room), cache)
+    step = jax.jit(lambda x, condition, cache, t: apply(x, condition, cache, t))
+    for t in (1, 2):
+        out, cache = step(x[:, t : t + 1], condition[:, t : t + 1], cache, jnp.int32(t))
+        assert_close(out, full[:, t : t + 1])
+    assert_close(cache, (keys, values))
+
+
+def test_conditioned_blocks_start_as_the_identity():
+    module = Stack(WIDTH, HEADS, DEPTH, conditioned=True)
+    x, condition = jnp.array(draw((2, 3, 4, WIDTH))), jnp.array(draw((2, 3, 5), 1))
+    out, _ = module.init_with_output(jax.random.key(0), x, condition)
+    np.testing.assert_array_equal(out, x)
+
+
+def test_blocks_without_a_condition_do_not():
+    module, x = Stack(WIDTH, HEADS, DEPTH), jnp.array(draw((2, 3, 4, WIDTH)))
+    out, _ = module.init_with_output(jax.random.key(0), x)
+    assert np.abs(out - x).mean() > 0.1
+
+
+def test_a_steps_condition_modulates_that_steps_tokens_only(stack):
+    module, params, x, condition = stack
+    layers = params["blocks"]
+    silent = jax.tree.map(jnp.zeros_like, layers["proj"])  # attention, which mixes steps, is off
+    params = {"blocks": layers | {"proj": silent}}
+    apply = lambda c: module.apply({"params": params}, x, c)  # noqa: E731
+    before = np.asarray(apply(condition))
+    for step in range(3):
+        after = np.asarray(apply(condition.at[:, step].add(1.0)))
+        changed = np.abs(after - before).max(axis=(2, 3))
+        np.testing.assert_array_equal(np.delete(changed, step, axis=1), 0)
+        assert changed[:, step].min() > 0.1
+
+
+@pytest.mark.parametrize("short", [0, 256], ids=["per step", "masked"])
+def test_no_gradient_flows_to_later_steps(stack, short, monkeypatch):
+    monkeypatch.setattr(blocks, "SHORT", short)
+    module, params, x, condition = stack
+
+    def first(x, condition):
+        return jnp.sin(module.apply({"params": params}, x, condition)[:, 1]).sum()
+
+    for grad in jax.grad(first, argnums=(0, 1))(x, condition):
+        size = np.abs(grad).reshape(2, 3, -1).max(-1)
+        np.testing.assert_array_equal(size[:, 2], 0)
+        assert size[:, :2].min() > 1e-3
+
+
+def test_attention_that_is_not_causal_sees_later_steps():
+    module, x = Stack(WIDTH, HEADS, 1, causal=False), jnp.array(draw((2, 3, 4, WIDTH)))
+    params = module.init(jax.random.key(0), x)
+    grad = jax.grad(lambda x: jnp.sin(module.apply(params, x)[:, 0]).sum())(x)
+    assert np.abs(grad[:, 2]).max() > 1e-4

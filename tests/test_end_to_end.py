@@ -1,0 +1,106 @@
+"""The commands of the README, on small data."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHORT = ["--config.steps=6", "--config.log_every=1", "--config.checkpoint_every=3"]
+
+
+def run(*command):
+    """Runs a module of the package in another process; returns its output."""
+    result = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def film(path, width, height, rate, codec, frames=40, pixels="yuv420p"):
+    """Writes a bright square that wanders over a gradient."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        background = np.linspace(0, 120, width)[None, :, None] * np.ones((height, 1, 3))
+        for i in range(frames):
+            image = background.astype(np.uint8)
+            x, y = (5 * i) % (width - 20), (3 * i) % (height - 20)
+            image[y : y + 20, x : x + 20] = 255, 60, 10
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder as users have them: formats, sizes and rates mixed, some files broken."""
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "deeper").mkdir()
+    film(folder / "wide.mp4", 160, 90, 10, "libx264")
+    film(folder / "tall.mov", 90, 160, 10, "libx264")
+    film(folder / "deeper" / "old.avi", 128, 96, 12, "mpeg4")
+    film(folder / "deeper" / "web.webm", 96, 96, 8, "libvpx")
+    film(folder / "deeper" / "box.mkv", 100, 76, 15, "libx264", frames=60)
+    whole = (folder / "wide.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 3])
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "letter.mov").write_text("not a film")
+    (folder / "notes.txt").write_text("not a film either, and not asked for")
+    return folder
+
+
+def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder, tmp_path):
+    workdir = tmp_path / "run"
+    config = "--config=configs/lawm.py:size=tiny,latent=sparse"
+    videos = f"--config.data.videos={folder}/**/*"
+    train = ["lawm_jax.train", config, videos, *SHORT, f"--workdir={workdir}"]
+    out = run(*train)
+    assert "sparse latents" in out and "step 6/6" in out
+    rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    skipped = [json.loads(row) for row in (workdir / "skipped.jsonl").read_text().splitlines()]
+    reasons = {os.path.basename(row["path"]): row["reason"] for row in skipped}
+    assert set(reasons) <= {"cut.mp4", "empty.mp4", "letter.mov"} and len(reasons) >= 2
+    assert "all 6 steps are done" in run(*train)
+
+    out = run("lawm_jax.evaluate", f"--workdir={workdir}")
+    assert "copy last frame" in out and "sparse" in out
+    result = json.loads((workdir / "eval" / "prediction.json").read_text())["videos"]
+    assert [row["name"] for row in result] == ["copy last frame", "sparse"]
+    assert all(r["error"]["low"] <= r["error"]["mean"] <= r["error"]["high"] for r in result)
+    pictures = {path.name for path in (workdir / "report").iterdir()}
+    assert pictures == {"loss.png", "rollout_videos.png", "transfer_videos.png"}
+    assert all((workdir / "report" / name).stat().st_size > 5000 for name in pictures)
+
+
+def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
+    work = tmp_path / "run"
+    folders = {"noisy": work, "deterministic": work / "bounds" / "deterministic"}
+    for kind, folder in folders.items():
+        config = f"--config=configs/lawm.py:size=tiny,latent={kind}"
+        run("lawm_jax.train", config, *SHORT, f"--workdir={folder}")
+    out = run("lawm_jax.evaluate", f"--workdir={work}")
+    assert "minus deterministic" in out
+    results = json.loads((work / "eval" / "prediction.json").read_text())
+    assert set(results) == {"nav", "panda"}
+    for rows in results.values():
+        assert [row["name"] for row in rows] == ["copy last frame", "noisy", "deterministic"]
+        # Six small steps from the identity change little, for the better or the worse.
+        assert all(0.8 < row["relative"] < 1.2 for row in rows)
+
+
+def test_a_wrong_flag_is_answered_with_the_right_one(tmp_path):
+    result = subprocess.run(
+        [sys.executable, "-m", "lawm_jax.train", "--config=configs/lawm.py:size=tiny"]
+        + ["--config.data.video=x", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0 and "Did you mean" in result.stderr and "videos" in result.stderr

@@ -1,0 +1,126 @@
+"""Imports point one way, and importing the package is cheap."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "lawm_jax"
+COMMANDS = {"train", "evaluate", "plan", "ingest", "study", "report", "aot"}
+
+# What a module may import of the package; the first name that fits counts, "x.*" fits all of x.
+ALLOWED = {
+    "nn.rope": (),
+    "nn.blocks": ("nn.rope",),
+    "nn.*": ("nn.blocks", "nn.rope"),
+    "latents": (),
+    "planning": (),
+    "metrics": (),
+    "figures": (),
+    "data.*": ("data.*",),
+    "weights": ("nn.*",),
+    "world_model": ("nn.*", "latents", "weights"),
+    "training.loop": ("world_model", "latents", "saving", "data.*", "training.*"),
+    "training.*": (),
+    "saving": ("world_model", "training.checkpoints", "training.sharding"),
+    "evals.*": ("world_model", "planning", "metrics", "data.*"),
+}
+
+
+def modules():
+    """Maps the name of each module within the package to its syntax tree."""
+    files = [path for path in PACKAGE.rglob("*.py") if "assets" not in path.parts]
+    names = [path.relative_to(PACKAGE).with_suffix("").parts for path in files]
+    names = [".".join(part for part in name if part != "__init__") for name in names]
+    return dict(zip(names, (ast.parse(path.read_text()) for path in files), strict=True))
+
+
+MODULES = modules()
+
+
+def imports(tree):
+    """Lists the modules of the package that a tree imports, wherever in it."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            inside = {name for name in inner if name.removeprefix("lawm_jax.") in MODULES}
+            found |= inside | ({node.module} if inner - inside else set())
+    return {name.removeprefix("lawm_jax.") for name in found if name.startswith("lawm_jax.")}
+
+
+def fits(name, pattern):
+    return name == pattern or pattern.endswith(".*") and name.startswith(pattern[:-1])
+
+
+@pytest.mark.parametrize("name", sorted(MODULES.keys() - {""}))
+def test_a_module_imports_only_what_the_layout_allows(name):
+    got = imports(MODULES[name])
+    if name in COMMANDS:
+        assert got.isdisjoint(COMMANDS)
+        return
+    if "." not in name and (PACKAGE / name).is_dir():  # a folder's __init__ holds a docstring
+        assert got == set()
+        return
+    rules = [allowed for pattern, allowed in ALLOWED.items() if fits(name, pattern)]
+    assert rules, f"lawm_jax.{name} is new: say in ALLOWED what it may import"
+    wrong = {other for other in got if not any(fits(other, pattern) for pattern in rules[0])}
+    assert wrong == set()
+
+
+def test_the_layouts_main_modules_are_there():
+    expected = {"world_model", "latents", "weights", "saving", "train", "nn.blocks", "nn.inverse"}
+    assert expected | {"nn.predictor", "training.loop", "data.pipeline"} <= MODULES.keys()
+    assert "latents" in imports(MODULES["world_model"])  # the search for imports finds some
+    assert "data.pipeline" in imports(MODULES["training.loop"])
+
+
+def test_the_package_itself_imports_nothing_at_once():
+    assert imports(MODULES[""]) == set()
+
+
+def test_configs_import_nothing_of_the_package():
+    files = list((ROOT / "configs").glob("*.py"))
+    assert files
+    for path in files:
+        assert "lawm_jax" not in path.read_text().replace("lawm_jax.train ", "")
+        names = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom)]
+        assert all(not (node.module or "").startswith("lawm_jax") for node in names)
+
+
+def run(code):
+    """Runs code in a fresh interpreter: the lines that it prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(
+        command, cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout.split()
+
+
+HEAVY = "grain orbax av tensorflow torch matplotlib ml_collections huggingface_hub tensorboardX"
+LOADED = f"import sys; print(*(n for n in {HEAVY.split()} if n in sys.modules), sep='\\n')"
+
+
+def test_importing_the_package_takes_less_than_2_seconds_and_no_heavy_library():
+    clock = "import time; print(time.process_time());"
+    seconds, *loaded = run(f"import lawm_jax as lawm; dir(lawm); {clock} {LOADED}")
+    assert float(seconds) < 2
+    assert loaded == []
+
+
+def test_the_model_needs_no_data_checkpoint_or_figure_library():
+    assert run(f"import lawm_jax as lawm; lawm.build, lawm.loss, lawm.make_mesh; {LOADED}") == []
+
+
+def test_the_training_loop_needs_no_tensorflow_no_torch_and_no_figures():
+    loaded = run(
+        "import sys; sys.modules |= dict.fromkeys(['tensorflow', 'torch', 'matplotlib']);"  # hidden
+        "from lawm_jax.training import loop, checkpoints, logs; from lawm_jax.data import pipeline;"
+        f"import grain, grain.checkpoint, tensorboardX; {LOADED}"
+    )
+    assert "grain" in loaded and "orbax" in loaded

@@ -1,0 +1,313 @@
+"""The promises of the world model: causality, identity, rollouts, the loss, errors."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+
+import lawm_jax as lawm
+from lawm_jax import latents, world_model
+from lawm_jax.nn import blocks
+
+KINDS = ("sparse", "noisy", "discrete", "none", "deterministic")
+predict = jax.jit(lawm.predict, static_argnums=0)
+rollout = jax.jit(lawm.rollout, static_argnums=0)
+infer = jax.jit(lawm.infer_actions, static_argnums=0)
+loss = jax.jit(lawm.loss, static_argnums=0)
+
+
+def draw(shape, seed=0):
+    return jnp.array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def video(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+
+
+@pytest.mark.parametrize("short", [0, 256], ids=["per step", "masked"])
+@pytest.mark.parametrize("normalise", [False, True])
+def test_no_prediction_depends_on_the_future_through_s_or_through_z(
+    tiny, short, normalise, monkeypatch
+):
+    monkeypatch.setattr(blocks, "SHORT", short)
+    model, params, s = tiny("none", normalise=normalise)
+    z, weight = draw((2, 4, 16)), draw(s.shape, 1)
+
+    @jax.jit
+    def gradients(s, z):
+        """Gradients of a scalar of each predicted step: [T', B, T, ...] each."""
+        steps = lambda s, z: (weight * lawm.predict(model, params, s, z)).sum((0, 2, 3))  # noqa: E731
+        return jax.jacrev(steps, argnums=(0, 1))(s, z)
+
+    for grad in gradients(s, z):
+        size = np.abs(grad).reshape(4, 2, 4, -1).max((1, 3))  # [predicted step, step]
+        past = np.tri(4, dtype=bool)
+        np.testing.assert_array_equal(size[~past], 0)
+        assert size[past].min() > 1e-4
+
+
+def test_a_latent_action_depends_on_its_two_states_only(tiny):
+    model, params, s = tiny("none")
+    steps = lambda s: lawm.infer_actions(model, params, s)[0].sum((0, 2))  # noqa: E731
+    size = np.abs(jax.jit(jax.jacrev(steps))(s)).max((1, 3, 4))  # [latent, step]
+    own = np.eye(3, 4, dtype=bool) | np.eye(3, 4, 1, dtype=bool)
+    np.testing.assert_array_equal(size[~own], 0)
+    assert size[own].min() > 1e-4
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_the_untrained_model_copies_the_last_frame(tiny, normalise):
+    model, params, s = tiny("noisy", trained=False, normalise=normalise)
+    out = predict(model, params, s, 10 * draw((2, 4, 16)))
+    np.testing.assert_allclose(out, s, atol=1e-5 if normalise else 0)
+    out = rollout(model, params, s[:, :2], 10 * draw((2, 4, 16)))
+    np.testing.assert_allclose(out, jnp.repeat(s[:, 1:2], 3, 1), atol=1e-5 if normalise else 0)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("context", [1, 3])
+def test_a_rollout_equals_predictions_fed_back_one_by_one(tiny, context, normalise):
+    model, params, s = tiny("noisy", normalise=normalise)
+    P, states = 3, s[:, :context]
+    z = draw((2, context - 1 + P, 16))
+    for _ in range(P):
+        length = states.shape[1]
+        prediction = predict(model, params, states, z[:, :length])[:, -1:]
+        states = jnp.concatenate([states, prediction], axis=1)
+    out = rollout(model, params, s[:, :context], z)
+    assert out.shape == (2, P, 4, 32)
+    np.testing.assert_allclose(out, states[:, context:], rtol=1e-5, atol=1e-5)
+    assert np.abs(out[:, 1:] - out[:, :-1]).max() > 0.1
+
+
+def test_a_rollout_of_one_step_equals_a_prediction(tiny):
+    model, params, s = tiny("noisy")
+    z = draw((2, 4, 16))
+    expected = predict(model, params, s, z)[:, -1:]
+    np.testing.assert_allclose(rollout(model, params, s, z), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_functions_equal_those_that_run_eagerly(tiny):
+    model, params, s = tiny("noisy", normalise=True)
+    key, z = jax.random.key(0), draw((2, 4, 16))
+    with jax.disable_jit():
+        eager = (
+            lawm.predict(model, params, s, z),
+            lawm.infer_actions(model, params, s, key),
+            lawm.loss(model, params, s, key)[0],
+        )
+    jitted = (
+        predict(model, params, s, z),
+        infer(model, params, s, key),
+        loss(model, params, s, key)[0],
+    )
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), jitted, eager)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_the_mean_absolute_error_plus_the_mean_cost(tiny, kind):
+    model, params, s = tiny(kind, strength=8 if kind == "discrete" else 0.01)
+    key = jax.random.key(3)
+    z, cost = infer(model, params, s, key)
+    out = np.asarray(predict(model, params, s[:, :-1], z), np.float64)
+    error = np.abs(out - s[:, 1:]).mean()
+    value, metrics = loss(model, params, s, key)
+    assert float(metrics["error"]) == pytest.approx(error, rel=1e-5)
+    assert float(metrics["cost"]) == pytest.approx(np.asarray(cost).mean(), rel=1e-5)
+    assert float(metrics["copy"]) == pytest.approx(np.abs(s[:, 1:] - s[:, :-1]).mean(), rel=1e-5)
+    assert float(value) == pytest.approx(error + np.asarray(cost).mean(), rel=1e-5)
+    assert (float(metrics["cost"]) > 0) == (kind not in ("none", "deterministic"))
+    assert ("latents" in metrics) == (kind == "discrete")
+
+
+def test_a_noisy_loss_samples_by_its_key(tiny):
+    model, params, s = tiny("noisy")
+    a, b, c = (float(loss(model, params, s, jax.random.key(i))[0]) for i in (0, 0, 1))
+    assert a == b != c
+
+
+def test_equal_configs_give_equal_models_and_one_trace(get_config):
+    first, second = (world_model.build(get_config("size=tiny")) for _ in range(2))
+    assert first is not second and first == second and hash(first) == hash(second)
+    traces = []
+    count = jax.jit(lambda model, x: traces.append(model) or x, static_argnums=0)
+    count(first, 1.0), count(second, 2.0)
+    assert len(traces) == 1
+    other = get_config("size=tiny")
+    other.predictor.depth += 1
+    assert world_model.build(other) != first
+
+
+def test_a_model_can_be_built_from_its_own_text(get_config):
+    import json
+
+    model = world_model.build(get_config("size=tiny,latent=discrete"))
+    assert world_model.build(json.loads(model.text)) == model
+    assert world_model.build(ml_collections.ConfigDict(json.loads(model.text))) == model
+
+
+@pytest.fixture(scope="module")
+def encoder(get_config):
+    """Returns a function (**encoder options) -> model, and the encoder's parameters."""
+
+    def make(resize=64, **options):
+        config = get_config("size=tiny")
+        config.data.resize = resize
+        config.encoder.update(options)
+        return world_model.build(config)
+
+    return make, {"encoder": world_model.init_encoder(make(), video((1, 2, 64, 64, 3)))}
+
+
+def raw_states(model, params, frames):
+    """Runs the encoder alone on float frames [B, F, 64, 64, 3]: [B, F, 16, 112]."""
+    x = (np.asarray(frames, np.float32) - 127) / 128
+    return np.asarray(model.encoder.apply({"params": params["encoder"]}, jnp.array(x)))
+
+
+def test_states_are_the_encoders_tokens_of_normalised_frames(encoder):
+    make, params = encoder
+    model, frames = make(merge=1), video((2, 2, 64, 64, 3))
+    expected = raw_states(model, params, frames)
+    assert expected.shape == (2, 2, 16, 112)
+    np.testing.assert_allclose(lawm.encode(model, params, frames), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_merging_is_space_to_depth(encoder):
+    make, params = encoder
+    model, frames = make(merge=2), video((1, 2, 64, 64, 3))
+    raw = raw_states(model, params, frames).reshape(1, 2, 4, 4, 112)
+    got = np.asarray(lawm.encode(model, params, frames))
+    assert got.shape == (1, 2, 4, 448)
+    for row in range(2):
+        for column in range(2):
+            patch = [raw[:, :, 2 * row + i, 2 * column + j] for i in range(2) for j in range(2)]
+            expected = np.concatenate(patch, -1)
+            np.testing.assert_allclose(got[:, :, 2 * row + column], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_normalised_states_are_layer_norms_of_single_tokens(encoder):
+    make, params = encoder
+    model, frames = make(merge=2, normalise=True), video((1, 2, 64, 64, 3))
+    raw = raw_states(model, params, frames)
+    expected = (raw - raw.mean(-1, keepdims=True)) / np.sqrt(raw.var(-1, keepdims=True) + 1e-6)
+    got = np.asarray(lawm.encode(model, params, frames)).reshape(1, 2, 2, 2, 2, 2, 112)
+    got = got.transpose(0, 1, 2, 4, 3, 5, 6).reshape(1, 2, 16, 112)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_frames_of_another_size_are_resized_and_centre_cropped(encoder):
+    torch = pytest.importorskip("torch")
+    make, params = encoder
+    model, frames = make(merge=1, resize=72), video((1, 2, 144, 192, 3))
+    images = torch.tensor(frames[0]).permute(0, 3, 1, 2).float()
+    resized = torch.nn.functional.interpolate(
+        images, (72, 96), mode="bilinear", antialias=True, align_corners=False
+    )
+    cropped = resized[:, :, 4:68, 16:80].permute(0, 2, 3, 1).numpy()[None]
+    expected = raw_states(model, params, cropped)
+    got = lawm.encode(model, params, frames)
+    assert got.shape == (1, 2, 16, 112)
+    np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-2)
+
+
+def test_repeated_frames_give_one_time_step_each(get_config):
+    config = get_config("size=tiny")
+    config.encoder.update(name="vjepa2_tiny", weights="", merge=1, normalise=True, repeat=True)
+    model = world_model.build(config)
+    frames = video((1, 3, 64, 64, 3))
+    params = {"encoder": world_model.init_encoder(model, frames)}
+    got = lawm.encode(model, params, frames)
+    config.encoder.repeat = False
+    twice = lawm.encode(world_model.build(config), params, np.repeat(frames, 2, axis=1))
+    assert got.shape == (1, 3, 16, 96)
+    np.testing.assert_allclose(got, twice, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="video: expected a multiple of 2 frames, got 3"):
+        lawm.encode(world_model.build(config), params, frames)
+
+
+def test_init_makes_the_parameters_that_a_kind_needs(get_config):
+    frames = jax.ShapeDtypeStruct((2, 4, 64, 64, 3), jnp.uint8)
+    for kind, more in {"noisy": {"inverse"}, "deterministic": set()}.items():
+        model = lawm.build(get_config(f"size=tiny,latent={kind}"))
+        shapes = jax.eval_shape(lambda key: lawm.init(model, key, frames), jax.random.key(0))  # noqa: B023
+        assert set(shapes) == {"encoder", "predictor"} | more
+        dim = {"noisy": 32}.get(kind)
+        assert dim is None or shapes["inverse"]["head"]["kernel"].shape == (32, dim)
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((2, 4, 15), "z: expected (2, 4, 16) for s of shape (2, 4, 4, 32), got (2, 4, 15)"),
+        ((2, 3, 16), "z: expected (2, 4, 16) for s of shape (2, 4, 4, 32), got (2, 3, 16)"),
+    ],
+)
+def test_predicting_with_a_wrong_latent_is_an_error(tiny, shape, message):
+    model, params, s = tiny("noisy")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        lawm.predict(model, params, s, jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 16), (2, 4, 15), (1, 4, 16), (2, 16)])
+def test_rolling_out_with_a_wrong_latent_is_an_error(tiny, shape):
+    model, params, s = tiny("noisy")
+    message = f"z: expected [2, at least 4, 16] for a context of 4 steps, got {shape}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        lawm.rollout(model, params, s, jnp.zeros(shape))
+
+
+def test_other_wrong_arguments_are_errors_that_say_what_was_expected(tiny, encoder, get_config):
+    model, params, s = tiny("noisy")
+    with pytest.raises(ValueError, match=r"s: expected .*at least 2 time steps, got \(2, 1, 4"):
+        lawm.infer_actions(model, params, s[:, :1])
+    with pytest.raises(ValueError, match=r"video: expected \[B, F, H, W, 3\], got \(4, 64, 64, 3"):
+        lawm.encode(encoder[0](), encoder[1], video((4, 64, 64, 3)))
+    with pytest.raises(ValueError, match=r"shape: expected a last axis of 16, got \(2, 15\)"):
+        lawm.sample_actions(model, params, jax.random.key(0), (2, 15))
+    for section, key, value, message in (
+        ("data", "size", 72, "data.size.*multiple of 32 .*got 72"),
+        ("data", "resize", 32, "data.resize.*got 64 and 32"),
+        ("latent", "kind", "vague", "latent.kind: .*got 'vague'"),
+        ("encoder", "name", "vague", "expected one of .*got 'vague'"),
+        ("predictor", "heads", 5, "predictor.width: expected a multiple .*got 32 and 5"),
+    ):
+        config = get_config("size=tiny")
+        config[section][key] = value
+        with pytest.raises(ValueError, match=message):
+            lawm.build(config)
+    for argument in ("size=vague", "latent=vague", "sizes=tiny"):
+        with pytest.raises(ValueError, match=r"--config: expected"):
+            get_config(argument)
+    with pytest.raises(ValueError, match="latent.strength: .*got 1.0"):
+        lawm.build(get_config("size=tiny,latent=discrete,strength=1"))
+
+
+def test_sampled_actions_follow_their_kind(tiny):
+    key, shape = jax.random.key(0), (500, 3, 16)
+    noisy = lawm.sample_actions(*tiny("noisy")[:2], key, shape)
+    assert noisy.shape == shape
+    assert abs(float(noisy.mean())) < 0.03 and float(noisy.std()) == pytest.approx(1, abs=0.03)
+    model, params, _ = tiny("sparse", strength=5.0)
+    sparse = lawm.sample_actions(model, params, key, shape)
+    assert sparse.shape == shape
+    energy = latents.energy(sparse, 5.0).mean()
+    assert float(energy) < 0.8 * float(latents.energy(noisy, 5.0).mean())
+    np.testing.assert_array_equal(lawm.sample_actions(*tiny("deterministic")[:2], key, shape), 0)
+    with pytest.raises(ValueError, match="no distribution to draw from"):
+        lawm.sample_actions(*tiny("none")[:2], key, shape)
+
+
+def test_sampled_discrete_actions_are_codes_in_use(tiny):
+    model, params, _ = tiny("discrete", reset_after=100)
+    codebook, idle = params["latent"]["codebook"], jnp.full(16, 90.0).at[jnp.array([2, 5])].set(3)
+    params = params | {"latent": {"codebook": codebook, "idle": idle}}
+    z = np.asarray(lawm.sample_actions(model, params, jax.random.key(0), (400, 16)))
+    distance = np.abs(z[:, None] - np.asarray(codebook)).max(-1)
+    np.testing.assert_array_equal(distance.min(1), 0)
+    codes, counts = np.unique(distance.argmin(1), return_counts=True)
+    assert codes.tolist() == [2, 5] and counts.min() > 150
