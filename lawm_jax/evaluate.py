@@ -11,6 +11,7 @@ import os
 from absl import app, flags, logging
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+ONLY = flags.DEFINE_multi_enum("only", None, ["prediction", "pictures"], "What to do; all.")
 flags.mark_flags_as_required(["workdir"])
 
 

@@ -16,7 +16,8 @@ def test_cem_finds_the_plan_that_reaches_a_goal_in_linear_dynamics():
         reached = jnp.einsum("ij,ptj->pi", B, plans)
         return jnp.square(reached - goal[None]).sum(-1) + price * jnp.square(plans).sum((1, 2))
 
-    plan, value = jax.jit(lambda key: lawm.cem(cost, key, jnp.zeros((3, 2)), jnp.ones((3, 2))))(
+    zeros = jnp.zeros((3, 2))
+    plan, value = jax.jit(lambda key: lawm.cem(cost, key, zeros, zeros + 1, 1000, 100, 30))(
         jax.random.key(0)
     )
     A = np.tile(np.asarray(B), (1, 3))
