@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs lawm_jax, trains a nano world model on the embedded video, and shows what it learned.
+# Installs lawm_jax, trains a nano world model on the embedded Panda videos, and shows what it learned.
 #   bash launch/quickstart.sh [WORKDIR]      WORKDIR: default runs/quickstart
 # Beside the model it trains the paper's two bounds, without a latent and with an unconstrained one.
 set -euo pipefail
@@ -9,7 +9,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$ROOT"
 
 train() { # KIND WORKDIR
-    python -m lawm_jax.train --config "configs/lawm.py:size=nano,latent=$1" --workdir "$2"
+    python -m lawm_jax.train --config "configs/lawm.py:size=nano,latent=$1" --workdir "$2" \
+        --config.steps=300 --config.data.mixture.nav=0.0
 }
 if [ -e "$work/eval/prediction.json" ]; then
     echo "$work: the quick start is done already; its results are in eval/ and report/"

@@ -21,14 +21,12 @@ class Log:
             run wrote after its last checkpoint, are dropped.
         """
         self.steps, self.batch, self.active = steps, batch, jax.process_index() == 0
-        self.last = None
+        self.last = self.board = None
+        self.folder, self.start = os.path.join(workdir, "tensorboard"), start
         if self.active:
-            from tensorboardX import SummaryWriter
-
             path = os.path.join(workdir, "metrics.jsonl")
             _keep(path, start)
             self.file = open(path, "a")
-            self.board = SummaryWriter(os.path.join(workdir, "tensorboard"), purge_step=start + 1)
 
     def step(self, step, metrics):
         """Logs one step's metrics (floats), and the speed since the last logged step."""
@@ -41,8 +39,6 @@ class Log:
             return
         self.file.write(json.dumps({"step": step} | metrics) + "\n")
         self.file.flush()
-        for name, value in metrics.items():
-            self.board.add_scalar(name, value, step)
         line = f"step {step:>{len(str(self.steps))}}/{self.steps}"
         line += f"  loss {metrics['loss']:.4f}  error {metrics['error']:.4f}"
         line += f" ({metrics['error'] / max(metrics['copy'], 1e-9):.3f} of copying)"
@@ -50,6 +46,12 @@ class Log:
             left = (self.steps - step) * self.batch / metrics["clips_per_s"]
             line += f"  {metrics['clips_per_s']:.1f} clips/s  ETA {_clock(left)}"
         print(line, flush=True)
+        if self.board is None:  # seconds to import, so not before the first line is out
+            from tensorboardX import SummaryWriter
+
+            self.board = SummaryWriter(self.folder, purge_step=self.start + 1)
+        for name, value in metrics.items():
+            self.board.add_scalar(name, value, step)
 
     def say(self, text):
         """Prints a line."""
@@ -60,6 +62,7 @@ class Log:
         """Closes the files."""
         if self.active:
             self.file.close()
+        if self.board is not None:
             self.board.close()
 
 
