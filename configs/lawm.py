@@ -47,7 +47,7 @@ def get_config(arg=""):
     c.checkpoint_every = 1000
     c.data = dict(
         videos="",  # folder, glob or list of your own video files; "" takes the mixture
-        mixture=dict(panda=1.0, nav=1.0) if small else {},  # weights of lawm_mini's parts
+        mixture=dict(panda=1.0, nav=2.0) if small else {},  # weights of lawm_mini's parts
         dir="",  # another folder laid out as lawm_mini
         frames=16,
         fps=4.0,
@@ -81,7 +81,7 @@ def get_config(arg=""):
     c.mesh = dict(data=-1, fsdp=1 if small else 8)
 
     if small:  # science.md's recipe
-        c.update(steps=600, checkpoint_every=200)
+        c.update(steps=2000, checkpoint_every=500)
         c.data.update(frames=8, size=128, batch=8)
         c.data.resize = c.data.get_oneway_ref("size")
         c.optim.update(muon=0.04, adamw=2e-3, b2=0.95, final=0.01)

@@ -33,18 +33,22 @@ def main(argv):
     for folder in ("eval", "report"):
         os.makedirs(os.path.join(workdir, folder), exist_ok=True)
 
-    results = {}
+    only, results = ONLY.value or ["prediction", "pictures"], {}
     mixture = config.data.mixture
     sources = ["videos"] if config.data.videos else sorted(k for k in mixture if mixture[k] > 0)
     for name in sources:
         video, episodes = prediction.held_out(config, name)
-        results[name] = prediction.compare(models, video, episodes)
-        _pictures(workdir, config, name, models[config.latent.kind], video, episodes)
-    _curve(workdir, folders)
-    with open(os.path.join(workdir, "eval", "prediction.json"), "w") as file:
-        json.dump(results, file, indent=1)
-    print(prediction.table(results))
-    print(f"pictures: {os.path.join(workdir, 'report')}")
+        if "prediction" in only:
+            results[name] = prediction.compare(models, video, episodes)
+        if "pictures" in only:
+            _pictures(workdir, config, name, models[config.latent.kind], video, episodes)
+    if "prediction" in only:
+        with open(os.path.join(workdir, "eval", "prediction.json"), "w") as file:
+            json.dump(results, file, indent=1)
+        print(prediction.table(results))
+    if "pictures" in only:
+        _curve(workdir, folders)
+        print(f"pictures: {os.path.join(workdir, 'report')}")
 
 
 def _bounds(workdir):

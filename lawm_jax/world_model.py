@@ -113,7 +113,13 @@ def init_encoder(model, video):
     """Makes the frozen encoder's parameters; `video` as in `init`."""
     options = json.loads(model.text)["encoder"]
     if options["weights"]:
-        return weights.load_encoder(options["weights"])[1]
+        found = weights.load_encoder(options["weights"], options["causal"], options["dtype"])
+        if found[0] != model.encoder:
+            raise ValueError(
+                f"encoder.name: expected that of {options['weights']}, which holds {found[0]}; got "
+                f"{options['name']}: {model.encoder}"
+            )
+        return found[1]
     shape = jax.eval_shape(lambda v: _prepare(model, v), video)
     init = jax.jit(lambda key: model.encoder.init(key, jnp.zeros((1, *shape.shape[1:])))["params"])
     return init(jax.random.key(0))

@@ -311,3 +311,14 @@ def test_sampled_discrete_actions_are_codes_in_use(tiny):
     np.testing.assert_array_equal(distance.min(1), 0)
     codes, counts = np.unique(distance.argmin(1), return_counts=True)
     assert codes.tolist() == [2, 5] and counts.min() > 150
+
+
+def test_weights_of_another_encoder_than_the_config_names_are_refused(get_config):
+    config = get_config("size=tiny")
+    config.encoder.name = "vjepa2_tiny"
+    config.encoder.weights = "embedded"
+    config.encoder.merge = 1
+    model = world_model.build(config)
+    video = jax.ShapeDtypeStruct((1, 4, 64, 64, 3), jnp.uint8)
+    with pytest.raises(ValueError, match="(?s)encoder.name: expected that of embedded.*vjepa2_tiny"):
+        world_model.init_encoder(model, video)
