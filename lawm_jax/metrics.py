@@ -16,7 +16,7 @@ def interval(values, groups=None, level=0.95, samples=4000, seed=0):
       seed: of the resampling, so that the same values give the same interval.
 
     Returns:
-      {"mean", "low", "high"}, floats.
+      {"mean", "low", "high"}, floats; low and high are None where there is but one group.
 
     Raises:
       ValueError: no values, or not one group per value.
@@ -32,6 +32,8 @@ def interval(values, groups=None, level=0.95, samples=4000, seed=0):
         raise ValueError(f"groups: expected {len(values)} labels, got {len(groups)}")
     _, index = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(index, values), np.bincount(index)
+    if len(sums) == 1:
+        return {"mean": float(values.mean()), "low": None, "high": None}
     drawn = np.random.default_rng(seed).integers(0, len(sums), (samples, len(sums)))
     means = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

@@ -35,3 +35,8 @@ def test_the_same_values_give_the_same_interval_and_wrong_ones_an_error():
         metrics.interval([])
     with pytest.raises(ValueError, match="groups: expected 10 labels, got 3"):
         metrics.interval(values, [1, 2, 3])
+
+
+def test_one_episode_gives_no_interval():
+    one = metrics.interval([1.0, 3.0], ["a", "a"])
+    assert one == {"mean": 2.0, "low": None, "high": None}

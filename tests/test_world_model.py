@@ -320,5 +320,7 @@ def test_weights_of_another_encoder_than_the_config_names_are_refused(get_config
     config.encoder.merge = 1
     model = world_model.build(config)
     video = jax.ShapeDtypeStruct((1, 4, 64, 64, 3), jnp.uint8)
-    with pytest.raises(ValueError, match="(?s)encoder.name: expected that of embedded.*vjepa2_tiny"):
+    with pytest.raises(
+        ValueError, match="(?s)encoder.name: expected that of embedded.*vjepa2_tiny"
+    ):
         world_model.init_encoder(model, video)

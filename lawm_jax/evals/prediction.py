@@ -103,5 +103,6 @@ def table(results):
 
 
 def _show(x, sign=""):
-    mean, low, high = (format(x[k], f"{sign}.4f") for k in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]"
+    if x["low"] is None:
+        return f"{x['mean']:{sign}.4f} [one episode: no interval]"
+    return f"{x['mean']:{sign}.4f} [{x['low']:{sign}.4f}, {x['high']:{sign}.4f}]"
