@@ -1,6 +1,10 @@
 """The latent action world model, from a laptop to the paper's setting.
 
 python -m lawm_jax.train --config configs/lawm.py:size=nano,latent=noisy --workdir W
+
+nano: 2 CPU cores, 37 clips/s, 2000 steps in about 8 minutes; held-out one-step error 0.826 of
+copying the last frame on Panda, 0.834 on the walks. large: the paper's setting, 12 hours on 64
+H100 by the paper's account; not run here.
 """
 
 import ml_collections
