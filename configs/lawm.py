@@ -50,15 +50,23 @@ def get_config(arg=""):
     c.log_every = 50
     c.checkpoint_every = 1000
     c.data = dict(
-        videos="",  # folder, glob or list of your own video files; "" takes the mixture
-        mixture=dict(panda=1.0, nav=2.0) if small else {},  # weights of lawm_mini's parts
-        dir="",  # another folder laid out as lawm_mini
+        videos="",  # your own: a folder, glob or list of files, or KIND:WHERE; "": the mixture
+        sources=dict(panda="mini:panda", nav="mini:nav"),  # NAME=KIND:WHERE
+        mixture=dict(panda=1.0, nav=2.0) if small else {},  # NAME=weight
         frames=16,
         fps=4.0,
         size=256,  # centre crop, pixels
         batch=1024,  # clips per step, over all devices
         holdout=0.05,  # share of your videos kept for evaluation
         workers=0,  # processes that decode video; 0: threads of the trainer
+    )
+    c.data.augment = dict(
+        crop=False,  # V-JEPA 2's random resized crop, with these ranges of area and aspect ratio
+        area=(0.3, 1.0),
+        ratio=(0.75, 1.35),
+        flip=0.0,  # probability
+        jitter=0.0,  # of the frame rate of unlabelled video: 0.25 for 0.8 to 1.25 times
+        cut=0.0,  # leaves out clips with a shot cut, see frames.refuse_cuts; 0: keeps them
     )
     c.data.resize = c.data.get_oneway_ref("size") * 292 // 256  # short side before the crop
     c.encoder = dict(

@@ -23,6 +23,7 @@ def main(argv):
     import ml_collections
 
     from lawm_jax import saving
+    from lawm_jax.data import pipeline
     from lawm_jax.evals import prediction
     from lawm_jax.training import checkpoints
 
@@ -34,9 +35,7 @@ def main(argv):
         os.makedirs(os.path.join(workdir, folder), exist_ok=True)
 
     only, results = ONLY.value or ["prediction", "pictures"], {}
-    mixture = config.data.mixture
-    sources = ["videos"] if config.data.videos else sorted(k for k in mixture if mixture[k] > 0)
-    for name in sources:
+    for name in pipeline.names(config):
         video, episodes = prediction.held_out(config, name)
         if "prediction" in only:
             results[name] = prediction.compare(models, video, episodes)

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from lawm_jax.data import mini, pipeline, video
+from lawm_jax.data import frames, pipeline, video
 
 F, SIZE = 4, 48  # 4 frames at 4 fps: clips span 0.75 s
 
@@ -61,8 +61,8 @@ def every(count, rate):
     return [i / fractions.Fraction(rate) for i in range(count)]
 
 
-def read(path, start, frames=F, fps=4.0, resize=SIZE, size=SIZE):
-    return video.read_clip(path, start, frames, fps, resize, size)
+def read(path, start, resize=SIZE, size=SIZE):
+    return video.read_clip(path, start, F, 4.0, frames.View(size, resize))
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +129,12 @@ def labelled(tmp_path_factory):
     return root
 
 
-def config(videos="", seed=0, **data):
+def config(videos="", seed=0, labelled="", augment=(), **data):
+    off = dict(crop=False, area=(0.3, 1.0), ratio=(0.75, 1.35), flip=0.0, jitter=0.0, cut=0.0)
     defaults = dict(frames=F, fps=4.0, resize=SIZE, size=SIZE, batch=4, holdout=0.2, workers=0)
-    mixture = {"panda": 1.0, "nav": 2.0}
-    data = {**defaults, "videos": str(videos), "mixture": mixture, "dir": "", **data}
+    defaults["sources"] = {name: f"mini:{labelled}/{name}" for name in ("panda", "nav")}
+    defaults |= {"mixture": {"panda": 1.0, "nav": 2.0}, "augment": off | dict(augment)}
+    data = {**defaults, "videos": str(videos), **data}
     return ml_collections.ConfigDict({"seed": seed, "data": data})
 
 
@@ -311,7 +313,7 @@ def test_a_mixed_folder_gives_full_batches_and_reports_each_broken_file_once(
     with caplog.at_level(logging.WARNING):
         stream = pipeline.clips(config(everything, holdout=0.0), skipped=str(log))
         for batch in take(stream, 12):
-            assert batch.keys() == {"video"}
+            assert batch.keys() == {"video", "source", "episode", "start"}
             assert batch["video"].shape == (4, F, SIZE, SIZE, 3)
             assert batch["video"].dtype == np.uint8
     lines = [json.loads(line) for line in log.read_text().splitlines()]
@@ -336,11 +338,11 @@ def test_nothing_readable_is_an_error_that_names_the_pattern_and_the_reasons(bro
 def test_a_stream_resumes_from_its_state_with_the_same_batches(
     everything, folder, broken, labelled
 ):
-    for settings in config(everything, holdout=0.0), config(dir=str(labelled)):
+    for settings in config(everything, holdout=0.0), config(labelled=labelled):
         stream = pipeline.clips(settings)
         take(stream, 3)
         state = stream.get_state()
-        assert state == {"next_index": 12}  # the number of examples: broken files don't shift it
+        assert state == {"examples": 12}  # the number of examples: broken files don't shift it
         later = take(stream, 3)
         fresh = pipeline.clips(settings)
         fresh.set_state(state)
@@ -352,7 +354,7 @@ def test_a_stream_resumes_from_its_state_with_the_same_batches(
 def test_one_two_and_four_processes_read_the_same_global_batches(
     everything, folder, broken, labelled
 ):
-    for settings in config(everything, holdout=0.0), config(dir=str(labelled)):
+    for settings in config(everything, holdout=0.0), config(labelled=labelled):
         whole = take(pipeline.clips(settings), 4)
         for count in 2, 4:
             shares = [
@@ -385,7 +387,7 @@ def test_threads_and_worker_processes_do_not_change_the_order(
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_starts(labelled):
-    settings = config(dir=str(labelled), mixture={"nav": 1.0}, batch=3)
+    settings = config(labelled=labelled, mixture={"nav": 1.0}, batch=3)
 
     def epochs(seed):
         settings.seed = seed
@@ -401,9 +403,10 @@ def test_epochs_and_seeds_differ_in_order_and_in_starts(labelled):
 
 
 def test_labels_belong_to_their_frames_and_weights_of_the_mixture_hold(labelled):
-    batches = take(pipeline.clips(config(dir=str(labelled), batch=6)), 3)
+    batches = take(pipeline.clips(config(labelled=labelled, batch=6)), 3)
     for batch in batches:
-        assert batch.keys() == {"video", "actions", "source"}
+        labels = {"actions", "state"}
+        assert batch.keys() == {"video", "source", "episode", "start"} | labels
         assert batch["actions"].dtype == np.float32 and batch["actions"].shape == (6, F - 1, 3)
         assert batch["source"].dtype == np.int32
         assert np.bincount(batch["source"]).tolist() == [4, 2]  # nav twice as often as panda
@@ -416,12 +419,13 @@ def test_labels_belong_to_their_frames_and_weights_of_the_mixture_hold(labelled)
 
 
 def test_evaluation_clips_are_fixed_and_carry_labels(labelled, folder):
-    clips = list(pipeline.episodes(config(dir=str(labelled)), "panda"))
-    assert [(clip["episode"], clip["start"]) for clip in clips] == [
+    clips = list(pipeline.episodes(config(labelled=labelled), "panda"))
+    number = lambda clip: int(os.path.basename(clip["episode"])[:4])  # noqa: E731
+    assert [(number(clip), clip["start"]) for clip in clips] == [
         (episode, start) for episode in (0, 1) for start in (0, 4, 8, 12)
     ]
     for clip in clips:
-        wanted = 100 + 20 * clip["episode"] + clip["start"] + np.arange(F)
+        wanted = 100 + 20 * number(clip) + clip["start"] + np.arange(F)
         assert numbers(clip["video"]) == wanted.tolist() and clip["source"] == "panda"
         np.testing.assert_array_equal(clip["state"][:, 0], wanted)
         np.testing.assert_array_equal(clip["actions"][:, 0], wanted[:-1] + 0.5)
@@ -429,18 +433,18 @@ def test_evaluation_clips_are_fixed_and_carry_labels(labelled, folder):
     found = [(clip["episode"], clip["start"]) for clip in pipeline.episodes(settings, "videos")]
     assert {path for path, _ in found} == set(video.split_videos(str(folder), 0.5)[1])
     assert len(found) == 2 * len({path for path, _ in found})  # of 2 s each
-    with pytest.raises(ValueError, match="no episodes .* of 'sofa'"):
-        next(pipeline.episodes(config(dir=str(labelled)), "sofa"))
+    with pytest.raises(ValueError, match="expected names of data.sources, got 'sofa'"):
+        next(pipeline.episodes(config(labelled=labelled), "sofa"))
 
 
 def test_labels_that_do_not_fit_are_reported(labelled, tmp_path):
     path = write(tmp_path / "nav/test/0000.mp4", every(8, 4))
-    source = mini.mini("nav", "test", F, SIZE, SIZE, str(tmp_path))
+    source = pipeline.source(config(labelled=tmp_path), "nav", "test")
     with pytest.raises(video.UnreadableVideo, match="its labels"):
-        source.clip(path, 0.0)
+        source.clip(path, np.random.default_rng(0))
     np.savez(path[:-4] + ".npz", actions=np.zeros((8, 3)), state=np.zeros((8, 2)))
     with pytest.raises(video.UnreadableVideo, match="8 actions for 8 states"):
-        source.clip(path, 0.0)
+        source.clip(path, np.random.default_rng(0))
 
 
 def test_importing_the_data_modules_loads_neither_grain_nor_pyav():

@@ -5,7 +5,7 @@ each holds `actions` float32 [T-1,U], where actions[t] leads frame t to t+1, and
 [T,k].
 """
 
-import dataclasses
+import contextlib
 import glob
 import os
 import pathlib
@@ -13,72 +13,51 @@ import zipfile
 
 import numpy as np
 
-from lawm_jax.data import video
+from lawm_jax.data import episodes, video
 
 FOLDER = str(pathlib.Path(__file__).resolve().parents[1] / "assets" / "lawm_mini")
 FPS = 4.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Mini:
-    """Reads labelled clips of one part of lawm_mini: the source of `data.mixture`."""
-
-    name: str
-    items: tuple
-    frames: int
-    resize: int
-    size: int
-
-    def clip(self, item, place):
-        """Reads the clip at `place`, in [0, 1), of the possible starts of one episode."""
-        actions, state = _labels(item, self.frames)
-        start = int(place * (len(state) - self.frames + 1))
-        return self._read(item, start, actions, state)
-
-    def fixed(self, item):
-        """Yields the clips of one episode, end to end."""
-        actions, state = _labels(item, self.frames)
-        for start in range(0, len(state) - self.frames + 1, self.frames):
-            yield self._read(item, start, actions, state)
-
-    def _read(self, item, start, actions, state):
-        clip = video.read_clip(item, start / FPS, self.frames, FPS, self.resize, self.size)
-        return {
-            "video": clip["video"],
-            "actions": actions[start : start + self.frames - 1],
-            "state": state[start : start + self.frames],
-            "episode": int(os.path.splitext(os.path.basename(item))[0]),
-            "start": start,
-        }
-
-
-def mini(name, split, frames, resize, size, folder=""):
-    """Finds the episodes of one part of lawm_mini.
+def source(name, where, split, data, view):
+    """Opens one part of lawm_mini: the source `mini:panda`, `mini:nav` or `mini:FOLDER/PART`.
 
     Args:
-      name: "panda" or "nav".
+      name: what an error message calls it.
+      where: the embedded part, or the folder of another set of the same layout.
       split: "train" or "test".
-      frames, resize, size: as in `video.read_clip`.
-      folder: another folder of the same layout; "" for the embedded one.
+      data: has `frames` and `fps`.
+      view: `frames.View`.
 
     Raises:
-      ValueError: there are no episodes.
+      ValueError: there are no episodes, or `data.fps` isn't 4.
     """
-    where = os.path.join(folder or FOLDER, name, split)
-    items = tuple(sorted(glob.glob(os.path.join(glob.escape(where), "*.mp4"))))
+    if data.fps != FPS:
+        raise ValueError(f"data.fps: {name} has {FPS} frames a second, got {data.fps}")
+    folder = os.path.join(FOLDER, where, split)  # just `where` if that is absolute
+    items = tuple(sorted(glob.glob(os.path.join(glob.escape(folder), "*.mp4"))))
     if not items:
-        raise ValueError(f"mixture: no episodes *.mp4 of {name!r} in {where!r}")
-    return Mini(f"{name}/{split}", items, frames, resize, size)
+        raise ValueError(f"{name}: no episodes *.mp4 in {folder!r}")
+    return episodes.Episodes(name, items, _open, data.frames, 1, view)
 
 
-def _labels(item, frames):
-    """Reads actions [T-1,U] and state [T,k] of one episode."""
+@contextlib.contextmanager
+def _open(item):
     try:
         with np.load(os.path.splitext(item)[0] + ".npz") as labels:
             actions, state = labels["actions"], labels["state"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise video.UnreadableVideo(item, f"its labels: {error}") from error
-    if len(actions) != len(state) - 1 or len(state) < frames:
-        reason = f"{len(actions)} actions for {len(state)} states, needs {frames} states or more"
-        raise video.UnreadableVideo(item, reason)
-    return actions.astype(np.float32), state.astype(np.float32)
+        raise episodes.UnreadableVideo(item, f"its labels: {error}") from error
+    if len(actions) != len(state) - 1:
+        reason = f"its labels: {len(actions)} actions for {len(state)} states"
+        raise episodes.UnreadableVideo(item, reason)
+
+    def arrays(indices, view):
+        clip = video.read_clip(item, indices[0] / FPS, len(indices), FPS, view)
+        return {
+            "video": clip["video"],
+            "actions": actions[indices[:-1]].astype(np.float32),
+            "state": state[indices].astype(np.float32),
+        }
+
+    yield episodes.Episode(len(state), arrays)

@@ -5,16 +5,21 @@ and of the example's number alone. Threads, worker processes, training processes
 none of them.
 """
 
+import contextlib
+import fcntl
 import json
 import logging
 import os
+import urllib.parse
 
 import numpy as np
 
-from lawm_jax.data import mini, video
+from lawm_jax.data import frames, mini, video
+
+KINDS = {"videos": video.source, "mini": mini.source}
 
 _LOG = logging.getLogger(__name__)
-_BUFFER_BYTES = 2**30  # of decoded clips that wait for their batch, per process
+_BUFFER_BYTES = 2**29  # of decoded clips that wait for their batch, per process
 
 
 def clips(config, split="train", *, process_index=0, process_count=1, skipped=None):
@@ -25,53 +30,67 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     place: batches stay full, weights of the mixture hold, and processes stay in step.
 
     Args:
-      config: has `seed` and `data.{videos, mixture, frames, fps, resize, size, batch, holdout,
-        workers, dir}`. `videos` names the user's own files, see `video.find_videos`; where it is
-        "", `mixture` maps parts of lawm_mini to their weights. `batch` is the global batch.
-      split: "train" or "test"; of the user's videos, `holdout` says which fraction is "test".
+      config: has `seed` and `data.{videos, sources, mixture, frames, fps, resize, size, augment,
+        batch, holdout, workers}`. `mixture` maps names to weights and `sources` the same names to
+        what they stand for, see `source`. `videos`, where it is not "", is the only source.
+        `batch` is the global batch.
+      split: "train" or "test"; sources without a split of their own hold out a `holdout` of theirs.
       process_index, process_count: which share to yield.
-      skipped: path of a JSONL file that gets a line {"path", "reason"} per unreadable file, once in
-        each process; None to log only.
+      skipped: path of a JSONL file that gets a line {"source", "path", "reason"} per unreadable
+        file, once; None to log only.
 
     Returns:
-      A Grain iterator with `get_state` and `set_state`. A batch is a dict with `video` uint8
-      [B,F,H,W,3] and, of a labelled mixture, `actions` float32 [B,F-1,U] and `source` int32 [B],
-      the rank of the name among the sorted names of `mixture`; B = batch / process_count.
+      A Grain iterator with `get_state` and `set_state`; the state holds for any number of processes
+      and workers. A batch is a dict of arrays: `video` uint8 [B,F,H,W,3]; `source` int32 [B], the
+      rank of the name among the sorted names of `mixture`; `episode` int32 [B], the item's number
+      within its source; `start` float32 [B], see `episodes`; and what else all sources have in the
+      same shape, such as `actions` float32 [B,F-1,U] and `state` float32 [B,F,k].
+      B = batch / process_count.
 
     Raises:
-      ValueError: `batch` isn't divisible by `process_count`, nothing matches, or of some source not
-        one file can be read.
+      ValueError: `batch` isn't divisible by `process_count`, nothing matches, of some source not
+        one file can be read, or sources share neither `video` nor `states`.
     """
     import absl.flags
     import grain
+
+    from lawm_jax.data import stream
 
     data = config.data
     if data.batch % process_count:
         raise ValueError(f"data.batch: expected a multiple of {process_count}, got {data.batch}")
     batch = data.batch // process_count
     failures = _Failures(skipped)
-    streams, weights = [], []
-    for rank, weight, source in _sources(config, split):
-        read = _Reader(source, None if data.videos else rank, failures)
-        read.check()
-        seed = int(np.random.SeedSequence([config.seed, rank]).generate_state(1)[0])
-        order = grain.MapDataset.range(len(source.items)).seed(seed).shuffle().repeat()
-        streams.append(order.random_map(read))
-        weights.append(weight)
+    readers, weights = [], []
+    for rank, (name, weight) in enumerate(sorted(_weights(data).items())):
+        if weight > 0:
+            readers.append(_Reader(source(config, name, split), rank, data.augment.cut, failures))
+            weights.append(weight)
+    shared = _shared([reader.check() for reader in readers])
+    streams = []
+    for reader in readers:
+        reader.keys = shared
+        seed = int(np.random.SeedSequence([config.seed, reader.rank]).generate_state(1)[0])
+        order = grain.MapDataset.range(len(reader.source.items)).seed(seed).shuffle().repeat()
+        streams.append(order.random_map(reader))
     examples = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
-    examples = examples[process_index::process_count]
 
     # Every example exists, so examples can be dealt to workers in turn and come back in order.
     processes = max(1, data.workers)
-    room = max(1, _BUFFER_BYTES // (data.frames * data.size**2 * 3) // processes)
-    buffer = min(room, max(1, 2 * batch // processes))
+    clip_bytes = sum(value.nbytes for value in shared.values())
+    buffer = min(max(1, _BUFFER_BYTES // clip_bytes // processes), max(1, 2 * batch // processes))
     threads = min(buffer, 16, max(1, (os.cpu_count() or 1) // processes))
-    stream = examples.to_iter_dataset(grain.ReadOptions(threads, buffer))
-    if data.workers:
-        if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain's workers read flags
-            absl.flags.FLAGS.mark_as_parsed()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
-    return iter(stream.batch(batch, drop_remainder=True))
+
+    def start(done):
+        mine = examples[done + process_index :: process_count]
+        read = mine.to_iter_dataset(grain.ReadOptions(threads, buffer))
+        if data.workers:
+            if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain's workers read flags
+                absl.flags.FLAGS.mark_as_parsed()
+            read = read.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
+        return iter(read.batch(batch, drop_remainder=True))
+
+    return stream.Stream(start, data.batch)
 
 
 def episodes(config, name, split="test", *, skipped=None):
@@ -81,56 +100,101 @@ def episodes(config, name, split="test", *, skipped=None):
 
     Args:
       config: as in `clips`.
-      name: a part of lawm_mini, or "videos" for the user's files `config.data.videos`.
+      name: one of `names(config)`.
       split: "train" or "test".
       skipped: as in `clips`.
 
     Yields:
-      Dicts with `video` uint8 [F,H,W,3], `source` (the name), `episode` (number, or path of a
-      video), `start` (frame number, or seconds of a video); labelled ones with `actions` float32
-      [F-1,U] and `state` float32 [F,k].
+      Dicts with `video` uint8 [F,H,W,3], `source` (the name), `episode` (path or number of the
+      item), `start` (step of the episode, or seconds of a video); labelled ones with `actions`
+      float32 [F-1,U] and `state` float32 [F,k].
 
     Raises:
       ValueError: nothing matches.
     """
-    source = _source(config.data, name, split)
+    found = source(config, name, split)
     failures = _Failures(skipped)
-    for item in source.items:
+    for item in found.items:
         try:
-            for clip in source.fixed(item):
+            for clip in found.fixed(item):
                 yield {**clip, "source": name}
-        except video.UnreadableVideo as error:
-            failures.add(error)
+        except frames.UnreadableVideo as error:
+            failures.add(name, error)
 
 
-def _sources(config, split):
-    """Returns (rank, weight, source) of everything to train on."""
-    if config.data.videos:
-        return [(0, 1.0, _source(config.data, "videos", split))]
-    weights = dict(config.data.mixture)
-    found = [
-        (rank, float(weights[name]), _source(config.data, name, split))
-        for rank, name in enumerate(sorted(weights))
-        if weights[name] > 0
-    ]
-    if not found:
-        raise ValueError("data.mixture: expected a positive weight, or data.videos, got neither")
-    return found
+def names(config):
+    """Lists the sources to train on."""
+    return sorted(name for name, weight in _weights(config.data).items() if weight > 0)
 
 
-def _source(data, name, split):
+def source(config, name, split="train"):
+    """Opens one source.
+
+    Args:
+      config: as in `clips`.
+      name: one of `names(config)`. `data.sources[name]` says what it stands for: KIND:WHERE or
+        KIND:WHERE?OPTION=VALUE&..., with a kind of `KINDS`; "videos" stands for `data.videos`,
+        which may also leave out the kind, or be a list of paths.
+      split: "train" or "test".
+
+    Returns:
+      A source, see `lawm_jax.data`.
+
+    Raises:
+      ValueError: the name or kind is unknown, or nothing matches.
+    """
+    data = config.data
     if split not in ("train", "test"):
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
-    if name != "videos":
-        if data.fps != mini.FPS:
-            raise ValueError(f"data.fps: lawm_mini has {mini.FPS} frames a second, got {data.fps}")
-        return mini.mini(name, split, data.frames, data.resize, data.size, data.dir)
-    train, test = video.split_videos(data.videos, data.holdout)
-    if train == test:
-        _LOG.warning("%s is the only video: it is used for training and for testing", train[0])
-    items = tuple(train if split == "train" else test)
-    label = f"data.videos={data.videos!r}"
-    return video.Videos(label, items, data.frames, data.fps, data.resize, data.size)
+    if data.videos and name == "videos":
+        return open_source(f"data.videos={data.videos!r}", data.videos, split, data)
+    if name not in data.sources:
+        raise ValueError(f"data.mixture: expected names of data.sources, got {name!r}")
+    spec = data.sources[name]
+    return open_source(f"data.sources.{name}={spec!r}", spec, split, data)
+
+
+def open_source(name, spec, split, data):
+    """Opens KIND:WHERE?OPTION=VALUE&... or, without a kind, video files; see `source`."""
+    augment = data.augment
+    area = tuple(augment.area) if augment.crop else None
+    view = frames.View(data.size, data.resize, area, tuple(augment.ratio), augment.flip)
+    kind, _, where = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if kind not in KINDS:
+        return video.source(name, spec, split, data, view)
+    if kind == "videos":  # globs have question marks, too
+        return video.source(name, where, split, data, view)
+    where, _, query = where.partition("?")
+    options = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
+    try:
+        return KINDS[kind](name, where, split, data, view, **options)
+    except TypeError as error:
+        if options and "keyword argument" in str(error):
+            raise ValueError(f"{name}: {error}") from error
+        raise
+
+
+def _weights(data):
+    if data.videos:
+        return {"videos": 1.0}
+    weights = {name: float(weight) for name, weight in dict(data.mixture).items()}
+    if not any(weight > 0 for weight in weights.values()):
+        raise ValueError("data.mixture: expected a positive weight, or data.videos, got neither")
+    return weights
+
+
+def _shared(clips):
+    """Returns the arrays of the first of `clips` that all have, in the same shape and type."""
+    like = lambda a, b: a.shape == b.shape and a.dtype == b.dtype  # noqa: E731
+    shared = {
+        key: value
+        for key, value in clips[0].items()
+        if all(key in clip and like(clip[key], value) for clip in clips)
+    }
+    if not {"video", "states"} & shared.keys():
+        got = [{key: value.shape for key, value in clip.items()} for clip in clips]
+        raise ValueError(f"data.mixture: expected video of one shape in all sources, got {got}")
+    return shared
 
 
 class _Failures:
@@ -139,67 +203,81 @@ class _Failures:
     def __init__(self, path):
         self.path = path
         self.reasons = {}
-        self.hopeless = set()
 
-    def add(self, error):
-        """Reports a file, once, and gives it up if none of its clips can be read."""
-        if error.start is None:
-            self.hopeless.add(error.path)
+    def add(self, source, error):
+        """Reports a file or episode, once over threads, processes and restarts."""
         mine = [error.reason]
         if self.reasons.setdefault(error.path, mine) is not mine:  # atomic: one thread goes on
             return
         _LOG.warning("skipped file %d, %s", len(self.reasons), error)
         if self.path:
-            os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-            line = json.dumps({"path": error.path, "reason": error.reason}) + "\n"
-            # One short write in append mode is not torn by other processes' writes.
-            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            try:
-                os.write(file, line.encode())
-            finally:
-                os.close(file)
+            line = {"source": source, "path": error.path, "reason": error.reason}
+            _append_once(self.path, line)
+
+
+def _append_once(path, line):
+    """Appends a JSON line unless one with its source and path is there."""
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until closed: other processes may be writing, too
+        file.seek(0)
+        for before in file:
+            with contextlib.suppress(ValueError):  # a line that a killed process left half
+                before = json.loads(before)
+                if (before["source"], before["path"]) == (line["source"], line["path"]):
+                    return
+        file.write(json.dumps(line) + "\n")
 
 
 class _Reader:
     """Reads one example of a source: picklable, since Grain sends it to worker processes."""
 
-    def __init__(self, source, rank, failures):
-        self.source, self.rank, self.failures = source, rank, failures
+    def __init__(self, source, rank, cut, failures):
+        self.source, self.rank, self.cut, self.failures = source, rank, cut, failures
+        self.hopeless = set()
+        self.keys = None
 
-    def __call__(self, index, rng):
-        """Reads a clip of item `index`, or of the first readable one in an order from `rng`."""
-        place = rng.random()
-        clip = self._read(self.source.items[index], place)
+    def __call__(self, index, random):
+        """Reads a clip of item `index`, or of the first readable one in an order from `random`."""
+        seed = int(random.integers(2**63))
+        clip = self._read(index, seed)
         if clip:
             return clip
-        for other in rng.permutation(len(self.source.items)):
-            clip = self._read(self.source.items[other], place)
+        for other in random.permutation(len(self.source.items)):
+            clip = self._read(int(other), seed)
             if clip:
                 return clip
         raise ValueError(f"{self.source.name}: no file can be read any more")
 
     def check(self):
-        """Raises ValueError where not one item can be read."""
-        if any(self._read(item, 0.0) for item in self.source.items):
-            return
-        items = self.source.items
-        reasons = [f"{item}: {self.failures.reasons[item][0]}" for item in items[:5]]
-        some = "; ".join(reasons + ["..."] * (len(items) > 5))
-        raise ValueError(f"{self.source.name}: none of {len(items)} files can be read: {some}")
+        """Returns the first clip that can be read; raises ValueError where there is none."""
+        for index in range(len(self.source.items)):
+            clip = self._read(index, 0)
+            if clip:
+                return clip
+        reasons = [f"{path}: {why[0]}" for path, why in list(self.failures.reasons.items())[:5]]
+        count = len(self.source.items)
+        some = "; ".join(reasons + ["..."] * (count > 5))
+        raise ValueError(f"{self.source.name}: none of {count} files can be read: {some}")
 
-    def _read(self, item, place):
+    def _read(self, index, seed):
         """Returns the arrays of a clip to train on, or None."""
-        if item in self.failures.hopeless:
+        if index in self.hopeless:
             return None
         try:
-            clip = self.source.clip(item, place)
-        except video.UnreadableVideo as error:
-            self.failures.add(error)
+            # Afresh, so that a clip doesn't depend on how many were tried before.
+            clip = self.source.clip(self.source.items[index], np.random.default_rng(seed))
+            if self.cut and "video" in clip:
+                frames.refuse_cuts(clip, self.cut)
+        except frames.UnreadableVideo as error:
+            self.failures.add(self.source.name, error)
+            if error.start is None:
+                self.hopeless.add(index)
             return None
-        if self.rank is None:
-            return {"video": clip["video"]}
-        return {
-            "video": clip["video"],
-            "actions": clip["actions"],
-            "source": np.int32(self.rank),
+        arrays = {key: value for key, value in clip.items() if isinstance(value, np.ndarray)}
+        arrays |= {
+            "source": np.array(self.rank, np.int32),
+            "episode": np.array(index, np.int32),
+            "start": np.array(clip["start"], np.float32),
         }
+        return {key: arrays[key] for key in self.keys or arrays}

@@ -7,48 +7,47 @@ knows.
 import contextlib
 import dataclasses
 import glob
-import hashlib
+import logging
 import os
 
 import numpy as np
 
+from lawm_jax.data import episodes, frames
+
+UnreadableVideo = frames.UnreadableVideo
 SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".m4v", ".mpg", ".mpeg")
 
 # Containers are told apart by content, whatever the suffix says. Playlists are not among them and
 # only local files are opened, so that no file can make the reader fetch another one.
 _OPEN = {"format_whitelist": "mov,avi,matroska,mpeg,mpegts,mpegvideo", "protocol_whitelist": "file"}
+_LOG = logging.getLogger(__name__)
 _TICK = 1e-3  # seconds; Matroska rounds timestamps to it
-
-
-class UnreadableVideo(Exception):
-    """Says which file can't be read, and why.
-
-    `start` is None where no clip of the file can be read, else where the damaged one starts, in
-    seconds.
-    """
-
-    def __init__(self, path, reason, start=None):
-        super().__init__(path, reason, start)
-        self.path, self.reason, self.start = path, reason, start
-
-    def __str__(self):
-        return f"{self.path}: {self.reason}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-    """Reads clips from video files: the source of `data.videos`."""
+    """Reads clips from video files, by time.
+
+    Attributes:
+      name: what an error message calls it.
+      items: paths.
+      frames, fps, view: as in `read_clip`.
+      jitter: the rate of a clip to train on lies between fps / (1 + jitter) and fps * (1 + jitter).
+    """
 
     name: str
     items: tuple
     frames: int
     fps: float
-    resize: int
-    size: int
+    view: frames.View
+    jitter: float = 0.0
 
-    def clip(self, item, place):
-        """Reads the clip at `place`, in [0, 1), of the possible starts of one file."""
-        return self._read(item, lambda latest: place * latest)
+    def clip(self, item, random):
+        """Reads a clip of one file that starts anywhere, drawn by `random`."""
+        place = random.random()
+        view = self.view.drawn(random)
+        fps = self.fps * (1 + self.jitter) ** random.uniform(-1, 1)
+        return self._read(item, lambda latest: place * latest, fps, view)
 
     def fixed(self, item, most=4):
         """Yields up to `most` clips of one file, evenly spread and without overlap."""
@@ -56,11 +55,27 @@ class Videos:
         # + _TICK: 16 s of Matroska may say 15.999 s
         count = max(1, min(most, int((length + _TICK) * self.fps / self.frames)))
         for start in np.arange(count) * length / count:
-            yield self._read(item, start)
+            yield self._read(item, start, self.fps, self.view)
 
-    def _read(self, item, start):
-        clip = read_clip(item, start, self.frames, self.fps, self.resize, self.size)
-        return {**clip, "episode": item}
+    def _read(self, item, start, fps, view):
+        return {**read_clip(item, start, self.frames, fps, view), "episode": item}
+
+
+def source(name, where, split, data, view):
+    """Opens video files: the source `videos:WHERE`.
+
+    Args:
+      name: what an error message calls it.
+      where: as in `find_videos`.
+      split: "train" or "test", see `split_videos`.
+      data: has `frames`, `fps`, `holdout` and `augment.jitter`.
+      view: `frames.View`.
+    """
+    train, test = split_videos(where, data.holdout)
+    if train == test:
+        _LOG.warning("%s is the only video: it is used for training and for testing", train[0])
+    items = tuple(train if split == "train" else test)
+    return Videos(name, items, data.frames, data.fps, view, data.augment.jitter)
 
 
 def find_videos(pattern):
@@ -96,13 +111,9 @@ def split_videos(pattern, holdout):
       ValueError: a pattern matches no video.
     """
     keys = _keys(pattern)
-    if len(keys) == 1:
-        return list(keys), list(keys)
-    digest = {path: hashlib.sha256(os.fsencode(key)).digest() for path, key in keys.items()}
-    ranked = sorted(digest, key=lambda path: (digest[path], path))
-    below = sum(int.from_bytes(digest[path][:8], "big") < holdout * 2**64 for path in ranked)
-    below = min(max(below, 1), len(ranked) - 1)
-    return sorted(ranked[below:]), sorted(ranked[:below])
+    paths = sorted(keys)
+    sides = episodes.split([keys[path] for path in paths], holdout)
+    return tuple([paths[i] for i in side] for side in sides)
 
 
 def duration(path):
@@ -115,43 +126,39 @@ def duration(path):
         return _stated_end(container, stream) or _true_end(path)
 
 
-def read_clip(path, start, frames, fps, resize, size):
+def read_clip(path, start, count, fps, view):
     """Reads the frames that a player shows at `start`, `start + 1/fps`, ...
 
     Args:
       path: a local video file.
       start: seconds from the first frame, or a function from the latest possible start to it.
-      frames: number of frames F.
+      count: number of frames F.
       fps: frames per second of the clip, whatever the file's rate.
-      resize: pixels of the short side after bilinear scaling.
-      size: side of the centre crop, at most `resize`. A frame of just that size is left as it is.
+      view: `frames.View`: what of the picture to show. A frame of just its size is left as it is.
 
     Returns:
       `video`, uint8 [F, size, size, 3] RGB, and `start`, seconds.
 
     Raises:
-      ValueError: `size` is larger than `resize`.
       UnreadableVideo: the file is no video, is too short, or is damaged where the clip lies.
     """
     import av
 
-    if size > resize:
-        raise ValueError(f"resize: expected at least size = {size}, got {resize}")
-    span = (frames - 1) / fps
-    scaler = av.video.reformatter.VideoReformatter()
+    span = (count - 1) / fps
+    scaler = frames.Scaler(view)
     for trusting in (True, False):
         with _opened(path) as (container, stream):
             end = _stated_end(container, stream) if trusting else _true_end(path)
             if end <= span + _TICK:
                 continue
             at = float(start(end - span) if callable(start) else start)
-            times = at + np.arange(frames) / fps
+            times = at + np.arange(count) / fps
             try:
-                picture = lambda frame: _picture(frame, scaler, stream, resize, size)  # noqa: E731
+                picture = lambda frame: _picture(frame, scaler, stream)  # noqa: E731
                 shown = _shown(container, stream, times, picture)
             except (av.FFmpegError, ValueError, ArithmeticError) as error:
                 raise UnreadableVideo(path, f"at {at:.3g} s: {_reason(error)}", at) from error
-            if len(shown) == frames:
+            if len(shown) == count:
                 return {"video": np.stack(shown), "start": at}
     if end <= span + _TICK:
         raise UnreadableVideo(path, f"{end:.3g} s long, needs more than {span:.3g} s")
@@ -261,18 +268,8 @@ def _shown(container, stream, times, picture):
             return shown
 
 
-def _picture(frame, scaler, stream, resize, size):
-    """Returns one frame as uint8 [size, size, 3]: scaled, cropped, upright."""
+def _picture(frame, scaler, stream):
+    """Returns one frame as uint8 [size, size, 3]."""
     if frame.is_corrupt:
         raise ValueError("damaged frame")
-    width, height = frame.width, frame.height
-    if (width, height) != (size, size):
-        wide = width * float(stream.sample_aspect_ratio or 1)
-        if not 1 / 8 <= wide / height <= 8:
-            raise ValueError(f"picture of {wide:.0f} x {height} pixels")
-        scale = resize / min(wide, height)
-        width, height = max(size, round(wide * scale)), max(size, round(height * scale))
-    scaled = scaler.reformat(frame, width, height, "rgb24", interpolation="BILINEAR", threads=1)
-    top, left = (height - size) // 2, (width - size) // 2
-    cropped = scaled.to_ndarray()[top : top + size, left : left + size]
-    return np.rot90(cropped, round(frame.rotation / 90) % 4)
+    return scaler.frame(frame, float(stream.sample_aspect_ratio or 1))

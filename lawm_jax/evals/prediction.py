@@ -17,7 +17,7 @@ def held_out(config, name):
 
     Args:
       config: a run's config.
-      name: a part of lawm_mini, or "videos".
+      name: one of `pipeline.names(config)`.
 
     Returns:
       video uint8 [n, F, H, W, 3], and the episode of each clip, [n] str.

@@ -55,7 +55,7 @@ class Checkpoints:
           step: number of steps done.
           state: {"params": ..., and all else}; parameters are an item of their own, so that
             `lawm.load` reads nothing else.
-          data: Grain iterator, or None.
+          data: iterator from `clips`, or None; its state is the same on all processes.
           wait: whether to return only when the checkpoint is complete.
         """
         rest = {key: value for key, value in state.items() if key != "params"}
@@ -63,9 +63,7 @@ class Checkpoints:
         if rest:
             items["rest"] = ocp.args.StandardSave(_raw(rest))
         if data is not None:
-            from grain.checkpoint import CheckpointSave
-
-            items["data"] = CheckpointSave(data)
+            items["data"] = ocp.args.JsonSave(data.get_state())
         self.manager.save(step, args=ocp.args.Composite(**items), force=True)
         if wait:
             self.manager.wait_until_finished()
@@ -77,7 +75,7 @@ class Checkpoints:
 
         Args:
           like: a tree of jax.ShapeDtypeStruct with shardings: the state, or its "params" alone.
-          data: Grain iterator whose position is set, or None.
+          data: iterator from `clips` whose position is set, or None.
           step: restore this step and no other.
 
         Returns:
@@ -94,11 +92,11 @@ class Checkpoints:
             if rest:
                 items["rest"] = ocp.args.StandardRestore(_raw(rest))
             if data is not None:
-                from grain.checkpoint import CheckpointRestore
-
-                items["data"] = CheckpointRestore(data)
+                items["data"] = ocp.args.JsonRestore()
             try:
                 read = self.manager.restore(step, args=ocp.args.Composite(**items))
+                if data is not None:
+                    data.set_state(read["data"])
             except Exception as error:  # a damaged file can raise anything
                 problems[step] = f"step {step}: {type(error).__name__}: {str(error)[:200]}"
                 warnings.warn(f"{self.folder}: can't read {problems[step]}", stacklevel=2)

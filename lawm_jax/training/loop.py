@@ -236,7 +236,7 @@ class _Termination:
         signal.signal(signal.SIGTERM, self.before)
 
 
-FREE = ("steps", "log_every", "checkpoint_every", "mesh")  # may change when a run continues
+FREE = ("steps.", "log_every.", "checkpoint_every.", "mesh.", "data.workers.")  # may change later
 
 
 def _claim(workdir, config):
@@ -245,7 +245,7 @@ def _claim(workdir, config):
         before = checkpoints.read_config(workdir)
     except FileNotFoundError:
         before = config
-    changed = [key for key in _differences(before, config) if key.split(".")[0] not in FREE]
+    changed = [key for key in _differences(before, config) if not f"{key}.".startswith(FREE)]
     if changed:
         raise ValueError(
             f"{workdir}: holds a run with another config; expected a new --workdir, or the same "

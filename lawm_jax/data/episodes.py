@@ -1,0 +1,120 @@
+"""Clips of recorded episodes: what all labelled sources share."""
+
+import dataclasses
+import hashlib
+import math
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from lawm_jax.data import frames as frames_
+
+UnreadableVideo = frames_.UnreadableVideo
+
+
+class Episode(NamedTuple):
+    """An open episode.
+
+    Attributes:
+      length: number of its steps.
+      arrays: (indices int [F], view) -> a dict with `video` uint8 [F,H,W,3] of those steps;
+        labelled ones add `actions` float32 [F-1,U], where actions[t] leads from step indices[t] to
+        indices[t+1], and `state` float32 [F,k].
+    """
+
+    length: int
+    arrays: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """Reads clips from episodes of a constant rate.
+
+    Attributes:
+      name: what an error message calls it.
+      items: the episodes, in a fixed order; anything that `open` takes.
+      open: item -> a context manager that gives an `Episode`, or raises `UnreadableVideo`;
+        picklable.
+      frames: number of frames F of a clip.
+      stride: steps of the episode between two frames.
+      view: `frames.View`.
+    """
+
+    name: str
+    items: tuple
+    open: Callable
+    frames: int
+    stride: int
+    view: frames_.View
+
+    def clip(self, item, random):
+        """Reads a clip of one episode that starts at any of its steps, drawn by `random`."""
+        with self.open(item) as episode:
+            latest = self._latest(item, episode)
+            start = int(random.integers(latest + 1))
+            return self._read(item, episode, start, self.view.drawn(random))
+
+    def fixed(self, item):
+        """Yields the clips of one episode, end to end, without overlap."""
+        with self.open(item) as episode:
+            for start in range(0, self._latest(item, episode) + 1, self.frames * self.stride):
+                yield self._read(item, episode, start, self.view)
+
+    def whole(self, item):
+        """Reads all of one episode, every `stride`th step."""
+        with self.open(item) as episode:
+            return self._arrays(item, episode, range(0, episode.length, self.stride), self.view)
+
+    def _latest(self, item, episode):
+        latest = episode.length - 1 - (self.frames - 1) * self.stride
+        if latest < 0:
+            reason = f"{episode.length} steps, needs {episode.length - latest}"
+            raise UnreadableVideo(str(item), reason)
+        return latest
+
+    def _read(self, item, episode, start, view):
+        indices = range(start, start + self.frames * self.stride, self.stride)
+        return {**self._arrays(item, episode, indices, view), "episode": item, "start": start}
+
+    def _arrays(self, item, episode, indices, view):
+        try:
+            return episode.arrays(np.asarray(indices), view)
+        except (ValueError, OSError) as error:
+            raise UnreadableVideo(str(item), str(error), float(indices[0])) from error
+
+
+def stride(name, rate, fps):
+    """Returns how many steps of `rate` per second make one of about `fps`.
+
+    Rounded up, as the evaluations on DROID do (15 to 4 Hz: every 4th step, 3.75 Hz).
+
+    Raises:
+      ValueError: the recording is slower than `fps`.
+    """
+    if rate < 0.9 * fps:
+        raise ValueError(f"data.fps: {name} has {rate:g} frames a second, fewer than {fps:g}")
+    return max(1, math.ceil(rate / fps - 0.1))
+
+
+def split(keys, holdout):
+    """Splits items into some to train on and some to test on, by a hash of their keys.
+
+    An item stays on its side when others come. Of two items or more each side gets one at least; a
+    single one is on both sides.
+
+    Args:
+      keys: a str per item, the same wherever the data lies.
+      holdout: fraction to test on, in [0, 1].
+
+    Returns:
+      train, test: the items' numbers, rising.
+    """
+    if len(keys) == 1:
+        return [0], [0]
+    digests = [hashlib.sha256(os.fsencode(key)).digest()[:8] for key in keys]
+    ranked = sorted(range(len(keys)), key=lambda i: (digests[i], i))
+    below = sum(int.from_bytes(digest, "big") < holdout * 2**64 for digest in digests)
+    below = min(max(below, 1), len(ranked) - 1)
+    return sorted(ranked[below:]), sorted(ranked[:below])
