@@ -62,10 +62,13 @@ class Episodes:
             for start in range(0, self._latest(item, episode) + 1, self.frames * self.stride):
                 yield self._read(item, episode, start, self.view)
 
-    def whole(self, item):
-        """Reads all of one episode, every `stride`th step."""
+    def parts(self, item, most):
+        """Yields all of one episode, every `stride`th step, in parts of up to `most` frames."""
         with self.open(item) as episode:
-            return self._arrays(item, episode, range(0, episode.length, self.stride), self.view)
+            for start in range(0, episode.length, most * self.stride):
+                end = min(start + most * self.stride, episode.length)
+                indices = range(start, end, self.stride)
+                yield self._arrays(item, episode, indices, self.view)
 
     def _latest(self, item, episode):
         latest = episode.length - 1 - (self.frames - 1) * self.stride
@@ -76,11 +79,12 @@ class Episodes:
 
     def _read(self, item, episode, start, view):
         indices = range(start, start + self.frames * self.stride, self.stride)
-        return {**self._arrays(item, episode, indices, view), "episode": item, "start": start}
+        return self._arrays(item, episode, indices, view)
 
     def _arrays(self, item, episode, indices, view):
         try:
-            return episode.arrays(np.asarray(indices), view)
+            arrays = episode.arrays(np.asarray(indices), view)
+            return arrays | {"episode": item, "start": indices[0]}
         except (ValueError, OSError) as error:
             raise UnreadableVideo(str(item), str(error), float(indices[0])) from error
 

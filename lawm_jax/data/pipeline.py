@@ -16,7 +16,10 @@ import numpy as np
 
 from lawm_jax.data import frames, mini, video
 
-KINDS = {"videos": video.source, "mini": mini.source}
+KINDS = {
+    "videos": video.source,
+    "mini": mini.source,
+}
 
 _LOG = logging.getLogger(__name__)
 _BUFFER_BYTES = 2**29  # of decoded clips that wait for their batch, per process
