@@ -39,7 +39,9 @@ def main(argv):
         video, episodes = prediction.held_out(config, name)
         if "prediction" in only:
             results[name] = prediction.compare(models, video, episodes)
-        if "pictures" in only:
+        if "pictures" in only and video.ndim == 4:
+            print(f"{name}: there are no pictures of cached states")
+        elif "pictures" in only:
             _pictures(workdir, config, name, models[config.latent.kind], video, episodes)
     if "prediction" in only:
         with open(os.path.join(workdir, "eval", "prediction.json"), "w") as file:

@@ -12,6 +12,7 @@ of its own, listed in `pipeline.KINDS`, and has
 
 and raises `frames.UnreadableVideo` where an item can't be read. A clip is a dict with `video` uint8
 [F,H,W,3], `episode` (the item) and `start`; labelled ones add `actions` float32 [F-1,U] and `state`
-float32 [F,k]. `episodes.Episodes` is such a source for everything that is recorded in episodes.
+float32 [F,k]. `episodes.Episodes` is such a source for everything that is recorded in episodes;
+with view=None it reads labels alone.
 `pipeline.clips` and `pipeline.episodes` turn sources into batches and evaluation clips.
 """

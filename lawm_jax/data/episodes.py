@@ -21,7 +21,8 @@ class Episode(NamedTuple):
       length: number of its steps.
       arrays: (indices int [F], view) -> a dict with `video` uint8 [F,H,W,3] of those steps;
         labelled ones add `actions` float32 [F-1,U], where actions[t] leads from step indices[t] to
-        indices[t+1], and `state` float32 [F,k].
+        indices[t+1], and `state` float32 [F,k]. Where `view` is None there is no `video`: only the
+        labels are read. It may give its own `episode` and `start`.
     """
 
     length: int
@@ -39,7 +40,8 @@ class Episodes:
         picklable.
       frames: number of frames F of a clip.
       stride: steps of the episode between two frames.
-      view: `frames.View`.
+      view: `frames.View`, or None to read labels alone.
+      encoder: where clips hold `states` instead of `video`, the encoder's config as JSON.
     """
 
     name: str
@@ -47,14 +49,16 @@ class Episodes:
     open: Callable
     frames: int
     stride: int
-    view: frames_.View
+    view: frames_.View | None
+    encoder: str | None = None
 
     def clip(self, item, random):
         """Reads a clip of one episode that starts at any of its steps, drawn by `random`."""
         with self.open(item) as episode:
             latest = self._latest(item, episode)
             start = int(random.integers(latest + 1))
-            return self._read(item, episode, start, self.view.drawn(random))
+            view = self.view and self.view.drawn(random)
+            return self._read(item, episode, start, view)
 
     def fixed(self, item):
         """Yields the clips of one episode, end to end, without overlap."""
@@ -62,12 +66,17 @@ class Episodes:
             for start in range(0, self._latest(item, episode) + 1, self.frames * self.stride):
                 yield self._read(item, episode, start, self.view)
 
-    def parts(self, item, most):
-        """Yields all of one episode, every `stride`th step, in parts of up to `most` frames."""
+    def parts(self, item, most, least=0):
+        """Yields all of one episode, every `stride`th step, in parts of up to `most` frames.
+
+        They are even where the last one would be shorter than `least`.
+        """
         with self.open(item) as episode:
-            for start in range(0, episode.length, most * self.stride):
-                end = min(start + most * self.stride, episode.length)
-                indices = range(start, end, self.stride)
+            steps = np.arange(0, episode.length, self.stride)
+            parts = np.split(steps, range(most, len(steps), most))
+            if len(parts[-1]) < least:
+                parts = np.array_split(steps, len(parts))
+            for indices in parts:
                 yield self._arrays(item, episode, indices, self.view)
 
     def _latest(self, item, episode):
@@ -84,7 +93,7 @@ class Episodes:
     def _arrays(self, item, episode, indices, view):
         try:
             arrays = episode.arrays(np.asarray(indices), view)
-            return arrays | {"episode": item, "start": indices[0]}
+            return {"episode": item, "start": int(indices[0])} | arrays
         except (ValueError, OSError) as error:
             raise UnreadableVideo(str(item), str(error), float(indices[0])) from error
 

@@ -14,11 +14,12 @@ import urllib.parse
 
 import numpy as np
 
-from lawm_jax.data import frames, mini, video
+from lawm_jax.data import frames, mini, records, video
 
 KINDS = {
     "videos": video.source,
     "mini": mini.source,
+    "records": records.source,
 }
 
 _LOG = logging.getLogger(__name__)
@@ -43,11 +44,13 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
         file, once; None to log only.
 
     Returns:
-      A Grain iterator with `get_state` and `set_state`; the state holds for any number of processes
-      and workers. A batch is a dict of arrays: `video` uint8 [B,F,H,W,3]; `source` int32 [B], the
-      rank of the name among the sorted names of `mixture`; `episode` int32 [B], the item's number
-      within its source; `start` float32 [B], see `episodes`; and what else all sources have in the
-      same shape, such as `actions` float32 [B,F-1,U] and `state` float32 [B,F,k].
+      A Grain iterator with `get_state`, `set_state` and `shapes`, those of one example; the state
+      holds for any number of processes and workers. A batch is a dict of arrays: `video` uint8
+      [B,F,H,W,3]; `source` int32 [B], the rank of the name among the sorted names of `mixture`;
+      `episode` int32 [B], the item's number within its source; `start` float32 [B], see `episodes`;
+      and what else all sources have in the same shape, such as `actions` float32 [B,F-1,U] and
+      `state` float32 [B,F,k]. Sources of an encoder's states have `states` bfloat16 [B,T,N,D]
+      instead of `video`.
       B = batch / process_count.
 
     Raises:
@@ -93,7 +96,8 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
             read = read.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
         return iter(read.batch(batch, drop_remainder=True))
 
-    return stream.Stream(start, data.batch)
+    shapes = {key: value.shape for key, value in shared.items()}
+    return stream.Stream(start, data.batch, shapes)
 
 
 def episodes(config, name, split="test", *, skipped=None):
@@ -150,11 +154,17 @@ def source(config, name, split="train"):
     if split not in ("train", "test"):
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     if data.videos and name == "videos":
-        return open_source(f"data.videos={data.videos!r}", data.videos, split, data)
-    if name not in data.sources:
+        label, spec = f"data.videos={data.videos!r}", data.videos
+    elif name in data.sources:
+        label, spec = f"data.sources.{name}={data.sources[name]!r}", data.sources[name]
+    else:
         raise ValueError(f"data.mixture: expected names of data.sources, got {name!r}")
-    spec = data.sources[name]
-    return open_source(f"data.sources.{name}={spec!r}", spec, split, data)
+    found = open_source(label, spec, split, data)
+    if getattr(found, "encoder", None):
+        made, wanted = json.loads(found.encoder), json.loads(config.encoder.to_json())
+        if made != wanted:
+            raise ValueError(f"encoder: {label} holds states of {made}, got {wanted}")
+    return found
 
 
 def open_source(name, spec, split, data):
@@ -276,6 +286,10 @@ class _Reader:
             self.failures.add(self.source.name, error)
             if error.start is None:
                 self.hopeless.add(index)
+            return None
+        except Exception as error:  # whatever a file brings about, it must not end the run
+            path, reason = str(self.source.items[index]), f"{type(error).__name__}: {error}"
+            self.failures.add(self.source.name, frames.UnreadableVideo(path, reason))
             return None
         arrays = {key: value for key, value in clip.items() if isinstance(value, np.ndarray)}
         arrays |= {

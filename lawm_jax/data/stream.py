@@ -6,15 +6,17 @@ import grain
 class Stream(grain.DatasetIterator):
     """Iterates over batches; its state doesn't depend on processes, workers or threads."""
 
-    def __init__(self, start, batch):
+    def __init__(self, start, batch, shapes):
         """Starts at the first example.
 
         Args:
           start: number of examples, over all processes, to leave out -> iterator over this
             process's batches after them.
           batch: examples per batch, over all processes.
+          shapes: of one example's arrays, by name.
         """
         super().__init__()
+        self.shapes = shapes
         self._start, self._batch = start, batch
         self._examples = 0
         self._batches = None

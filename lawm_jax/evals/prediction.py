@@ -20,7 +20,8 @@ def held_out(config, name):
       name: one of `pipeline.names(config)`.
 
     Returns:
-      video uint8 [n, F, H, W, 3], and the episode of each clip, [n] str.
+      video uint8 [n, F, H, W, 3], or states bfloat16 [n, T, N, D] where the source holds those, and
+      the episode of each clip, [n] str.
 
     Raises:
       ValueError: no clip can be read.
@@ -30,7 +31,8 @@ def held_out(config, name):
     clips = list(pipeline.episodes(config, name))
     if not clips:
         raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
-    return np.stack([c["video"] for c in clips]), np.array([str(c["episode"]) for c in clips])
+    key = "states" if "states" in clips[0] else "video"
+    return np.stack([c[key] for c in clips]), np.array([str(c["episode"]) for c in clips])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -39,13 +41,16 @@ def one_step(model, params, video):
 
     Args:
       model, params: of the world model (model is static).
-      video: uint8 [B, F, H, W, 3].
+      video: uint8 [B, F, H, W, 3], or its states [B, T, N, D].
 
     Returns:
       error, copy: [B] mean absolute error over steps, tokens and channels, of the prediction and
       of copying the last state.
     """
-    s = world_model.encode(model, params, video)
+    if video.ndim == 4:
+        s = video.astype(jnp.float32)
+    else:
+        s = world_model.encode(model, params, video)
     z, _ = world_model.infer_actions(model, params, s)
     error = jnp.abs(world_model.predict(model, params, s[:, :-1], z) - s[:, 1:])
     return error.mean((1, 2, 3)), jnp.abs(s[:, 1:] - s[:, :-1]).mean((1, 2, 3))

@@ -23,7 +23,7 @@ def train_step(model, tx, frozen, state, batch):
       tx: optax.GradientTransformation, from `optim.make` (static).
       frozen: the encoder's parameters.
       state: {"params", "opt", "step" int32, "key"}.
-      batch: {"video": uint8 [B, F, H, W, 3]}.
+      batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before.
 
     Returns:
       The next state, and metrics, float32 scalars: `loss`, `error`, `cost`, `copy`, `grad_norm`,
@@ -32,7 +32,10 @@ def train_step(model, tx, frozen, state, batch):
     Source: Garrido et al. 2026, sections 3 and 4.
     """
     key, noise, reset = jax.random.split(state["key"], 3)
-    s = world_model.encode(model, {"encoder": frozen}, batch["video"])
+    if "states" in batch:
+        s = batch["states"].astype(jnp.float32)
+    else:
+        s = world_model.encode(model, {"encoder": frozen}, batch["video"])
     value_and_grad = jax.value_and_grad(
         lambda params: world_model.loss(model, params, s, noise), has_aux=True
     )
@@ -64,8 +67,13 @@ def make_state(model, tx, s, key):
 class Run:
     """Holds what a run needs besides its data: the model, the mesh, the state, the jitted step."""
 
-    def __init__(self, config):
-        """Builds everything from a config, a nested dict or ConfigDict; nothing is written."""
+    def __init__(self, config, states=False):
+        """Builds everything; nothing is written.
+
+        Args:
+          config: nested dict or ConfigDict.
+          states: whether batches hold states instead of video.
+        """
         self.mesh = sharding.make_mesh(**config["mesh"])
         data = config["data"]
         self.model = world_model.build(config)
@@ -75,9 +83,11 @@ class Run:
                 f"data.batch: expected a multiple of {self.mesh.size} devices, got {data['batch']}"
             )
         clip = (data["batch"], data["frames"], data["size"], data["size"], 3)
-        self.video = jax.ShapeDtypeStruct(clip, jnp.uint8)
-        frozen = world_model.init_encoder(self.model, self.video)
-        s = world_model.state_shape(self.model, frozen, self.video)
+        video = jax.ShapeDtypeStruct(clip, jnp.uint8)
+        frozen = world_model.init_encoder(self.model, video)
+        s = world_model.state_shape(self.model, frozen, video)
+        cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
+        self.batch = {"states": cached} if states else {"video": video}
         self.frozen = jax.device_put(frozen, sharding.state_sharding(self.mesh, frozen))
         self.key = jax.random.key(config["seed"])
         make = lambda key: make_state(self.model, self.tx, s, key)  # noqa: E731
@@ -102,10 +112,12 @@ class Run:
     @contextlib.contextmanager
     def compiling(self):
         """Compiles the step in a thread, while the body makes or restores the state."""
-        shape = jax.ShapeDtypeStruct(
-            self.video.shape, self.video.dtype, sharding=sharding.batch_sharding(self.mesh)
-        )
-        lowered = self.step.lower(self.frozen, self.like, {"video": shape})
+        spread = sharding.batch_sharding(self.mesh)
+        batch = {
+            key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread)
+            for key, x in self.batch.items()
+        }
+        lowered = self.step.lower(self.frozen, self.like, batch)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             step = pool.submit(_compile, lowered, self.mesh.devices.flat[0].platform)
             yield
@@ -154,15 +166,16 @@ def fit(config, workdir):
                 print(f"{workdir}: all {config['steps']} steps are done already")
             store.close()
             return loaded
-    data = iter(
-        pipeline.clips(
-            ml_collections.ConfigDict(config),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            skipped=os.path.join(workdir, "skipped.jsonl"),
-        )
+    data = pipeline.clips(
+        ml_collections.ConfigDict(config),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        skipped=os.path.join(workdir, "skipped.jsonl"),
     )
-    run = Run(config)
+    run = Run(config, "states" in data.shapes)
+    for key, shape in run.batch.items():
+        if data.shapes[key] != shape.shape[1:]:
+            raise ValueError(f"data: expected {key} of {shape.shape[1:]}, got {data.shapes[key]}")
     with run.compiling():
         start, state = store.restore(run.like, data) or (0, run.begin())
         log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
@@ -191,7 +204,8 @@ def _loop(run, config, state, start, data, store, log, termination):
 
     pending = None
     for step in range(start + 1, config["steps"] + 1):
-        batch = sharding.place(run.mesh, {"video": next(data)["video"]})
+        batch = next(data)
+        batch = sharding.place(run.mesh, {key: batch[key] for key in run.batch})
         with jax.transfer_guard("disallow"):
             state, metrics = run.step(run.frozen, state, batch)
         if pending is not None:  # fetched now, so the device was never idle for it

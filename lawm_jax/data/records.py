@@ -1,0 +1,201 @@
+"""Ingested data: clips in ArrayRecord shards, at the rate and size of training.
+
+`DIR/{train,test}/NNNNN.array_record` hold the records and `DIR/info.json` says what they are. A
+record is a safetensors file of consecutive frames of one video or episode:
+
+  video    uint8 [n,S,S,3], where frames are small, or
+  jpeg     uint8 [bytes], the frames' JPEG files one after another, with ends int64 [n], or
+  states   bfloat16 [T,N,D] as uint16: the states of a clip of a frozen encoder
+  actions  float32 [n-1,U] and state float32 [n,k], where the source is labelled
+  episode  uint8 [bytes], the name of the video or episode
+  start    float64 [2], where in it the first frame lies, and how far it is to the next
+"""
+
+import contextlib
+import io
+import json
+import os
+
+import numpy as np
+
+from lawm_jax.data import episodes, frames
+
+RAW_BELOW = 128  # pixels: smaller frames need little space, and no decoding
+OPTIONS = "group_size:1,uncompressed"  # of the writer: any record can be read alone
+
+
+def source(name, where, split, data, view):
+    """Opens ingested data: the source `records:DIR`.
+
+    Args:
+      name: what an error message calls it.
+      where: the folder that `python -m lawm_jax.ingest` wrote.
+      split: "train" or "test", as chosen when it was ingested.
+      data: has `frames` and `fps`.
+      view: `frames.View`, or None to read labels alone.
+
+    Returns:
+      `episodes.Episodes`, whose items are numbers of records. Where the records hold states, its
+      `encoder` says of which encoder.
+
+    Raises:
+      ValueError: there is no complete set, it has another rate, or its clips of states another
+        number of frames.
+    """
+    info = read_info(where)
+    if not 0.9 < info["fps"] / data.fps < 1.1:
+        raise ValueError(
+            f"data.fps: {name} was ingested at {info['fps']:g} frames a second, got {data.fps:g}"
+        )
+    encoder, count = info["encoder"], data.frames
+    if encoder:
+        if info["frames"] != data.frames:
+            raise ValueError(
+                f"data.frames: {name} holds states of clips of {info['frames']} frames, got "
+                f"{data.frames}"
+            )
+        count = info["steps"]
+    ends = np.cumsum(info["records"][split], dtype=np.int64)
+    if not len(ends) or not ends[-1]:
+        raise ValueError(f"{name}: there are no records to {split} on")
+    shards = _Shards(os.path.join(where, split), ends)
+    return episodes.Episodes(
+        name, range(ends[-1]), shards, count, 1, view, encoder and json.dumps(encoder)
+    )
+
+
+def read_info(where):
+    """Reads what a folder of records holds.
+
+    Raises:
+      ValueError: it isn't one, or not complete.
+    """
+    try:
+        with open(os.path.join(where, "info.json"), encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        if os.path.exists(os.path.join(where, "plan.json")):
+            text = "it is not ingested to the end yet; the same ingest command continues"
+        else:
+            text = "expected a folder that lawm_jax.ingest wrote, there is no info.json"
+        raise ValueError(f"records:{where}: {text}") from None
+
+
+def pack(part, step, quality):
+    """Makes a record.
+
+    Args:
+      part: dict with `video` uint8 [n,S,S,3], `episode` and `start`, perhaps `actions` and `state`.
+      step: from one frame to the next, in the unit of `start`.
+      quality: of JPEG, 1 to 95; 0 stores the frames as they are.
+
+    Returns:
+      The record's bytes.
+    """
+    import PIL.Image
+    import safetensors.numpy
+
+    arrays = {key: part[key] for key in ("actions", "state") if key in part}
+    if quality:
+        images = []
+        for frame in part["video"]:
+            file = io.BytesIO()
+            PIL.Image.fromarray(frame).save(file, "JPEG", quality=quality)
+            images.append(file.getvalue())
+        arrays["jpeg"] = np.frombuffer(b"".join(images), np.uint8)
+        arrays["ends"] = np.cumsum([len(image) for image in images])
+    else:
+        arrays["video"] = np.ascontiguousarray(part["video"])
+    arrays["episode"] = np.frombuffer(str(part["episode"]).encode(), np.uint8)
+    arrays["start"] = np.array([part["start"], step], np.float64)
+    return safetensors.numpy.save(arrays)
+
+
+def with_states(stored, states):
+    """Makes a record of an unpacked one, with `states` bfloat16 [T,N,D] in place of its frames."""
+    import safetensors.numpy
+
+    rest = {key: value for key, value in stored.items() if key != "video"}
+    return safetensors.numpy.save(rest | {"states": states.view(np.uint16)})
+
+
+def unpack(record):
+    """Returns a record's arrays, as they are stored.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    import safetensors.numpy
+
+    try:
+        return safetensors.numpy.load(record)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"damaged record: {error}") from error
+
+
+class _Shards:
+    """Opens records by their number; picklable."""
+
+    def __init__(self, folder, ends):
+        """Takes the folder of a split, and how many records its shards hold up to each one."""
+        self.folder, self.ends, self.readers = folder, ends, {}
+
+    def __getstate__(self):
+        return self.__dict__ | {"readers": {}}
+
+    @contextlib.contextmanager
+    def __call__(self, item):
+        shard = int(np.searchsorted(self.ends, item, "right"))
+        place = item - int(self.ends[shard - 1] if shard else 0)
+        path = shard_path(self.folder, shard)
+        try:
+            stored = unpack(self._reader(path).read([place])[0])
+            length = len(stored[next(key for key in _LENGTH if key in stored)])
+        except (ValueError, RuntimeError, IndexError, StopIteration, OSError) as error:
+            raise episodes.UnreadableVideo(f"{path}[{place}]", f"damaged: {error}") from error
+        yield episodes.Episode(length, lambda indices, view: _arrays(stored, indices, view))
+
+    def _reader(self, path):
+        from array_record.python import array_record_module
+
+        if path not in self.readers:  # two threads may both open it: no harm
+            options = "readahead_buffer_size:0,max_parallelism:0"
+            self.readers[path] = array_record_module.ArrayRecordReader(
+                path, options=options, file_reader_buffer_size=32768
+            )
+        return self.readers[path]
+
+
+def shard_path(folder, number):
+    """Names a shard."""
+    return os.path.join(folder, f"{number:05}.array_record")
+
+
+_LENGTH = ("states", "ends", "video")
+
+
+def _arrays(stored, indices, view):
+    """Returns the arrays of a clip of one record."""
+    first, step = stored["start"]
+    arrays = {"episode": stored["episode"].tobytes().decode(), "start": first + step * indices[0]}
+    if "states" in stored:  # of a whole clip, with its labels
+        import ml_dtypes
+
+        arrays |= {key: stored[key] for key in ("actions", "state") if key in stored}
+        return arrays | {"states": stored["states"].view(ml_dtypes.bfloat16)}
+    if "actions" in stored:
+        arrays["actions"] = stored["actions"][indices[:-1]]
+    if "state" in stored:
+        arrays["state"] = stored["state"][indices]
+    if view is None:
+        return arrays
+    if "jpeg" in stored:
+        ends = stored["ends"]
+        data = memoryview(stored["jpeg"])
+        first = np.concatenate([[0], ends[:-1]])
+        images = [data[first[i] : ends[i]] for i in indices]
+    else:
+        images = list(stored["video"][indices])
+        if images[0].shape[:2] == (view.size, view.size) and view.seed is None:
+            return arrays | {"video": np.stack(images)}
+    return arrays | {"video": frames.Scaler(view).images(images)}

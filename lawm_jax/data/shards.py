@@ -1,0 +1,317 @@
+"""Turns any source into ArrayRecord shards, see `records`: in processes of its own, restartable.
+
+The items are dealt to shards by their order alone, and a shard is there once it is complete. So a
+run that was killed continues without holes or duplicates, with any number of workers. A file that
+crashes or blocks its reader costs that worker, not the run.
+"""
+
+import collections
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+import types
+from typing import NamedTuple
+
+from lawm_jax.data import frames, pipeline, records
+
+SHARDS = 1024  # at most about so many of a split, of 16 items or more
+
+
+class Plan(NamedTuple):
+    """Says what to make of a source; a folder is continued with the same plan only.
+
+    Attributes:
+      source: KIND:WHERE or video files, see `pipeline.open_source`.
+      fps, size, resize: of the frames, as in the config's `data`.
+      frames: most frames of a record; of states: those of a clip, of which one makes a record.
+      least: fewer frames make no record, and are counted as dropped.
+      quality: of JPEG; 0 for raw frames.
+      holdout: share of the items to test on, where the source has no split of its own.
+      encoder: the config of an encoder whose states are stored, or None for frames.
+      write: False only checks that everything can be read.
+    """
+
+    source: str
+    fps: float = 4.0
+    size: int = 256
+    resize: int = 256
+    frames: int = 128
+    least: int = 16
+    quality: int = 90
+    holdout: float = 0.05
+    encoder: dict | None = None
+    write: bool = True
+
+
+class _Unit(NamedTuple):
+    """One shard's worth of items."""
+
+    split: str
+    number: int
+    items: range
+
+
+def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=True):
+    """Reads all of a source into shards, or goes on where an earlier run stopped.
+
+    Args:
+      plan: `Plan`.
+      out: folder to write to; of a check, only the report.
+      workers: number of processes that read.
+      limit: seconds without progress after which a file is given up.
+      part: (i, n): do only every nth shard from the ith on, as one of n machines that share `out`.
+      encode: for states: (path of a shard of raw clips, path of the shard to write) -> None.
+      show: whether to show progress.
+
+    Returns:
+      The summary that info.json holds, or None where other machines' shards are missing yet.
+
+    Raises:
+      ValueError: nothing matches, nothing can be read, or `out` holds something else.
+      RuntimeError: a worker failed, and not because of a file: a full disk, for example.
+    """
+    sources = {split: _open(plan, split) for split in ("train", "test")}
+    size = max(16, -(-max(len(source.items) for source in sources.values()) // SHARDS))
+    _claim(out, plan, sources, size)
+    units = [
+        _Unit(split, number, range(first, min(first + size, len(source.items))))
+        for split, source in sources.items()
+        for number, first in enumerate(range(0, len(source.items), size))
+    ]
+    for split in sources:
+        os.makedirs(os.path.join(out, split), exist_ok=True)
+    mine = units[part[0] :: part[1]]
+    todo = [unit for unit in mine if not os.path.exists(_report_path(out, unit))]
+    with _progress(mine, todo, show) as advance:
+        _run(plan, out, todo, workers, limit, encode, advance)
+    if all(os.path.exists(_report_path(out, unit)) for unit in units):
+        return _finish(plan, out, units)
+    return None
+
+
+def _open(plan, split):
+    """Opens the plan's source, or the records that were made of it."""
+    off = types.SimpleNamespace(crop=False, area=(), ratio=(), flip=0.0, jitter=0.0, cut=0.0)
+    names = ("fps", "size", "resize", "holdout")
+    data = types.SimpleNamespace(
+        frames=plan.least, augment=off, **{name: getattr(plan, name) for name in names}
+    )
+    return pipeline.open_source(plan.source, plan.source, split, data)
+
+
+def _claim(out, plan, sources, size):
+    """Writes down the plan, or checks that the folder was begun with the same."""
+    wanted = plan._asdict() | {"shard_items": size, "items": {}}
+    for split, source in sources.items():
+        digest = hashlib.sha256()
+        for item in source.items:
+            digest.update(str(item).encode() + b"\n")
+        wanted["items"][split] = f"{len(source.items)} ({digest.hexdigest()[:16]})"
+    wanted = json.loads(json.dumps(wanted))
+    path = os.path.join(out, "plan.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            before = json.load(file)
+    except FileNotFoundError:
+        os.makedirs(out, exist_ok=True)
+        _write(path, json.dumps(wanted, indent=1))
+        return
+    changed = [
+        f"{key}: {before.get(key)!r}, now {value!r}"
+        for key, value in wanted.items()
+        if before.get(key) != value
+    ]
+    if changed:
+        raise ValueError(
+            f"--out={out}: expected a new folder, or one begun with the same source and options; "
+            f"this one has {'; '.join(changed)}"
+        )
+
+
+def _run(plan, out, todo, workers, limit, encode, advance):
+    """Has worker processes make shards, and replaces those that die or make no progress."""
+    spawn = multiprocessing.get_context("spawn")
+    waiting = collections.deque((unit, {}) for unit in todo)
+    running = {}  # process -> (unit, what is known to kill its reader, shared progress)
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                unit, bad = waiting.popleft()
+                at = spawn.Array("d", [unit.items.start, time.monotonic()], lock=False)
+                work = (plan, out, unit, bad, at, os.getpid())
+                process = spawn.Process(target=_work, args=work, daemon=True)
+                process.start()
+                running[process] = unit, bad, at
+            time.sleep(0.02)
+            for process, (unit, bad, at) in list(running.items()):
+                item, since = int(at[0]), at[1]
+                advance(unit, item)
+                if process.exitcode is None:
+                    if time.monotonic() - since > limit:
+                        process.kill()
+                        process.join()
+                        bad[item] = f"no progress in {limit:g} s"
+                        waiting.appendleft((unit, bad))
+                        del running[process]
+                    continue
+                del running[process]
+                if process.exitcode > 0:
+                    raise RuntimeError(
+                        f"a worker failed at item {item} of {unit.split}, with exit code "
+                        f"{process.exitcode}; its message is above"
+                    )
+                if process.exitcode < 0:
+                    bad[item] = f"its reader died of signal {-process.exitcode}"
+                    waiting.appendleft((unit, bad))
+                    continue
+                _complete(plan, out, unit, process.pid, encode)
+                advance(unit, unit.items.stop)
+    finally:
+        for process in running:
+            process.kill()
+
+
+def _work(plan, out, unit, bad, at, parent):
+    """Makes one shard: the body of a worker process.
+
+    Args:
+      bad: item -> why it is left out.
+      at: shared: the number of the item in work, and when there was progress, by time.monotonic.
+      parent: id of the process to work for.
+    """
+    from array_record.python import array_record_module
+
+    source = _open(plan, unit.split)
+    report = []
+    with contextlib.ExitStack() as stack:
+        writer = None
+        if plan.write:
+            path = _partial(records.shard_path(os.path.join(out, unit.split), unit.number))
+            writer = array_record_module.ArrayRecordWriter(path, records.OPTIONS)
+            stack.callback(writer.close)
+        for item in unit.items:
+            row = {"path": str(source.items[item]), "reason": bad.get(item)}
+            row |= {"records": 0, "frames": 0, "dropped": 0, "labelled": False}
+            for part in _parts(plan, source, item, row) if item not in bad else ():
+                at[0], at[1] = item, time.monotonic()
+                if os.getppid() != parent:
+                    return  # killed; its successor makes this shard
+                if writer:
+                    step = getattr(source, "stride", 1 / plan.fps)
+                    writer.write(records.pack(part, step, 0 if plan.encoder else plan.quality))
+                row["records"] += 1
+                row["labelled"] |= "actions" in part
+                row["frames"] += len(part["video"])
+            report.append(row)
+            at[0], at[1] = item + 1, time.monotonic()
+    _write(_partial(_report_path(out, unit)), json.dumps(report))
+
+
+def _parts(plan, source, item, row):
+    """Yields the parts of an item to store, and notes in `row` what is wrong or left out."""
+    least = plan.frames if plan.encoder else plan.least
+    try:
+        for part in source.parts(source.items[item], plan.frames, 0 if plan.encoder else least):
+            if len(part["video"]) < least:
+                row["dropped"] += len(part["video"])
+            else:
+                yield part
+    except frames.UnreadableVideo as error:
+        row["reason"] = error.reason
+    except Exception as error:  # whatever a file brings about, it must not end the run
+        row["reason"] = f"{type(error).__name__}: {error}"
+    if not row["reason"] and not row["records"]:
+        row["reason"] = f"too short: {row['dropped']} frames, needs {least}"
+
+
+def _complete(plan, out, unit, worker, encode):
+    """Puts a shard that is complete into its place, and then its report."""
+    if plan.write:
+        path = records.shard_path(os.path.join(out, unit.split), unit.number)
+        made = _partial(path, worker)
+        if encode:
+            encode(made, _partial(path))
+            os.remove(made)
+            made = _partial(path)
+        os.replace(made, path)
+    path = _report_path(out, unit)
+    os.replace(_partial(path, worker), path)
+
+
+def _finish(plan, out, units):
+    """Writes report.jsonl and info.json, and clears away what killed workers left."""
+    counts = {"train": [], "test": []}
+    totals = collections.Counter()
+    with open(_partial(os.path.join(out, "report.jsonl")), "w", encoding="utf-8") as file:
+        for unit in units:
+            with open(_report_path(out, unit), encoding="utf-8") as part:
+                rows = json.load(part)
+            counts[unit.split].append(sum(row["records"] for row in rows))
+            for row in rows:
+                totals["items"] += 1
+                totals["bad"] += row["reason"] is not None
+                for key in ("records", "frames", "dropped", "labelled"):
+                    totals[key] += row[key]
+                file.write(json.dumps({"ok": not row["reason"], "split": unit.split} | row) + "\n")
+    os.replace(_partial(os.path.join(out, "report.jsonl")), os.path.join(out, "report.jsonl"))
+    for split in counts:
+        for name in os.listdir(os.path.join(out, split)):
+            if ".partial-" in name:
+                os.remove(os.path.join(out, split, name))
+    if not totals["records"]:
+        raise ValueError(
+            f"{plan.source}: none of {totals['items']} items can be read; the reasons are in "
+            f"{os.path.join(out, 'report.jsonl')}"
+        )
+    info = plan._asdict() | {"records": counts, **{f"total_{k}": n for k, n in totals.items()}}
+    if plan.write:
+        if plan.encoder:
+            info["steps"] = _steps(out, counts)
+        _write(os.path.join(out, "info.json"), json.dumps(info, indent=1))
+    return info
+
+
+def _steps(out, counts):
+    """Returns the time steps T of a record of states."""
+    from array_record.python import array_record_module
+
+    split, number = next((k, i) for k in counts for i, count in enumerate(counts[k]) if count)
+    path = records.shard_path(os.path.join(out, split), number)
+    reader = array_record_module.ArrayRecordReader(path)
+    return len(records.unpack(reader.read([0])[0])["states"])
+
+
+def _report_path(out, unit):
+    return os.path.join(out, unit.split, f"{unit.number:05}.json")
+
+
+def _partial(path, process=None):
+    """Names the file that a process works on; `os.replace` makes it the real one at the end."""
+    return f"{path}.partial-{process or os.getpid()}"
+
+
+def _write(path, text):
+    """Writes a file at once or not at all."""
+    with open(_partial(path), "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(_partial(path), path)
+
+
+@contextlib.contextmanager
+def _progress(mine, todo, show):
+    """Shows how many items are done and when all will be; gives (unit, next item) -> None."""
+    import tqdm
+
+    total = sum(len(unit.items) for unit in mine)
+    done = total - sum(len(unit.items) for unit in todo)
+    reached = {}
+    with tqdm.tqdm(total=total, initial=done, unit="item", disable=not show) as bar:
+
+        def advance(unit, item):
+            bar.update(item - reached.get(unit, unit.items.start))
+            reached[unit] = item
+
+        yield advance

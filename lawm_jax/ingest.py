@@ -1,0 +1,142 @@
+"""Reads any source once, at the rate and size of training, into shards that stream fast.
+
+python -m lawm_jax.ingest --videos '/data/web/**/*.mp4' --out /data/web256
+python -m lawm_jax.ingest --source droid:/data/droid/1.0.1 --out /data/droid256
+python -m lawm_jax.train --config configs/lawm.py --config.data.videos=records:/data/web256 ...
+
+The same command continues an interrupted run. Files that can't be read are left out and named, with
+the reason, in OUT/report.jsonl. --validate writes that report and nothing else. --encoder stores
+the states of a config's frozen encoder instead of frames: training with that encoder reads them as
+it would read video. --statistics measures the actions of a labelled source, for normalisation.
+"""
+
+import os
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+VIDEOS = flags.DEFINE_string("videos", None, "Folder, glob or list of video files.")
+SOURCE = flags.DEFINE_string("source", None, "KIND:WHERE: droid, recon, lerobot, tfds, mini, ...")
+OUT = flags.DEFINE_string("out", None, "Folder to write to.")
+FPS = flags.DEFINE_float("fps", 4.0, "Frames per second.")
+SIZE = flags.DEFINE_integer("size", 256, "Side of a frame, pixels; a centre crop.")
+RESIZE = flags.DEFINE_integer("resize", 0, "Short side before the crop, pixels; 0: as --size.")
+FRAMES = flags.DEFINE_integer("frames", 128, "Most frames of a record.", 2)
+LEAST = flags.DEFINE_integer("least", 16, "Fewest frames of a record.", 2)
+QUALITY = flags.DEFINE_integer("quality", -1, "Of JPEG; 0: raw; -1: 90 from 128 pixels on, or raw.")
+HOLDOUT = flags.DEFINE_float("holdout", 0.05, "Share to test on, where the source has no split.")
+WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that read.", 1)
+LIMIT = flags.DEFINE_float("limit", 120.0, "Seconds without progress to give a file up after.")
+PART = flags.DEFINE_string("part", "0/1", "i/n: this is the ith of n machines that share --out.")
+ENCODER = config_flags.DEFINE_config_file("encoder", None, "Config: store its encoder's states.")
+VALIDATE = flags.DEFINE_bool("validate", False, "Only check, and report.")
+STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure the actions of --source.")
+CLIPS = 16  # that a device encodes at a time
+
+
+def main(argv):
+    """Parses the flags and ingests."""
+    if len(argv) > 1:
+        raise app.UsageError(f"expected flags only, got {argv[1:]}")
+    if bool(VIDEOS.value) == bool(SOURCE.value):
+        raise app.UsageError("expected --videos or --source, and not both")
+    logging.set_verbosity(logging.WARNING)
+    from lawm_jax.data import records, shards
+
+    spec = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
+    if STATISTICS.value:
+        _measure(spec)
+        return
+    if not OUT.value:
+        raise app.UsageError("expected --out")
+    quality = QUALITY.value
+    if quality < 0:
+        quality = 0 if SIZE.value < records.RAW_BELOW else 90
+    plan = shards.Plan(
+        source=spec,
+        fps=FPS.value,
+        size=SIZE.value,
+        resize=RESIZE.value or SIZE.value,
+        frames=FRAMES.value,
+        least=min(LEAST.value, FRAMES.value),
+        quality=quality,
+        holdout=HOLDOUT.value,
+        write=not VALIDATE.value,
+    )
+    encode = None
+    if ENCODER.value:
+        plan, encode = _encoder(plan, ENCODER.value)
+    part = tuple(int(number) for number in PART.value.split("/"))
+    info = shards.ingest(
+        plan, OUT.value, workers=WORKERS.value, limit=LIMIT.value, part=part, encode=encode
+    )
+    if info is None:
+        print(f"{OUT.value}: part {PART.value} is done; other parts are missing yet")
+        return
+    print(_summary(info))
+    if plan.write and info["total_labelled"]:
+        _measure(f"records:{OUT.value}", replace=True)
+
+
+def _summary(info):
+    text = (
+        f"{OUT.value}: {info['total_items'] - info['total_bad']} of {info['total_items']} items, "
+        f"{info['total_records']} records, {info['total_frames']} frames"
+    )
+    if info["total_dropped"]:
+        text += f", {info['total_dropped']} frames left out that were too few for a record"
+    if info["total_bad"]:
+        text += f"; {info['total_bad']} items have a problem, see {OUT.value}/report.jsonl"
+    return text
+
+
+def _encoder(plan, config):
+    """Returns the plan to store states, and a function that turns a shard of clips into states."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from array_record.python import array_record_module
+
+    from lawm_jax import world_model
+    from lawm_jax.data import records
+    from lawm_jax.training import sharding
+
+    data = config.data
+    model, mesh = world_model.build(config), sharding.make_mesh()
+    batch = CLIPS * mesh.size
+    video = jax.ShapeDtypeStruct((batch, data.frames, data.size, data.size, 3), jnp.uint8)
+    params = {"encoder": world_model.init_encoder(model, video)}
+    params = jax.device_put(params, sharding.state_sharding(mesh, params))
+    encode = jax.jit(lambda params, v: world_model.encode(model, params, v).astype(jnp.bfloat16))
+
+    def convert(clips, states):
+        reader = array_record_module.ArrayRecordReader(clips)
+        writer = array_record_module.ArrayRecordWriter(states, records.OPTIONS)
+        count = reader.num_records()
+        for first in range(0, count, batch):
+            some = reader.read(range(first, min(first + batch, count)))
+            stored = [records.unpack(record) for record in some]
+            video = np.stack([clip["video"] for clip in stored])
+            video = np.pad(video, [(0, batch - len(video))] + [(0, 0)] * 4)
+            s = np.asarray(encode(params, sharding.place(mesh, {"video": video})["video"]))
+            for clip, one in zip(stored, s, strict=False):
+                writer.write(records.with_states(clip, one))
+        writer.close()
+
+    plan = plan._replace(
+        fps=data.fps, size=data.size, resize=data.resize, frames=data.frames, least=data.frames
+    )
+    return plan._replace(quality=0, encoder=config.encoder.to_dict()), convert
+
+
+def _measure(spec, replace=False):
+    """Measures the labels of a source, and stores that beside the data."""
+    from lawm_jax.data import pipeline, statistics
+
+    source = pipeline.open_labels(spec, fps=FPS.value, holdout=HOLDOUT.value)
+    path = statistics.write(spec.split(":")[1], statistics.measure(source), replace=replace)
+    print(f"statistics: {path}")
+
+
+if __name__ == "__main__":
+    app.run(main)
