@@ -216,6 +216,7 @@ class _Failures:
     def __init__(self, path):
         self.path = path
         self.reasons = {}
+        self.reported, self.offset = set(), 0  # what the file says up to there
 
     def add(self, source, error):
         """Reports a file or episode, once over threads, processes and restarts."""
@@ -224,22 +225,20 @@ class _Failures:
             return
         _LOG.warning("skipped file %d, %s", len(self.reasons), error)
         if self.path:
-            line = {"source": source, "path": error.path, "reason": error.reason}
-            _append_once(self.path, line)
+            self._append({"source": source, "path": error.path, "reason": error.reason})
 
-
-def _append_once(path, line):
-    """Appends a JSON line unless one with its source and path is there."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # until closed: other processes may be writing, too
-        file.seek(0)
-        for before in file:
-            with contextlib.suppress(ValueError):  # a line that a killed process left half
-                before = json.loads(before)
-                if (before["source"], before["path"]) == (line["source"], line["path"]):
-                    return
-        file.write(json.dumps(line) + "\n")
+    def _append(self, row):
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+        with open(self.path, "ab+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until closed: other processes may be writing, too
+            file.seek(self.offset)
+            for line in file:
+                with contextlib.suppress(ValueError):  # a line that a killed process left half
+                    before = json.loads(line)
+                    self.reported.add((before["source"], before["path"]))
+            if (row["source"], row["path"]) not in self.reported:
+                file.write(json.dumps(row).encode() + b"\n")
+            self.offset = file.tell()
 
 
 class _Reader:

@@ -143,17 +143,25 @@ class _Shards:
     def __getstate__(self):
         return self.__dict__ | {"readers": {}}
 
+    def read(self, item):
+        """Returns the bytes of a record."""
+        path, place = self._place(item)
+        return self._reader(path).read([place])[0]
+
     @contextlib.contextmanager
     def __call__(self, item):
-        shard = int(np.searchsorted(self.ends, item, "right"))
-        place = item - int(self.ends[shard - 1] if shard else 0)
-        path = shard_path(self.folder, shard)
         try:
-            stored = unpack(self._reader(path).read([place])[0])
+            stored = unpack(self.read(item))
             length = len(stored[next(key for key in _LENGTH if key in stored)])
         except (ValueError, RuntimeError, IndexError, StopIteration, OSError) as error:
+            path, place = self._place(item)
             raise episodes.UnreadableVideo(f"{path}[{place}]", f"damaged: {error}") from error
-        yield episodes.Episode(length, lambda indices, view: _arrays(stored, indices, view))
+        yield episodes.Episode(length, lambda indices, view: arrays(stored, indices, view))
+
+    def _place(self, item):
+        shard = int(np.searchsorted(self.ends, item, "right"))
+        place = item - int(self.ends[shard - 1] if shard else 0)
+        return shard_path(self.folder, shard), place
 
     def _reader(self, path):
         from array_record.python import array_record_module
@@ -174,21 +182,21 @@ def shard_path(folder, number):
 _LENGTH = ("states", "ends", "video")
 
 
-def _arrays(stored, indices, view):
-    """Returns the arrays of a clip of one record."""
+def arrays(stored, indices, view):
+    """Returns the clip of an unpacked record's frames `indices`, as `episodes.Episode` has it."""
     first, step = stored["start"]
-    arrays = {"episode": stored["episode"].tobytes().decode(), "start": first + step * indices[0]}
+    clip = {"episode": stored["episode"].tobytes().decode(), "start": first + step * indices[0]}
     if "states" in stored:  # of a whole clip, with its labels
         import ml_dtypes
 
-        arrays |= {key: stored[key] for key in ("actions", "state") if key in stored}
-        return arrays | {"states": stored["states"].view(ml_dtypes.bfloat16)}
+        clip |= {key: stored[key] for key in ("actions", "state") if key in stored}
+        return clip | {"states": stored["states"].view(ml_dtypes.bfloat16)}
     if "actions" in stored:
-        arrays["actions"] = stored["actions"][indices[:-1]]
+        clip["actions"] = stored["actions"][indices[:-1]]
     if "state" in stored:
-        arrays["state"] = stored["state"][indices]
+        clip["state"] = stored["state"][indices]
     if view is None:
-        return arrays
+        return clip
     if "jpeg" in stored:
         ends = stored["ends"]
         data = memoryview(stored["jpeg"])
@@ -197,5 +205,5 @@ def _arrays(stored, indices, view):
     else:
         images = list(stored["video"][indices])
         if images[0].shape[:2] == (view.size, view.size) and view.seed is None:
-            return arrays | {"video": np.stack(images)}
-    return arrays | {"video": frames.Scaler(view).images(images)}
+            return clip | {"video": np.stack(images)}
+    return clip | {"video": frames.Scaler(view).images(images)}

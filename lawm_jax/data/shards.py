@@ -94,7 +94,9 @@ def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=
 
 def _open(plan, split):
     """Opens the plan's source, or the records that were made of it."""
-    off = types.SimpleNamespace(crop=False, area=(), ratio=(), flip=0.0, jitter=0.0, cut=0.0)
+    off = types.SimpleNamespace(
+        crop=False, area=(1, 1), ratio=(1, 1), flip=0.0, jitter=0.0, cut=0.0
+    )
     names = ("fps", "size", "resize", "holdout")
     data = types.SimpleNamespace(
         frames=plan.least, augment=off, **{name: getattr(plan, name) for name in names}

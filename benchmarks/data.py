@@ -1,0 +1,265 @@
+"""Measures how fast clips are read: python -m benchmarks.data [--json FILE].
+
+Compares, on the same clips and in turn: raw H.264 (1280 x 720, 30 frames/s, a keyframe every 250
+frames) by lawm_jax, decord, PyAV and OpenCV; the same film ingested at 64, 128 and 256 pixels; and
+cached states. A clip is 16 frames at 4 per second from a random start. Needs `decord` and
+`opencv-python-headless` (pip install -e '.[bench]'); about 15 minutes.
+
+Clips per second are of CPU time of one thread, medians over rounds; with 2 workers of wall time.
+The resident memory is that of a training process while 10,000 clips are read.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import av
+import numpy as np
+import psutil
+from absl import app, flags
+
+JSON = flags.DEFINE_string("json", None, "File to write the results to.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each comparison.", 5)
+CLIPS = flags.DEFINE_integer("clips", 16, "Raw clips of a round.", 1)
+MEMORY = flags.DEFINE_integer("memory", 10_000, "Clips of each test of memory.", 100)
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+F, FPS, SIZE = 16, 4.0, 256
+SECONDS, RATE, WIDTH, HEIGHT = 60, 30, 1280, 720
+
+
+def make_film(path):
+    """Writes a film of a camera that pans over a rough texture, past moving things."""
+    random = np.random.default_rng(0)
+    ground = np.zeros((2 * HEIGHT, 2 * WIDTH, 3), np.float32)
+    for size in 8, 32, 128, 512:  # as natural pictures: coarse patches are the strongest
+        patch = random.normal(size=(2 * HEIGHT // size + 1, 2 * WIDTH // size + 1, 3))
+        ground += np.kron(patch, np.ones((size, size, 1)))[: 2 * HEIGHT, : 2 * WIDTH] * size**0.5
+    ground = np.clip(128 + 2.0 * ground, 0, 255).astype(np.uint8)
+    with av.open(path, "w") as container:
+        options = {"preset": "veryfast", "crf": "23", "g": "250"}
+        stream = container.add_stream("libx264", rate=RATE, options=options)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        for i in range(SECONDS * RATE):
+            top = int((0.5 + 0.5 * np.sin(i / 90)) * HEIGHT)
+            left = int((0.5 + 0.5 * np.sin(i / 140 + 1)) * WIDTH)
+            picture = ground[top : top + HEIGHT, left : left + WIDTH].copy()
+            for thing in range(4):
+                y = int((0.5 + 0.4 * np.sin(i / (20 + 7 * thing) + thing)) * (HEIGHT - 160))
+                x = int((0.5 + 0.4 * np.cos(i / (25 + 5 * thing))) * (WIDTH - 160))
+                picture[y : y + 160, x : x + 160] = ground[-160:, thing * 160 :][:, :160]
+            noise = random.integers(-3, 4, (HEIGHT, WIDTH, 1), np.int16)  # as of a camera
+            picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def with_lawm(path, start):
+    """Reads a clip as training does."""
+    from lawm_jax.data import frames, video
+
+    return video.read_clip(path, start, F, FPS, frames.View(SIZE, SIZE))["video"]
+
+
+def with_decord(path, start):
+    """Reads the same frames with decord, which scales them itself."""
+    import decord
+
+    reader = decord.VideoReader(path, decord.cpu(0), WIDTH * SIZE // HEIGHT, SIZE, num_threads=1)
+    frames = reader.get_batch(_numbers(start)).asnumpy()
+    left = (frames.shape[2] - SIZE) // 2
+    return frames[:, :, left : left + SIZE]
+
+
+def with_pyav(path, start):
+    """Reads the same frames with PyAV as its documentation shows: seek, decode, pick, scale."""
+    wanted = _numbers(start)
+    frames = []
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "NONE"
+        container.seek(int(start / stream.time_base), stream=stream)
+        for frame in container.decode(stream):
+            if round(frame.time * RATE) == wanted[len(frames)]:
+                width = WIDTH * SIZE // HEIGHT
+                image = frame.to_ndarray(format="rgb24", width=width, height=SIZE)
+                frames.append(image[:, (width - SIZE) // 2 :][:, :SIZE])
+                if len(frames) == F:
+                    return np.stack(frames)
+
+
+def with_opencv(path, start):
+    """Reads the same frames with OpenCV."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    wanted, frames = set(_numbers(start)), []
+    reader = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    reader.set(cv2.CAP_PROP_POS_FRAMES, min(wanted))
+    for number in range(min(wanted), max(wanted) + 1):
+        reader.grab()
+        if number in wanted:
+            image = cv2.resize(reader.retrieve()[1], (WIDTH * SIZE // HEIGHT, SIZE))
+            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            frames.append(image[:, (image.shape[1] - SIZE) // 2 :][:, :SIZE])
+    return np.stack(frames)
+
+
+def _numbers(start):
+    """Returns the numbers of the frames on screen at the wanted times."""
+    return np.floor((start + np.arange(F) / FPS) * RATE + 0.03).astype(int).tolist()
+
+
+def in_turn(readers, rounds):
+    """Times readers in turn.
+
+    Args:
+      readers: name -> (function of a number in [0, 1) that reads a clip, calls per round).
+      rounds: number of rounds.
+
+    Returns:
+      name -> clips per second of CPU time, one per round.
+    """
+    random = np.random.default_rng(1)
+    speeds = {name: [] for name in readers}
+    for _ in range(rounds):
+        places = random.random(max(calls for _, calls in readers.values()))
+        for name, (read, calls) in readers.items():
+            read(0.5)
+            begin = time.process_time()
+            for place in places[:calls]:
+                read(place)
+            speeds[name].append(calls / (time.process_time() - begin))
+    return speeds
+
+
+def ingest(film, folder, *options):
+    """Ingests the film, in a process of its own."""
+    command = [sys.executable, "-m", "lawm_jax.ingest", f"--videos={film}", f"--out={folder}"]
+    subprocess.run([*command, *options], check=True, capture_output=True)
+    return folder
+
+
+def config(videos, size=SIZE, **data):
+    """Returns the nano config for a source."""
+    from configs import lawm
+
+    c = lawm.get_config("size=nano")
+    c.data.update(videos=videos, size=size, frames=F, **data)
+    return c
+
+
+def source_reader(videos, size):
+    """Returns a function that reads a clip of a source, drawn by a number in [0, 1)."""
+    from lawm_jax.data import pipeline
+
+    source = pipeline.source(config(videos, size), "videos")
+
+    def read(place):
+        random = np.random.default_rng(int(place * 2**32))
+        clip = source.clip(source.items[int(random.integers(len(source.items)))], random)
+        return clip["states" if source.encoder else "video"]
+
+    return read
+
+
+def with_workers(videos, size, seconds=10.0):
+    """Returns clips per second of wall time that the pipeline gives with 2 worker processes."""
+    from lawm_jax.data import pipeline
+
+    stream = pipeline.clips(config(videos, size, workers=2, batch=16))
+    for _ in range(4):
+        next(stream)
+    begin, count = time.perf_counter(), 0
+    while time.perf_counter() - begin < seconds:
+        next(stream)
+        count += 16
+    elapsed = time.perf_counter() - begin
+    stream.close()
+    return count / elapsed
+
+
+def memory(videos, size, count):
+    """Reads `count` clips in a process of its own; returns its resident MB at each tenth."""
+    code = f"from benchmarks import data; data.print_memory({videos!r}, {size}, {count})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_memory(videos, size, count):
+    """Reads `count` clips and prints the resident MB after each tenth, as JSON."""
+    from lawm_jax.data import pipeline
+
+    stream, seen = pipeline.clips(config(videos, size, batch=20)), []
+    for step in range(1, count // 20 + 1):
+        next(stream)
+        if step % (count // 200) == 0:
+            seen.append(round(psutil.Process().memory_info().rss / 2**20))
+    print(json.dumps(seen))
+
+
+def ingested(film, folder):
+    """Ingests the film at several sizes, and as states: name -> (data.videos, data.size)."""
+    places = {}
+    for size in 64, 128, 256:
+        out = os.path.join(folder, str(size))
+        ingest(film, out, f"--size={size}", "--frames=64")
+        places[f"ingested, {size} px"] = f"records:{out}", size
+    out = os.path.join(folder, "states")
+    ingest(film, out, "--encoder=configs/lawm.py:size=nano", f"--encoder.data.frames={F}")
+    places["states of nano"] = f"records:{out}", 128
+    return places
+
+
+def main(argv):
+    """Runs all and prints the results."""
+    del argv
+    cpu = next(line for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    results = {"machine": f"{os.cpu_count()} x {cpu.split(':')[1].strip()}"}
+    with tempfile.TemporaryDirectory() as folder:
+        film = make_film(os.path.join(folder, "film.mp4"))
+        places = ingested(film, folder)
+        raw = {"lawm_jax": with_lawm, "decord": with_decord}
+        raw |= {"PyAV": with_pyav, "OpenCV": with_opencv}
+        latest, calls = SECONDS - F / FPS, CLIPS.value
+        readers = {
+            f"raw 720p, {name}": (lambda place, read=read: read(film, place * latest), calls)
+            for name, read in raw.items()
+        }
+        clips = [read(0.37)[:].astype(float) for read, _ in readers.values()]
+        assert all(np.abs(clip - clips[0]).mean() < 6 for clip in clips), "not the same frames"
+        readers |= {name: (source_reader(*place), 20 * calls) for name, place in places.items()}
+        speeds = in_turn(readers, ROUNDS.value)
+        decord = np.median(speeds["raw 720p, decord"])
+        results["clips per CPU second"] = speeds
+        for name, values in speeds.items():
+            middle = np.median(values)
+            print(f"{name:24}{middle:9.2f} clips/s {middle / decord:9.2f} of decord", flush=True)
+        results["clips per second, 2 workers"] = workers = {
+            name: with_workers(*place)
+            for name, place in {"raw 720p, lawm_jax": (film, SIZE), **places}.items()
+        }
+        for name, value in workers.items():
+            print(f"{name:24}{value:9.2f} clips/s with 2 workers", flush=True)
+        embedded = os.path.join(ROOT, "lawm_jax", "assets", "lawm_mini", "panda", "train")
+        results["resident MB"] = resident = {
+            name: memory(*place, MEMORY.value)
+            for name, place in {"raw 128 px": (embedded, 128), **places}.items()
+        }
+        for name, values in resident.items():
+            print(f"{name:24}{values} MB over {MEMORY.value} clips")
+    if JSON.value:
+        with open(JSON.value, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+    lawm = np.median(speeds["raw 720p, lawm_jax"])
+    large = np.median(speeds["ingested, 256 px"])
+    print(f"raw {lawm / decord:.2f} x decord, ingested at 256 px {large / decord:.1f} x decord")
+
+
+if __name__ == "__main__":
+    app.run(main)

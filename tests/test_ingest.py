@@ -1,0 +1,260 @@
+"""Ingest: any source into records, and records as a source."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from test_data import SIZE, F, config, every, numbers, same, take, write
+
+from lawm_jax.data import pipeline, records, shards
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PLAN = dict(size=SIZE, resize=SIZE, frames=12, least=F, quality=0)
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    """Forty videos of 4 fps, of 5 to 24 frames, and three broken ones."""
+    root = tmp_path_factory.mktemp("films")
+    for i in range(40):
+        write(root / f"{i:02}.mp4", every(5 + i % 20, 4), first=10 * i)
+    (root / "empty.mp4").write_bytes(b"")
+    (root / "text.mp4").write_text("This is no video.\n" * 100)
+    write(root / "short.mp4", every(3, 4))
+    return root
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory):
+    """A labelled set with the layout of lawm_mini, of 40 and 20 episodes."""
+    root = tmp_path_factory.mktemp("robot") / "robot"
+    for split, count in ("train", 40), ("test", 20):
+        for i in range(count):
+            path = write(root / split / f"{i:04}.mp4", every(10 + i % 5, 4), first=5 * i)
+            number = 5.0 * i + np.arange(10 + i % 5)[:, None]
+            np.savez(path[:-4] + ".npz", actions=number[:-1].repeat(3, 1) + 0.5, state=number)
+    return root
+
+
+def ingest(source, out, workers=2, **plan):
+    return shards.ingest(
+        shards.Plan(f"{source}", **{**PLAN, **plan}), str(out), workers=workers, show=False
+    )
+
+
+def content(out):
+    """Lists what the records of a folder hold, in order: (split, episode, start, numbers)."""
+    found = []
+    for split in "train", "test":
+        source = pipeline.source(config(f"records:{out}"), "videos", split)
+        parts = [part for item in source.items for part in source.parts(item, 999)]
+        found += [(split, p["episode"], p["start"], numbers(p["video"])) for p in parts]
+    return found
+
+
+def rows(out):
+    return [json.loads(line) for line in (out / "report.jsonl").read_text().splitlines()]
+
+
+def test_records_hold_every_frame_of_every_readable_video_once(films, tmp_path):
+    info = ingest(films, tmp_path / "out")
+    frames = {}
+    for split, episode, start, shown in content(tmp_path / "out"):
+        assert start == pytest.approx(len(frames.setdefault((split, episode), [])) / 4, abs=2e-3)
+        frames[split, episode] += shown
+    train, test = pipeline.video.split_videos(str(films), 0.05)
+    expected = {("train", path) for path in train} | {("test", path) for path in test}
+    broken = {key for key in expected if not os.path.basename(key[1])[0].isdigit()}
+    assert frames.keys() == expected - broken and len(broken) == 3
+    for (_, path), shown in frames.items():
+        i = int(os.path.basename(path)[:2])
+        assert shown == list(range(10 * i, 10 * i + 5 + i % 20))
+    report = {row["path"]: row for row in rows(tmp_path / "out")}
+    assert report.keys() == {path for _, path in expected}
+    reasons = {os.path.basename(path): row["reason"] for path, row in report.items()}
+    assert {name for name, reason in reasons.items() if reason} == {
+        os.path.basename(path) for _, path in broken
+    }
+    assert reasons["empty.mp4"] == "empty file"
+    assert reasons["short.mp4"] == f"too short: 3 frames, needs {F}"
+    assert (info["total_items"], info["total_bad"]) == (43, 3)
+
+
+def test_ingested_clips_are_those_of_the_source_with_their_labels(robot, tmp_path):
+    ingest(f"mini:{robot}", tmp_path / "out")
+    for split in "train", "test":
+        direct = config(sources={"robot": f"mini:{robot}"}, mixture={"robot": 1.0})
+        wanted = list(pipeline.episodes(direct, "robot", split))
+        got = list(pipeline.episodes(config(f"records:{tmp_path}/out"), "videos", split))
+        for clip in wanted + got:
+            del clip["source"]
+        # Episodes of 13 and 14 steps are two records of 7: clips can't straddle them.
+        whole = {clip["episode"] for clip in wanted if int(clip["episode"][-8:-4]) % 5 < 3}
+        same(*([clip for clip in clips if clip["episode"] in whole] for clips in (got, wanted)))
+        assert len(whole) in (24, 12)
+        for clip in got:
+            shown = numbers(clip["video"])
+            np.testing.assert_array_equal(clip["state"][:, 0], shown)
+            np.testing.assert_array_equal(clip["actions"][:, 0], np.array(shown[:-1]) + 0.5)
+
+
+def test_records_are_the_same_for_any_number_of_workers_and_machines(robot, tmp_path):
+    ingest(f"mini:{robot}", tmp_path / "one", workers=1)
+    ingest(f"mini:{robot}", tmp_path / "three", workers=3)
+    plan = shards.Plan(f"mini:{robot}", **PLAN)
+    assert shards.ingest(plan, str(tmp_path / "two"), part=(1, 2), show=False) is None
+    with pytest.raises(ValueError, match="not ingested to the end yet"):
+        pipeline.clips(config(f"records:{tmp_path}/two"))
+    assert shards.ingest(plan, str(tmp_path / "two"), part=(0, 2), show=False)
+    for path in (tmp_path / "one").rglob("*"):
+        if path.is_file():
+            for other in "two", "three":
+                copy = tmp_path / other / path.relative_to(tmp_path / "one")
+                assert copy.read_bytes() == path.read_bytes()
+
+
+def command(*options):
+    return [sys.executable, "-m", "lawm_jax.ingest", f"--size={SIZE}", *map(str, options)]
+
+
+def test_killed_and_started_again_it_leaves_no_holes_and_no_duplicates(robot, tmp_path):
+    ingest(f"mini:{robot}", tmp_path / "whole", frames=128)
+    out = tmp_path / "killed"
+    options = f"--source=mini:{robot}", f"--out={out}", f"--least={F}", "--workers=1"
+    for wanted in 1, 2, 3:
+        process = subprocess.Popen(command(*options), cwd=ROOT, start_new_session=True)
+        while len(list(out.glob("t*/*.json"))) < wanted and process.poll() is None:
+            time.sleep(0.002)
+        if wanted < 3:
+            os.kill(process.pid, signal.SIGKILL)  # its worker lives on, and must do no harm
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (out / "info.json").exists()
+    subprocess.run(command(*options), cwd=ROOT, check=True)
+    assert content(out) == content(tmp_path / "whole")
+    assert rows(out) == rows(tmp_path / "whole") and not list(out.glob("*/*.partial*"))
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/*.array_record")}
+    subprocess.run(command(*options), cwd=ROOT, check=True)
+    assert before == {path: path.stat().st_mtime_ns for path in out.glob("*/*.array_record")}
+
+
+def test_another_source_or_other_options_are_refused(robot, tmp_path):
+    ingest(f"mini:{robot}", tmp_path)
+    with pytest.raises(ValueError, match="expected a new folder.* size: 48, now 32"):
+        ingest(f"mini:{robot}", tmp_path, size=32)
+
+
+def test_files_that_block_or_kill_their_reader_cost_themselves_only(robot, tmp_path):
+    source = tmp_path / "robot"
+    for path in robot.rglob("000[0-3].*"):
+        target = source / path.relative_to(robot)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    for name in "train/0001.npz", "train/0002.npz":  # opening them blocks for good
+        (source / name).unlink()
+        os.mkfifo(source / name)
+    plan = shards.Plan(f"mini:{source}", **PLAN)
+    info = shards.ingest(plan, str(tmp_path / "out"), limit=3.0, show=False)
+    assert info["total_bad"] == 2
+    reasons = [(row["path"][-14:], row["reason"]) for row in rows(tmp_path / "out")]
+    assert [name for name, reason in reasons if reason == "no progress in 3 s"] == [
+        "train/0001.mp4",
+        "train/0002.mp4",
+    ]
+    assert sum(reason is None for _, reason in reasons) == 6
+
+
+def test_a_reader_that_dies_is_reported_and_replaced(robot, tmp_path):
+    source = tmp_path / "robot"
+    for path in robot.rglob("000[0-3].*"):
+        target = source / path.relative_to(robot)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    (source / "train/0001.npz").unlink()
+    os.mkfifo(source / "train/0001.npz")
+    options = f"--source=mini:{source}", f"--out={tmp_path}/out", f"--least={F}", "--workers=1"
+    process = subprocess.Popen(command(*options), cwd=ROOT)
+    while not (tmp_path / "out/plan.json").exists():
+        time.sleep(0.01)
+    killed = False
+    while process.poll() is None:
+        time.sleep(1.5)  # by now the worker blocks
+        if not killed:
+            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+            for child in children.split():
+                if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
+                    os.kill(int(child), signal.SIGSEGV)
+                    killed = True
+    assert process.returncode == 0
+    bad = {row["path"][-14:]: row["reason"] for row in rows(tmp_path / "out") if row["reason"]}
+    assert bad == {"train/0001.mp4": "its reader died of signal 11"}
+
+
+def test_checking_alone_writes_nothing_but_the_report(films, robot, tmp_path):
+    info = ingest(films, tmp_path, write=False)
+    assert info["total_bad"] == 3 and len(rows(tmp_path)) == 43
+    assert not list(tmp_path.rglob("*.array_record")) and not (tmp_path / "info.json").exists()
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    for name in "a.mp4", "b.mp4":
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(ValueError, match="none of 2 items can be read.*report.jsonl"):
+        ingest(tmp_path, tmp_path / "out")
+
+
+def test_jpeg_records_are_close_to_the_frames_and_decode_only_those_of_the_clip(robot, tmp_path):
+    ingest(f"mini:{robot}", tmp_path / "raw")
+    ingest(f"mini:{robot}", tmp_path / "jpeg", quality=95)
+    pair = [
+        list(pipeline.episodes(config(f"records:{tmp_path}/{kind}"), "videos"))
+        for kind in ("raw", "jpeg")
+    ]
+    for raw, jpeg in zip(*pair, strict=True):
+        assert numbers(raw["video"]) == numbers(jpeg["video"])
+        difference = raw["video"].astype(float) - jpeg["video"]
+        assert 0 < np.abs(difference).mean() < 4
+    source = pipeline.source(config(f"records:{tmp_path}/jpeg"), "videos")
+    with source.open(0) as episode:
+        stored = records.unpack(source.open.read(0))
+        stored["jpeg"][stored["ends"][3] :] = 0  # of later frames nothing is left
+        record = records.arrays(stored, np.arange(4), source.view)
+        assert numbers(record["video"]) == numbers(
+            episode.arrays(np.arange(4), source.view)["video"]
+        )
+
+
+def test_a_damaged_record_is_reported_and_replaced(robot, tmp_path):
+    ingest(f"mini:{robot}", tmp_path / "out")
+    shard = tmp_path / "out/train/00001.array_record"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3 : len(data) // 2] = b"\0" * (len(data) // 2 - len(data) // 3)
+    shard.write_bytes(data)
+    (tmp_path / "out/train/00002.array_record").unlink()
+    log = tmp_path / "skipped.jsonl"
+    stream = pipeline.clips(config(f"records:{tmp_path}/out"), skipped=str(log))
+    for batch in take(stream, 30):
+        assert batch["video"].shape == (4, F, SIZE, SIZE, 3)
+    names = {json.loads(line)["path"].split("[")[0] for line in log.read_text().splitlines()}
+    assert names == {str(shard), str(shard).replace("00001", "00002")}
+
+
+def test_a_wrong_rate_a_wrong_folder_and_wrong_flags_are_answered(robot, tmp_path):
+    ingest(f"mini:{robot}", tmp_path / "out")
+    with pytest.raises(ValueError, match="data.fps: .*ingested at 4 frames a second, got 2"):
+        pipeline.clips(config(f"records:{tmp_path}/out", fps=2.0))
+    with pytest.raises(ValueError, match="expected a folder that lawm_jax.ingest wrote"):
+        pipeline.clips(config(f"records:{tmp_path}"))
+    for options, text in (
+        (["--out=x"], "expected --videos or --source"),
+        ([f"--source=mini:{robot}"], "expected --out"),
+    ):
+        failed = subprocess.run(command(*options), cwd=ROOT, capture_output=True, text=True)
+        assert failed.returncode and text in failed.stdout + failed.stderr
