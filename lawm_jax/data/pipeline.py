@@ -14,12 +14,14 @@ import urllib.parse
 
 import numpy as np
 
-from lawm_jax.data import frames, mini, records, video
+from lawm_jax.data import frames, lerobot, mini, recon, records, video
 
 KINDS = {
     "videos": video.source,
     "mini": mini.source,
     "records": records.source,
+    "recon": recon.source,
+    "lerobot": lerobot.source,
 }
 
 _LOG = logging.getLogger(__name__)
@@ -232,13 +234,15 @@ class _Failures:
         with open(self.path, "ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until closed: other processes may be writing, too
             file.seek(self.offset)
+            line = b"\n"
             for line in file:
                 with contextlib.suppress(ValueError):  # a line that a killed process left half
                     before = json.loads(line)
                     self.reported.add((before["source"], before["path"]))
+            half = 0 if line.endswith(b"\n") else len(line)
+            self.offset = file.tell() - half
             if (row["source"], row["path"]) not in self.reported:
-                file.write(json.dumps(row).encode() + b"\n")
-            self.offset = file.tell()
+                file.write(b"\n" * bool(half) + json.dumps(row).encode() + b"\n")
 
 
 class _Reader:

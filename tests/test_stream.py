@@ -1,0 +1,181 @@
+"""The stream of batches: mixtures, order, processes, resume, memory. Sources here are made up."""
+
+import dataclasses
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+from test_data import config, same, take
+
+from lawm_jax.data import frames, pipeline
+
+
+@dataclasses.dataclass
+class Numbers:
+    """A source whose clips show which item, start and draw they are."""
+
+    name: str
+    items: range
+    width: int = 0  # of the actions; 0: unlabelled
+    bad: tuple = ()
+    size: int = 4
+    reads: int = 0
+    pause: float = 0.0
+
+    def clip(self, item, random):
+        if item in self.bad:
+            raise frames.UnreadableVideo(f"{self.name}/{item}", "broken")
+        self.reads += 1
+        time.sleep(self.pause)
+        video = np.full((2, self.size, self.size, 3), random.integers(256), np.uint8)
+        clip = {"video": video, "episode": item, "start": random.random()}
+        if self.width:
+            clip["actions"] = np.full((1, self.width), item, np.float32)
+            clip["state"] = np.full((2, 3), item, np.float32)
+        return clip
+
+
+@pytest.fixture
+def numbers(monkeypatch):
+    """Lets `data.sources` name made-up sources: a function (**sources) -> config."""
+
+    def make(weights, seed=0, batch=8, **sources):
+        named = lambda name, where, split, data, view: sources[where]  # noqa: E731
+        monkeypatch.setitem(pipeline.KINDS, "numbers", named)
+        specs = {name: f"numbers:{name}" for name in sources}
+        return config(seed=seed, batch=batch, sources=specs, mixture=weights)
+
+    return make
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
+def test_the_shares_of_a_mixture_hold_in_every_stretch_of_examples(numbers, share):
+    settings = numbers(
+        {"robot": share, "web": 1 - share},
+        robot=Numbers("robot", range(7)),
+        web=Numbers("web", range(50)),
+    )
+    ranks = np.concatenate([batch["source"] for batch in take(pipeline.clips(settings), 25)])
+    assert np.mean(ranks == 0) == share  # ranks follow the names, in order
+    for first in range(0, 200, 20):
+        assert abs(np.sum(ranks[first : first + 20] == 0) - 20 * share) <= 1
+
+
+def test_every_item_comes_once_an_epoch_in_a_new_order(numbers):
+    stream = pipeline.clips(numbers({"web": 1.0}, web=Numbers("web", range(40))))
+    epochs = [np.concatenate([b["episode"] for b in take(stream, 5)]) for _ in range(4)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(40)) and list(epoch) != list(range(40))
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_a_stream_continues_with_another_number_of_processes(numbers):
+    settings = numbers(
+        {"robot": 0.3, "web": 0.7},
+        robot=Numbers("robot", range(7), bad=(3,)),
+        web=Numbers("web", range(50), bad=(1, 2, 40)),
+    )
+    whole = take(pipeline.clips(settings), 9)
+    for before, after in (1, 2), (2, 1), (4, 2), (2, 8):
+        streams = [
+            pipeline.clips(settings, process_index=i, process_count=before) for i in range(before)
+        ]
+        for stream in streams:
+            take(stream, 5)
+        states = [json.loads(json.dumps(stream.get_state())) for stream in streams]
+        assert states == [{"examples": 40}] * before
+        streams = [
+            pipeline.clips(settings, process_index=i, process_count=after) for i in range(after)
+        ]
+        for stream in streams:
+            stream.set_state(states[0])
+        for step in range(5, 9):
+            shares = [next(stream) for stream in streams]
+            for key, value in whole[step].items():
+                parts = np.stack([share[key] for share in shares], 1)
+                np.testing.assert_array_equal(parts.reshape(value.shape), value)
+    with pytest.raises(ValueError, match="examples: expected a multiple of 8, got 12"):
+        streams[0].set_state({"examples": 12})
+
+
+def test_a_stream_continues_with_another_number_of_workers(videos):
+    settings = config(videos, batch=4)
+    whole = take(pipeline.clips(settings), 4)
+    settings.data.workers = 2
+    stream = pipeline.clips(settings)
+    same(take(stream, 2), whole[:2])
+    state = stream.get_state()
+    stream.close()
+    for workers in 0, 1:
+        settings.data.workers = workers
+        stream = pipeline.clips(settings)
+        stream.set_state(state)
+        same(take(stream, 2), whole[2:])
+        stream.close()
+
+
+def test_batches_hold_what_all_sources_share(numbers):
+    plain = {"video", "source", "episode", "start"}
+    for widths, keys in {
+        (3, 3): plain | {"actions", "state"},
+        (3, 7): plain | {"state"},
+        (3, 0): plain,
+    }.items():
+        a, b = (Numbers(str(width), range(5), width) for width in widths)
+        batch = next(pipeline.clips(numbers({"a": 1.0, "b": 1.0}, a=a, b=b)))
+        assert batch.keys() == keys
+    sources = {"a": Numbers("a", range(5)), "b": Numbers("b", range(5), size=6)}
+    with pytest.raises(ValueError, match="expected video of one shape in all sources, got"):
+        pipeline.clips(numbers({"a": 1.0, "b": 1.0}, **sources))
+
+
+def test_clips_that_wait_for_their_batch_are_bounded_in_bytes(numbers, monkeypatch):
+    monkeypatch.setattr(pipeline, "_BUFFER_BYTES", 10 * (2 * 64 * 64 * 3))
+    source = Numbers("web", range(500), size=64)
+    stream = pipeline.clips(numbers({"web": 1.0}, batch=64, web=source))
+    next(stream)
+    time.sleep(0.5)  # time to read ahead
+    assert source.reads <= 1 + 64 + 2 * 10
+
+
+def test_an_error_that_no_source_expects_is_reported_and_does_not_end_the_run(numbers, tmp_path):
+    source = Numbers("web", range(20))
+    read = source.clip
+
+    def clip(item, random):
+        if item == 7:
+            raise KeyError("surprise")
+        return read(item, random)
+
+    source.clip = clip
+    log = tmp_path / "skipped.jsonl"
+    batches = take(pipeline.clips(numbers({"web": 1.0}, web=source), skipped=str(log)), 10)
+    assert 7 not in np.concatenate([batch["episode"] for batch in batches])
+    assert json.loads(log.read_text()) == {
+        "source": "web",
+        "path": "7",
+        "reason": "KeyError: 'surprise'",
+    }
+
+
+def test_skipped_files_are_listed_once_over_threads_processes_and_restarts(tmp_path):
+    path = tmp_path / "skipped.jsonl"
+    path.write_text('{"source": "web", "path": "0", "reason": "before"}\n{"half')
+
+    def work():
+        failures = pipeline._Failures(str(path))
+        for i in range(50):
+            failures.add("web", frames.UnreadableVideo(str(i), "broken"))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    first, half, *rest = path.read_text().splitlines()
+    assert half == '{"half'
+    rows = [json.loads(line) for line in [first, *rest]]
+    assert sorted(int(row["path"]) for row in rows) == list(range(50))
+    assert rows[0]["reason"] == "before"
