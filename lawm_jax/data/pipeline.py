@@ -14,7 +14,7 @@ import urllib.parse
 
 import numpy as np
 
-from lawm_jax.data import frames, lerobot, mini, recon, records, video
+from lawm_jax.data import droid, frames, lerobot, mini, recon, records, tfds, video
 
 KINDS = {
     "videos": video.source,
@@ -22,6 +22,8 @@ KINDS = {
     "records": records.source,
     "recon": recon.source,
     "lerobot": lerobot.source,
+    "droid": droid.source,
+    "tfds": tfds.source,
 }
 
 _LOG = logging.getLogger(__name__)
@@ -128,7 +130,7 @@ def episodes(config, name, split="test", *, skipped=None):
             for clip in found.fixed(item):
                 yield {**clip, "source": name}
         except frames.UnreadableVideo as error:
-            failures.add(name, error)
+            failures.add(found.name, error)
 
 
 def names(config):

@@ -1,0 +1,127 @@
+"""Reads RECON: a Jackal robot that explores parks and car parks, one HDF5 file per trajectory.
+
+`images/rgb_left` holds T JPEG files, `jackal/position` [T, >=2] the robot's x and y in metres and
+`jackal/yaw` [T] its heading in radians, all in the frame of its odometry.
+
+Source: Shah et al. 2021, "Rapid Exploration for Open-World Navigation with Latent Goal Models". The
+layout is that which train/process_recon.py of github.com/robodhruv/visualnav-transformer reads;
+metres follow from its data_config.yaml (0.25 m between frames). The files don't say their rate:
+github.com/facebookresearch/nwm takes every frame as 4 per second (`--input_fps` of
+isolated_nwm_infer.py), Open X-Embodiment's conversion says 3.
+"""
+
+import contextlib
+import glob
+import logging
+import math
+import os
+
+import numpy as np
+
+from lawm_jax.data import episodes, frames, poses
+
+RATE = 4.0  # frames a second
+
+_KEYS = "images/rgb_left", "jackal/position", "jackal/yaw"
+_MOST = 2**28  # bytes to read at a time; a header may promise more
+_LOG = logging.getLogger(__name__)
+
+
+def source(name, where, split, data, view, rate=RATE):
+    """Opens RECON: the source `recon:FOLDER` or `recon:FOLDER?rate=3`.
+
+    Its clips have `actions` float32 [F-1,3], how the robot moved in its own frame before the step:
+    forward and to the left (metres), turn to the left (radians); and `state` float32 [F,3]: x, y
+    and yaw.
+
+    Args:
+      name: what an error message calls it.
+      where: folder that holds *.hdf5 at any depth.
+      split: "train" or "test", by a hash of the path within the folder.
+      data: has `frames`, `fps` and `holdout`.
+      view: `frames.View`, or None to read labels alone.
+      rate: frames a second of the recordings.
+
+    Returns:
+      `episodes.Episodes`, whose items are paths.
+
+    Raises:
+      ValueError: there are no files, `rate` isn't positive, or less than `data.fps`.
+    """
+    stride = episodes.stride(name, _positive(name, rate), data.fps)
+    folder = os.path.expanduser(where)
+    paths = sorted(glob.glob(os.path.join(glob.escape(folder), "**", "*.hdf5"), recursive=True))
+    if not paths:
+        raise ValueError(f"{name}: no trajectories *.hdf5 in {where!r}")
+    keys = [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
+    train, test = episodes.split(keys, data.holdout)
+    if train == test:
+        _LOG.warning("%s is the only trajectory: it is used for training and testing", paths[0])
+    items = tuple(paths[i] for i in (train if split == "train" else test))
+    return episodes.Episodes(name, items, _open, data.frames, stride, view)
+
+
+def _positive(name, rate):
+    try:
+        if 0 < float(rate) < math.inf:
+            return float(rate)
+    except ValueError:
+        pass
+    raise ValueError(f"{name}: rate: expected a positive number of frames a second, got {rate!r}")
+
+
+@contextlib.contextmanager
+def _open(path):
+    """Opens a trajectory and turns every error in it into `UnreadableVideo`."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:  # not all network disks have locks
+            images, position, yaw = (_dataset(file, key) for key in _KEYS)
+            lengths = len(images), len(position), len(yaw)
+            if len(set(lengths)) > 1:
+                raise ValueError(f"{lengths} images, positions and yaws")
+
+            def arrays(indices, view):
+                some = slice(indices[0], indices[-1] + 1, np.diff(indices).max(initial=1))
+                places = np.asarray(position[some, :2], np.float64)
+                angles = np.asarray(yaw[some], np.float64).reshape(len(indices))
+                clip = {
+                    "actions": poses.body_frame(places, angles),
+                    "state": np.column_stack([places, angles]).astype(np.float32),
+                }
+                if view is not None:
+                    clip["video"] = frames.Scaler(view).images(map(_bytes, images[some]))
+                return clip
+
+            yield episodes.Episode(len(images), arrays)
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise episodes.UnreadableVideo(path, str(error)) from error
+
+
+def _dataset(file, name):
+    """Returns a dataset whose data lies in this file, so that no file makes us read another one.
+
+    HDF5 itself follows links, virtual datasets and external storage to any path they name.
+    """
+    import h5py
+
+    for prefix in name.split("/")[0], name:
+        link = file.get(prefix, getlink=True)
+        if link is None:
+            raise ValueError(f"no dataset {name}")
+        if not isinstance(link, h5py.HardLink):
+            raise ValueError(f"{prefix} is a link, which isn't followed")
+    found = file[name]
+    if not isinstance(found, h5py.Dataset):
+        raise ValueError(f"{name} is no array")
+    if found.is_virtual or found.external:
+        raise ValueError(f"{name} has its data in other files, which aren't opened")
+    if found.dtype.itemsize * math.prod(found.chunks or ()) > _MOST:
+        raise ValueError(f"{name} has items of {found.dtype.itemsize} bytes, chunks {found.chunks}")
+    return found
+
+
+def _bytes(image):
+    """Returns the bytes of an image, however HDF5 stores them: as string, opaque or as numbers."""
+    return image if isinstance(image, bytes) else image.tobytes()
