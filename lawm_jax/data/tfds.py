@@ -1,0 +1,264 @@
+"""Reads TFDS data sets that hold video, RLDS among them, from ArrayRecord or TFRecord files.
+
+Features go by the names that TFDS stores them under, such as `steps/observation/image`. What TFDS
+wrote is read without it: tensorflow_datasets 4.9 can't make a Video feature without TensorFlow.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+
+import numpy as np
+
+from lawm_jax.data import episodes, frames, tfrecord
+
+TESTS = "test", "validation", "val"  # names of a split to test on; the first that is there
+
+_LOG = logging.getLogger(__name__)
+
+
+def source(name, where, split, data, view, video="video", rate="", actions="", state="", part=""):
+    """Opens a TFDS data set: the source `tfds:DIR?rate=RATE&video=FEATURE...`.
+
+    Args:
+      name: what an error message calls it.
+      where: the folder with dataset_info.json.
+      split: "train" or "test". If the set has splits of both kinds, see `TESTS`, it is one of
+        these; else a hash decides for each example.
+      data: has `frames`, `fps` and `holdout`.
+      view: `frames.View`, or None to read labels alone.
+      video: feature that holds the frames, as images: one example is one episode.
+      rate: frames per second of the recording.
+      actions: features that lead from one frame to the next, joined by commas: one row per frame,
+        or one fewer. Where a clip skips frames, its actions are all of the recording's, one after
+        the other.
+      state: features that belong to a frame, joined by commas.
+      part: the split of the set to read; "" chooses as said above.
+
+    Returns:
+      `episodes.Episodes`, whose items are "SHARD/NUMBER" of a record, the same in both formats.
+
+    Raises:
+      ValueError: there is no such data set, or an option doesn't fit it.
+    """
+    try:
+        rate = float(rate)
+    except ValueError:
+        raise ValueError(f"{name}: rate: expected frames per second, got {rate!r}") from None
+    stride = episodes.stride(name, rate, data.fps)
+    examples, items = open_examples(name, where, split, data.holdout, part)
+    check(name, "video", [video], examples.images)
+    widths = {}
+    for option, value in ("actions", actions), ("state", state):
+        named = [feature for feature in value.split(",") if feature]
+        check(name, option, named, examples.widths)
+        widths[option] = {feature: examples.widths[feature] for feature in named}
+    opened = _Video(examples, video, widths["actions"], widths["state"], stride)
+    return episodes.Episodes(name, items, opened, data.frames, stride, view)
+
+
+def open_examples(name, where, split, holdout, part=""):
+    """Opens one side of a TFDS data set.
+
+    Args:
+      name, where, split, part: as in `source`.
+      holdout: fraction of the examples to test on, where the set has no split of its own.
+
+    Returns:
+      examples: `Examples`.
+      items: those of its items that are on the side `split`.
+
+    Raises:
+      ValueError: there is no such data set.
+    """
+    where = os.path.expanduser(where)
+    info, features = (_read(name, where, file) for file in ("dataset_info.json", "features.json"))
+    parts = [one["name"] for one in info.get("splits", ())]
+    test = next((test for test in TESTS if test in parts), None)
+    if not parts or part and part not in parts:
+        raise ValueError(f"{name}: part: expected one of {', '.join(parts)}, got {part!r}")
+    if not part and test and "train" in parts:
+        examples = Examples(name, where, "train" if split == "train" else test, info, features)
+        return examples, examples.items(name)
+    examples = Examples(name, where, part or parts[0], info, features)
+    items = examples.items(name)
+    train, test = episodes.split(items, holdout)
+    return examples, tuple(items[i] for i in (train if split == "train" else test))
+
+
+class Examples:
+    """Reads examples of one split of a TFDS data set; picklable, to be shared between threads.
+
+    Attributes:
+      images: names of the features that are sequences of images.
+      widths: maps names of features to how many numbers there are for a frame.
+    """
+
+    def __init__(self, name, where, part, info, features):
+        """Takes what an error message calls it, folder, split and what TFDS wrote about the set."""
+        chosen = next(one for one in info["splits"] if one["name"] == part)
+        self._counts = [int(count) for count in chosen.get("shardLengths", ())]
+        self._format = info.get("fileFormat", "tfrecord")
+        if self._format not in ("array_record", "tfrecord"):
+            raise ValueError(f"{name}: expected ArrayRecord or TFRecord files, got {self._format}")
+        template = chosen.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        self._paths = [
+            os.path.join(where, file)
+            for file in _files(template, info["name"], part, self._format, len(self._counts))
+        ]
+        self._records = None
+        found = list(_features(features))
+        self.images = [one for one, kind, shape in found if kind == "image" and len(shape) == 1]
+        self.widths = {
+            one: math.prod(shape[1:])
+            for one, kind, shape in found
+            if kind == "number" and shape and None not in shape[1:]
+        }
+
+    def __getstate__(self):
+        return self.__dict__ | {"_records": None}
+
+    def items(self, name):
+        """Lists "SHARD/NUMBER" of the records, of those shards that are there.
+
+        Raises:
+          ValueError: there are none.
+        """
+        there = [os.path.isfile(path) for path in self._paths]
+        if not any(there):
+            raise ValueError(f"{name}: expected records in {self._paths[:1]}, there are none")
+        if not all(there):
+            _LOG.warning("%s: %d of %d shards are missing", name, there.count(False), len(there))
+        shards = [(i, count) for i, count in enumerate(self._counts) if there[i]]
+        return tuple(f"{shard:05}/{number}" for shard, count in shards for number in range(count))
+
+    def read(self, item):
+        """Returns the features of an example: maps names to sequences of bytes, floats or ints.
+
+        Raises:
+          UnreadableVideo: the record is damaged.
+        """
+        shard, number = map(int, item.split("/"))
+        if self._records is None:  # two threads may both open it: no harm
+            self._records = self._open()
+        try:
+            return tfrecord.example(self._records[sum(self._counts[:shard]) + number])
+        except (ValueError, IndexError, RuntimeError, OSError) as error:
+            raise frames.UnreadableVideo(item, str(error)) from error
+
+    def _open(self):
+        """Opens the records: anything that gives a record's bytes by its number."""
+        if self._format == "tfrecord":
+            return tfrecord.Records(self._paths, self._counts)
+        from array_record.python import array_record_data_source
+
+        pairs = zip(self._paths, self._counts, strict=True)
+        return array_record_data_source.ArrayRecordDataSource([f"{p}[0:{n}]" for p, n in pairs])
+
+
+def check(name, option, wanted, there):
+    """Raises ValueError where a name that an option gives isn't among those that are there."""
+    for one in wanted:
+        if one not in there:
+            some = ", ".join(there) or "nothing"
+            raise ValueError(f"{name}: {option}: expected one of {some}; got {one!r}")
+
+
+def rows(features, name, width):
+    """Returns a label of an example, float64 [T, width].
+
+    Raises:
+      ValueError: it has another shape, or a value isn't finite.
+    """
+    array = np.asarray(features.get(name, ()), np.float64)
+    if array.size % width or not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, {width} for each frame")
+    return array.reshape(-1, width)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Video:
+    """Opens examples of any data set, see `source`."""
+
+    examples: Examples
+    video: str
+    actions: dict
+    state: dict
+    stride: int
+
+    @contextlib.contextmanager
+    def __call__(self, item):
+        features = self.examples.read(item)
+        images = features.get(self.video, ())
+        labels = {}
+        try:
+            for option in "actions", "state":
+                named = getattr(self, option).items()
+                if named:
+                    tables = [rows(features, name, width) for name, width in named]
+                    labels[option] = np.concatenate(tables, 1).astype(np.float32)
+        except ValueError as error:
+            raise frames.UnreadableVideo(item, f"its labels: {error}") from error
+        for option, least in ("actions", len(images) - 1), ("state", len(images)):
+            if option in labels and not least <= len(labels[option]) <= len(images):
+                reason = f"its labels: {len(labels[option])} {option} for {len(images)} frames"
+                raise frames.UnreadableVideo(item, reason)
+
+        def arrays(indices, view):
+            clip = {}
+            if view is not None:
+                clip["video"] = frames.Scaler(view).images([images[i] for i in indices])
+            if "actions" in labels:
+                between = labels["actions"][indices[0] : indices[-1]]
+                width = self.stride * labels["actions"].shape[1]
+                clip["actions"] = between.reshape(len(indices) - 1, width)
+            if "state" in labels:
+                clip["state"] = labels["state"][indices]
+            return clip
+
+        yield episodes.Episode(len(images), arrays)
+
+
+def _read(name, where, file):
+    """Reads a JSON file of a TFDS folder."""
+    try:
+        with open(os.path.join(where, file), encoding="utf-8") as opened:
+            return json.load(opened)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name}: expected a TFDS folder with {file}: {error}") from error
+
+
+def _files(template, name, part, kind, count):
+    """Lists the names of the shards of a split."""
+    for shard in range(count):
+        place = {"SHARD_INDEX": f"{shard:05}", "NUM_SHARDS": f"{count:05}"}
+        place["SHARD_X_OF_Y"] = f"{shard:05}-of-{count:05}"
+        yield template.format(DATASET=name, SPLIT=part, FILEFORMAT=kind, **place)
+
+
+def _features(node, name="", shape=()):
+    """Yields name, kind and shape of the features in features.json; None is any length.
+
+    Kinds are "image", "number" and "other"; the shape of an image is that of the sequence it is in.
+    """
+    if "featuresDict" in node:
+        for key, inner in node["featuresDict"]["features"].items():
+            yield from _features(inner, f"{name}/{key}" if name else key, shape)
+    elif "sequence" in node:
+        yield from _features(node["sequence"]["feature"], name, (*shape, None))
+    elif "image" in node:
+        yield name, "image", shape
+    elif "video" in node:
+        yield name, "image", (*shape, None)
+    elif "tensor" in node:
+        tensor = node["tensor"]
+        number = tensor["dtype"].startswith(("float", "int", "uint", "bool"))
+        plain = tensor.get("encoding", "none") == "none"
+        inner = [int(size) for size in tensor.get("shape", {}).get("dimensions", ())]
+        inner = [None if size < 0 else size for size in inner]
+        yield name, "number" if number and plain else "other", (*shape, *inner)
+    else:
+        yield name, "other", shape

@@ -1,0 +1,173 @@
+"""Reads TFRecord files and the examples in them, by number and without TensorFlow."""
+
+import bisect
+import functools
+import itertools
+import os
+
+import numpy as np
+
+
+class Records:
+    """Reads any record of TFRecord shards; picklable, to be shared between threads.
+
+    Where the records of a shard lie is found when it is first read: a seek for each.
+    """
+
+    def __init__(self, paths, counts):
+        """Takes the shards, and how many records each one should have."""
+        self.paths, self.ends = list(paths), list(itertools.accumulate(counts))
+        self._places = {}
+
+    def __len__(self):
+        return self.ends[-1]
+
+    def __getitem__(self, number):
+        """Returns the bytes of a record.
+
+        Raises:
+          IndexError: there should be no such record.
+          ValueError: it is damaged, or what precedes it in its shard.
+          OSError: the shard can't be opened.
+        """
+        if not 0 <= number < len(self):
+            raise IndexError(f"record {number} of {len(self)}")
+        shard = bisect.bisect(self.ends, number)
+        path, first = self.paths[shard], self.ends[shard - 1] if shard else 0
+        with open(path, "rb") as file:
+            if path not in self._places:  # two threads may both look: no harm
+                self._places[path] = _places(file)
+            places, end = self._places[path]
+            if number - first >= len(places):
+                raise ValueError(f"{path} is {end} after {len(places)} records")
+            at, length = places[number - first].tolist()
+            file.seek(at)
+            data, checksum = file.read(length), file.read(4)
+        if _masked(crc32c(data)) != checksum:
+            raise ValueError(f"{path} is damaged in record {number - first}: wrong checksum")
+        return data
+
+
+def _places(file):
+    """Finds offset and length of the records of an open file: int64 [n, 2]; says how it ends.
+
+    A record is its length as uint64, the length's checksum, the data and the data's checksum.
+    """
+    size, at, places, end = os.fstat(file.fileno()).st_size, 0, [], "at its end"
+    while at < size:
+        file.seek(at)
+        header = file.read(12)
+        length = int.from_bytes(header[:8], "little")
+        if len(header) == 12 and _masked(crc32c(header[:8])) != header[8:]:
+            end = "damaged"
+            break
+        if at + 16 + length > size:
+            end = "cut off"
+            break
+        places.append((at + 12, length))
+        at += 16 + length
+    return np.array(places, np.int64).reshape(-1, 2), end
+
+
+def crc32c(data):
+    """Returns the CRC-32C of bytes.
+
+    Most of a long message is folded away beforehand: modulo the CRC's polynomial, x to the power of
+    8 FOLD[2] equals the sum of three lower powers. So a byte may be added to the three bytes FOLD
+    further on instead; and, as squares of sums are sums of squares modulo 2, also to those 2 FOLD,
+    4 FOLD, ... further on.
+    """
+    message, crc = np.frombuffer(data, np.uint8), 0xFFFFFFFF
+    if len(message) > FOLD[2]:
+        message, crc, at = message.copy(), 0, 0
+        message[:4] ^= 0xFF
+        for scale in 16, 1:
+            near, middle, far = (scale * steps for steps in FOLD)
+            while (n := min(near, len(message) - far - at)) > 0:
+                for steps in near, middle, far:
+                    message[at + steps : at + steps + n] ^= message[at : at + n]
+                at += n
+        message = message[at:]
+    table = _table()
+    for byte in message.tobytes():
+        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
+    return crc ^ 0xFFFFFFFF
+
+
+FOLD = 4323, 5259, 5685
+
+
+@functools.cache
+def _table():
+    """Returns what each byte does to a CRC."""
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = np.where(table & 1, table >> 1 ^ 0x82F63B78, table >> 1)
+    return table.tolist()
+
+
+def _masked(crc):
+    """Returns a CRC as TFRecord files store it."""
+    crc = (crc >> 15 | crc << 17) + 0xA282EAD8
+    return (crc & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+def example(data):
+    """Parses a `tf.train.Example`.
+
+    Args:
+      data: its bytes.
+
+    Returns:
+      Maps the name of each feature to a sequence of bytes, floats or ints.
+
+    Raises:
+      ValueError: the bytes are no such message.
+    """
+    from google.protobuf import message
+
+    try:
+        features = _example_class().FromString(data).features.feature
+    except message.DecodeError as error:
+        raise ValueError(f"no tf.train.Example: {error}") from error
+    lists = {name: feature.WhichOneof("kind") for name, feature in features.items()}
+    return {name: getattr(features[name], kind).value for name, kind in lists.items() if kind}
+
+
+@functools.cache
+def _example_class():
+    """Declares `tf.train.Example` of TensorFlow's feature.proto and example.proto."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="lawm_example.proto", package="lawm")
+    file.syntax = "proto3"
+
+    def declare(message, *fields):
+        for number, (name, repeated, kind) in enumerate(fields, 1):
+            label = field.LABEL_REPEATED if repeated else field.LABEL_OPTIONAL
+            added = message.field.add(name=name, number=number, label=label)
+            if isinstance(kind, str):
+                added.type, added.type_name = field.TYPE_MESSAGE, f".lawm.{kind}"
+            else:
+                added.type = kind
+        return message
+
+    new = lambda name: file.message_type.add(name=name)  # noqa: E731
+    declare(new("BytesList"), ("value", True, field.TYPE_BYTES))
+    declare(new("FloatList"), ("value", True, field.TYPE_FLOAT))
+    declare(new("Int64List"), ("value", True, field.TYPE_INT64))
+    kinds = [("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")]
+    feature = declare(new("Feature"), *((name, False, kind) for name, kind in kinds))
+    feature.oneof_decl.add(name="kind")
+    for one in feature.field:
+        one.oneof_index = 0
+    features = declare(new("Features"), ("feature", True, "Features.FeatureEntry"))
+    entry = features.nested_type.add(name="FeatureEntry")
+    declare(entry, ("key", False, field.TYPE_STRING), ("value", False, "Feature"))
+    entry.options.map_entry = True
+    declare(new("Example"), ("features", False, "Features"))
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("lawm.Example"))
