@@ -44,11 +44,6 @@ def main(argv):
     from lawm_jax.data import records, shards
 
     spec = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
-    if STATISTICS.value:
-        _measure(spec)
-        return
-    if not OUT.value:
-        raise app.UsageError("expected --out")
     quality = QUALITY.value
     if quality < 0:
         quality = 0 if SIZE.value < records.RAW_BELOW else 90
@@ -63,6 +58,11 @@ def main(argv):
         holdout=HOLDOUT.value,
         write=not VALIDATE.value,
     )
+    if STATISTICS.value:
+        _measure(plan)
+        return
+    if not OUT.value:
+        raise app.UsageError("expected --out")
     encode = None
     if ENCODER.value:
         plan, encode = _encoder(plan, ENCODER.value)
@@ -75,7 +75,7 @@ def main(argv):
         return
     print(_summary(info))
     if plan.write and info["total_labelled"]:
-        _measure(f"records:{OUT.value}", replace=True)
+        _measure(plan._replace(source=f"records:{OUT.value}"), replace=True)
 
 
 def _summary(info):
@@ -129,13 +129,16 @@ def _encoder(plan, config):
     return plan._replace(quality=0, encoder=config.encoder.to_dict()), convert
 
 
-def _measure(spec, replace=False):
-    """Measures the labels of a source, and stores that beside the data."""
-    from lawm_jax.data import pipeline, statistics
+def _measure(plan, replace=False):
+    """Measures the labels of a source to train on, and stores that beside the data."""
+    from lawm_jax.data import mini, shards, statistics
 
-    source = pipeline.open_labels(spec, fps=FPS.value, holdout=HOLDOUT.value)
-    path = statistics.write(spec.split(":")[1], statistics.measure(source), replace=replace)
-    print(f"statistics: {path}")
+    kind, _, where = plan.source.partition(":")
+    where = os.path.expanduser(where.partition("?")[0])
+    folder = os.path.join(mini.FOLDER, where) if kind == "mini" else where
+    source = shards.open_source(plan, "train")
+    path = statistics.write(folder, statistics.measure(source, plan.fps), replace=replace)
+    print(f"statistics of the labels: {path}")
 
 
 if __name__ == "__main__":

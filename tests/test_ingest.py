@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from test_data import SIZE, F, config, every, numbers, same, take, write
 
-from lawm_jax.data import pipeline, records, shards
+from lawm_jax.data import mini, pipeline, records, shards
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLAN = dict(size=SIZE, resize=SIZE, frames=12, least=F, quality=0)
@@ -212,7 +213,7 @@ def test_nothing_readable_is_an_error(tmp_path):
 
 def test_jpeg_records_are_close_to_the_frames_and_decode_only_those_of_the_clip(robot, tmp_path):
     ingest(f"mini:{robot}", tmp_path / "raw")
-    ingest(f"mini:{robot}", tmp_path / "jpeg", quality=95)
+    ingest(f"mini:{robot}", tmp_path / "jpeg", quality=20)
     pair = [
         list(pipeline.episodes(config(f"records:{tmp_path}/{kind}"), "videos"))
         for kind in ("raw", "jpeg")
@@ -258,3 +259,79 @@ def test_a_wrong_rate_a_wrong_folder_and_wrong_flags_are_answered(robot, tmp_pat
     ):
         failed = subprocess.run(command(*options), cwd=ROOT, capture_output=True, text=True)
         assert failed.returncode and text in failed.stdout + failed.stderr
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory):
+    """Twenty walks of lawm_mini, and their folder once the tiny encoder's states are stored."""
+    root = tmp_path_factory.mktemp("states")
+    for split, count in ("train", 16), ("test", 4):
+        (root / "walks" / split).mkdir(parents=True)
+        for number in range(count):
+            for suffix in ".mp4", ".npz":
+                name = f"{number:04}{suffix}"
+                embedded = pathlib.Path(mini.FOLDER, "nav", split, name)
+                (root / "walks" / split / name).symlink_to(embedded)
+    options = f"--source=mini:{root}/walks", f"--out={root}/out"
+    encoder = ["--encoder=configs/lawm.py:size=tiny"]
+    subprocess.run([*command(*options), *encoder], cwd=ROOT, check=True)
+    return root
+
+
+def test_stored_states_are_those_of_the_clips(states, get_config):
+    from lawm_jax import world_model
+
+    settings = get_config("size=tiny")
+    settings.data.sources = {"walks": f"mini:{states}/walks"}
+    settings.data.mixture = {"walks": 1.0}
+    clips = list(pipeline.episodes(settings, "walks"))
+    settings.data.videos = f"records:{states}/out"
+    stored = list(pipeline.episodes(settings, "videos"))
+    assert len(stored) == len(clips) == 4 * 64 // 4
+    model = world_model.build(settings)
+    params = {"encoder": world_model.init_encoder(model, None)}
+    encode = jax.jit(lambda video: world_model.encode(model, params, video))
+    for first in range(0, len(clips), 16):
+        some, others = clips[first : first + 16], stored[first : first + 16]
+        s = encode(np.stack([clip["video"] for clip in some]))
+        got = np.stack([clip["states"] for clip in others]).astype(np.float32)
+        np.testing.assert_allclose(got, s, rtol=2**-8, atol=1e-5)  # bfloat16 has 8 bits
+        for clip, other in zip(some, others, strict=True):
+            np.testing.assert_array_equal(clip["actions"], other["actions"])
+            np.testing.assert_array_equal(clip["state"], other["state"])
+            assert (clip["episode"], clip["start"]) == (other["episode"], other["start"])
+
+
+def test_training_reads_stored_states_as_if_they_were_video(states, get_config, tmp_path):
+    from lawm_jax.evals import prediction
+    from lawm_jax.training import loop
+
+    settings = get_config("size=tiny")
+    settings.data.videos = f"records:{states}/out"
+    model, params = loop.fit(settings, str(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 20 and rows[-1]["error"] < 0.999 * rows[-1]["copy"]
+    stored, episodes = prediction.held_out(settings, "videos")
+    settings.data.sources = {"walks": f"mini:{states}/walks"}
+    video, same_episodes = prediction.held_out(settings, "walks")
+    assert list(episodes) == list(same_episodes)
+    errors = [prediction.one_step_errors(model, params, x) for x in (stored, video)]
+    np.testing.assert_allclose(errors[0], errors[1], rtol=1e-2)
+
+
+def test_states_of_another_encoder_or_clip_are_refused(states, get_config):
+    settings = get_config("size=tiny")
+    settings.data.videos = f"records:{states}/out"
+    settings.encoder.merge = 4
+    with pytest.raises(ValueError, match="encoder: .*holds states of .*'merge': 2.*'merge': 4"):
+        pipeline.clips(settings)
+    settings = get_config("size=tiny")
+    settings.data.videos = f"records:{states}/out"
+    settings.data.frames = 8
+    with pytest.raises(ValueError, match="data.frames: .*clips of 4 frames, got 8"):
+        pipeline.clips(settings)
+    settings = get_config("size=tiny")
+    settings.data.sources.walks = f"records:{states}/out"
+    settings.data.mixture.walks = 1.0
+    with pytest.raises(ValueError, match="data.mixture: expected video of one shape"):
+        pipeline.clips(settings)

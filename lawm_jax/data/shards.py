@@ -73,7 +73,7 @@ def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=
       ValueError: nothing matches, nothing can be read, or `out` holds something else.
       RuntimeError: a worker failed, and not because of a file: a full disk, for example.
     """
-    sources = {split: _open(plan, split) for split in ("train", "test")}
+    sources = {split: open_source(plan, split) for split in ("train", "test")}
     size = max(16, -(-max(len(source.items) for source in sources.values()) // SHARDS))
     _claim(out, plan, sources, size)
     units = [
@@ -92,8 +92,8 @@ def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=
     return None
 
 
-def _open(plan, split):
-    """Opens the plan's source, or the records that were made of it."""
+def open_source(plan, split):
+    """Opens the plan's source: "train" or "test"."""
     off = types.SimpleNamespace(
         crop=False, area=(1, 1), ratio=(1, 1), flip=0.0, jitter=0.0, cut=0.0
     )
@@ -128,7 +128,7 @@ def _claim(out, plan, sources, size):
     ]
     if changed:
         raise ValueError(
-            f"--out={out}: expected a new folder, or one begun with the same source and options; "
+            f"{out}: expected a new folder, or one begun with the same source and options; "
             f"this one has {'; '.join(changed)}"
         )
 
@@ -186,7 +186,7 @@ def _work(plan, out, unit, bad, at, parent):
     """
     from array_record.python import array_record_module
 
-    source = _open(plan, unit.split)
+    source = open_source(plan, unit.split)
     report = []
     with contextlib.ExitStack() as stack:
         writer = None

@@ -105,10 +105,10 @@ class Examples:
         if self._format not in ("array_record", "tfrecord"):
             raise ValueError(f"{name}: expected ArrayRecord or TFRecord files, got {self._format}")
         template = chosen.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-        self._paths = [
-            os.path.join(where, file)
-            for file in _files(template, info["name"], part, self._format, len(self._counts))
-        ]
+        files = list(_files(template, info["name"], part, self._format, len(self._counts)))
+        if any(os.path.basename(file) != file for file in files):
+            raise ValueError(f"{name}: expected files in its folder, got {files[0]}")
+        self._paths = [os.path.join(where, file) for file in files]
         self._records = None
         found = list(_features(features))
         self.images = [one for one, kind, shape in found if kind == "image" and len(shape) == 1]
