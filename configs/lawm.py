@@ -64,9 +64,9 @@ def get_config(arg=""):
         crop=False,  # V-JEPA 2's random resized crop, with these ranges of area and aspect ratio
         area=(0.3, 1.0),
         ratio=(0.75, 1.35),
-        flip=0.0,  # probability
+        flip=0.0,  # probability; V-JEPA 2's is 0.5. A mirror image belies recorded actions
         jitter=0.0,  # of the frame rate of unlabelled video: 0.25 for 0.8 to 1.25 times
-        cut=0.0,  # leaves out clips with a shot cut, see frames.refuse_cuts; 0: keeps them
+        cut=0.0,  # 0.225 leaves out clips with a shot cut, see frames.refuse_cuts; 0: keeps them
     )
     c.data.resize = c.data.get_oneway_ref("size") * 292 // 256  # short side before the crop
     c.encoder = dict(

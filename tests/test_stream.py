@@ -126,6 +126,9 @@ def test_batches_hold_what_all_sources_share(numbers):
         a, b = (Numbers(str(width), range(5), width) for width in widths)
         batch = next(pipeline.clips(numbers({"a": 1.0, "b": 1.0}, a=a, b=b)))
         assert batch.keys() == keys
+    settings = numbers({"a": 1.0}, a=Numbers("a", range(5), 3))
+    settings.data.augment.flip = 0.5  # a mirror image has other actions
+    assert next(pipeline.clips(settings)).keys() == plain
     sources = {"a": Numbers("a", range(5)), "b": Numbers("b", range(5), size=6)}
     with pytest.raises(ValueError, match="expected video of one shape in all sources, got"):
         pipeline.clips(numbers({"a": 1.0, "b": 1.0}, **sources))

@@ -72,6 +72,8 @@ class Episodes:
         They are even where the last one would be shorter than `least`.
         """
         with self.open(item) as episode:
+            if not episode.length:
+                raise UnreadableVideo(str(item), "0 steps")
             steps = np.arange(0, episode.length, self.stride)
             parts = np.split(steps, range(most, len(steps), most))
             if len(parts[-1]) < least:

@@ -26,7 +26,8 @@ class View:
     """Says which part of a picture the frames of a clip show.
 
     Without augmentation it is the centre square, `size` pixels wide once the picture's short side
-    has `resize`. With `area` it is V-JEPA 2's random resized crop, the same in every frame.
+    has `resize`. With `area` it is V-JEPA 2's random resized crop: a rectangle, the same in every
+    frame, stretched to a square.
 
     Attributes:
       size: side of a frame, pixels.
@@ -36,7 +37,13 @@ class View:
       flip: probability of a mirror image.
       seed: of this clip's crop and flip, see `drawn`; None: the centre square.
 
-    Source: `random_resized_crop` of V-JEPA 2's training (Assran et al. 2025, section 2).
+    Raises:
+      ValueError: a value is outside of its range.
+
+    Source: `random_resized_crop` of github.com/facebookresearch/vjepa2,
+    src/datasets/utils/video/transforms.py, with the ranges of its pretraining: area 0.3 to 1, ratio
+    0.75 to 1.35, flip 0.5. Its area of 1.777 for DROID fits no picture: this is the centre crop of
+    ratio 1.35.
     """
 
     size: int
@@ -49,6 +56,11 @@ class View:
     def __post_init__(self):
         if self.size > self.resize:
             raise ValueError(f"resize: expected at least size = {self.size}, got {self.resize}")
+        for name, value in ("area", self.area or (1, 1)), ("ratio", self.ratio):
+            if len(value) != 2 or not 0 < value[0] <= value[1] < math.inf:
+                raise ValueError(f"{name}: expected 0 < low <= high, got {value}")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip: expected a probability, got {self.flip}")
 
     def drawn(self, random):
         """Returns the view of one clip, drawn by a numpy Generator."""
@@ -57,15 +69,16 @@ class View:
         return dataclasses.replace(self, seed=int(random.integers(2**63)))
 
     def crop(self, width, height, aspect=1.0):
-        """Places the crop in a picture.
+        """Places the frame in a picture.
 
         Args:
           width, height: of the picture, pixels.
           aspect: width over height of one pixel.
 
         Returns:
-          (width, height) to scale the picture to, (left, top) of the square in the scaled picture,
-          and whether to mirror it.
+          box: x, y, width, height of the part to scale, pixels of the picture.
+          scaled: its width and height when scaled; of this the centre square is shown.
+          mirrored: whether it is then mirrored.
 
         Raises:
           ValueError: the picture is more than 8 times longer than wide.
@@ -73,55 +86,66 @@ class View:
         wide = width * aspect
         if not 1 / 8 <= wide / height <= 8:
             raise ValueError(f"picture of {wide:.0f} x {height} pixels")
-        if self.seed is None or self.area is None:
-            if (width, height) == (self.size, self.size):
-                scaled = width, height
-            else:
-                scale = self.resize / min(wide, height)
-                scaled = max(self.size, round(wide * scale)), max(self.size, round(height * scale))
-            corner = (scaled[0] - self.size) // 2, (scaled[1] - self.size) // 2
-            mirrored = self.seed is not None and self._random().random() < self.flip
-            return scaled, corner, mirrored
-        random = self._random()
-        mirrored = random.random() < self.flip
-        x, y, w, h = _box(random, self.area, self.ratio, wide, height)
-        scaled = round(wide * self.size / w), round(height * self.size / h)
-        scaled = max(scaled[0], self.size), max(scaled[1], self.size)
-        left = min(round(x * self.size / w), scaled[0] - self.size)
-        top = min(round(y * self.size / h), scaled[1] - self.size)
-        return scaled, (left, top), mirrored
-
-    def _random(self):
-        return np.random.default_rng(self.seed)
+        mirrored = False
+        if self.seed is not None:
+            random = np.random.default_rng(self.seed)
+            mirrored = random.random() < self.flip
+            if self.area is not None:
+                square = max(1, round(wide))  # width in square pixels
+                x, y, w, h = _box(random, self.area, self.ratio, square, height)
+                box = x * width // square, y, max(1, w * width // square), h
+                return box, (self.size, self.size), mirrored
+        if (width, height, aspect) == (self.size, self.size, 1):
+            scaled = width, height
+        else:
+            scale = self.resize / min(wide, height)
+            scaled = max(self.size, round(wide * scale)), max(self.size, round(height * scale))
+        return (0, 0, width, height), scaled, mirrored
 
 
 class Scaler:
     """Makes frames of one clip; not to be shared between threads."""
 
     def __init__(self, view):
-        import av
-
         self.view = view
-        self._reformatter = av.video.reformatter.VideoReformatter()
-        self._codecs = {}
+        self._key = None
 
     def frame(self, picture, aspect=1.0):
-        """Returns an `av.VideoFrame` as uint8 [size, size, 3] RGB: scaled, cropped, upright.
+        """Returns an `av.VideoFrame` as uint8 [size, size, 3] RGB: cropped, scaled, upright.
 
         Raises:
           ValueError: the picture's shape is absurd.
         """
-        (width, height), (left, top), mirrored = self.view.crop(
-            picture.width, picture.height, aspect
-        )
-        scaled = self._reformatter.reformat(
-            picture, width, height, "rgb24", interpolation="BILINEAR", threads=1
-        ).to_ndarray()
-        size = self.view.size
-        square = np.rot90(
-            scaled[top : top + size, left : left + size], round(picture.rotation / 90) % 4
-        )
-        return square[:, ::-1] if mirrored else square
+        shape = picture.width, picture.height, picture.format.name
+        key = *shape, picture.rotation, aspect
+        if key != self._key:
+            self._turns = round(picture.rotation / 90) % 4
+            self._graph, self._corner, self._mirrored = self._plan(*shape, aspect)
+            self._key = key
+        self._graph.push(picture)
+        scaled = self._graph.pull().to_ndarray()
+        (top, left), size = self._corner, self.view.size
+        square = np.rot90(scaled[top : top + size, left : left + size], self._turns)
+        return square[:, ::-1] if self._mirrored else square
+
+    def _plan(self, width, height, pixels, aspect):
+        """Returns what scales a part of pictures, the corner of the square in it, and the flip."""
+        import av
+
+        if self._turns % 2:  # on its side: the crop is that of the upright picture
+            (y, x, h, w), (tall, wide), mirrored = self.view.crop(height, width, 1 / aspect)
+        else:
+            (x, y, w, h), (wide, tall), mirrored = self.view.crop(width, height, aspect)
+        graph = av.filter.Graph()
+        graph.threads = 1
+        graph.link_nodes(
+            graph.add_buffer(width=width, height=height, format=pixels, time_base=1),
+            graph.add("crop", f"{w}:{h}:{x}:{y}:exact=1"),  # copies nothing
+            graph.add("scale", f"{wide}:{tall}:flags={FLAGS}"),
+            graph.add("format", "rgb24"),
+            graph.add("buffersink"),
+        ).configure()
+        return graph, ((tall - self.view.size) // 2, (wide - self.view.size) // 2), mirrored
 
     def image(self, data):
         """Decodes a compressed image, JPEG or PNG, or takes uint8 [H, W, 3]; see `frame`.
@@ -136,18 +160,19 @@ class Scaler:
         name = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}.get(bytes(data[:2]))
         if name is None:
             raise ValueError(f"expected a JPEG or PNG image, got bytes {bytes(data[:8])!r}")
-        if name not in self._codecs:
-            codec = av.CodecContext.create(name, "r")
-            codec.thread_count = 1
-            codec.options = {"max_pixels": str(MAX_PIXELS)}
-            self._codecs[name] = codec
+        data = bytes(data)
+        if name == "mjpeg" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise ValueError("damaged mjpeg image: it has no end")
+        codec = av.CodecContext.create(name, "r")  # afresh: that of PNG adds to the image before
+        codec.thread_count = 1
+        codec.options = {"max_pixels": str(MAX_PIXELS), "err_detect": CHECKS}
         try:
-            picture = self._codecs[name].decode(av.Packet(data))
+            pictures = codec.decode(av.Packet(data))
+            if len(pictures) != 1 or pictures[0].is_corrupt:
+                raise ValueError(f"damaged {name} image")
+            return self.frame(pictures[0])
         except av.FFmpegError as error:
             raise ValueError(f"damaged {name} image: {error.strerror}") from error
-        if len(picture) != 1 or picture[0].is_corrupt:
-            raise ValueError(f"damaged {name} image")
-        return self.frame(picture[0])
 
     def images(self, data):
         """Stacks the frames of several images: [F, size, size, 3]."""
@@ -155,6 +180,9 @@ class Scaler:
 
 
 MAX_PIXELS = 2**26  # of one picture; a header may promise more
+CHECKS = "crccheck+bitstream+buffer+explode"  # else what is missing is painted grey
+# As exact as swscale gets: without them white is right, but most else up to 2 levels too dark.
+FLAGS = "bilinear+full_chroma_int+full_chroma_inp+accurate_rnd"
 
 
 def _box(random, area, ratio, width, height):
@@ -162,25 +190,47 @@ def _box(random, area, ratio, width, height):
     for _ in range(10):
         target = width * height * random.uniform(*area)
         aspect = math.exp(random.uniform(*np.log(ratio)))
-        w, h = math.sqrt(target * aspect), math.sqrt(target / aspect)
-        if w <= width and h <= height:
-            return random.uniform(0, width - w), random.uniform(0, height - h), w, h
-    w, h = min(width, height * ratio[1]), min(height, width / ratio[0])
-    return (width - w) / 2, (height - h) / 2, w, h
+        w, h = round(math.sqrt(target * aspect)), round(math.sqrt(target / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(random.integers(width - w + 1)), int(random.integers(height - h + 1)), w, h
+    w, h = min(width, round(height * ratio[1])), min(height, round(width / ratio[0]))
+    return (width - w) // 2, (height - h) // 2, w, h
 
 
 def refuse_cuts(clip, most):
-    """Raises UnreadableVideo where a clip's picture changes at once by more than `most`.
+    """Raises UnreadableVideo where a clip shows a shot cut.
 
     Args:
-      clip: has `video` uint8 [F, H, W, 3], `episode` and `start`.
-      most: in (0, 1], the mean absolute difference of two consecutive frames in 8 x 8 cells.
+      clip: has `video` uint8 [F, H, W, 3] with H, W >= 8, `episode` and `start`.
+      most: in (0, 1], how much a picture may change from one frame to the next: the geometric mean
+        of the mean absolute difference of 8 x 8 cells, which motion raises too, and of the share of
+        32 x 32 points whose colour, one of 8 x 8 x 8, is gone, which hardly any motion raises.
+
+    Raises:
+      UnreadableVideo: two frames differ by more.
+      ValueError: `most` is out of its range.
+
+    At 4 frames per second and `most` = 0.225 it found 105 of 110 cuts of a music video, 8 of 8 in
+    five other films and 98% of 1504 stitched ones. It refused 2.5% of the music video's other
+    steps, where someone passes close by, 1 of 302 in twelve films, none of 15376 in simulators.
+    Cells alone, refusing as many, miss 21%, 1 and 5%; colours 11%, 2 and 5%; correlation of cells
+    15%, 1 and 14%. Flashes and fades to black count as cuts, cross-fades of 1.5 seconds do not.
     """
+    if not 0 < most <= 1:
+        raise ValueError(f"data.augment.cut: expected more than 0 and at most 1, got {most}")
     video = clip["video"]
     F, H, W, _ = video.shape
-    cells = video[:, : H // 8 * 8, : W // 8 * 8].reshape(F, 8, H // 8, 8, W // 8, 3)
-    cells = cells.mean((2, 4)) / 255
-    change = np.abs(np.diff(cells, axis=0)).mean((1, 2, 3))
+    k = 32 if min(H, W) >= 32 else 8
+    rows, columns = np.arange(k) * H // k, np.arange(k) * W // k
+    area = np.diff(rows, append=H)[:, None] * np.diff(columns, append=W)
+    points = np.add.reduceat(np.add.reduceat(video, rows, 1, np.uint32), columns, 2)
+    points = points / area[..., None]
+    cells = points.reshape(F, 8, k // 8, 8, k // 8, 3).mean((2, 4)) / 255
+    moved = np.abs(np.diff(cells, axis=0)).mean((1, 2, 3))
+    colours = (points // 32).astype(int) @ (64, 8, 1)
+    shares = np.stack([np.bincount(one.ravel(), minlength=512) for one in colours]) / k**2
+    gone = np.abs(np.diff(shares, axis=0)).sum(1) / 2
+    change = np.sqrt(moved * gone)
     if change.max(initial=0) > most:
         step, start = int(change.argmax()), float(clip["start"])
         raise UnreadableVideo(str(clip["episode"]), f"shot cut {step + 1} frames on", start)

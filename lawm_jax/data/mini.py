@@ -27,7 +27,7 @@ def source(name, where, split, data, view):
       where: the embedded part, or the folder of another set of the same layout.
       split: "train" or "test".
       data: has `frames` and `fps`.
-      view: `frames.View`.
+      view: `frames.View`, or None to read labels alone.
 
     Raises:
       ValueError: there are no episodes, or `data.fps` isn't 4.
@@ -53,11 +53,13 @@ def _open(item):
         raise episodes.UnreadableVideo(item, reason)
 
     def arrays(indices, view):
-        clip = video.read_clip(item, indices[0] / FPS, len(indices), FPS, view)
-        return {
-            "video": clip["video"],
+        clip = {
             "actions": actions[indices[:-1]].astype(np.float32),
             "state": state[indices].astype(np.float32),
         }
+        if view is not None:
+            read = video.read_clip(item, indices[0] / FPS, len(indices), FPS, view)
+            clip["video"] = read["video"]
+        return clip
 
     yield episodes.Episode(len(state), arrays)

@@ -53,8 +53,8 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
       [B,F,H,W,3]; `source` int32 [B], the rank of the name among the sorted names of `mixture`;
       `episode` int32 [B], the item's number within its source; `start` float32 [B], see `episodes`;
       and what else all sources have in the same shape, such as `actions` float32 [B,F-1,U] and
-      `state` float32 [B,F,k]. Sources of an encoder's states have `states` bfloat16 [B,T,N,D]
-      instead of `video`.
+      `state` float32 [B,F,k], unless `augment.flip` mirrors them. Sources of an encoder's states
+      have `states` bfloat16 [B,T,N,D] instead of `video`.
       B = batch / process_count.
 
     Raises:
@@ -77,6 +77,8 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
             readers.append(_Reader(source(config, name, split), rank, data.augment.cut, failures))
             weights.append(weight)
     shared = _shared([reader.check() for reader in readers])
+    if data.augment.flip:  # which way was right is left now
+        shared = {key: value for key, value in shared.items() if key not in ("actions", "state")}
     streams = []
     for reader in readers:
         reader.keys = shared
