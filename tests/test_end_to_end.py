@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -93,6 +94,19 @@ def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
         assert [row["name"] for row in rows] == ["copy last frame", "noisy", "deterministic"]
         # Six small steps from the identity change little, for the better or the worse.
         assert all(0.8 < row["relative"] < 1.2 for row in rows)
+
+
+def test_the_readmes_config_mixes_sources(folder, tmp_path):
+    code = re.search(r"# mine.py.*?(?=```)", (ROOT / "README.md").read_text(), re.S)[0]
+    assert "droid:/data/droid/1.0.1" in code and "videos:/data/web" in code
+    code = code.replace("droid:/data/droid/1.0.1", "mini:panda").replace("/data/web", str(folder))
+    (tmp_path / "mine.py").write_text(code)
+    config = f"--config={tmp_path}/mine.py:size=tiny"
+    out = run("lawm_jax.train", config, *SHORT, f"--workdir={tmp_path}/run")
+    assert "step 6/6" in out
+    run("lawm_jax.evaluate", f"--workdir={tmp_path}/run", "--only=prediction")
+    results = json.loads((tmp_path / "run/eval/prediction.json").read_text())
+    assert results.keys() == {"robot", "web"}
 
 
 def test_a_wrong_flag_is_answered_with_the_right_one(tmp_path):

@@ -1,27 +1,25 @@
-"""Finds video files and reads clips from them by timestamp, with PyAV.
+"""Finds video files and reads clips from them by timestamp.
 
 Codec, size, rate (constant or variable), orientation and shape of pixels may be any that FFmpeg
-knows.
+knows. Files may lie on this machine or on a file system of fsspec, as gs://BUCKET/FILE.
 """
 
-import contextlib
+import collections.abc
 import dataclasses
 import glob
 import logging
+import math
 import os
+import posixpath
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames
+from lawm_jax.data import container, decode, episodes, frames, lists
 
 UnreadableVideo = frames.UnreadableVideo
 SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".m4v", ".mpg", ".mpeg")
 
-# Containers are told apart by content, whatever the suffix says. Playlists are not among them and
-# only local files are opened, so that no file can make the reader fetch another one.
-_OPEN = {"format_whitelist": "mov,avi,matroska,mpeg,mpegts,mpegvideo", "protocol_whitelist": "file"}
 _LOG = logging.getLogger(__name__)
-_TICK = 1e-3  # seconds; Matroska rounds timestamps to it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,35 +28,78 @@ class Videos:
 
     Attributes:
       name: what an error message calls it.
-      items: paths.
+      items: a sequence of paths and `lists.Part`s.
       frames, fps, view: as in `read_clip`.
       jitter: the rate of a clip to train on lies between fps / (1 + jitter) and fps * (1 + jitter).
     """
 
     name: str
-    items: tuple
+    items: collections.abc.Sequence
     frames: int
     fps: float
     view: frames.View
     jitter: float = 0.0
 
     def clip(self, item, random):
-        """Reads a clip of one file that starts anywhere, drawn by `random`."""
+        """Reads a clip of one item that starts anywhere, drawn by `random`."""
         place = random.random()
         view = self.view.drawn(random)
         fps = self.fps * (1 + self.jitter) ** random.uniform(-1, 1)
-        return self._read(item, lambda latest: place * latest, fps, view)
+        first = _part(item).start
+        return self._read(item, lambda latest: first + place * (latest - first), fps, view)
 
     def fixed(self, item, most=4):
-        """Yields up to `most` clips of one file, evenly spread and without overlap."""
-        length = duration(item)
-        # + _TICK: 16 s of Matroska may say 15.999 s
-        count = max(1, min(most, int((length + _TICK) * self.fps / self.frames)))
-        for start in np.arange(count) * length / count:
+        """Yields up to `most` clips of one item, evenly spread and without overlap."""
+        path, first, last = _part(item)
+        length = min(duration(path), last) - first
+        # + TICK: 16 s of Matroska may say 15.999 s
+        count = max(1, min(most, int((length + decode.TICK) * self.fps / self.frames)))
+        for start in first + np.arange(count) * length / count:
             yield self._read(item, start, self.fps, self.view)
 
+    def parts(self, item, most, least=0):
+        """Yields all of one item, at `fps`, in parts of up to `most` frames.
+
+        The frames are those of `read_clip` at the same times. The item is read once, and never are
+        more than `most + least` frames held. The last two parts are even where the last one would
+        be shorter than `least`. What precedes a damaged place comes before the error.
+
+        Yields:
+          Dicts of `video`, uint8 [n, size, size, 3] RGB, `start`, seconds, and `episode`.
+        """
+        path, first, last = _part(item)
+        times = decode.Times(first, self.fps, math.inf)
+        times = times._replace(count=times.before(last - decode.TICK))
+        scaler, held, done, failure = frames.Scaler(self.view), [], 0, None
+
+        def part(count):
+            nonlocal done
+            start, video = times.at(done), np.stack(held[:count])
+            del held[:count]
+            done += count
+            return {"video": video, "start": start, "episode": str(item)}
+
+        with container.opened(path) as film:
+            try:
+                for frame in decode.shown(film, times, _picture(film, scaler), grace=False):
+                    held.append(frame)
+                    if len(held) == most + least:
+                        yield part(most)
+                    film.clock.restart()
+            except UnreadableVideo as error:
+                failure = error
+            if len(held) > most:
+                even = len(held) >= 2 * least
+                yield part((len(held) + 1) // 2 if even else most)
+            if held:
+                yield part(len(held))
+        if failure or not done:
+            raise failure or UnreadableVideo(str(item), f"no frame at {first:.3g} s")
+
     def _read(self, item, start, fps, view):
-        return {**read_clip(item, start, self.frames, fps, view), "episode": item}
+        path, *within = _part(item)
+        clip = read_clip(path, start, self.frames, fps, view, tuple(within))
+        return {**clip, "episode": str(item)}
 
 
 def source(name, where, split, data, view):
@@ -74,7 +115,7 @@ def source(name, where, split, data, view):
     train, test = split_videos(where, data.holdout)
     if train == test:
         _LOG.warning("%s is the only video: it is used for training and for testing", train[0])
-    items = tuple(train if split == "train" else test)
+    items = train if split == "train" else test
     return Videos(name, items, data.frames, data.fps, view, data.augment.jitter)
 
 
@@ -82,34 +123,42 @@ def find_videos(pattern):
     """Finds video files.
 
     Args:
-      pattern: a folder (searched at any depth), a file, a glob with `**`, or a list of those.
+      pattern: a folder (searched at any depth), a file, a glob with `**`, or several of those; or
+        a list of files: FILE.txt with a path per line, or FILE.csv or FILE.parquet with a column
+        `path`, relative to the list's folder. Each path may have a start and an end in seconds,
+        after tabs or in columns of these names: only that part is read. All of these may be URLs
+        of a file system of fsspec.
 
     Returns:
-      The paths, sorted, each once; of folders and globs only files with a suffix in `SUFFIXES`.
+      Of a list its items, in its order: a sequence of paths and `lists.Part`s. Else the paths,
+      sorted, each once; of folders and globs only files with a suffix in `SUFFIXES`.
 
     Raises:
-      ValueError: a pattern matches no video.
+      ValueError: a pattern matches no video, the list has an error, or the file system is unknown.
     """
-    return sorted(_keys(pattern))
+    return _listed(pattern) or sorted(_keys(pattern))
 
 
 def split_videos(pattern, holdout):
     """Splits video files into some to train on and some to test on.
 
-    A hash of the path within the searched folder decides, so that a file stays on its side when
-    others come or when the folder moves. Of two files or more each side gets one at least; a
-    single file is on both sides.
+    A hash of the path within the searched folder, or as the list has it, decides, so that a file
+    stays on its side when others come or when the folder moves; its parts are all on one side. Of
+    two files or more each side gets one at least; a single file is on both sides.
 
     Args:
       pattern: as in `find_videos`.
       holdout: fraction of the files to test on, in [0, 1].
 
     Returns:
-      train, test: sorted lists of paths.
+      train, test: sequences like that of `find_videos`.
 
     Raises:
-      ValueError: a pattern matches no video.
+      ValueError: as in `find_videos`.
     """
+    listed = _listed(pattern)
+    if listed:
+        return listed.split(holdout)
     keys = _keys(pattern)
     paths = sorted(keys)
     sides = episodes.split([keys[path] for path in paths], holdout)
@@ -122,57 +171,100 @@ def duration(path):
     Raises:
       UnreadableVideo: the file can't be opened as a video.
     """
-    with _opened(path) as (container, stream):
-        return _stated_end(container, stream) or _true_end(path)
+    with container.opened(path) as film:
+        end = film.stated_end()
+    return end or container.true_end(path)
 
 
-def read_clip(path, start, count, fps, view):
+def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
     """Reads the frames that a player shows at `start`, `start + 1/fps`, ...
 
     Args:
-      path: a local video file.
+      path: a video file, or the URL of one.
       start: seconds from the first frame, or a function from the latest possible start to it.
       count: number of frames F.
       fps: frames per second of the clip, whatever the file's rate.
       view: `frames.View`: what of the picture to show. A frame of just its size is left as it is.
+      within: start and end of the part of the video that the clip must lie in, seconds.
 
     Returns:
       `video`, uint8 [F, size, size, 3] RGB, and `start`, seconds.
 
     Raises:
-      UnreadableVideo: the file is no video, is too short, or is damaged where the clip lies.
+      UnreadableVideo: the file is no video, is too short, is damaged where the clip lies, or takes
+        more than `container.LIMIT` to read.
     """
-    import av
-
     span = (count - 1) / fps
-    scaler = frames.Scaler(view)
+    first, last = within
+    clock, scaler = container.Clock(), frames.Scaler(view)
     for trusting in (True, False):
-        with _opened(path) as (container, stream):
-            end = _stated_end(container, stream) if trusting else _true_end(path)
-            if end <= span + _TICK:
+        end = None if trusting else container.true_end(path, clock)
+        with container.opened(path, clock) as film:
+            end = min(film.stated_end() if trusting else end, last)
+            if end - first <= span + decode.TICK:
                 continue
             at = float(start(end - span) if callable(start) else start)
-            times = at + np.arange(count) / fps
-            try:
-                picture = lambda frame: _picture(frame, scaler, stream)  # noqa: E731
-                shown = _shown(container, stream, times, picture)
-            except (av.FFmpegError, ValueError, ArithmeticError) as error:
-                raise UnreadableVideo(path, f"at {at:.3g} s: {_reason(error)}", at) from error
+            times = decode.Times(at, fps, count)
+            shown = list(decode.shown(film, times, _picture(film, scaler)))
             if len(shown) == count:
                 return {"video": np.stack(shown), "start": at}
-    if end <= span + _TICK:
-        raise UnreadableVideo(path, f"{end:.3g} s long, needs more than {span:.3g} s")
-    raise UnreadableVideo(path, f"no frame at {times[len(shown)]:.3g} s", at)
+    if end - first <= span + decode.TICK:
+        part = "" if within == (0.0, math.inf) else str(lists.Part("", first, last))
+        reason = f"{end - first:.3g} s long, needs more than {span:.3g} s"
+        raise UnreadableVideo(path + part, reason)
+    raise UnreadableVideo(path, f"no frame at {times.at(len(shown)):.3g} s", at)
+
+
+def _picture(film, scaler):
+    """Returns a function from an `av.VideoFrame` to uint8 [size, size, 3]."""
+
+    def picture(frame):
+        if frame.is_corrupt:
+            raise ValueError("damaged frame")
+        return scaler.frame(frame, float(film.stream.sample_aspect_ratio or 1))
+
+    return picture
+
+
+def _part(item):
+    return item if isinstance(item, lists.Part) else lists.Part(item, 0.0, math.inf)
+
+
+def _listed(pattern):
+    """Reads a list of videos; returns None where `pattern` is something else."""
+    several = [pattern] if isinstance(pattern, str) else pattern
+    if not any(one.lower().endswith(lists.SUFFIXES) for one in several):
+        return None
+    if not isinstance(pattern, str):
+        raise ValueError(f"videos: expected one list, or folders, files and globs, got {pattern}")
+    try:
+        if "://" in pattern:
+            system, inside = _system(pattern)
+            with system.open(inside, "rb") as file:
+                return lists.read(pattern, file)
+        pattern = os.path.expanduser(pattern)
+        with open(pattern, "rb") as file:
+            return lists.read(pattern, file)
+    except IsADirectoryError:
+        return None
+    except OSError as error:
+        raise ValueError(f"videos: {pattern}: {container.reason(error)}") from error
 
 
 def _keys(pattern):
     """Maps each path that `pattern` matches to its path within the folder that was searched."""
     if not isinstance(pattern, str):
         return {path: key for one in reversed(pattern) for path, key in _keys(one).items()}
-    pattern = os.path.expanduser(pattern)
+    found = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
+    if not found:
+        raise ValueError(f"videos: no file with a suffix of {' '.join(SUFFIXES)} in {pattern!r}")
+    return found
+
+
+def _local_keys(pattern):
+    root = pattern = os.path.expanduser(pattern)
     if os.path.isfile(pattern):
         return {pattern: os.path.basename(pattern)}
-    root = pattern
     if os.path.isdir(pattern):
         found = glob.iglob(os.path.join(glob.escape(pattern), "**", "*"), recursive=True)
     else:
@@ -180,96 +272,25 @@ def _keys(pattern):
         while glob.has_magic(root):
             root = os.path.dirname(root)
     paths = [p for p in found if p.lower().endswith(SUFFIXES) and os.path.isfile(p)]
-    if not paths:
-        raise ValueError(f"videos: no file with a suffix of {' '.join(SUFFIXES)} in {pattern!r}")
     return {path: os.path.relpath(path, root or ".").replace(os.sep, "/") for path in paths}
 
 
-@contextlib.contextmanager
-def _opened(path):
-    """Opens a video and turns every error in it into `UnreadableVideo`."""
-    import av
+def _remote_keys(pattern):
+    system, root = _system(pattern)
+    if system.isfile(root):
+        return {pattern: posixpath.basename(root)}
+    found = system.glob(root) if glob.has_magic(root) else system.find(root)
+    while glob.has_magic(root):
+        root = posixpath.dirname(root)
+    paths = [path for path in found if path.lower().endswith(SUFFIXES)]
+    return {system.unstrip_protocol(path): posixpath.relpath(path, root) for path in paths}
+
+
+def _system(url):
+    """Returns the file system of a URL, and the path in it."""
+    import fsspec.core
 
     try:
-        if not os.path.getsize(path):
-            raise UnreadableVideo(path, "empty file")
-        # An absolute path can't be taken for a URL.
-        where = os.path.abspath(path)
-        with av.open(where, options=_OPEN, metadata_errors="replace") as container:
-            stream = container.streams.best("video")
-            if stream is None or stream.codec_context is None:
-                raise UnreadableVideo(path, "no video stream that can be decoded")
-            # The pipeline reads many clips at a time: one thread each.
-            stream.codec_context.thread_count = 1
-            yield container, stream
-    except (av.FFmpegError, OSError, ValueError, ArithmeticError) as error:
-        raise UnreadableVideo(path, _reason(error)) from error
-
-
-def _reason(error):
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _stated_end(container, stream):
-    """Returns when the last frame stops being shown, in seconds, by the header; 0 if it is silent.
-
-    It may promise too much (the file was cut, the sound is longer) or be an estimate.
-    """
-    if stream.duration and stream.duration > 0:
-        return float(stream.duration * stream.time_base)
-    return max(container.duration or 0, 0) / 1e6
-
-
-def _true_end(path):
-    """Returns when the last frame stops being shown, in seconds, by looking at every packet."""
-    end = 0
-    with _opened(path) as (container, stream):  # afresh: not every file can be rewound
-        for packet in container.demux(stream):
-            shown = packet.dts if packet.pts is None else packet.pts  # AVI knows no pts
-            if shown is not None:
-                end = max(end, shown + (packet.duration or 0))
-        return float((end - (stream.start_time or 0)) * stream.time_base)
-
-
-def _shown(container, stream, times, picture):
-    """Returns `picture` of the frames on screen at `times`, fewer if the video ends before."""
-    import av
-
-    tick, zero = stream.time_base, stream.start_time or 0
-    # A keyframe may lie later than the index says: step back further, and at last to the top.
-    for back in (0.0, 2.0, np.inf):
-        target = max(times[0] - back, 0)
-        if target:
-            try:
-                container.seek(int(target / tick) + zero, stream=stream)
-            except av.FFmpegError:
-                target = 0  # no index: read on, from the top
-        elif back:
-            container.seek(0)
-        shown, last = [], None
-        for frame in container.decode(stream):
-            if frame.pts is None:
-                raise ValueError("frame without a timestamp")
-            now = float((frame.pts - zero) * tick)
-            if last is None and now > times[0] + _TICK and target:
-                break
-            due = np.searchsorted(times, now - _TICK)  # so many times lie before this frame
-            if last is not None and due > len(shown):
-                shown += [picture(last)] * (due - len(shown))
-            if len(shown) == len(times):
-                return shown
-            last = frame
-        else:
-            if last is not None:
-                held = max(float((last.duration or 0) * tick), 1 / float(stream.average_rate or 25))
-                due = np.searchsorted(times, now + 2 * held)
-                if due > len(shown):
-                    shown += [picture(last)] * (due - len(shown))
-            return shown
-
-
-def _picture(frame, scaler, stream):
-    """Returns one frame as uint8 [size, size, 3]."""
-    if frame.is_corrupt:
-        raise ValueError("damaged frame")
-    return scaler.frame(frame, float(stream.sample_aspect_ratio or 1))
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:  # as where gcsfs is missing for gs://
+        raise ValueError(f"videos: {url}: {error}") from error

@@ -1,0 +1,256 @@
+"""Decodes the frames of a video that are on screen at wanted times.
+
+Which frames these are is known from the packets, before anything is decoded. So pictures that no
+other one refers to are decoded only where they are wanted, and nothing is decoded between a wanted
+frame and the next keyframe. Where the packets can't be relied on, every frame is decoded.
+"""
+
+import bisect
+import collections
+import contextlib
+import itertools
+import math
+from typing import NamedTuple
+
+from lawm_jax.data import container, frames
+
+TICK = 1e-3  # seconds; Matroska rounds timestamps to it
+
+_PACKETS, _BYTES = 512, 2**25  # held in memory at a time
+_LONGEST = 600.0  # seconds for a frame; more comes of a wrong timestamp
+_BACK = 0.0, 2.0, 12.0, math.inf  # seconds: a keyframe may lie later than the index says
+
+
+class Times(NamedTuple):
+    """Wanted times: start, start + 1 / fps, ..., `count` of them; seconds from the first frame."""
+
+    start: float
+    fps: float
+    count: float
+
+    def at(self, number):
+        """Returns one of them."""
+        return self.start + number / self.fps
+
+    def before(self, limit):
+        """Returns how many of them lie before `limit`."""
+        if limit == math.inf:
+            return self.count
+        number = max(0, math.ceil((limit - self.start) * self.fps) - 1)
+        while number < self.count and self.at(number) < limit:
+            number += 1
+        return min(number, self.count)
+
+
+class _Doubtful(Exception):
+    """The packets don't tell which frames are shown when."""
+
+
+def shown(film, times, picture, grace=True):
+    """Yields `picture` of the frame on screen at each of `times`, fewer if the video ends before.
+
+    Args:
+      film: `Film`, just opened.
+      times: `Times`.
+      picture: takes an `av.VideoFrame`.
+      grace: whether the last frame stays for twice as long as it should.
+    """
+    import av
+
+    errors = av.FFmpegError, ValueError, ArithmeticError
+    done = 0
+    with contextlib.suppress(_Doubtful, *errors):
+        for value in _repeated(_chosen(film, times, grace), times, picture):
+            done += 1
+            yield value
+        return
+    with container.opened(film.path, film.clock) as fresh:
+        try:
+            for value in _repeated(_every(fresh, times, done, grace), times, picture):
+                done += 1
+                yield value
+        except errors as error:
+            where = f"at {times.at(done):.3g} s"
+            raise frames.UnreadableVideo(
+                film.path, f"{where}: {container.reason(error)}", times.start
+            ) from error
+
+
+def _repeated(found, times, picture):
+    """Yields `picture` of each frame as often as it is wanted."""
+    for frame, count in found:
+        if count > _LONGEST * times.fps:
+            raise ValueError(f"a frame is shown for {count / times.fps:.3g} s")
+        value = picture(frame)
+        yield from itertools.repeat(value, count)
+
+
+def _every(film, times, done, grace):
+    """Yields frames and how many of `times` show them, from number `done` on; decodes them all."""
+    decoder = film.stream.codec_context
+    for back in _BACK:
+        packets, top = film.packets(times.at(done) - back)
+        last = None
+        for frame in itertools.chain.from_iterable(map(decoder.decode, packets)):
+            film.check()
+            if frame.pts is None:
+                raise ValueError("frame without a timestamp")
+            now = film.seconds(frame.pts)
+            if last is None and not top and now > times.at(done) + TICK:
+                break
+            due = times.before(now - TICK)
+            if last is not None and due > done:
+                yield last, due - done
+                done = due
+            if done == times.count:
+                return
+            last = frame
+        else:
+            if last is None and not top and film.read:
+                continue  # packets, but no keyframe among them
+            due = times.before(_end(film, last, grace)) if last else done
+            if due > done:
+                yield last, due - done
+            return
+
+
+def _end(film, shown, grace):
+    """Returns until when the last frame, or its packet, counts as shown, in seconds."""
+    held = film.held(shown)
+    return film.seconds(shown.pts) + (2 * held if grace else held - TICK)
+
+
+def _chosen(film, times, grace):
+    """Yields the same as `_every`, or raises `_Doubtful`; decodes as little as possible."""
+    decoder = film.stream.codec_context
+    if film.container.format.name == "avi" and decoder.reorder_depth:
+        raise _Doubtful  # AVI knows no pts
+    skips = _skips(decoder)
+    due, entry, last = {}, None, -math.inf
+
+    def wanted(decoded):
+        nonlocal last
+        for frame in decoded:
+            film.check()
+            if frame.pts is None or not last < frame.pts <= min(due, default=math.inf):
+                raise _Doubtful
+            if frame.pts == entry and not frame.key_frame:
+                raise _Doubtful
+            last = frame.pts
+            count = due.pop(last, 0)
+            if count:
+                yield frame, count
+
+    for packet, count, enters in _plan(film, times, grace):
+        if enters:
+            if entry is not None:
+                yield from wanted(decoder.decode(None))
+                decoder.flush_buffers()
+            entry, last = packet.pts, -math.inf
+        if count or enters and not packet.is_discard:
+            due[packet.pts] = count
+        decoder.skip_frame = "DEFAULT" if count or enters or not skips else "NONREF"
+        yield from wanted(decoder.decode(packet))
+    yield from wanted(decoder.decode(None))
+    if due:
+        raise _Doubtful
+
+
+def _plan(film, times, grace):
+    """Yields the packets to decode, how many of `times` show each, and whether one starts afresh.
+
+    A frame is shown until the one with the next timestamp. In decoding order that may come earlier
+    or later, but no later than the first packet whose decoding timestamp is as large.
+    """
+    packets, lead = _entry(film, times.start)
+    queue = collections.deque()  # packets in decoding order
+    counts = {}  # timestamp in the queue -> how many times show its frame, None while unknown
+    unsure = []  # timestamps that aren't known, rising
+    done, known, horizon, more, enters = 0, -math.inf, -math.inf, True, True
+    while more:
+        old = len(queue)
+        more = _fetch(film, times, packets, queue)
+        for packet in itertools.islice(queue, old, None):
+            pts, dts = packet.pts, packet.dts
+            if pts is None or not packet.size or pts in counts:
+                raise _Doubtful
+            if packet.is_discard or pts < lead:  # not to be shown
+                counts[pts] = 0
+            elif pts <= known or dts is not None and pts < dts:
+                raise _Doubtful
+            else:
+                counts[pts] = None
+                bisect.insort(unsure, pts)
+            horizon = horizon if dts is None else max(dts, horizon)
+
+        sure = unsure[: bisect.bisect(unsure, horizon) if more else None]
+        for pts, following in itertools.pairwise(sure):
+            due = max(done, times.before(film.seconds(following) - TICK))
+            counts[pts], done, known = due - done, due, pts
+        del unsure[: max(0, len(sure) - 1)]
+        if not more and unsure:
+            final = next(packet for packet in queue if packet.pts == unsure[0])
+            due = max(done, times.before(_end(film, final, grace)))
+            counts[final.pts], done = due - done, due
+        more = more and done < times.count
+
+        # Backwards: does a frame that may be wanted follow before the next keyframe?
+        earliest = horizon if more else math.inf  # of these frames
+        needed = []
+        for packet in reversed(queue):
+            if counts[packet.pts] or more and counts[packet.pts] is None:
+                earliest = min(earliest, packet.pts)
+            needed.append(earliest < math.inf)
+            if packet.is_keyframe and packet.pts <= earliest:
+                earliest = math.inf
+        full = len(queue)
+        while queue and not (more and counts[queue[0].pts] is None):
+            packet = queue.popleft()
+            count = counts.pop(packet.pts)
+            if needed.pop():
+                yield packet, count, enters
+                enters = False
+            else:
+                enters = True
+        if more and len(queue) == full:
+            raise _Doubtful
+
+
+def _entry(film, start):
+    """Returns the packets from a keyframe on that is shown at `start`, if possible the last one.
+
+    And the first timestamp of a frame that needs none of the packets before.
+    """
+    for back in _BACK:
+        packets, top = film.packets(start - back)
+        for packet in packets:
+            if packet.is_keyframe and packet.pts is not None:
+                if top or film.seconds(packet.pts) <= start + TICK:
+                    return itertools.chain([packet], packets), -math.inf if top else packet.pts
+                break
+            if top:
+                raise _Doubtful
+    raise _Doubtful
+
+
+def _fetch(film, times, packets, queue):
+    """Adds packets to the queue, not too many; tells whether there are more that matter."""
+    size = sum(packet.size for packet in queue)
+    for packet in packets:
+        if packet.pts is None and packet.dts is None and not packet.size:
+            return False  # the end
+        queue.append(packet)
+        size += packet.size
+        if packet.dts is not None and film.seconds(packet.dts) > times.at(times.count - 1) + TICK:
+            return False
+        if len(queue) >= _PACKETS or size >= _BYTES:
+            return True
+    return False
+
+
+def _skips(decoder):
+    """Tells whether pictures that no other one refers to may be left out, packet by packet."""
+    if decoder.name == "hevc":  # with temporal layers, the upper ones may refer to them
+        record = decoder.extradata or b""
+        return len(record) > 21 and record[0] == 1 and record[21] >> 3 & 7 == 1
+    return decoder.name in ("h264", "mpeg1video", "mpeg2video")

@@ -1,0 +1,190 @@
+"""Reads lists of video files and of parts of them: FILE.txt, FILE.csv, FILE.parquet."""
+
+import collections.abc
+import math
+import os
+import posixpath
+from typing import NamedTuple
+
+import numpy as np
+
+from lawm_jax.data import episodes
+
+SUFFIXES = (".txt", ".csv", ".parquet")
+COLUMNS = ("path", "start", "end")
+
+
+class Part(NamedTuple):
+    """A part of a video file, in seconds from its first frame; `end` may be infinite."""
+
+    path: str
+    start: float
+    end: float
+
+    def __str__(self):  # as in the W3C's media fragments
+        end = "" if self.end == math.inf else f",{self.end:g}"
+        return f"{self.path}#t={self.start:g}{end}"
+
+
+class Listed(collections.abc.Sequence):
+    """The items of a list: paths, and `Part`s where it gives a start or an end.
+
+    They are kept in columns, so that millions take little memory.
+    """
+
+    def __init__(self, folder, paths, starts, ends):
+        """Takes what paths are relative to, and columns: Arrow strings, float64 in seconds."""
+        self._folder, self._paths, self._starts, self._ends = folder, paths, starts, ends
+
+    def __len__(self):
+        return len(self._paths)
+
+    def __getitem__(self, number):
+        path = self._paths[int(number)].as_py()
+        if "://" not in path:
+            path = posixpath.join(self._folder, path)  # just `path` if that is absolute
+        start, end = float(self._starts[number]), float(self._ends[number])
+        return path if (start, end) == (0, math.inf) else Part(path, start, end)
+
+    def split(self, holdout):
+        """Splits the items as `episodes.split` does their files: returns two `Listed`.
+
+        They are the same object where there is but one file.
+        """
+        files = self._paths.dictionary_encode()
+        train, test = episodes.split(files.dictionary.to_pylist(), holdout)
+        if train == test:
+            return self, self
+        tested = np.zeros(len(files.dictionary), bool)
+        tested[test] = True
+        mine = tested[files.indices.to_numpy()]
+        return self._only(~mine), self._only(mine)
+
+    def _only(self, mask):
+        return Listed(self._folder, self._paths.filter(mask), self._starts[mask], self._ends[mask])
+
+
+def read(where, file):
+    """Reads a list.
+
+    Args:
+      where: its path or URL; paths in it are relative to the folder of that.
+      file: open, binary. A text has lines of a path and perhaps a start and an end, in seconds,
+        with tabs between; empty lines are left out. A table has a column `path` and perhaps
+        columns `start` and `end`, where an empty cell means the video's.
+
+    Returns:
+      `Listed`.
+
+    Raises:
+      ValueError: an error in the list, with its line, or row.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = os.path.splitext(where.lower())[1]
+    try:
+        columns = {".txt": _text, ".csv": _csv, ".parquet": _parquet}[kind](file)
+    except (pa.ArrowException, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    paths = columns["path"].cast(pa.large_string()).combine_chunks()
+    line = "line" if kind == ".txt" else "row"
+    starts = _seconds(f"{where}, {line}", columns.get("start"), len(paths), 0.0)
+    ends = _seconds(f"{where}, {line}", columns.get("end"), len(paths), math.inf)
+    named = pc.fill_null(pc.not_equal(paths, ""), False).to_numpy(zero_copy_only=False)
+    empty = (kind == ".txt") & ~named & (starts == 0) & (ends == math.inf)  # an empty line
+    ordered = (0 <= starts) & (starts < ends)
+    for wrong, expected in (~named & ~empty, "a path"), (~ordered, "0 <= start < end"):
+        if wrong.any():
+            row = int(wrong.argmax())
+            got = f"{paths[row].as_py()!r} from {starts[row]:g} to {ends[row]:g}"
+            raise ValueError(f"{where}, {line} {row + 1}: expected {expected}, got {got}")
+    if empty.all():
+        raise ValueError(f"{where}: expected a list of videos, it is empty")
+    _check_systems(where, paths)
+    items = Listed(posixpath.dirname(where), paths, starts, ends)
+    items = items._only(~empty) if empty.any() else items
+    pa.default_memory_pool().release_unused()  # it would keep several times the list
+    return items
+
+
+def _text(file):
+    """Returns the columns of lines with tabs."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    text = pa.array([file.read().decode("utf-8-sig")], pa.large_string())
+    lines = pc.utf8_rtrim(pc.split_pattern(text, "\n").flatten(), "\r")
+    fields = pc.split_pattern(lines, "\t")
+    width = pc.list_value_length(fields).to_numpy()
+    if width.max() > len(COLUMNS):
+        row = int((width > len(COLUMNS)).argmax())
+        raise ValueError(f"line {row + 1}: expected path, start and end, got {lines[row]}")
+    fields = pc.list_slice(fields, 0, len(COLUMNS), return_fixed_size_list=True)
+    columns = {name: pc.list_element(fields, i) for i, name in enumerate(COLUMNS)}
+    return {name: pa.chunked_array([column]) for name, column in columns.items()}
+
+
+def _csv(file):
+    """Returns those columns of a table that matter, as strings."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    data = pa.py_buffer(file.read())
+    options = csv.ConvertOptions(
+        include_columns=_known(csv.open_csv(pa.BufferReader(data)).schema.names),
+        column_types=dict.fromkeys(COLUMNS, pa.large_string()),
+    )
+    table = csv.read_csv(pa.BufferReader(data), convert_options=options)
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _parquet(file):
+    """Returns those columns of a table that matter."""
+    from pyarrow import parquet
+
+    source = parquet.ParquetFile(file)
+    table = source.read(columns=_known(source.schema_arrow.names))
+    return dict(zip(table.column_names, table.columns, strict=True))
+
+
+def _known(names):
+    if "path" not in names:
+        raise ValueError(f"expected a column 'path', got {', '.join(names)}")
+    return [name for name in COLUMNS if name in names]
+
+
+def _seconds(where, column, count, default):
+    """Returns a column as float64, `default` where it is empty."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if column is None:
+        return np.full(count, default)
+    if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
+        column = column.cast(pa.large_string())
+        column = pc.if_else(pc.equal(column, ""), None, column)
+    try:
+        numbers = column.cast(pa.float64())
+    except pa.ArrowInvalid:
+        for row, cell in enumerate(column):
+            try:
+                cell.cast(pa.float64())
+            except pa.ArrowInvalid:
+                text = f"expected a number of seconds, got {cell.as_py()!r}"
+                raise ValueError(f"{where} {row + 1}: {text}") from None
+        raise
+    return pc.fill_null(numbers, default).to_numpy()
+
+
+def _check_systems(where, paths):
+    """Raises ValueError where the file system of a URL in the list is unknown or not installed."""
+    import fsspec
+    import pyarrow.compute as pc
+
+    found = pc.extract_regex(paths, "^(?P<scheme>[^:/]+)://").field("scheme")
+    for scheme in pc.unique(found).drop_null().to_pylist():
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{where}: {scheme}://: {error}") from error
