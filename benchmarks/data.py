@@ -3,12 +3,13 @@
 Compares, on the same clips and in turn: raw H.264 (1280 x 720, 30 frames/s, a keyframe every 250
 frames) by lawm_jax, decord, PyAV and OpenCV; the same film ingested at 64, 128 and 256 pixels; and
 cached states. A clip is 16 frames at 4 per second from a random start. Needs `decord` and
-`opencv-python-headless` (pip install -e '.[bench]'); about 15 minutes.
+`opencv-python-headless` (pip install -e '.[bench]'); about 12 minutes.
 
 Clips per second are of CPU time of one thread, medians over rounds; with 2 workers of wall time.
 The resident memory is that of a training process while 10,000 clips are read.
 """
 
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -28,6 +29,7 @@ MEMORY = flags.DEFINE_integer("memory", 10_000, "Clips of each test of memory.",
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 F, FPS, SIZE = 16, 4.0, 256
+COPIES = 32  # of the film, to ingest: Grain takes 5 ms to shuffle the number of one of 4 items
 SECONDS, RATE, WIDTH, HEIGHT = 60, 30, 1280, 720
 
 
@@ -51,7 +53,7 @@ def make_film(path):
                 y = int((0.5 + 0.4 * np.sin(i / (20 + 7 * thing) + thing)) * (HEIGHT - 160))
                 x = int((0.5 + 0.4 * np.cos(i / (25 + 5 * thing))) * (WIDTH - 160))
                 picture[y : y + 160, x : x + 160] = ground[-160:, thing * 160 :][:, :160]
-            noise = random.integers(-3, 4, (HEIGHT, WIDTH, 1), np.int16)  # as of a camera
+            noise = random.integers(-7, 8, (HEIGHT, WIDTH, 1), np.int16)  # as of a camera
             picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             container.mux(stream.encode(frame))
@@ -138,9 +140,9 @@ def in_turn(readers, rounds):
     return speeds
 
 
-def ingest(film, folder, *options):
-    """Ingests the film, in a process of its own."""
-    command = [sys.executable, "-m", "lawm_jax.ingest", f"--videos={film}", f"--out={folder}"]
+def ingest(films, folder, *options):
+    """Ingests films, in a process of its own."""
+    command = [sys.executable, "-m", "lawm_jax.ingest", f"--videos={films}", f"--out={folder}"]
     subprocess.run([*command, *options], check=True, capture_output=True)
     return folder
 
@@ -205,13 +207,16 @@ def print_memory(videos, size, count):
 
 def ingested(film, folder):
     """Ingests the film at several sizes, and as states: name -> (data.videos, data.size)."""
-    places = {}
+    films, places = os.path.join(folder, "films"), {}
+    os.mkdir(films)
+    for copy in range(COPIES):
+        os.link(film, os.path.join(films, f"{copy}.mp4"))
     for size in 64, 128, 256:
         out = os.path.join(folder, str(size))
-        ingest(film, out, f"--size={size}", "--frames=64")
+        ingest(films, out, f"--size={size}")
         places[f"ingested, {size} px"] = f"records:{out}", size
     out = os.path.join(folder, "states")
-    ingest(film, out, "--encoder=configs/lawm.py:size=nano", f"--encoder.data.frames={F}")
+    ingest(films, out, "--encoder=configs/lawm.py:size=nano", f"--encoder.data.frames={F}")
     places["states of nano"] = f"records:{out}", 128
     return places
 
@@ -220,7 +225,12 @@ def main(argv):
     """Runs all and prints the results."""
     del argv
     cpu = next(line for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    results = {"machine": f"{os.cpu_count()} x {cpu.split(':')[1].strip()}"}
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    results = {
+        "machine": f"{os.cpu_count()} x {cpu.split(':')[1].strip()}",
+        "commit": commit.stdout.strip(),
+        "versions": {name: importlib.metadata.version(name) for name in ("av", "decord", "grain")},
+    }
     with tempfile.TemporaryDirectory() as folder:
         film = make_film(os.path.join(folder, "film.mp4"))
         places = ingested(film, folder)

@@ -32,7 +32,7 @@ def write(path, times, size=(64, 48), codec="libx264", pixels="yuv420p", first=0
     times = [fractions.Fraction(time).limit_denominator(1001) for time in times]
     rate = 1 / (times[1] - times[0]) if len(times) > 1 else fractions.Fraction(4)
     base = fractions.Fraction(1, 1000) if len(set(np.diff(times))) > 1 else 1 / rate
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         stream.codec_context.time_base = base

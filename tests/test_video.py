@@ -1,9 +1,11 @@
 """Reading video files: which frames come, from where, and what is refused."""
 
+import collections
 import dataclasses
 import fractions
 import functools
 import itertools
+import json
 import math
 import os
 import pathlib
@@ -12,6 +14,7 @@ import socket
 import struct
 import sys
 import time
+from typing import NamedTuple
 
 import av
 import fsspec
@@ -21,7 +24,7 @@ import test_data
 from drawing import draw, every, numbers, write
 from test_data import SIZE, F
 
-from lawm_jax.data import container, decode, frames, lists, video
+from lawm_jax.data import container, decode, frames, lists, pipeline, video
 
 everything, folder, broken = test_data.everything, test_data.folder, test_data.broken
 VIEW = frames.View(SIZE, SIZE)
@@ -53,19 +56,22 @@ FILMS = {
     "mpeg2.ts": ("mpeg2video", {"bf": "2", "g": "12"}),
     "mpeg4.mp4": ("mpeg4", {"bf": "2", "g": "12"}),
     "mpeg4.avi": ("mpeg4", {"g": "12"}),
+    "reordered.avi": ("mpeg4", {"bf": "2", "g": "12"}),
     "vp8.webm": ("libvpx", LAG),
     "vp9.webm": ("libvpx-vp9", LAG),
     "av1.mp4": ("libsvtav1", {"preset": "12", "g": "20"}),
     "jpeg.avi": ("mjpeg", {}),
+    "edited.mp4": ("libx264", x264(scenecut=0, bframes=5, ref=5)),
     "variable.mp4": ("libx264", x264(bframes=3)),
     "variable.mkv": ("libx264", x264(bframes=3)),
 }
 # What the packets of these say can't be relied on: the last two have one timestamp, a stripe is
-# refreshed in place of keyframes, and AVI has no timestamps of frames out of order.
+# refreshed in place of keyframes, AVI has no timestamps, and all frames claim to be keyframes.
 DOUBTFUL = {
     "mpeg2.mpg": ("mpeg2video", {"bf": "2", "g": "12"}),
     "refresh.mp4": ("libx264", x264(**{"intra-refresh": 1})),
-    "reordered.avi": ("mpeg4", {"bf": "2", "g": "12"}),
+    "unordered.avi": ("libx264", x264(bframes=3)),
+    "claims.mp4": ("mpeg4", {"g": "12"}),
 }
 
 
@@ -98,18 +104,28 @@ def pans(tmp_path_factory):
     @functools.cache
     def make(name):
         pan(root / name, *(FILMS | DOUBTFUL)[name])
+        if name == "edited.mp4":  # the edit list starts between two keyframes
+            data = bytearray((root / name).read_bytes())
+            at = data.index(b"elst") + 16
+            data[at : at + 4] = struct.pack(">I", 512 * 28)
+            (root / name).write_bytes(data)
         with av.open(str(root / name)) as file:
             stream = file.streams.video[0]
             decoded = list(file.decode(stream))
             times = [float((f.pts - stream.start_time) * stream.time_base) for f in decoded]
+            if name == "unordered.avi":
+                times = np.arange(len(decoded)) / 25
+            if name == "claims.mp4":
+                data = open(root / name, "rb").read()
+                (root / name).write_bytes(data.replace(b"stss", b"free"))
             return str(root / name), np.array(times), [f.to_ndarray() for f in decoded]
 
     return make
 
 
-def windows(times, seed=0):
-    """Lists starts, rates and counts: of any kind, and some that start at a frame."""
-    random = np.random.default_rng(seed)
+def windows(times):
+    """Lists starts, rates and counts; some start at a frame."""
+    random = np.random.default_rng(0)
     for rate, count in itertools.product((1.0, 4.0, 7.3, 25.0, 60.0), (1, 2, 5, 16)):
         latest = times[-1] - (count - 1) / rate
         if latest > 0:
@@ -117,7 +133,7 @@ def windows(times, seed=0):
             yield times[random.integers(np.searchsorted(times, latest, "right"))], rate, count
 
 
-def check(name, pans, grace=True):
+def check(name, pans):
     """Compares what is decoded with a search among all frames."""
     path, times, pictures = pans(name)
     for start, rate, count in windows(times):
@@ -125,7 +141,7 @@ def check(name, pans, grace=True):
         wanted = np.maximum(wanted, 0)  # before the first one
         with container.opened(path) as film:
             asked = decode.Times(start, rate, count)
-            got = list(decode.shown(film, asked, lambda frame: frame.to_ndarray(), grace))
+            got = list(decode.shown(film, asked, lambda frame: frame.to_ndarray()))
         assert len(got) == count
         for picture, number in zip(got, wanted, strict=True):
             np.testing.assert_array_equal(picture, pictures[number])
@@ -142,11 +158,12 @@ def test_frames_are_bit_for_bit_those_of_decoding_everything(pans, monkeypatch, 
     check(name, pans)
 
 
-@pytest.mark.parametrize("name", ["pyramid.mp4", "open.ts", "open.hevc.mp4", "variable.mkv"])
+@pytest.mark.parametrize("name", ["pyramid.mp4", "open.mp4", "open.hevc.mp4", "variable.mkv"])
 def test_frames_are_the_same_where_few_packets_fit_into_the_memory(pans, monkeypatch, name):
     monkeypatch.setattr(decode, "_every", refuse)
-    monkeypatch.setattr(decode, "_PACKETS", 16)
-    check(name, pans)
+    for packets in 12, 13, 14, 18:
+        monkeypatch.setattr(decode, "_PACKETS", packets)
+        check(name, pans)
 
 
 @pytest.mark.parametrize("name", DOUBTFUL)
@@ -162,6 +179,83 @@ def test_decoding_everything_gives_the_same_frames(pans, monkeypatch, name):
 
     monkeypatch.setattr(decode, "_chosen", doubt)
     check(name, pans)
+
+
+class Reel:
+    """A film of packets alone, in random groups of frames that refer to others in any order."""
+
+    average_rate = 25
+
+    def __init__(self, random, groups, delay=8):
+        self.all, first, made = [], 0, collections.defaultdict(list)
+        for group in range(groups):
+            length = int(random.integers(1, 30))
+            order = [0]  # of the frames of a group, as decoded: no frame moves far
+            order += sorted(range(1, length), key=lambda i: i + random.uniform(0, 6))
+            leading = int(random.integers(0, 4)) if group else 0  # shown before their keyframe
+            for i in order:
+                made[group].append((first + leading + i, i == 0))
+            made[group][1:1] = [(first + i, False) for i in random.permutation(leading)]
+            first += leading + length
+        packets = [(pts, key, g) for g in made for pts, key in made[g]]
+        for place, (pts, key, group) in enumerate(packets):
+            dts = place - delay if place % 50 or not place else None
+            self.all.append(Packet(int(pts), dts, key, group, place))
+
+    def packets(self, start):
+        keys = [p for p in self.all if p.is_keyframe and p.pts <= max(0, start) * 25]
+        return iter(self.all[keys[-1].place :]), start <= 0
+
+    def seconds(self, pts):
+        return pts / 25
+
+    def held(self, packet):
+        return 1 / 25
+
+
+class Packet(NamedTuple):
+    pts: int
+    dts: int
+    is_keyframe: bool
+    group: int
+    place: int
+    size: int = 1
+    is_discard: bool = False
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_plan_holds_all_that_wanted_frames_may_refer_to(monkeypatch, seed):
+    random = np.random.default_rng(seed)
+    reel = Reel(random, 12)
+    last = max(packet.pts for packet in reel.all)
+    monkeypatch.setattr(decode, "_PACKETS", int(random.integers(14, 60)))
+    for fps in 2.0, 6.0, 30.0:
+        start = random.uniform(0, last / 50)
+        times = decode.Times(start, fps, int(random.integers(1, (last / 25 - start) * fps)))
+        wanted = np.floor((start + np.arange(times.count) / fps + 1e-3) * 25).astype(int)
+        planned, began = [], -1
+        for packet, count, enters in decode._plan(reel, times, grace=False):
+            assert count == (wanted == packet.pts).sum()
+            assert enters == (packet.place != planned[-1].place + 1 if planned else True)
+            planned.append(packet)
+            began = packet.place if enters else began
+            if count:  # its group from the keyframe on, and the one before where it leads
+                key = next(p for p in reel.all if p.group == packet.group)
+                group = packet.group - (packet.pts < key.pts)
+                assert began <= next(p.place for p in reel.all if p.group == group)
+        assert set(wanted) <= {packet.pts for packet in planned}
+        assert len(planned) < len(reel.all)
+
+
+def test_packets_whose_order_cannot_be_told_are_doubted_not_collected():
+    late = Reel(np.random.default_rng(0), 200, delay=3000)  # shown long after they are decoded
+    with pytest.raises(decode._Doubtful):
+        list(decode._plan(late, decode.Times(0.0, 4.0, math.inf), grace=False))
+    again = Reel(np.random.default_rng(0), 200)
+    back = lambda p: p._replace(pts=p.pts - 1400, dts=p.dts and p.dts - 1400)  # noqa: E731
+    again.all[1500:] = map(back, again.all[1500:])
+    with pytest.raises(decode._Doubtful):
+        list(decode._plan(again, decode.Times(0.0, 4.0, math.inf), grace=False))
 
 
 def test_only_wanted_frames_and_what_they_refer_to_are_decoded(pans, monkeypatch):
@@ -356,6 +450,8 @@ def test_a_file_that_takes_too_long_is_refused_and_load_does_not_matter(folder, 
     with pytest.raises(video.UnreadableVideo, match="took more than 0.2 s") as caught:
         read(path, 0.0)
     assert caught.value.start is None
+    source = video.Videos("videos", (path,), F, 4.0, VIEW)
+    assert [len(part["video"]) for part in source.parts(path, 5)] == [5, 5]  # a limit for each
     monkeypatch.setattr(container, "LIMIT", 0.0)
     with pytest.raises(video.UnreadableVideo, match="took more than 0 s"):
         video.duration(cut_off(path, folder.parent / "silent.mkv"))
@@ -422,7 +518,7 @@ def test_no_file_makes_the_reader_open_another_file_or_url(folder, tmp_path, vis
     playlists = {
         "hls": f"#EXTM3U\n#EXTINF:9,\n{url}\n#EXT-X-ENDLIST\n",
         "hls-file": f"#EXTM3U\n#EXTINF:9,\n{secret}\n#EXT-X-ENDLIST\n",
-        "concat": f"ffconcat version 1.0\nfile '{secret}'\n",
+        "concat": "ffconcat version 1.0\nfile 'secret.mp4'\n",
         "dash": f"<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011' type='static' "
         f"mediaPresentationDuration='PT9S'><Period>{dash}{url}</BaseURL></Representation>"
         "</AdaptationSet></Period></MPD>",
@@ -681,7 +777,7 @@ def parts(path, most, least=0, fps=4.0):
     return list(source.parts(path, most, least))
 
 
-@pytest.mark.parametrize("name", ["pyramid.mp4", "variable.mkv", "open.ts", "reordered.avi"])
+@pytest.mark.parametrize("name", ["pyramid.mp4", "variable.mkv", "open.ts", "unordered.avi"])
 def test_parts_are_the_frames_of_clips_without_gap_or_overlap(pans, name):
     path, times, _ = pans(name)
     for fps, most in (4.0, 5), (10.0, 7), (60.0, 64):
@@ -739,3 +835,38 @@ def test_parts_of_a_damaged_video_come_up_to_the_damage(tmp_path):
         for part in source.parts(path, 8):
             shown += numbers(part["video"])
     assert shown == list(range(len(shown))) and 20 < len(shown) < 40
+
+
+def test_a_frame_that_lasts_for_hours_is_damage_not_a_million_frames(tmp_path):
+    path = write(tmp_path / "a.mkv", [0, 0.25, 0.5, 100, 4000, 4000.25])
+    source = video.Videos("videos", (path,), F, 4.0, VIEW)
+    shown = []
+    with pytest.raises(video.UnreadableVideo, match="a frame is shown for 3.9e.03 s"):
+        for part in source.parts(path, 64):
+            shown += numbers(part["video"])
+    assert shown == [0, 1] + [2] * 398
+    assert numbers(read(path, 50.0)["video"]) == [2] * F
+
+
+def test_a_list_is_streamed_and_evaluated_like_any_source_also_by_workers(folder, tmp_path):
+    for name in "a.mp4", "c.MOV", "b.avi":
+        shutil.copy(folder / name, tmp_path / name)
+    rows = [f"a.mp4\t{i / 10}\t{i / 10 + 1}" for i in range(12)] + ["c.MOV", "b.avi", "none.mp4\t1"]
+    (tmp_path / "list.txt").write_text("\n".join(rows))
+    config = test_data.config(tmp_path / "list.txt", holdout=0.0)
+    log = tmp_path / "skipped.jsonl"
+    batches = test_data.take(pipeline.clips(config, skipped=str(log)), 8)
+    train, test = video.split_videos(str(tmp_path / "list.txt"), 0.0)
+    assert list(test) == [str(tmp_path / "b.avi")]  # by its hash
+    for batch in batches:
+        for number, start in zip(batch["episode"], batch["start"], strict=True):
+            if isinstance(train[number], lists.Part):
+                assert train[number].start <= start <= train[number].end - 0.75 + 1e-6
+    paths = [json.loads(line)["path"] for line in log.read_text().splitlines()]
+    assert paths == [f"{tmp_path}/none.mp4"]
+    config.data.workers = 2
+    stream = pipeline.clips(config)
+    test_data.same(test_data.take(stream, 8), batches)
+    stream.close()
+    found = [clip["episode"] for clip in pipeline.episodes(config, "videos", "train")]
+    assert set(found) == {str(item) for item in train} - {f"{tmp_path}/none.mp4#t=1"}

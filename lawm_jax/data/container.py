@@ -45,6 +45,7 @@ class Film:
       container, stream: the `av.container.InputContainer`, and its video stream.
       clock: `Clock`.
       read: bytes of packets since it last moved.
+      unordered: whether packets don't tell when their frames are shown.
     """
 
     path: str
@@ -56,6 +57,9 @@ class Film:
     def __post_init__(self):
         self._tick, self._zero = self.stream.time_base, self.stream.start_time or 0
         self._moved = False
+        # AVI knows no timestamps; FFmpeg finds those of frames out of order for older codecs only.
+        name, codec = self.container.format.name, self.stream.codec_context
+        self.unordered = name == "avi" and codec.name in ("h264", "hevc") and codec.reorder_depth
 
     def check(self):
         """Raises UnreadableVideo once the time is over."""

@@ -87,17 +87,18 @@ def _repeated(found, times, picture):
 
 def _every(film, times, done, grace):
     """Yields frames and how many of `times` show them, from number `done` on; decodes them all."""
-    decoder = film.stream.codec_context
     for back in _BACK:
         packets, top = film.packets(times.at(done) - back)
         last = None
-        for frame in itertools.chain.from_iterable(map(decoder.decode, packets)):
-            film.check()
+        for frame in _frames(film, packets):
             if frame.pts is None:
                 raise ValueError("frame without a timestamp")
             now = film.seconds(frame.pts)
-            if last is None and not top and now > times.at(done) + TICK:
-                break
+            if last is None and not top:
+                # H.264 shows no frame before it is whole; others need a keyframe to be.
+                whole = frame.key_frame or film.stream.codec_context.name == "h264"
+                if now > times.at(done) + TICK or not whole:
+                    break
             due = times.before(now - TICK)
             if last is not None and due > done:
                 yield last, due - done
@@ -114,6 +115,19 @@ def _every(film, times, done, grace):
             return
 
 
+def _frames(film, packets):
+    """Decodes packets."""
+    following = None  # timestamp, where only the order of the frames tells it
+    for packet in packets:
+        if film.unordered and following is None and packet.is_keyframe:
+            following = packet.dts
+        for frame in film.stream.codec_context.decode(packet):
+            film.check()
+            if following is not None:
+                frame.pts, following = following, following + 1
+            yield frame
+
+
 def _end(film, shown, grace):
     """Returns until when the last frame, or its packet, counts as shown, in seconds."""
     held = film.held(shown)
@@ -123,8 +137,8 @@ def _end(film, shown, grace):
 def _chosen(film, times, grace):
     """Yields the same as `_every`, or raises `_Doubtful`; decodes as little as possible."""
     decoder = film.stream.codec_context
-    if film.container.format.name == "avi" and decoder.reorder_depth:
-        raise _Doubtful  # AVI knows no pts
+    if film.unordered:
+        raise _Doubtful
     skips = _skips(decoder)
     due, entry, last = {}, None, -math.inf
 
@@ -147,7 +161,7 @@ def _chosen(film, times, grace):
                 yield from wanted(decoder.decode(None))
                 decoder.flush_buffers()
             entry, last = packet.pts, -math.inf
-        if count or enters and not packet.is_discard:
+        if count:
             due[packet.pts] = count
         decoder.skip_frame = "DEFAULT" if count or enters or not skips else "NONREF"
         yield from wanted(decoder.decode(packet))
@@ -162,7 +176,7 @@ def _plan(film, times, grace):
     A frame is shown until the one with the next timestamp. In decoding order that may come earlier
     or later, but no later than the first packet whose decoding timestamp is as large.
     """
-    packets, lead = _entry(film, times.start)
+    packets = _entry(film, times.start)
     queue = collections.deque()  # packets in decoding order
     counts = {}  # timestamp in the queue -> how many times show its frame, None while unknown
     unsure = []  # timestamps that aren't known, rising
@@ -174,13 +188,10 @@ def _plan(film, times, grace):
             pts, dts = packet.pts, packet.dts
             if pts is None or not packet.size or pts in counts:
                 raise _Doubtful
-            if packet.is_discard or pts < lead:  # not to be shown
-                counts[pts] = 0
-            elif pts <= known or dts is not None and pts < dts:
+            if pts <= known or dts is not None and pts < dts:
                 raise _Doubtful
-            else:
-                counts[pts] = None
-                bisect.insort(unsure, pts)
+            counts[pts] = None
+            bisect.insort(unsure, pts)
             horizon = horizon if dts is None else max(dts, horizon)
 
         sure = unsure[: bisect.bisect(unsure, horizon) if more else None]
@@ -192,7 +203,6 @@ def _plan(film, times, grace):
             final = next(packet for packet in queue if packet.pts == unsure[0])
             due = max(done, times.before(_end(film, final, grace)))
             counts[final.pts], done = due - done, due
-        more = more and done < times.count
 
         # Backwards: does a frame that may be wanted follow before the next keyframe?
         earliest = horizon if more else math.inf  # of these frames
@@ -217,16 +227,13 @@ def _plan(film, times, grace):
 
 
 def _entry(film, start):
-    """Returns the packets from a keyframe on that is shown at `start`, if possible the last one.
-
-    And the first timestamp of a frame that needs none of the packets before.
-    """
+    """Returns the packets from a keyframe on that is shown by `start`, if possible the last one."""
     for back in _BACK:
         packets, top = film.packets(start - back)
         for packet in packets:
             if packet.is_keyframe and packet.pts is not None:
                 if top or film.seconds(packet.pts) <= start + TICK:
-                    return itertools.chain([packet], packets), -math.inf if top else packet.pts
+                    return itertools.chain([packet], packets)
                 break
             if top:
                 raise _Doubtful

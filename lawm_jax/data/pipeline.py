@@ -87,20 +87,24 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
         streams.append(order.random_map(reader))
     examples = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
 
-    # Every example exists, so examples can be dealt to workers in turn and come back in order.
-    processes = max(1, data.workers)
-    clip_bytes = sum(value.nbytes for value in shared.values())
-    buffer = min(max(1, _BUFFER_BYTES // clip_bytes // processes), max(1, 2 * batch // processes))
-    threads = min(buffer, 16, max(1, (os.cpu_count() or 1) // processes))
+    # Every example exists, so a batch's pieces can be dealt to workers in turn and come back in
+    # order. One by one they would cost more to hand over than to read.
+    workers = max(1, data.workers)
+    piece = max(n for n in range(1, 17) if batch % n == 0) if data.workers else 1
+    piece_bytes = piece * sum(value.nbytes for value in shared.values())
+    buffer = max(1, min(_BUFFER_BYTES // piece_bytes, 2 * batch // piece) // workers)
+    threads = min(buffer, 16, max(1, (os.cpu_count() or 1) // workers))
 
     def start(done):
         mine = examples[done + process_index :: process_count]
-        read = mine.to_iter_dataset(grain.ReadOptions(threads, buffer))
-        if data.workers:
-            if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain's workers read flags
-                absl.flags.FLAGS.mark_as_parsed()
-            read = read.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
-        return iter(read.batch(batch, drop_remainder=True))
+        if not data.workers:
+            read = mine.to_iter_dataset(grain.ReadOptions(threads, buffer))
+            return iter(read.batch(batch, drop_remainder=True))
+        if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain's workers read flags
+            absl.flags.FLAGS.mark_as_parsed()
+        read = mine.batch(piece).to_iter_dataset(grain.ReadOptions(threads, buffer))
+        read = read.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
+        return iter(read.batch(batch // piece, drop_remainder=True, batch_fn=_joined))
 
     shapes = {key: value.shape for key, value in shared.items()}
     return stream.Stream(start, data.batch, shapes)
@@ -214,6 +218,11 @@ def _shared(clips):
         got = [{key: value.shape for key, value in clip.items()} for clip in clips]
         raise ValueError(f"data.mixture: expected video of one shape in all sources, got {got}")
     return shared
+
+
+def _joined(pieces):
+    """Makes a batch of its pieces."""
+    return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
 
 class _Failures:
