@@ -222,6 +222,8 @@ def _shared(clips):
 
 def _joined(pieces):
     """Makes a batch of its pieces."""
+    if len(pieces) == 1:
+        return pieces[0]
     return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
 
