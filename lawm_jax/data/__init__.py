@@ -8,7 +8,8 @@ of its own, listed in `pipeline.KINDS`, and has
   clip(item, random)   a clip of one item to train on: where it starts and what it shows is drawn
                        by `random`, a numpy Generator
   fixed(item)     an iterator over non-overlapping clips, for evaluation
-  parts(item, most)    an iterator over the whole item in parts of up to `most` frames, for ingest
+  parts(item, most, least=0)   an iterator over the whole item in parts of up to `most` frames, none
+                       shorter than `least` where that can be, for ingest
 
 and raises `frames.UnreadableVideo` where an item can't be read. A clip is a dict with `video` uint8
 [F,H,W,3], `episode` (the item) and `start`; labelled ones add `actions` float32 [F-1,U] and `state`
