@@ -243,6 +243,15 @@ def test_evaluation_clips_are_fixed_and_carry_labels(labelled, folder):
         next(pipeline.episodes(config(labelled=labelled), "sofa"))
 
 
+def test_a_large_source_is_evaluated_on_items_that_are_evenly_spread(folder):
+    settings = config(folder, holdout=0.9)
+    items = video.split_videos(str(folder), 0.9)[1]
+    for most, wanted in (1, items[:1]), (3, items[::2]), (9, items):
+        clips = pipeline.episodes(settings, "videos", most=most)
+        assert list(dict.fromkeys(clip["episode"] for clip in clips)) == wanted
+    assert len(items) == 5
+
+
 def test_labels_that_do_not_fit_are_reported(labelled, tmp_path):
     path = write(tmp_path / "nav/test/0000.mp4", every(8, 4))
     source = pipeline.source(config(labelled=tmp_path), "nav", "test")

@@ -110,7 +110,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     return stream.Stream(start, data.batch, shapes)
 
 
-def episodes(config, name, split="test", *, skipped=None):
+def episodes(config, name, split="test", *, most=None, skipped=None):
     """Yields the clips of one source at fixed places, in a fixed order.
 
     Clips of a file don't overlap; a video gives four at most, spread over its length.
@@ -119,6 +119,7 @@ def episodes(config, name, split="test", *, skipped=None):
       config: as in `clips`.
       name: one of `names(config)`.
       split: "train" or "test".
+      most: number of items to read at most, evenly spread over the source; None reads all.
       skipped: as in `clips`.
 
     Yields:
@@ -131,9 +132,10 @@ def episodes(config, name, split="test", *, skipped=None):
     """
     found = source(config, name, split)
     failures = _Failures(skipped)
-    for item in found.items:
+    count = len(found.items)
+    for index in range(count) if most is None else np.linspace(0, count - 1, min(most, count)):
         try:
-            for clip in found.fixed(item):
+            for clip in found.fixed(found.items[round(index)]):
                 yield {**clip, "source": name}
         except frames.UnreadableVideo as error:
             failures.add(found.name, error)

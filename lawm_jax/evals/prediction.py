@@ -12,12 +12,13 @@ import numpy as np
 from lawm_jax import metrics, world_model
 
 
-def held_out(config, name):
+def held_out(config, name, most=256):
     """Loads the fixed held-out clips of one source.
 
     Args:
       config: a run's config.
       name: one of `pipeline.names(config)`.
+      most: number of videos or episodes at most, evenly spread: all clips are kept in memory.
 
     Returns:
       video uint8 [n, F, H, W, 3], or states bfloat16 [n, T, N, D] where the source holds those, and
@@ -28,7 +29,7 @@ def held_out(config, name):
     """
     from lawm_jax.data import pipeline
 
-    clips = list(pipeline.episodes(config, name))
+    clips = list(pipeline.episodes(config, name, most=most))
     if not clips:
         raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
     key = "states" if "states" in clips[0] else "video"
