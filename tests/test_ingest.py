@@ -21,10 +21,11 @@ PLAN = dict(size=SIZE, resize=SIZE, frames=12, least=F, quality=0)
 
 @pytest.fixture(scope="module")
 def films(tmp_path_factory):
-    """Forty videos of 4 fps, of 5 to 24 frames, and three broken ones."""
+    """41 videos of 4 fps, of 5 to 24 frames, one with a name in Latin-1, and three broken ones."""
     root = tmp_path_factory.mktemp("films")
-    for i in range(40):
+    for i in range(41):
         write(root / f"{i:02}.mp4", every(5 + i % 20, 4), first=10 * i)
+    os.rename(root / "40.mp4", os.fsencode(root) + b"/40\xe9.mp4")
     (root / "empty.mp4").write_bytes(b"")
     (root / "text.mp4").write_text("This is no video.\n" * 100)
     write(root / "short.mp4", every(3, 4))
@@ -84,7 +85,7 @@ def test_records_hold_every_frame_of_every_readable_video_once(films, tmp_path):
     }
     assert reasons["empty.mp4"] == "empty file"
     assert reasons["short.mp4"] == f"too short: 3 frames, needs {F}"
-    assert (info["total_items"], info["total_bad"]) == (43, 3)
+    assert (info["total_items"], info["total_bad"]) == (44, 3)
 
 
 def test_ingested_clips_are_those_of_the_source_with_their_labels(robot, tmp_path):
@@ -200,7 +201,7 @@ def test_a_reader_that_dies_is_reported_and_replaced(robot, tmp_path):
 
 def test_checking_alone_writes_nothing_but_the_report(films, robot, tmp_path):
     info = ingest(films, tmp_path, write=False)
-    assert info["total_bad"] == 3 and len(rows(tmp_path)) == 43
+    assert info["total_bad"] == 3 and len(rows(tmp_path)) == 44
     assert not list(tmp_path.rglob("*.array_record")) and not (tmp_path / "info.json").exists()
 
 

@@ -106,7 +106,9 @@ def pack(part, step, quality):
         arrays["ends"] = np.cumsum([len(image) for image in images])
     else:
         arrays["video"] = np.ascontiguousarray(part["video"])
-    arrays["episode"] = np.frombuffer(str(part["episode"]).encode(), np.uint8)
+    arrays["episode"] = np.frombuffer(
+        str(part["episode"]).encode(errors="surrogateescape"), np.uint8
+    )
     arrays["start"] = np.array([part["start"], step], np.float64)
     return safetensors.numpy.save(arrays)
 
@@ -185,7 +187,10 @@ _LENGTH = ("states", "ends", "video")
 def arrays(stored, indices, view):
     """Returns the clip of an unpacked record's frames `indices`, as `episodes.Episode` has it."""
     first, step = stored["start"]
-    clip = {"episode": stored["episode"].tobytes().decode(), "start": first + step * indices[0]}
+    clip = {
+        "episode": stored["episode"].tobytes().decode(errors="surrogateescape"),
+        "start": first + step * indices[0],
+    }
     if "states" in stored:  # of a whole clip, with its labels
         import ml_dtypes
 

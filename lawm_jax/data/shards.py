@@ -7,6 +7,7 @@ crashes or blocks its reader costs that worker, not the run.
 
 import collections
 import contextlib
+import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -86,7 +87,7 @@ def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=
     mine = units[part[0] :: part[1]]
     todo = [unit for unit in mine if not os.path.exists(_report_path(out, unit))]
     with _progress(mine, todo, show) as advance:
-        _run(plan, out, todo, workers, limit, encode, advance)
+        _run(plan, sources, out, todo, workers, limit, encode, advance)
     if all(os.path.exists(_report_path(out, unit)) for unit in units):
         return _finish(plan, out, units)
     return None
@@ -110,7 +111,7 @@ def _claim(out, plan, sources, size):
     for split, source in sources.items():
         digest = hashlib.sha256()
         for item in source.items:
-            digest.update(str(item).encode() + b"\n")
+            digest.update(str(item).encode(errors="surrogateescape") + b"\n")
         wanted["items"][split] = f"{len(source.items)} ({digest.hexdigest()[:16]})"
     wanted = json.loads(json.dumps(wanted))
     path = os.path.join(out, "plan.json")
@@ -133,7 +134,7 @@ def _claim(out, plan, sources, size):
         )
 
 
-def _run(plan, out, todo, workers, limit, encode, advance):
+def _run(plan, sources, out, todo, workers, limit, encode, advance):
     """Has worker processes make shards, and replaces those that die or make no progress."""
     spawn = multiprocessing.get_context("spawn")
     waiting = collections.deque((unit, {}) for unit in todo)
@@ -143,7 +144,9 @@ def _run(plan, out, todo, workers, limit, encode, advance):
             while waiting and len(running) < workers:
                 unit, bad = waiting.popleft()
                 at = spawn.Array("d", [unit.items.start, time.monotonic()], lock=False)
-                work = (plan, out, unit, bad, at, os.getpid())
+                source = sources[unit.split]
+                mine = dataclasses.replace(source, items=[source.items[i] for i in unit.items])
+                work = (plan, mine, out, unit, bad, at, os.getpid())
                 process = spawn.Process(target=_work, args=work, daemon=True)
                 process.start()
                 running[process] = unit, bad, at
@@ -176,17 +179,17 @@ def _run(plan, out, todo, workers, limit, encode, advance):
             process.kill()
 
 
-def _work(plan, out, unit, bad, at, parent):
+def _work(plan, source, out, unit, bad, at, parent):
     """Makes one shard: the body of a worker process.
 
     Args:
+      source: holds the unit's items alone.
       bad: item -> why it is left out.
       at: shared: the number of the item in work, and when there was progress, by time.monotonic.
       parent: id of the process to work for.
     """
     from array_record.python import array_record_module
 
-    source = open_source(plan, unit.split)
     report = []
     with contextlib.ExitStack() as stack:
         writer = None
@@ -194,10 +197,10 @@ def _work(plan, out, unit, bad, at, parent):
             path = _partial(records.shard_path(os.path.join(out, unit.split), unit.number))
             writer = array_record_module.ArrayRecordWriter(path, records.OPTIONS)
             stack.callback(writer.close)
-        for item in unit.items:
-            row = {"path": str(source.items[item]), "reason": bad.get(item)}
+        for item, name in zip(unit.items, source.items, strict=True):
+            row = {"path": str(name), "reason": bad.get(item)}
             row |= {"records": 0, "frames": 0, "dropped": 0, "labelled": False}
-            for part in _parts(plan, source, item, row) if item not in bad else ():
+            for part in _parts(plan, source, name, row) if item not in bad else ():
                 at[0], at[1] = item, time.monotonic()
                 if os.getppid() != parent:
                     return  # killed; its successor makes this shard
@@ -216,7 +219,7 @@ def _parts(plan, source, item, row):
     """Yields the parts of an item to store, and notes in `row` what is wrong or left out."""
     least = plan.frames if plan.encoder else plan.least
     try:
-        for part in source.parts(source.items[item], plan.frames, 0 if plan.encoder else least):
+        for part in source.parts(item, plan.frames, 0 if plan.encoder else least):
             if len(part["video"]) < least:
                 row["dropped"] += len(part["video"])
             else:
