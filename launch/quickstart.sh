@@ -13,7 +13,7 @@ train() { # KIND WORKDIR
         --config.steps=300 --config.data.mixture.nav=0.0
 }
 if [ -e "$work/eval/prediction.json" ]; then
-    echo "$work: the quick start is done already; its results are in eval/ and report/"
+    echo "$work: the quick start is done already; its results are in eval/ and report/page.html"
     exit 0
 fi
 mkdir -p "$work/bounds"
@@ -30,3 +30,4 @@ if ! wait $!; then
     exit 1
 fi
 python -m lawm_jax.evaluate --workdir "$work"
+python -m lawm_jax.report "$work"

@@ -27,6 +27,7 @@ _HOME = {
     "infer_actions": "world_model",
     "predict": "world_model",
     "rollout": "world_model",
+    "decode": "world_model",
     "loss": "world_model",
     "sample_actions": "world_model",
     "load_encoder": "weights",

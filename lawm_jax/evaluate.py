@@ -1,17 +1,37 @@
-"""Evaluates a trained model on held-out clips: python -m lawm_jax.evaluate --workdir W.
+"""Evaluates a trained model: python -m lawm_jax.evaluate --workdir W [--only ...] [--data ...].
 
-Prints the table of one-step errors and writes W/eval/prediction.json and pictures to W/report/.
-Runs in W/bounds/NAME, trained on the same data, join the comparison: "deterministic" (no latent)
-and "none" (unconstrained latents) are the paper's lower and upper bound.
+On held-out clips of every source it was trained on, or of --data, it asks the paper's questions:
+prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), sampling (E10)
+and pictures (E11). Prints tables, writes W/eval/*.json, and pictures and films to W/report/. Runs
+in W/bounds/NAME, trained on the same data, join the comparison: "deterministic" (no latent) and
+"none" (unconstrained latents) are the paper's lower and upper bound. `python -m lawm_jax.report W`
+then makes a page of it all.
 """
 
+import datetime
 import json
 import os
+import platform
+import subprocess
+import time
 
 from absl import app, flags, logging
 
+PARTS = ["prediction", "leakage", "transfer", "content", "sampling", "pictures"]
+TRAINED = ("predictor", "inverse", "latent")  # parts of the params
+
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-ONLY = flags.DEFINE_multi_enum("only", None, ["prediction", "pictures"], "What to do; all.")
+ONLY = flags.DEFINE_multi_enum("only", None, PARTS, "What to do; all.")
+DATA = flags.DEFINE_multi_string(
+    "data",
+    [],
+    "NAME=SOURCE to evaluate on instead of the run's own, as in the config's data.sources.",
+)
+DECODER = flags.DEFINE_string("decoder", None, "Folder of the run of a decoder; W/decoder.")
+DISTANCE = flags.DEFINE_string(
+    "distance", "effnet", "Perceptual distance, or lpips_vgg, lpips_alex."
+)
+EMBEDDING = flags.DEFINE_enum("embedding", "pca", ["pca", "umap"], "umap: the paper's; see extras.")
 flags.mark_flags_as_required(["workdir"])
 
 
@@ -24,32 +44,53 @@ def main(argv):
 
     from lawm_jax import saving
     from lawm_jax.data import pipeline
-    from lawm_jax.evals import prediction
+    from lawm_jax.evals import source
     from lawm_jax.training import checkpoints
 
-    workdir = WORKDIR.value
+    begin, workdir = time.monotonic(), WORKDIR.value
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
-    folders = {config.latent.kind: workdir} | _bounds(workdir)
-    models = {name: saving.load(folder) for name, folder in folders.items()}
+    own = config.copy_and_resolve_references()
+    if DATA.value:
+        config.data.update(videos="", holdout=1.0)
+        config.data.sources = ml_collections.ConfigDict(dict(_named(x) for x in DATA.value))
+        config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(config.data.sources, 1.0))
+    main, folders = config.latent.kind, _bounds(workdir)
+    folders.pop(main, None)
+    loaded = {main: saving.load(workdir, decoder=DECODER.value)}
+    loaded |= {name: saving.load(folder) for name, folder in folders.items()}
     for folder in ("eval", "report"):
         os.makedirs(os.path.join(workdir, folder), exist_ok=True)
 
-    only, results = ONLY.value or ["prediction", "pictures"], {}
-    for name in pipeline.names(config):
-        video, episodes = prediction.held_out(config, name)
-        if "prediction" in only:
-            results[name] = prediction.compare(models, video, episodes)
-        if "pictures" in only and video.ndim == 4:
-            print(f"{name}: there are no pictures of cached states")
-        elif "pictures" in only:
-            _pictures(workdir, config, name, models[config.latent.kind], video, episodes)
-    if "prediction" in only:
-        with open(os.path.join(workdir, "eval", "prediction.json"), "w") as file:
-            json.dump(results, file, indent=1)
-        print(prediction.table(results))
-    if "pictures" in only:
-        _curve(workdir, folders)
-        print(f"pictures: {os.path.join(workdir, 'report')}")
+    parts = [part for part in PARTS if part in (ONLY.value or PARTS)]
+    results = {part: {} for part in parts if part != "pictures"}
+    folder = os.path.join(workdir, "report")
+    options = folder, DISTANCE.value, EMBEDDING.value
+    sources = [source.Source(config, x, loaded, *options) for x in pipeline.names(config)]
+    if "sampling" in parts and main != "deterministic":
+        learned = source.fit_prior(own, sources[0])
+        saving.save_prior(workdir, _step(workdir), *learned[1])
+        for one in sources:
+            one.learned = learned
+    for one in sources:
+        for part in parts:
+            found = getattr(one, part)()
+            if found:
+                results[part][one.name] = found
+                print(_table(part, {one.name: found}), flush=True)
+    for part, found in results.items():
+        _write(os.path.join(workdir, "eval", f"{part}.json"), found, merge=bool(DATA.value))
+    if "pictures" in parts:
+        _curve(workdir, {main: workdir} | folders)
+        print(f"pictures and films: {os.path.join(workdir, 'report')}")
+    about = _about(workdir, loaded[main][1], time.monotonic() - begin)
+    _write(os.path.join(workdir, "eval", "about.json"), about)
+
+
+def _named(text):
+    name, _, spec = text.partition("=")
+    if not name.isidentifier() or not spec:
+        raise app.UsageError(f"--data: expected NAME=SOURCE, got {text!r}")
+    return name, spec
 
 
 def _bounds(workdir):
@@ -60,69 +101,60 @@ def _bounds(workdir):
     return {name: run for name, run in runs.items() if os.path.exists(f"{run}/config.json")}
 
 
+def _table(part, found):
+    import importlib
+
+    return importlib.import_module(f"lawm_jax.evals.{part}").table(found)
+
+
+def _write(path, found, merge=False):
+    """Writes JSON; with `merge` what is there of other sources stays."""
+    if merge and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file) | found
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(found, file, indent=1, allow_nan=False)
+
+
+def _about(workdir, params, seconds):
+    """Says what the numbers come from: everything that may differ between two equal results."""
+    import importlib.metadata
+
+    import jax
+
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    git = subprocess.run(
+        ["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    device = jax.devices()[0]
+    trained = {key: value for key, value in params.items() if key in TRAINED}
+    return {
+        "step": _step(workdir),
+        "parameters": sum(x.size for x in jax.tree.leaves(trained)),
+        "commit": git.stdout.strip() or None,
+        "machine": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores",
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(seconds),
+    }
+
+
+def _step(workdir):
+    from lawm_jax.training import checkpoints
+
+    store = checkpoints.Checkpoints(workdir, write=False)
+    step = store.latest
+    store.close()
+    return step
+
+
 def _curve(workdir, folders):
     from lawm_jax import figures
 
     runs = {name: f"{folder}/metrics.jsonl" for name, folder in folders.items()}
     runs = {name: figures.read_metrics(path) for name, path in runs.items()}
     figures.loss_curve(os.path.join(workdir, "report", "loss.png"), runs)
-
-
-def _pictures(workdir, config, name, trained, video, episodes):
-    """Draws an IDM rollout and a transferred action, read out linearly from the states."""
-    import jax
-    import numpy as np
-
-    from lawm_jax import figures, world_model
-
-    model, params = trained
-    encode = jax.jit(lambda v: world_model.encode(model, params, v))
-    infer = jax.jit(lambda s: world_model.infer_actions(model, params, s)[0])
-    roll = jax.jit(lambda s, z: world_model.rollout(model, params, s, z))
-    per_step = 1 if model.repeat else model.encoder.tubelet
-
-    train = _training_clips(config, name, 96)
-    states = np.concatenate([encode(train[i : i + 8]) for i in range(0, len(train), 8)])
-    # A step shows the last of its frames.
-    show = figures.read_out(states, train[:, per_step - 1 :: per_step], model.merge)
-
-    # The liveliest of the episodes' first clips leads; its actions go to the next episode.
-    video = video[np.unique(episodes, return_index=True)[1][:8]]
-    s = np.asarray(encode(video))
-    lead = int(np.abs(np.diff(s, axis=1)).mean((1, 2, 3)).argmax())
-    other = (lead + 1) % len(s)
-    z = infer(s[[lead, lead]])
-    rolled = np.asarray(roll(s[[lead, other], :1], z))
-    truth = video[:, per_step - 1 :: per_step]
-    shown = lambda i, s: show(s, truth[i, 0])  # noqa: E731
-    joined = lambda i, k: shown(i, np.concatenate([s[i, :1], rolled[k]]))  # noqa: E731
-    path = lambda kind: os.path.join(workdir, "report", f"{kind}_{name}.png")  # noqa: E731
-    figures.strips(
-        path("rollout"),
-        f"{name}: rollout from step 0 with inferred actions ({model.latent.kind})",
-        {"video": truth[lead], "its states": shown(lead, s[lead]), "rollout": joined(lead, 0)},
-    )
-    figures.strips(
-        path("transfer"),
-        f"{name}: the actions of one clip, transferred to another ({model.latent.kind})",
-        {
-            "source video": truth[lead],
-            "target, as it was": truth[other],
-            "target, source's actions": joined(other, 1),
-        },
-    )
-
-
-def _training_clips(config, name, n):
-    """Draws clips to fit the read-out: uint8 [n, F, H, W, 3]."""
-    import ml_collections
-    import numpy as np
-
-    from lawm_jax.data import pipeline
-
-    config = ml_collections.ConfigDict(config.to_dict())
-    config.data.update(batch=n, mixture=ml_collections.ConfigDict({name: 1.0}), workers=0)
-    return np.asarray(next(pipeline.clips(config))["video"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""Statistics that the evaluations share, in numpy."""
+"""Statistics and pixel metrics that the evaluations share, in numpy and scipy."""
 
 import numpy as np
+import scipy.ndimage
 
 
 def interval(values, groups=None, level=0.95, samples=4000, seed=0):
@@ -24,17 +25,151 @@ def interval(values, groups=None, level=0.95, samples=4000, seed=0):
     Source: percentile bootstrap, Efron & Tibshirani 1993, chapter 13; over clusters, Davison &
     Hinkley 1997, section 3.8.
     """
+    values = _per_clip("values", values)
+    return _bootstrap(values, np.ones(len(values)), groups, level, samples, seed)
+
+
+def ratio(a, b, groups=None, level=0.95, samples=4000, seed=0):
+    """Computes mean(a) / mean(b) with its bootstrap interval; clips of both are drawn together.
+
+    Args:
+      a, b: [n] one number each per clip, of the same clips: two errors, for example.
+      groups, level, samples, seed: as in `interval`, and so are the clips drawn.
+
+    Returns:
+      {"mean", "low", "high"} of the ratio, floats; low and high are None where there is but one
+      group, and where the b drawn sum to 0 in some resample: the ratio then has no bounds.
+
+    Raises:
+      ValueError: no values, not one b and one group per a, or a mean of b that is 0.
+
+    Source: as for `interval`.
+    """
+    a, b = _per_clip("a", a), _per_clip("b", b)
+    if len(a) != len(b):
+        raise ValueError(f"b: expected {len(a)} values, as many as a, got {len(b)}")
+    if b.mean() == 0:
+        raise ValueError("b: expected a mean other than 0, got 0")
+    return _bootstrap(a, b, groups, level, samples, seed)
+
+
+def masked_mean(values, mask, axis=None):
+    """Computes the mean over the entries where a mask holds; what others hold, NaN say, is ignored.
+
+    Args:
+      values: array of any shape.
+      mask: bool, of a shape that numpy broadcasts to that of `values`.
+      axis: int, tuple or None (all), over which to take the mean.
+
+    Returns:
+      float64, the shape of `values` without `axis`.
+
+    Raises:
+      ValueError: the mask doesn't fit, or holds nowhere along `axis`; names the first such entry.
+    """
+    values, mask = np.asarray(values), np.asarray(mask)
+    sizes = zip(mask.shape[::-1], values.shape[::-1], strict=False)
+    if mask.dtype != bool or mask.ndim > values.ndim or any(m not in (1, n) for m, n in sizes):
+        raise ValueError(
+            f"mask: expected bool that broadcasts to {values.shape}, got {mask.dtype} {mask.shape}"
+        )
+    mask = np.broadcast_to(mask, values.shape)
+    empty = np.argwhere(~mask.any(axis))
+    if len(empty):
+        raise ValueError(
+            f"mask: expected one that holds somewhere along axis {axis}, got none at "
+            f"{len(empty)} of the entries left, first at {empty[0].tolist()}"
+        )
+    return values.mean(axis, dtype=np.float64, where=mask)
+
+
+def psnr(a, b):
+    """Computes the peak signal-to-noise ratio of pictures, 10 log10(255^2 / mean squared error).
+
+    Args:
+      a, b: uint8 or floating point [..., H, W, 3] on the scale 0..255.
+
+    Returns:
+      [...] float64, dB; 100 at most, which is what identical pictures give, so that means over
+      pictures stay finite (one value that is off by one gives 95 dB at 128 x 128 pixels).
+
+    Raises:
+      ValueError: a and b are not pictures of one shape.
+    """
+
+    def one(x, y):
+        error = max(np.square(x - y).mean(), 255**2 / 10**10)
+        return 10 * np.log10(255**2 / error)
+
+    return _picture_by_picture(one, a, b)
+
+
+def ssim(a, b):
+    """Computes the structural similarity of pictures, over Gaussian windows of sigma 1.5.
+
+    Args:
+      a, b: uint8 or floating point [..., H, W, 3] on the scale 0..255; H and W at least 11.
+
+    Returns:
+      [...] float64, -1..1: the mean over channels and over all windows that lie in the picture.
+
+    Raises:
+      ValueError: a and b are not pictures of one shape, or too small.
+
+    Source: Wang, Bovik, Sheikh & Simoncelli 2004, "Image quality assessment", section III; windows
+    of 11 x 11 and the constants are theirs, colours as in scikit-image.
+    """
+    if min(np.shape(a)[-3:-1], default=0) < 11:
+        raise ValueError(f"a: expected [..., H, W, 3], H and W at least 11, got {np.shape(a)}")
+    window = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
+    window /= window.sum()
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+    def blur(x):
+        x = scipy.ndimage.correlate1d(x, window, 0)[5:-5]
+        return scipy.ndimage.correlate1d(x, window, 1)[:, 5:-5]
+
+    def one(x, y):
+        mean_x, mean_y = blur(x), blur(y)
+        product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+        covariance = blur(x * y) - product
+        variances = blur(x * x + y * y) - squares  # their sum is all that the formula needs
+        luminance = (2 * product + c1) / (squares + c1)
+        return (luminance * (2 * covariance + c2) / (variances + c2)).mean()
+
+    return _picture_by_picture(one, a, b)
+
+
+def _picture_by_picture(function, a, b):
+    """Applies function(a, b) -> float to each pair of [H, W, 3] float64: one pair fits a cache."""
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape or a.ndim < 3 or a.shape[-1] != 3:
+        raise ValueError(f"a, b: expected [..., H, W, 3], both alike, got {a.shape} and {b.shape}")
+    *shape, H, W, C = a.shape
+    pairs = zip(a.reshape(-1, H, W, C), b.reshape(-1, H, W, C), strict=True)
+    values = [function(x.astype(np.float64), y.astype(np.float64)) for x, y in pairs]
+    return np.array(values, np.float64).reshape(shape)
+
+
+def _per_clip(name, values):
+    """Checks that there is one number per clip, and one clip: [n] float64."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not len(values):
-        raise ValueError(f"values: expected [n] with n at least 1, got {values.shape}")
-    groups = np.arange(len(values)) if groups is None else np.asarray(groups)
-    if len(groups) != len(values):
-        raise ValueError(f"groups: expected {len(values)} labels, got {len(groups)}")
+        raise ValueError(f"{name}: expected [n] with n at least 1, got {values.shape}")
+    return values
+
+
+def _bootstrap(a, b, groups, level, samples, seed):
+    """Draws whole groups of clips with replacement: the interval of mean(a) / mean(b)."""
+    groups = np.arange(len(a)) if groups is None else np.asarray(groups)
+    if len(groups) != len(a):
+        raise ValueError(f"groups: expected {len(a)} labels, got {len(groups)}")
     _, index = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(index, values), np.bincount(index)
-    if len(sums) == 1:
-        return {"mean": float(values.mean()), "low": None, "high": None}
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (samples, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}
+    a_sums, b_sums = np.bincount(index, a), np.bincount(index, b)
+    drawn = np.random.default_rng(seed).integers(0, len(a_sums), (samples, len(a_sums)))
+    tops, bottoms = a_sums[drawn].sum(1), b_sums[drawn].sum(1)
+    result = {"mean": float(a.mean() / b.mean()), "low": None, "high": None}
+    if len(a_sums) > 1 and bottoms.all():
+        low, high = np.quantile(tops / bottoms, [(1 - level) / 2, (1 + level) / 2])
+        result |= {"low": float(low), "high": float(high)}
+    return result

@@ -2,28 +2,38 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lawm_jax import world_model
+from lawm_jax.nn.prior import Prior
 from lawm_jax.training import checkpoints, sharding
 
+PRIOR = "prior.safetensors"  # in a run's folder
 
-def load(workdir, step=None, mesh=None):
+
+def load(workdir, step=None, mesh=None, decoder=None):
     """Loads a trained model, without its optimiser.
 
     Args:
       workdir: folder of a training run, or one that `save` wrote.
       step: which checkpoint; None takes the newest that can be read.
       mesh: from `make_mesh`, to spread the parameters over; None takes the first device.
+      decoder: folder of the run that trained a decoder on the same encoder. None takes
+        WORKDIR/decoder where there is one, and else what the model itself has.
 
     Returns:
-      (model, params), params with the encoder's.
+      (model, params), params with the encoder's, and the decoder's and the learned prior's where
+      there are such.
 
     Raises:
       FileNotFoundError: no config.json or no checkpoint in the folder.
-      ValueError: no checkpoint can be read.
+      ValueError: no checkpoint can be read, or the decoder is another encoder's.
     """
     model = world_model.build(checkpoints.read_config(workdir))
     mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
@@ -51,8 +61,74 @@ def load(workdir, step=None, mesh=None):
         restored = store.restore({"params": place(like)}, step=step)
     finally:
         store.close()
-    frozen = jax.device_put(frozen, sharding.state_sharding(mesh, frozen))
-    return model, restored[1]["params"] | frozen
+    params = complete(model, restored[1]["params"] | _place(frozen, mesh), mesh)
+    own = os.path.join(workdir, "decoder")
+    if decoder is None and os.path.exists(os.path.join(own, "checkpoints")):
+        decoder = own
+    if decoder:
+        model, params = _with_decoder(model, params, decoder, mesh)
+    return _with_prior(model, params, os.path.join(workdir, PRIOR), restored[0], mesh)
+
+
+def complete(model, params, mesh):
+    """Adds the embedded decoder to params that lack it, on the mesh."""
+    if model.decoder is None or "decoder" in params:
+        return params
+    return params | _place(world_model.init_decoder(model, None, None), mesh)
+
+
+def _with_decoder(model, params, folder, mesh):
+    """Gives a model the decoder that another run trained."""
+    other, trained = load(folder, mesh=mesh)
+    parts, theirs = json.loads(model.text), json.loads(other.text)
+    for key in ("name", "weights", "causal", "normalise"):
+        ours = parts["encoder"][key]
+        if ours != theirs["encoder"][key]:
+            raise ValueError(
+                f"{folder}: expected a decoder of the encoder with {key} {ours!r}, got "
+                f"{theirs['encoder'][key]!r}"
+            )
+    if "decoder" not in trained:
+        raise ValueError(f"{folder}: expected a run of configs/decoder.py, got no decoder")
+    if "decoder" in theirs:
+        parts["decoder"] = theirs["decoder"]
+    text = json.dumps(parts, sort_keys=True)
+    model = dataclasses.replace(model, decoder=other.decoder, text=text)
+    return model, params | {"decoder": trained["decoder"]}
+
+
+def save_prior(workdir, step, prior, params):
+    """Saves a learned prior beside the model that it was fitted to; `load` finds it.
+
+    Args:
+      workdir: of the model's run.
+      step: of the checkpoint; the prior is no other's.
+      prior, params: from `evals.sampling.fit`.
+    """
+    arrays = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
+    options = json.dumps({"width": prior.width, "depth": prior.depth})
+    path, metadata = os.path.join(workdir, PRIOR), {"prior": options, "step": str(step)}
+    safetensors.numpy.save_file(arrays, f"{path}.new", metadata)
+    os.replace(f"{path}.new", path)
+
+
+def _with_prior(model, params, path, step, mesh):
+    """Gives a model the prior that was fitted to it, where there is one."""
+    if not os.path.exists(path):
+        return model, params
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+        if metadata["step"] != str(step):
+            return model, params
+        options = json.loads(metadata["prior"])
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    text = json.dumps(json.loads(model.text) | {"prior": options}, sort_keys=True)
+    model = dataclasses.replace(model, prior=Prior(**options), text=text)
+    return model, params | {"prior": _place(unflatten_dict(arrays, sep="/"), mesh)}
+
+
+def _place(tree, mesh):
+    return jax.device_put(tree, sharding.state_sharding(mesh, tree))
 
 
 def save(workdir, model, params):

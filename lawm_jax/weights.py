@@ -2,8 +2,8 @@
 
 import json
 import pathlib
-import pickle
 import re
+import zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from lawm_jax.nn.efficientnet import EfficientNetLite0
 from lawm_jax.nn.vjepa2 import SIZES, VERSION_2_1, VJEPA2
 
 EFFICIENTNET = pathlib.Path(__file__).parent / "assets" / "efficientnet_lite0.safetensors"
+DECODER = pathlib.Path(__file__).parent / "assets" / "decoder_nano.safetensors"
 
 ENCODERS = {
     "efficientnet_lite0": EfficientNetLite0(),
@@ -116,6 +117,18 @@ def load_encoder(name_or_dir, causal=True, dtype="float32"):
 def efficientnet(path=EFFICIENTNET):
     """Loads the embedded image encoder: its recipe and params, float32 numpy arrays."""
     return ENCODERS["efficientnet_lite0"], unflatten_dict(_read_safetensors(path), sep="/")
+
+
+def embedded_decoder(path=DECODER):
+    """Returns the options of the embedded encoder's pixel decoder, a config's section `decoder`."""
+    with safetensors.safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()["decoder"])
+
+
+def embedded_decoder_params(path=DECODER):
+    """Loads that decoder's params: nested dict of float32 numpy arrays (float16 in the file)."""
+    tensors = {name: x.astype(np.float32) for name, x in _read_safetensors(path).items()}
+    return unflatten_dict(tensors, sep="/")
 
 
 def from_hugging_face(tensors, depth):
@@ -226,16 +239,36 @@ def _read_safetensors(file, pattern="(.+)"):
         raise ValueError(f"{file}: not a whole safetensors file ({error})") from error
 
 
-def _read_meta(file):
-    """Reads Meta's checkpoint: VJEPA2's size, {Hugging Face's name: array}."""
+def read_torch(file):
+    """Reads a file of `torch.save`, and nothing in it but plain tensors and containers of them.
+
+    Args:
+      file: path; one of a PyTorch older than 1.6, as torchvision's are, will do.
+
+    Returns:
+      What was saved: {name: tensor}, perhaps nested; the tensors on the CPU.
+
+    Raises:
+      ModuleNotFoundError: torch is not installed.
+      OSError: the file can't be read.
+      ValueError: not such a file, or one with other objects.
+    """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{file}: to read it, pip install torch") from error
     try:
-        parts = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
+        mapped = zipfile.is_zipfile(file)  # the older format can't be
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except OSError:
+        raise
+    except Exception as error:  # on other bytes the restricted unpickler fails in many ways
         raise ValueError(f"{file}: not a checkpoint made of plain tensors ({error})") from error
+
+
+def _read_meta(file):
+    """Reads Meta's checkpoint: VJEPA2's size, {Hugging Face's name: array}."""
+    parts = read_torch(file)
     key = next((key for key in META_PARTS if key in parts), None)
     if key is None:
         raise ValueError(f"{file}: expected one of {', '.join(META_PARTS)}, got {list(parts)[:4]}")

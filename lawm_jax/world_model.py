@@ -13,8 +13,10 @@ import jax.numpy as jnp
 
 from lawm_jax import latents, weights
 from lawm_jax.nn.blocks import layer_norm
+from lawm_jax.nn.decoder import Decoder
 from lawm_jax.nn.inverse import InverseDynamics
 from lawm_jax.nn.predictor import Predictor
+from lawm_jax.nn.prior import Prior, sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,24 +26,28 @@ class WorldModel:
     Attributes:
       encoder: frozen video or image encoder.
       inverse: inverse dynamics model, None when the latent is deterministic.
-      predictor: forward model.
-      latent: kind, width and strength of the latent action.
+      predictor: forward model; None in a recipe that trains a decoder alone.
+      latent: kind, width and strength of the latent action; None likewise.
       resize, size: frames' short side before the centre crop, and the crop, in pixels.
       merge: m x m neighbouring tokens become one (space to depth).
       normalise: whether states and predictions pass a LayerNorm without parameters.
       repeat: whether each frame fills a whole tubelet, so that one frame is one time step.
+      decoder: states -> pixels, trained apart, or None.
+      prior: learned distribution of latents given the state, fitted afterwards, or None.
       text: the model's part of the config as JSON, so that `save` and `load` need nothing else.
     """
 
     encoder: nn.Module
     inverse: nn.Module | None
-    predictor: nn.Module
-    latent: latents.Latent
+    predictor: nn.Module | None
+    latent: latents.Latent | None
     resize: int
     size: int
     merge: int = 1
     normalise: bool = True
     repeat: bool = False
+    decoder: nn.Module | None = None
+    prior: nn.Module | None = None
     text: str = ""
 
 
@@ -49,36 +55,49 @@ def build(config):
     """Builds the recipe that a config describes.
 
     Args:
-      config: ConfigDict or mapping with the sections `encoder`, `inverse`, `predictor`, `latent`
-        and `data` (of which only `size` and `resize` count), as in configs/lawm.py.
+      config: ConfigDict or mapping with the sections `encoder` and `data` (of which only `size` and
+        `resize` count), and `inverse`, `predictor`, `latent` for a world model, as in
+        configs/lawm.py, or `decoder`, as in configs/decoder.py, or all.
 
     Returns:
-      A WorldModel; equal configs give equal, equally hashed models.
+      A WorldModel; equal configs give equal, equally hashed models. The embedded encoder comes with
+      its decoder; another encoder's is had from `load`.
 
     Raises:
       ValueError: an unknown kind, or sizes that do not fit each other.
     """
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    parts = {key: dict(config[key]) for key in ("encoder", "inverse", "predictor", "latent")}
+    parts = {key: dict(config[key]) for key in PARTS if key in config}
     parts["data"] = {key: config["data"][key] for key in ("resize", "size")}
     text = json.dumps(parts, sort_keys=True)
     options = parts["encoder"]
     merge, normalise, repeat = (options.pop(k) for k in ("merge", "normalise", "repeat"))
-    encoder = weights.make_encoder(**{k: v for k, v in options.items() if k != "weights"})
+    public = options.pop("weights")
+    encoder = weights.make_encoder(**options)
     size, resize = parts["data"]["size"], parts["data"]["resize"]
     if size % (encoder.patch * merge) or resize < size:
         raise ValueError(
             f"data.size, data.resize: expected a multiple of {encoder.patch * merge} (patch x "
             f"merge) and a short side at least as long, got {size} and {resize}"
         )
-    latent = latents.Latent(**parts["latent"])
-    inverse = None
-    if latent.kind != "deterministic":
-        inverse = InverseDynamics(latent.features, **_network("inverse", parts["inverse"]))
-    predictor = Predictor(**_network("predictor", parts["predictor"]))
-    return WorldModel(
-        encoder, inverse, predictor, latent, resize, size, merge, normalise, repeat, text
-    )
+    inverse = predictor = latent = None
+    if "predictor" in parts:
+        latent = latents.Latent(**parts["latent"])
+        predictor = Predictor(**_network("predictor", parts["predictor"]))
+        if latent.kind != "deterministic":
+            inverse = InverseDynamics(latent.features, **_network("inverse", parts["inverse"]))
+    decoder = parts.get("decoder")
+    if decoder is None and public == "embedded" and not normalise:
+        decoder = weights.embedded_decoder()
+    if decoder is not None:
+        decoder = Decoder(encoder.patch, encoder.tubelet, **_network("decoder", decoder))
+    prior = Prior(**parts["prior"]) if "prior" in parts else None
+    networks = dict(encoder=encoder, inverse=inverse, predictor=predictor, decoder=decoder)
+    view = dict(resize=resize, size=size, merge=merge, normalise=normalise, repeat=repeat)
+    return WorldModel(latent=latent, prior=prior, text=text, **networks, **view)
+
+
+PARTS = ("encoder", "inverse", "predictor", "latent", "decoder", "prior")
 
 
 def _network(name, options):
@@ -99,14 +118,32 @@ def init(model, key, video):
       video: uint8 [B, F, H, W, 3], or its shape and dtype (jax.ShapeDtypeStruct).
 
     Returns:
-      {"encoder", "predictor", and unless deterministic "inverse", if discrete "latent"}.
+      {"encoder"}, for a world model "predictor", unless deterministic "inverse", and if discrete
+      "latent", and "decoder" and "prior" where the model has them.
 
     Raises:
       ValueError: the video's shape does not fit the model.
       FileNotFoundError: the encoder's weights are not on disk and cannot be had.
     """
     encoder = init_encoder(model, video)
-    return {"encoder": encoder} | init_trainable(model, key, state_shape(model, encoder, video))
+    s = state_shape(model, encoder, video)
+    params = {"encoder": encoder} | init_decoder(model, jax.random.fold_in(key, 1), s)
+    if model.prior is not None:
+        z, time, s1 = jnp.zeros((1, model.latent.dim)), jnp.zeros(1), jnp.zeros((1, *s.shape[2:]))
+        params["prior"] = model.prior.init(jax.random.fold_in(key, 2), z, time, s1)["params"]
+    return params | init_trainable(model, key, s)
+
+
+def init_decoder(model, key, s):
+    """Makes {"decoder": its parameters}: the embedded ones, else drawn; {} without a decoder."""
+    if model.decoder is None:
+        return {}
+    parts = json.loads(model.text)
+    if "decoder" not in parts and parts["encoder"]["weights"]:
+        return {"decoder": weights.embedded_decoder_params()}
+    return {
+        "decoder": model.decoder.init(key, _cells(model, jnp.zeros((1, *s.shape[1:]))))["params"]
+    }
 
 
 def init_encoder(model, video):
@@ -131,7 +168,12 @@ def state_shape(model, encoder, video):
 
 
 def init_trainable(model, key, s):
-    """Draws the parameters that training changes, for states of the shape of `s`; can be jitted."""
+    """Draws the parameters that training changes, for states of the shape of `s`; can be jitted.
+
+    They are the world model's or, in a recipe without one, the decoder's.
+    """
+    if model.predictor is None:
+        return init_decoder(model, key, s)
     B, T, N, D = 1, *s.shape[1:]
     inverse, predictor, latent = jax.random.split(key, 3)
     s, z = jnp.zeros((B, T, N, D)), jnp.zeros((B, T, model.latent.dim))
@@ -145,21 +187,26 @@ def init_trainable(model, key, s):
     return params
 
 
-def _prepare(model, video):
-    """Resizes, crops, normalises and repeats frames: [B, F, H, W, 3] -> what the encoder takes."""
+def crop(model, video):
+    """Resizes the short side, crops the centre: [B, F, H, W, 3] -> float32 of the model's size."""
     if video.ndim != 5 or video.shape[-1] != 3:
         raise ValueError(f"video: expected [B, F, H, W, 3], got {video.shape}")
     B, F, H, W, _ = video.shape
-    tubelet = model.encoder.tubelet
-    if not model.repeat and F % tubelet:
-        raise ValueError(f"video: expected a multiple of {tubelet} frames, got {F}")
     x = video.astype(jnp.float32)
-    if (H, W) != (model.size, model.size):
-        scale = model.resize / min(H, W)
-        h, w = round(H * scale), round(W * scale)
-        x = jax.image.resize(x, (B, F, h, w, 3), "linear", antialias=True)
-        top, left = (h - model.size) // 2, (w - model.size) // 2
-        x = x[:, :, top : top + model.size, left : left + model.size]
+    if (H, W) == (model.size, model.size):
+        return x
+    scale = model.resize / min(H, W)
+    h, w = round(H * scale), round(W * scale)
+    x = jax.image.resize(x, (B, F, h, w, 3), "linear", antialias=True)
+    top, left = (h - model.size) // 2, (w - model.size) // 2
+    return x[:, :, top : top + model.size, left : left + model.size]
+
+
+def _prepare(model, video):
+    """Crops, normalises and repeats frames: [B, F, H, W, 3] -> what the encoder takes."""
+    x, tubelet = crop(model, video), model.encoder.tubelet
+    if not model.repeat and x.shape[1] % tubelet:
+        raise ValueError(f"video: expected a multiple of {tubelet} frames, got {x.shape[1]}")
     row = lambda v: jnp.array(v).reshape(1, 1, 1, 1, 3)  # noqa: E731
     x = (x - row(model.encoder.mean)) / row(model.encoder.std)
     return jnp.repeat(x, tubelet, axis=1) if model.repeat else x
@@ -190,6 +237,46 @@ def encode(model, params, video):
     m, side = model.merge, round(N**0.5)
     s = s.reshape(B, T, side // m, m, side // m, m, D)
     return s.transpose(0, 1, 2, 4, 3, 5, 6).reshape(B, T, N // m**2, m**2 * D)
+
+
+def _cells(model, s):
+    """Undoes the merge of tokens: [B, T, N, D] -> the encoder's own [B, T, m^2 N, D / m^2]."""
+    B, T, N, D = s.shape
+    m, side = model.merge, round(N**0.5)
+    s = s.reshape(B, T, side, side, m, m, D // m**2).transpose(0, 1, 2, 4, 3, 5, 6)
+    return s.reshape(B, T, N * m**2, D // m**2)
+
+
+def paint(model, params, s):
+    """Decodes states as `decode` does, but to float32 on the scale 0..255, neither clipped nor
+    rounded: what the decoder's training differentiates."""
+    if model.decoder is None:
+        raise ValueError(
+            "model: has no decoder; train one with configs/decoder.py and load it with "
+            "load(workdir, decoder=FOLDER)"
+        )
+    video = model.decoder.apply({"params": params["decoder"]}, _cells(model, s))
+    if model.repeat:
+        video = video[:, model.encoder.tubelet - 1 :: model.encoder.tubelet]
+    return 127.5 * (video + 1)
+
+
+def decode(model, params, s):
+    """Turns states into pictures, to look at.
+
+    Args:
+      model, params: of the world model; only params["decoder"] is used.
+      s: [B, T, N, D].
+
+    Returns:
+      video: uint8 [B, F, H, W, 3], RGB; F = T * tubelet, or T when frames are repeated.
+
+    Raises:
+      ValueError: the model has no decoder.
+
+    Source: Garrido et al. 2026, section 3 (decoder).
+    """
+    return jnp.clip(jnp.round(paint(model, params, s)), 0, 255).astype(jnp.uint8)
 
 
 def _describe(model, params, s):
@@ -326,26 +413,40 @@ def loss(model, params, s, key):
     return error + metrics["cost"], metrics
 
 
-def sample_actions(model, params, key, shape):
-    """Draws latent actions without looking at video.
+def sample_actions(model, params, key, shape, s=None):
+    """Draws latent actions without looking at what comes next.
 
     Args:
       model, params: of the world model.
       key: PRNG key.
       shape: (..., A).
+      s: [..., N, D], the states that the actions start from, for the learned prior of a model that
+        has one (evaluate fits it, see `evals.sampling`). None draws without a state.
 
     Returns:
-      z: [..., A] float32. Discrete: codes in use, uniformly. Noisy: N(0, I). Sparse: Langevin
-      dynamics on the energy. Deterministic: zero.
+      z: [..., A] float32. With s: from the learned prior. Discrete: codes in use, uniformly. Noisy:
+      N(0, I). Sparse: Langevin dynamics on the energy. Deterministic: zero.
 
     Raises:
-      ValueError: unconstrained latents have no distribution to draw from, or A is wrong.
+      ValueError: A is wrong, s does not fit or there is no learned prior for it, or none is given
+        and latents are unconstrained: they have no other distribution to draw from.
 
     Source: Garrido et al. 2026, appendix B.
     """
     kind, strength = model.latent.kind, model.latent.strength
     if shape[-1] != model.latent.dim:
         raise ValueError(f"shape: expected a last axis of {model.latent.dim}, got {tuple(shape)}")
+    if s is not None:
+        if model.prior is None or s.shape[:-2] != tuple(shape[:-1]):
+            raise ValueError(
+                f"s: expected a model with a learned prior and [{', '.join(map(str, shape[:-1]))}, "
+                f"N, D], got {'none' if model.prior is None else 'one'} and {s.shape}"
+            )
+        z = sample(model.prior, params["prior"], key, s.reshape(-1, *s.shape[-2:])).reshape(shape)
+        if kind != "discrete":
+            return z
+        codebook = params["latent"]["codebook"]
+        return codebook[latents.nearest(codebook, z)]
     if kind == "none":
         raise ValueError("model: unconstrained latents have no distribution to draw from")
     if kind == "deterministic":

@@ -18,6 +18,7 @@ FUNCTIONS = {
     "infer_actions": (True, True),
     "predict": (True, True),
     "rollout": (True, False),
+    "decode": (True, True),
     "loss": (True, True),
     "train_step": (True, True),
     "sample_actions": (True, True),

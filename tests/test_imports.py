@@ -23,10 +23,24 @@ ALLOWED = {
     "data.*": ("data.*",),
     "weights": ("nn.*",),
     "world_model": ("nn.*", "latents", "weights"),
-    "training.loop": ("world_model", "latents", "saving", "data.*", "training.*"),
+    "perceptual": ("nn.*", "weights"),
+    "decoding": ("world_model", "perceptual"),
+    "training.loop": ("world_model", "decoding", "latents", "saving", "data.*", "training.*"),
     "training.*": (),
-    "saving": ("world_model", "training.checkpoints", "training.sharding"),
-    "evals.*": ("world_model", "planning", "metrics", "data.*"),
+    "saving": ("world_model", "nn.prior", "training.checkpoints", "training.sharding"),
+    "evals.pictures": ("evals.*", "figures"),
+    "evals.source": ("world_model", "latents", "data.*", "evals.*", "figures"),
+    "evals.*": (
+        "world_model",
+        "planning",
+        "metrics",
+        "perceptual",
+        "latents",
+        "nn.prior",
+        "data.*",
+        "evals.*",
+    ),
+    "page": (),
 }
 
 

@@ -220,3 +220,58 @@ def test_langevin_samples_have_the_moments_of_the_density():
     np.testing.assert_allclose((z**2).mean(), (grid**2 * density).sum(), rtol=0.08)
     np.testing.assert_allclose((z > 1).mean(), density[grid > 1].sum(), atol=0.01)
     assert abs(z.mean()) < 0.02
+
+
+def walk(slope, start, steps, alpha):
+    """Repeats the Langevin step from zero: [..., A] numpy."""
+    keys = jax.random.split(jax.random.key(0), steps)
+    step = lambda z, key: (latents.langevin_step(z, key, slope, alpha), None)  # noqa: E731
+    return np.asarray(jax.jit(lambda: jax.lax.scan(step, jnp.zeros(start), keys)[0])())
+
+
+def test_langevin_steps_on_a_quadratic_energy_reach_its_gaussian():
+    mean, var = np.float32([1, -2, 0.5]), np.float32([0.25, 1, 4])
+    slope = lambda z: (z - mean[None]) / var[None]  # noqa: E731
+    z = walk(slope, (20_000, 3), 800, 0.05)
+    # The step's own stationary variance, of z' = (1 - c) z + N(0, alpha) with c = alpha / 2 var.
+    exact = 0.05 / (1 - (1 - 0.025 / var) ** 2)
+    np.testing.assert_allclose(exact, var, rtol=0.06)
+    np.testing.assert_allclose(z.mean(0), mean, atol=4 * 2 / 20_000**0.5)
+    np.testing.assert_allclose(z.var(0), exact, rtol=4 * (2 / 20_000) ** 0.5)
+
+
+def test_langevin_steps_on_a_double_well_reach_its_moments_by_integration():
+    grid = np.linspace(-4, 4, 8001)
+    density = np.exp(-((grid**2 - 1) ** 2) - 0.3 * grid)
+    density /= density.sum()
+    z = walk(lambda z: 4 * z * (z**2 - 1) + 0.3, (20_000, 1), 2000, 0.01)[:, 0]
+    np.testing.assert_allclose(z.mean(), (grid * density).sum(), atol=0.03)
+    np.testing.assert_allclose((z**2).mean(), (grid**2 * density).sum(), rtol=0.03)
+    np.testing.assert_allclose((z < 0).mean(), density[grid < 0].sum(), atol=0.02)
+
+
+def test_langevin_at_a_low_price_is_plain_diffusion_unless_given_the_latents_size():
+    draw = lambda **o: np.asarray(latents.langevin(jax.random.key(0), (400, 64), 1e-4, **o))  # noqa: E731
+    z = draw()
+    assert z.std() == pytest.approx((1 + 200 * 0.01) ** 0.5, rel=0.02)
+    assert (z**4).mean() / (z**2).mean() ** 2 == pytest.approx(3, abs=0.15)  # a Gaussian's
+    for scale in (0.4, 2.0):  # both outside the floor: a Laplace density
+        z = draw(steps=1000, alpha=0.1, scale=scale)
+        assert np.abs(z).mean() == pytest.approx(scale, rel=0.05)
+        assert z.std() == pytest.approx(2**0.5 * scale, rel=0.05)
+        assert (z**4).mean() / (z**2).mean() ** 2 == pytest.approx(6, abs=0.7)
+
+
+def test_langevin_at_a_small_size_has_the_moments_of_the_density_below_the_floor():
+    z = latents.langevin(jax.random.key(0), (400, 64), 1e-4, steps=1000, alpha=0.1, scale=0.1)
+    grid = np.linspace(-2.8, 2.8, 56_001)  # |z|^2 < sqrt(64): every dimension on its own
+    density = np.exp(grid**2 - np.abs(grid) / 0.1)
+    density /= density.sum()
+    assert np.square(z).sum(-1).max() < 8
+    np.testing.assert_allclose(np.abs(z).mean(), (np.abs(grid) * density).sum(), rtol=0.05)
+    np.testing.assert_allclose(np.square(z).mean(), (grid**2 * density).sum(), rtol=0.08)
+
+
+def test_a_size_that_is_not_positive_is_an_error():
+    with pytest.raises(ValueError, match="scale: expected a positive number or None, got 0"):
+        latents.langevin(jax.random.key(0), (4, 4), 1e-4, scale=0)

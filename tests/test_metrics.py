@@ -1,4 +1,4 @@
-"""Statistics against scipy."""
+"""Statistics against scipy, pixel metrics against scikit-image."""
 
 import numpy as np
 import pytest
@@ -40,3 +40,126 @@ def test_the_same_values_give_the_same_interval_and_wrong_ones_an_error():
 def test_one_episode_gives_no_interval():
     one = metrics.interval([1.0, 3.0], ["a", "a"])
     assert one == {"mean": 2.0, "low": None, "high": None}
+
+
+def test_the_ratio_agrees_with_scipys_paired_percentile_bootstrap():
+    random = np.random.default_rng(0)
+    b = random.gamma(4.0, size=60)
+    a = b * random.uniform(0.5, 1.5, 60)
+    ours = metrics.ratio(a, b, samples=20000)
+    quotient = lambda a, b, axis: a.mean(axis) / b.mean(axis)  # noqa: E731
+    theirs = scipy.stats.bootstrap(
+        (a, b), quotient, paired=True, n_resamples=20000, method="percentile", rng=1
+    ).confidence_interval
+    assert ours["mean"] == pytest.approx(a.mean() / b.mean())
+    assert (ours["low"], ours["high"]) == pytest.approx((theirs.low, theirs.high), rel=0.01)
+
+
+@pytest.mark.parametrize("statistic", ["interval", "ratio"])
+def test_the_interval_holds_the_truth_as_often_as_it_says(statistic):
+    random, hits = np.random.default_rng(0), 0
+    for _ in range(300):
+        effect = np.repeat(random.normal(size=40), 3)  # 40 episodes of 3 clips
+        a, b = 2 + effect + random.normal(size=120), 8 + effect + random.normal(size=120)
+        episodes = np.repeat(np.arange(40), 3)
+        if statistic == "interval":
+            got, truth = metrics.interval(a, episodes, samples=500), 2
+        else:
+            got, truth = metrics.ratio(a, b, episodes, samples=500), 2 / 8
+        hits += got["low"] <= truth <= got["high"]
+    assert 0.9 < hits / 300 < 0.98  # 0.95, the percentile method's bias, 4 standard errors
+
+
+def test_a_ratio_of_proportional_values_is_exact_and_its_interval_a_point():
+    b = np.random.default_rng(0).gamma(4.0, size=20)
+    got = metrics.ratio(0.5 * b, b, np.arange(20) // 4)
+    assert got == pytest.approx({"mean": 0.5, "low": 0.5, "high": 0.5})
+
+
+def test_a_ratio_draws_the_clips_that_an_interval_draws():
+    values, groups = np.random.default_rng(0).normal(size=30), np.arange(30) // 3
+    assert metrics.ratio(values, np.ones(30), groups) == metrics.interval(values, groups)
+
+
+def test_a_ratio_without_bounds_has_none_and_a_wrong_one_is_an_error():
+    assert metrics.ratio([1.0, 3.0], [2.0, 2.0], ["a", "a"]) == {
+        "mean": 1.0,
+        "low": None,
+        "high": None,
+    }
+    assert metrics.ratio([1.0, 1.0], [0.0, 2.0])["high"] is None  # drawn twice, the first gives 1/0
+    with pytest.raises(ValueError, match="b: expected a mean other than 0"):
+        metrics.ratio([1.0, 2.0], [1.0, -1.0])
+    with pytest.raises(ValueError, match="b: expected 2 values, as many as a, got 1"):
+        metrics.ratio([1.0, 2.0], [1.0])
+
+
+def test_a_masked_mean_is_the_mean_of_what_the_mask_leaves():
+    random = np.random.default_rng(0)
+    values, mask = random.normal(size=(5, 4, 3)), random.random((4, 1)) < 0.5
+    mask[:2] = [[True], [False]]
+    expected = np.ma.array(values, mask=~np.broadcast_to(mask, values.shape))
+    for axis in (None, 1, (1, 2)):
+        np.testing.assert_allclose(
+            metrics.masked_mean(values, mask, axis), expected.mean(axis), rtol=1e-12
+        )
+    values[:, 1] = np.nan  # the mask is False there
+    assert np.isfinite(metrics.masked_mean(values, mask))
+
+
+def test_a_mask_that_holds_nowhere_or_does_not_fit_is_an_error():
+    values, mask = np.ones((3, 4)), np.ones((3, 4), bool)
+    mask[1] = False
+    with pytest.raises(ValueError, match=r"mask: .*along axis 1, got none at 1 .*first at \[1\]"):
+        metrics.masked_mean(values, mask, 1)
+    with pytest.raises(ValueError, match="mask: .*along axis None, got none"):
+        metrics.masked_mean(values, np.zeros((3, 4), bool))
+    for wrong in (np.ones((2, 3, 4), bool), np.ones((3,), bool), np.ones((3, 4))):
+        with pytest.raises(ValueError, match=r"mask: expected bool that broadcasts to \(3, 4\)"):
+            metrics.masked_mean(values, wrong)
+
+
+def pictures(dtype):
+    """Draws two stacks of pictures [2, 3, 40, 33, 3] on the scale 0..255: smooth, with noise."""
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:40, :33]
+    phase = random.uniform(0, 6, (2, 3, 1, 1, 3))
+    a = 128 + 120 * np.sin(0.2 * x[..., None] + phase) * np.cos(0.1 * y[..., None])
+    a[0, 0] = 255  # flat and bright: variances are differences of large numbers
+    b = a + random.normal(size=a.shape) * np.array([1, 5, 40]).reshape(3, 1, 1, 1)
+    return a.astype(dtype), np.clip(b, 0, 255).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_ssim_and_psnr_equal_scikit_images(dtype):
+    theirs = pytest.importorskip("skimage.metrics")
+    a, b = pictures(dtype)
+    options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, channel_axis=-1)
+    pairs = list(zip(a.reshape(6, 40, 33, 3), b.reshape(6, 40, 33, 3), strict=True))
+    ssim = [theirs.structural_similarity(*pair, data_range=255, **options) for pair in pairs]
+    psnr = [theirs.peak_signal_noise_ratio(*pair, data_range=255) for pair in pairs]
+    ssim, psnr = (np.reshape(x, (2, 3)) for x in (ssim, psnr))
+    np.testing.assert_allclose(metrics.ssim(a, b), ssim, atol=1e-6)
+    np.testing.assert_allclose(metrics.psnr(a, b), psnr, rtol=1e-9)
+    assert np.ptp(ssim) > 0.3 and np.ptp(psnr) > 10
+    assert metrics.ssim(a[0, 0], b[0, 0]) == pytest.approx(ssim[0, 0])  # a single picture
+
+
+def test_identical_pictures_give_1_and_100_db_and_opposite_ones_their_closed_form():
+    a, _ = pictures("uint8")
+    np.testing.assert_array_equal(metrics.psnr(a, a), np.full((2, 3), 100.0))
+    np.testing.assert_allclose(metrics.ssim(a, a), 1, rtol=1e-12)
+    black, white = np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 255, np.uint8)
+    assert metrics.psnr(black, white) == 0  # and no wrap-around of uint8
+    assert metrics.ssim(black, white) == pytest.approx(0.01**2 / (1 + 0.01**2), rel=1e-6)
+
+
+def test_pictures_of_other_shapes_are_an_error():
+    a = np.zeros((2, 16, 16, 3))
+    for metric in (metrics.psnr, metrics.ssim):
+        with pytest.raises(ValueError, match=r"a, b: expected \[..., H, W, 3\], both alike, got"):
+            metric(a, a[:1])
+        with pytest.raises(ValueError, match=r"a, b: expected \[..., H, W, 3\], both alike, got"):
+            metric(a[..., :1].repeat(16, -1), a[..., :1].repeat(16, -1))
+    with pytest.raises(ValueError, match=r"a: expected .*H and W at least 11, got \(2, 10, 16, 3"):
+        metrics.ssim(a[:, :10], a[:, :10])

@@ -1,98 +1,62 @@
-"""E1: how much of the next state the latent actions explain, on held-out clips.
+"""E1: how much of the next states the latent actions explain, on held-out clips.
 
 Source: Garrido et al. 2026, section 5 and Figure 4.
 """
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from lawm_jax import metrics, world_model
+from lawm_jax import metrics
 
 
-def held_out(config, name, most=256):
-    """Loads the fixed held-out clips of one source.
-
-    Args:
-      config: a run's config.
-      name: one of `pipeline.names(config)`.
-      most: number of videos or episodes at most, evenly spread: all clips are kept in memory.
-
-    Returns:
-      video uint8 [n, F, H, W, 3], or states bfloat16 [n, T, N, D] where the source holds those, and
-      the episode of each clip, [n] str.
-
-    Raises:
-      ValueError: no clip can be read.
-    """
-    from lawm_jax.data import pipeline
-
-    clips = list(pipeline.episodes(config, name, most=most))
-    if not clips:
-        raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
-    key = "states" if "states" in clips[0] else "video"
-    return np.stack([c[key] for c in clips]), np.array([str(c["episode"]) for c in clips])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def one_step(model, params, video):
-    """Computes each clip's one-step error with the latents that the inverse model infers.
+def compare(models, s, episodes, pixels=None):
+    """Compares models on the same clips, one step ahead and open loop.
 
     Args:
-      model, params: of the world model (model is static).
-      video: uint8 [B, F, H, W, 3], or its states [B, T, N, D].
-
-    Returns:
-      error, copy: [B] mean absolute error over steps, tokens and channels, of the prediction and
-      of copying the last state.
-    """
-    if video.ndim == 4:
-        s = video.astype(jnp.float32)
-    else:
-        s = world_model.encode(model, params, video)
-    z, _ = world_model.infer_actions(model, params, s)
-    error = jnp.abs(world_model.predict(model, params, s[:, :-1], z) - s[:, 1:])
-    return error.mean((1, 2, 3)), jnp.abs(s[:, 1:] - s[:, :-1]).mean((1, 2, 3))
-
-
-def one_step_errors(model, params, video, batch=8):
-    """Computes `one_step` over many clips: [n, F, H, W, 3] -> errors, copying errors, [n] each."""
-    results = []
-    for i in range(0, len(video), batch):
-        part = video[i : i + batch]
-        filled = np.concatenate([part, part[-1:].repeat(batch - len(part), 0)])
-        results.append([np.asarray(x)[: len(part)] for x in one_step(model, params, filled)])
-    return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
-
-
-def compare(models, video, episodes):
-    """Compares models on the same clips.
-
-    Args:
-      models: name -> (model, params); the first is the one in question. "deterministic", where
-        present, is the lower bound that the paired differences refer to.
-      video: uint8 [n, F, H, W, 3].
+      models: name -> Batched; the first is the one in question. "deterministic", where present, is
+        the lower bound that the paired differences refer to.
+      s: [n, T, N, D], states of the clips.
       episodes: [n], the groups of the bootstrap.
+      pixels: `Pixels` of the clips, or None.
 
     Returns:
-      One dict per row, the first for copying the last state: `name`, `error` (interval),
-      `relative` (error / copying), and `paired` (interval of the difference to the deterministic
-      model), None for copying and where there is no such model.
+      One dict per row, the first for copying the last state: `name`; `error`, the mean absolute
+      error one step ahead with the latents that the inverse model infers (interval); `relative`
+      (error / copying); `paired` (interval of the difference to the deterministic model), None for
+      copying and where there is no such model; `rollout`, the errors 1 to T - 1 steps after the
+      first state with predictions fed back (intervals; for copying, of the first state kept); and
+      with `pixels` also `pixels`, what it measures of the rollouts, and a row for the decoder
+      alone, true states decoded.
     """
-    errors = {}
-    for name, (model, params) in models.items():
-        errors[name], copy = one_step_errors(model, params, video)
-    rows = [{"name": "copy last frame", "error": metrics.interval(copy, episodes)}]
-    for name, error in errors.items():
-        rows.append({"name": name, "error": metrics.interval(error, episodes)})
-        if "deterministic" in errors and name != "deterministic":
-            rows[-1]["paired"] = metrics.interval(error - errors["deterministic"], episodes)
-    for row in rows:
-        row["relative"] = row["error"]["mean"] / float(copy.mean())
-        row.setdefault("paired", None)
+    one_step = {"copy last frame": per_step(s[:, :-1], s[:, 1:]).mean(1)}
+    rolled = {"copy last frame": np.repeat(s[:, :1], s.shape[1] - 1, 1)}
+    for name, model in models.items():
+        z = model.infer(s)
+        one_step[name] = per_step(model.predict(s[:, :-1], z), s[:, 1:]).mean(1)
+        rolled[name] = model.rollout(s[:, :1], z)
+    copy, rows = one_step["copy last frame"], []
+    for name, error in one_step.items():
+        later = per_step(rolled[name], s[:, 1:]).T
+        paired = None
+        if name not in ("copy last frame", "deterministic") and "deterministic" in one_step:
+            paired = metrics.interval(error - one_step["deterministic"], episodes)
+        row = {
+            "name": name,
+            "error": metrics.interval(error, episodes),
+            "relative": float(error.mean() / copy.mean()),
+            "paired": paired,
+            "rollout": [metrics.interval(x, episodes) for x in later],
+        }
+        if pixels:
+            row["pixels"] = pixels.measure(rolled[name][pixels.chosen])
+        rows.append(row)
+    if pixels:
+        rows.append({"name": "decoder alone", "pixels": pixels.measure(pixels.s[:, 1:])})
     return rows
+
+
+def per_step(a, b):
+    """Computes the mean absolute difference of states, [n, T, N, D] each: [n, T]."""
+    return np.abs(a - b).mean((2, 3))
 
 
 def table(results):
@@ -101,9 +65,22 @@ def table(results):
     for source, rows in results.items():
         lines += [f"held-out one-step IDM error, {source} (mean absolute, [95 % interval])"]
         for row in rows:
+            if "error" not in row:
+                continue
             text = f"  {row['name']:<18}{_show(row['error'])}   {row['relative']:.3f} of copying"
             if row["paired"]:
                 text += f"   minus deterministic: {_show(row['paired'], '+')}"
+            lines.append(text)
+        steps = len(rows[0]["rollout"])
+        ahead = sorted({1, min(4, steps), steps})
+        lines += [f"open loop, {source}: error {', '.join(map(str, ahead))} steps after the first"]
+        for row in rows:
+            text = f"  {row['name']:<18}"
+            if "rollout" in row:
+                text += "  ".join(f"{row['rollout'][k - 1]['mean']:.4f}" for k in ahead)
+            if row.get("pixels"):
+                pixels = {name: f"{x['mean']:.3g}" for name, x in row["pixels"].items()}
+                text += "   " + ", ".join(f"{name} {x}" for name, x in pixels.items())
             lines.append(text)
     return "\n".join(lines)
 

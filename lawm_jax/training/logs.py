@@ -41,7 +41,10 @@ class Log:
         self.file.flush()
         line = f"step {step:>{len(str(self.steps))}}/{self.steps}"
         line += f"  loss {metrics['loss']:.4f}  error {metrics['error']:.4f}"
-        line += f" ({metrics['error'] / max(metrics['copy'], 1e-9):.3f} of copying)"
+        if "copy" in metrics:
+            line += f" ({metrics['error'] / max(metrics['copy'], 1e-9):.3f} of copying)"
+        if "psnr" in metrics:
+            line += f"  PSNR {metrics['psnr']:.2f} dB"
         if "clips_per_s" in metrics:
             left = (self.steps - step) * self.batch / metrics["clips_per_s"]
             line += f"  {metrics['clips_per_s']:.1f} clips/s  ETA {_clock(left)}"

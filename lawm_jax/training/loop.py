@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawm_jax import latents, saving, world_model
+from lawm_jax import decoding, latents, saving, world_model
 from lawm_jax.training import checkpoints, logs, optim, sharding
 
 
@@ -19,32 +19,33 @@ def train_step(model, tx, frozen, state, batch):
     """Takes one optimisation step on one global batch.
 
     Args:
-      model: WorldModel (static under jit).
+      model: WorldModel (static under jit); one without a forward model trains its decoder.
       tx: optax.GradientTransformation, from `optim.make` (static).
-      frozen: the encoder's parameters.
+      frozen: the encoder's parameters; for a decoder what `decoding.init_frozen` made.
       state: {"params", "opt", "step" int32, "key"}.
       batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before.
 
     Returns:
-      The next state, and metrics, float32 scalars: `loss`, `error`, `cost`, `copy`, `grad_norm`,
-      `update_norm`, and for discrete latents `codes`, the number of codes in use.
+      The next state, and metrics, float32 scalars: `loss`, `grad_norm`, `update_norm` and what the
+      loss gives; for discrete latents `codes`, the number of codes in use.
 
     Source: Garrido et al. 2026, sections 3 and 4.
     """
     key, noise, reset = jax.random.split(state["key"], 3)
-    if "states" in batch:
-        s = batch["states"].astype(jnp.float32)
+    if model.predictor is None:
+        objective = lambda params: decoding.loss(model, params, frozen, batch["video"], noise)  # noqa: E731
     else:
-        s = world_model.encode(model, {"encoder": frozen}, batch["video"])
-    value_and_grad = jax.value_and_grad(
-        lambda params: world_model.loss(model, params, s, noise), has_aux=True
-    )
-    (value, metrics), grads = value_and_grad(state["params"])
+        if "states" in batch:
+            s = batch["states"].astype(jnp.float32)
+        else:
+            s = world_model.encode(model, {"encoder": frozen}, batch["video"])
+        objective = lambda params: world_model.loss(model, params, s, noise)  # noqa: E731
+    (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
     updates, opt = tx.update(grads, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     norms = {"grad_norm": optim.global_norm(grads), "update_norm": optim.global_norm(updates)}
     metrics = metrics | {"loss": value} | norms
-    if model.latent.kind == "discrete":
+    if "latents" in metrics:
         codebook, idle = latents.reset_codes(
             params["latent"]["codebook"],
             state["params"]["latent"]["idle"],
@@ -84,8 +85,12 @@ class Run:
             )
         clip = (data["batch"], data["frames"], data["size"], data["size"], 3)
         video = jax.ShapeDtypeStruct(clip, jnp.uint8)
-        frozen = world_model.init_encoder(self.model, video)
-        s = world_model.state_shape(self.model, frozen, video)
+        if self.model.predictor is None:
+            frozen = decoding.init_frozen(self.model, video)
+            encoder = frozen["encoder"]
+        else:
+            frozen = encoder = world_model.init_encoder(self.model, video)
+        s = world_model.state_shape(self.model, encoder, video)
         cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
         self.batch = {"states": cached} if states else {"video": video}
         self.frozen = jax.device_put(frozen, sharding.state_sharding(self.mesh, frozen))
@@ -135,14 +140,14 @@ def _compile(lowered, platform):
 
 
 def fit(config, workdir):
-    """Trains a world model, or continues where an interrupted run stopped.
+    """Trains a world model or a decoder, or continues where an interrupted run stopped.
 
     Args:
-      config: ConfigDict as in configs/lawm.py.
+      config: ConfigDict as in configs/lawm.py or configs/decoder.py.
       workdir: folder for config.json, metrics.jsonl, checkpoints, skipped.jsonl, tensorboard.
 
     Returns:
-      (model, params) with the encoder's parameters, after the last step; None where SIGTERM ended
+      (model, params) as `saving.load` gives them, after the last step; None where SIGTERM ended
       the run early, with its state saved.
 
     Raises:
@@ -186,7 +191,10 @@ def fit(config, workdir):
     finally:
         log.close()
         store.close()
-    return (run.model, done["params"] | {"encoder": run.frozen}) if done else None
+    if not done:
+        return None
+    encoder = run.frozen if run.model.predictor is not None else run.frozen["encoder"]
+    return run.model, saving.complete(run.model, done["params"] | {"encoder": encoder}, run.mesh)
 
 
 def _loop(run, config, state, start, data, store, log, termination):
@@ -286,10 +294,12 @@ def _differences(a, b, path=""):
 def _describe(run, config, workdir, start):
     count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     latent, devices = run.model.latent, run.mesh.devices.ravel()
+    what = "pixel decoder"
+    if latent is not None:
+        what = f"{latent.kind} latents ({latent.dim} wide, strength {latent.strength:g})"
     text = (
-        f"{workdir}: {latent.kind} latents ({latent.dim} wide, strength {latent.strength:g}), "
-        f"{count(run.like['params']):.2f} M parameters trained on states of a frozen encoder of "
-        f"{count(run.frozen):.1f} M, {len(devices)} x {devices[0].device_kind}, batch "
+        f"{workdir}: {what}, {count(run.like['params']):.2f} M parameters to train, "
+        f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, batch "
         f"{config['data']['batch']} clips of {config['data']['frames']} frames"
     )
     return text + (f"; continues after step {start}" if start else "")

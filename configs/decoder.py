@@ -1,0 +1,87 @@
+"""The pixel decoder of a frozen encoder: what it takes to look at states.
+
+python -m lawm_jax.train --config configs/decoder.py:size=large --workdir D \
+    --config.data.videos='/path/to/videos/**/*'
+
+A model W then finds it in W/decoder, by `evaluate --decoder D` or by `lawm.load(W, decoder=D)`.
+
+nano: that of the embedded encoder, which the package ships; made in 10 minutes on 2 CPU cores.
+large: the paper's setting; not run here. It needs LPIPS, whose weights the user
+installs (perceptual.py says how); `--config.decoder.perceptual=effnet` needs only the package.
+"""
+
+import ml_collections
+
+# The frozen encoder's name, its weights, LayerNorm on states, precision; the decoder's width, heads
+# and depth.
+EFFICIENTNET = ("efficientnet_lite0", "embedded", False, "float32")
+VJEPA2_L = ("vjepa2_large", "facebook/vjepa2-vitl-fpc64-256", True, "bfloat16")
+MODELS = {
+    "tiny": (EFFICIENTNET, (32, 2, 1)),
+    "nano": (EFFICIENTNET, (192, 6, 3)),
+    "large": (VJEPA2_L, (1024, 16, 24)),
+}
+
+
+def get_config(arg=""):
+    """Returns the config for `size=...`, by default nano."""
+    key, _, size = (arg or "size=nano").partition("=")
+    if key != "size" or size not in MODELS:
+        raise ValueError(f"--config: expected size={'|'.join(MODELS)} after the colon, got {arg}")
+    small = size in ("tiny", "nano")
+    (name, weights, normalise, dtype), (width, heads, depth) = MODELS[size]
+
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    c.steps = 90_000
+    c.log_every = 50
+    c.checkpoint_every = 1000
+    c.data = dict(  # as in configs/lawm.py
+        videos="",
+        sources=dict(panda="mini:panda", nav="mini:nav"),
+        mixture=dict(panda=1.0, nav=1.0) if small else {},
+        frames=16,
+        fps=4.0,
+        size=256,
+        batch=512,
+        holdout=0.05,
+        workers=0,
+    )
+    c.data.augment = dict(
+        crop=False, area=(0.3, 1.0), ratio=(0.75, 1.35), flip=0.0, jitter=0.0, cut=0.0
+    )
+    c.data.resize = c.data.get_oneway_ref("size") * 292 // 256
+    c.encoder = dict(
+        name=name,
+        weights=weights,
+        causal=True,
+        merge=1,
+        normalise=normalise,
+        repeat=False,
+        dtype=dtype,
+    )
+    c.decoder = dict(
+        width=width,
+        heads=heads,
+        depth=depth,
+        steps=1 if small else 8,  # that see each other; those of a clip, or fewer
+        perceptual="effnet" if small else "lpips_vgg",  # see perceptual.py
+        weight=0.05 if small else 0.5,  # of that distance, against the L1 error on the scale 0..1
+        frames=1 if small else 4,  # of each clip, drawn at random, that it is taken on; 0: all
+        remat=not small,
+        unroll=1,
+        dtype=dtype,
+    )
+    c.optim = dict(muon=0.02, adamw=3e-4, weight_decay=0.01, b2=0.999, warmup=0.1333, final=0.0)
+    c.mesh = dict(data=-1, fsdp=1 if small else 8)
+
+    if small:
+        c.update(steps=1800, checkpoint_every=200)
+        c.data.update(frames=4, size=128, batch=8)
+        c.data.resize = c.data.get_oneway_ref("size")
+        c.optim.update(muon=0.05, adamw=4e-3, b2=0.95, final=0.01)
+    if size == "tiny":
+        c.update(steps=20, log_every=5, checkpoint_every=10)
+        c.data.update(size=64)
+        c.decoder.weight = 0.0
+    return c

@@ -1,0 +1,26 @@
+"""Makes decoder_nano.safetensors of the run that trained it; see README.md beside this.
+
+python -m lawm_jax.assets.make_decoder D
+"""
+
+import json
+import sys
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
+
+from lawm_jax import saving, weights
+
+
+def main(workdir):
+    """Writes the newest checkpoint's decoder, float16, with its section of the config."""
+    model, params = saving.load(workdir)
+    options = json.dumps(json.loads(model.text)["decoder"], sort_keys=True)
+    flat = flatten_dict(params["decoder"], sep="/")
+    flat = {name: np.asarray(x, np.float16) for name, x in flat.items()}
+    save_file(flat, weights.DECODER, metadata={"decoder": options})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

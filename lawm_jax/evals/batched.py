@@ -1,0 +1,67 @@
+"""A trained model as plain functions over any number of clips: all that evaluations see of it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lawm_jax import world_model
+
+
+class Batched(NamedTuple):
+    """Holds the functions; arrays are numpy's, n is any number of clips.
+
+    Attributes:
+      infer: s [n, T, N, D] -> z [n, T-1, A], the mean latent actions.
+      predict: s [n, T, N, D], z [n, T, A] -> [n, T, N, D]; entry t predicts step t + 1 from the
+        true past.
+      rollout: s [n, T, N, D], z [n, T-1+P, A] -> [n, P, N, D], open loop.
+    """
+
+    infer: Callable
+    predict: Callable
+    rollout: Callable
+
+
+def batched(model, params, batch=16):
+    """Makes the functions of a trained model; each is compiled once per shape of a clip.
+
+    Args:
+      model, params: of the world model.
+      batch: clips at a time.
+
+    Returns:
+      A Batched.
+    """
+    function = lambda f: in_batches(jax.jit(lambda params, *x: f(model, params, *x)), params, batch)  # noqa: E731
+    return Batched(
+        function(lambda *x: world_model.infer_actions(*x)[0]),
+        function(world_model.predict),
+        function(world_model.rollout),
+    )
+
+
+def in_batches(function, params, batch=16):
+    """Applies function(params, *arrays) to `batch` clips at a time; the last batch is filled up.
+
+    Args:
+      function: params and arrays [batch, ...] -> an array [batch, ...].
+      params: its first argument.
+      batch: clips at a time.
+
+    Returns:
+      A function of numpy arrays [n, ...] that returns a numpy array [n, ...].
+    """
+
+    def run(*arrays):
+        n = len(arrays[0])
+        results = []
+        for i in range(0, n, batch):
+            part = [x[i : i + batch] for x in arrays]
+            short = batch - len(part[0])
+            part = [np.concatenate([x, np.repeat(x[-1:], short, 0)]) for x in part]
+            results.append(np.asarray(function(params, *part))[: batch - short])
+        return np.concatenate(results)
+
+    return run

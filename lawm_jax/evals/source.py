@@ -1,0 +1,176 @@
+"""All questions asked of one source's held-out clips; what several need is computed once."""
+
+import os
+
+import jax
+import numpy as np
+
+from lawm_jax import figures, latents, world_model
+from lawm_jax.data import pipeline
+from lawm_jax.evals import (
+    batched,
+    clips,
+    content,
+    leakage,
+    pictures,
+    pixels,
+    prediction,
+    sampling,
+    transfer,
+)
+
+TRAINING = 128  # clips of each source that the learned prior is fitted to
+
+
+class Source:
+    """Asks one source's clips all questions; what several of them need is computed once."""
+
+    def __init__(self, config, name, loaded, folder, distance="effnet", embedding="pca"):
+        """Reads and encodes the held-out clips.
+
+        Args:
+          config: the run's.
+          name: of the source.
+          loaded: name -> (model, params); the first is the one in question.
+          folder: for pictures.
+          distance: perceptual, see `perceptual.load`.
+          embedding: see `sampling.embed`.
+        """
+        self.config, self.name, self.loaded, self.folder = config, name, loaded, folder
+        self.embedding = embedding
+        self.main, (self.model, self.params) = next(iter(loaded.items()))
+        encode = jax.jit(lambda params, video: world_model.encode(self.model, params, video))
+        self.encode = batched.in_batches(encode, {"encoder": self.params["encoder"]})
+        self.models = {key: batched.batched(*value) for key, value in loaded.items()}
+        self.clips = clips.held_out(config, name, self.encode)
+        self.per_step = 1 if self.model.repeat else self.model.encoder.tubelet
+        video, self.pixels = self.clips.video, None
+        if video is not None and self.model.decoder is not None:
+            self.pixels = pixels.Pixels(self.model, self.params, self.clips, distance)
+        self.stitched = self.s_cut = None
+        self.learned = None  # training latents, and the prior fitted to them
+        self.samples = {}  # latents drawn in every way, for a picture
+        count = len(set(self.clips.episodes))
+        if count < 3:
+            print(f"{name}: cuts and transfers need clips of 3 videos, there are {count}")
+            return
+        # Stored states are cut, too, though a video encoder would have made others after the cut.
+        raw, step = (self.clips.s, 1) if video is None else (video, self.per_step)
+        self.stitched, _ = leakage.stitch(raw, self.clips.episodes, step)
+        self.s_cut = self.stitched if video is None else self.encode(self.stitched)
+
+    def prediction(self):
+        """E1."""
+        return prediction.compare(self.models, self.clips.s, self.clips.episodes, self.pixels)
+
+    def leakage(self):
+        """E2."""
+        if self.s_cut is None:
+            return None
+        s, first = self.clips.s, self.clips.s.shape[1] // 2
+        return leakage.measure(self.models, self.s_cut, s, self.clips.episodes, first)
+
+    def transfer(self):
+        """E3, in states and, where there is a decoder, in pictures; E4."""
+        if self.s_cut is None:
+            return None
+        s, episodes, pixels = self.clips.s, self.clips.episodes, self.pixels
+        cycle = transfer.cycle(self.models, s, episodes)
+        if pixels:
+            alone = {self.main: self.models[self.main]}
+            seen = lambda a, b: pixels.between(a, b)  # noqa: E731
+            seen.__name__ = pixels.distance
+            cycle += transfer.cycle(alone, pixels.s, pixels.episodes, distance=seen)
+        locality = transfer.locality(self.models, s, episodes, self.model.merge)
+        return {"cycle": cycle, "locality": locality}
+
+    def content(self):
+        """What the latents hold: their use of space, and a linear probe for real actions."""
+        rows, u = [], self.clips.actions
+        for name, (model, params) in self.loaded.items():
+            if model.latent.kind == "deterministic":
+                continue
+            z, kind = self.models[name].infer(self.clips.s), model.latent.kind
+            codes = K = nats = None
+            if kind == "discrete":
+                K = int(model.latent.strength)
+                codes = np.asarray(latents.nearest(params["latent"]["codebook"], z))
+            if kind == "noisy":
+                nats = self.cost(name) / model.latent.strength
+            row = {"name": name, "latents": content.describe(z, codes, K, nats), "probe": None}
+            if u is not None and self.s_cut is not None:
+                aligned = content.align(u, self.clips.s.shape[1])
+                row["probe"] = content.probe(z, aligned, self.clips.episodes)
+            rows.append(row)
+        return rows
+
+    def cost(self, name):
+        """Returns what each latent costs in training, [n, T-1]."""
+        model, params = self.loaded[name]
+        cost = jax.jit(lambda params, s: world_model.infer_actions(model, params, s)[1])
+        return batched.in_batches(cost, params)(self.clips.s)
+
+    def sampling(self):
+        """E10, of the model in question."""
+        if self.learned is None:
+            return None
+        known, network = self.learned
+        codebook = self.params["latent"]["codebook"] if "latent" in self.params else None
+        rows, self.samples = sampling.measure(
+            self.models[self.main],
+            sampling.own(self.model, self.params),
+            known,
+            network,
+            self.clips.s,
+            self.clips.episodes,
+            codebook,
+        )
+        return rows
+
+    def pictures(self):
+        """E11."""
+        if self.samples:
+            points, method = sampling.embed(self.samples, method=self.embedding)
+            points = {
+                f"{name}, {method}" if name == "inferred" else name: x[:1000]
+                for name, x in points.items()
+            }
+            figures.embedding(os.path.join(self.folder, f"embedding_{self.name}.png"), points)
+        if self.pixels is None:
+            why = "it holds states" if self.clips.video is None else "there is no decoder"
+            print(f"{self.name}: no pictures, {why}")
+            return
+        latent = self.model.latent
+        label = lambda name: f"{name}, {latent.strength:g}" if name == self.main else name  # noqa: E731
+        models = {label(name): model for name, model in self.models.items()}
+        fps = self.config.data.fps / self.per_step
+        pictures.draw(
+            self.folder,
+            self.name,
+            models,
+            self.clips,
+            self.pixels,
+            self.model.merge,
+            self.stitched,
+            self.s_cut,
+            fps,
+        )
+
+
+def fit_prior(config, source):
+    """Fits one prior to latents of training clips of all sources.
+
+    Args:
+      config: the run's.
+      source: any Source of the run.
+
+    Returns:
+      The latents, [m, A], and (network, params) of the prior.
+    """
+    latents, states = [], []
+    for name in pipeline.names(config):
+        found = clips.training(config, name, source.encode, TRAINING)
+        latents.append(source.models[source.main].infer(found.s))
+        states.append(found.s.mean(2, keepdims=True))  # all that a prior sees of a state
+    z, s = np.concatenate(latents), np.concatenate(states)
+    return sampling.flat(z), sampling.fit(z, s)

@@ -1,0 +1,359 @@
+"""The report: all that runs left on one page that needs nothing else."""
+
+import base64
+import html.parser
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from lawm_jax import figures, page
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+STRANGE = "<b>&\"'$x$"  # a source's name that must come out as it is
+
+
+def interval(mean, half=0.01):
+    return {"mean": mean, "low": mean - half, "high": mean + half}
+
+
+def prediction(kind, error):
+    """Makes one source's rows, with numbers that appear nowhere else."""
+
+    def row(name, error, paired=None):
+        rollout = [interval(error * (1 + 0.1 * k)) for k in range(6)]
+        pixels = {"psnr": interval(30 - 20 * error, 0.2), "ssim": interval(1 - error)}
+        row = {"name": name, "error": interval(error), "relative": error / 0.36, "paired": paired}
+        return row | {"rollout": rollout, "pixels": pixels}
+
+    return [
+        row("copy last frame", 0.36),
+        row(kind, error, interval(error - 0.3412)),
+        row("deterministic", 0.3412),
+        row("none", 0.2834, interval(0.2834 - 0.3412)),
+        {"name": "decoder alone", "pixels": {"psnr": interval(27.13), "ssim": interval(0.917)}},
+    ]
+
+
+def leakage(kind):
+    keys = "with", "without", "ratio", "relative"
+    rows = [("copy last frame", (0.71, 0.36, 1.97, 1.0), 0.0, None)]
+    rows += [(kind, (0.523, 0.291, 1.79, 0.737), 0.186, "a flag & more")]
+    rows += [("copies the future (error of noisy)", (0.29, 0.29, 1.0, 0.41), 1.0, "the control")]
+    return [
+        {"name": name, "metric": "latent L1", "leak": leak, "flag": flag}
+        | dict(zip(keys, map(interval, values), strict=True))
+        for name, values, leak, flag in rows
+    ]
+
+
+def transfer(kind):
+    row = {"name": kind, "metric": "latent L1", "original": interval(0.2471)}
+    row |= {"cycle": interval(0.2593), "shuffled": interval(0.3517), "ratio": interval(1.049)}
+    place = {"name": kind, "count": 37, "share": {"region": interval(0.613), "mirrored": 0.124}}
+    place |= {"action": {"region": None, "mirrored": None}, "chance": 0.253, "note": "few cases"}
+    return {"cycle": [row | {"lost": None, "note": None}], "locality": [place]}
+
+
+def content(kind):
+    probe = {"names": ["x", "yaw"], "r2": [interval(0.153), interval(-0.617)]}
+    describe = {"dimension": 7.53, "nats": 103.21, "codes": {"used": 11, "of": 16}}
+    return [{"name": kind, "probe": probe, "describe": describe}]
+
+
+def sampling(kind):
+    row = {"name": "N(0, I)", "auc": interval(0.711), "energy_distance": 0.0123}
+    return [row | {"energy_null": 0.0017, "change": float("nan")}]
+
+
+def write(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two runs with all parts but a few, and one with the beginning of a log alone."""
+    root = tmp_path_factory.mktemp("runs")
+    for folder, strength, error in ("first & best", 1e-5, 0.2911), ("weak", 1e-3, 0.3304):
+        run = root / folder
+        latent = {"kind": "noisy", "strength": strength}
+        data = {"mixture": {"panda": 1.0, "nav": 0.0}, "videos": ""}
+        config = {"latent": latent, "data": data, "steps": 300, "note": "</pre><script>"}
+        write(run / "config.json", config)
+        lines = [{"step": k, "error": 0.4 - k / 3000, "copy": 0.4} for k in range(1, 301, 20)]
+        write(run / "metrics.jsonl", "".join(json.dumps(x) + "\n" for x in lines) + '{"step": 30')
+        write(run / "eval" / "prediction.json", {STRANGE: prediction("noisy", error)})
+    run = root / "first & best"
+    write(run / "skipped.jsonl", '{"path": "a"}\n{"path": "b"}\n')
+    about = {"commit": "b49c3a8", "machine": "2 cores", "versions": {"jax": "0.10.2"}}
+    write(run / "eval" / "about.json", about | {"seconds": 142.0, "date": "2026-11-23"})
+    for part in leakage, transfer, content, sampling:
+        write(run / "eval" / f"{part.__name__}.json", {"panda": part("noisy")})
+    write(root / "weak" / "eval" / "leakage.json", "{ this is no JSON")
+    clips = {"video": np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)}
+    clips["rollout, noisy"] = clips["video"][::-1]
+    (run / "report").mkdir()
+    figures.movie(run / "report" / "rollout_panda.mp4", clips)
+    figures.movie(run / "report" / "rollout_panda.gif", clips)
+    figures.movie(run / "report" / "cut_panda.gif", clips)
+    figures.strips(run / "report" / "rollout_panda.png", "rollouts", clips)
+    figures.loss_curve(run / "report" / "loss.png", {"a": lines})
+    figures.embedding(run / "report" / "my own.png", {"inferred": np.eye(2)})
+    write(root / "started" / "metrics.jsonl", "")
+    return root
+
+
+def report(*arguments):
+    """Runs the command line."""
+    command = [sys.executable, "-m", "lawm_jax.report", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def made(runs):
+    """The page of all three runs."""
+    out = runs / "page" / "all.html"
+    run = report(*(runs / name for name in ("first & best", "weak", "started")), "--out", out)
+    assert run.returncode == 0, run.stderr
+    return out
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects text, tables, attributes and the nesting of a page."""
+
+    VOID = {"meta", "link", "img", "br", "use", "path"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.words, self.attributes, self.rows = [], [], [], []
+        self.feed(text)
+        assert self.stack == []
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in self.VOID:
+            self.stack.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value) for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.stack:
+            self.words.append(data)
+        if {"td", "th"} & set(self.stack):
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def read(made):
+    return Reader(made.read_text(encoding="utf-8"))
+
+
+def test_the_numbers_of_every_part_are_in_the_tables_with_their_intervals(read):
+    for row in [
+        ["copy last frame", "0.3600 [0.3500, 0.3700]", "1.000", "–"],
+        ["noisy 1e-5", "0.2911 [0.2811, 0.3011]", "0.809", "−0.0501 [−0.0601, −0.0401]"],
+        ["noisy 1e-3", "0.3304 [0.3204, 0.3404]", "0.918", "−0.0108 [−0.0208, −0.0008]"],
+        ["none", "0.2834 [0.2734, 0.2934]", "0.787", "−0.0578 [−0.0678, −0.0478]"],
+        ["none", "0.283 [0.273, 0.293]", "0.312 [0.302, 0.322]", "0.368 [0.358, 0.378]",
+         "0.425 [0.415, 0.435]"],
+        ["decoder alone", "27.13 [27.12, 27.14]", "0.917 [0.907, 0.927]"],
+        ["noisy 1e-5", "0.523 [0.513, 0.533]", "0.291 [0.281, 0.301]", "1.79 [1.78, 1.80]",
+         "0.737 [0.727, 0.747]", "+0.19"],
+        ["sparse", "low", "0.66", "0.28", "2.3"],
+        ["noisy", "high", "0.20 → 0.26", "1.34", "0.20 → 0.24", "1.22"],
+        ["noisy 1e-5", "0.247 [0.237, 0.257]", "0.259 [0.249, 0.269]", "0.352 [0.342, 0.362]",
+         "1.05 [1.04, 1.06]"],
+        ["noisy 1e-5", "37", "0.61 [0.60, 0.62]", "0.12", "0.25"],
+        ["noisy 1e-5", "0.15 [0.14, 0.16]", "−0.62 [−0.63, −0.61]"],
+        ["noisy 1e-5", "7.53", "103.21", "11", "16"],
+        ["N(0, I)", "0.711 [0.701, 0.721]", "0.0123", "0.0017", "–"],
+    ]:  # fmt: skip
+        assert row in read.rows
+
+
+def test_what_several_runs_say_alike_comes_once_and_bounds_frame_the_models(read):
+    names = [row[0] for row in read.rows]
+    start = names.index("copy last frame")
+    assert names[start : start + 5] == [
+        "copy last frame",
+        "deterministic",
+        "noisy 1e-5",
+        "noisy 1e-3",
+        "none",
+    ]
+
+
+def test_conclusions_name_the_best_run_and_what_was_flagged_but_no_control(read):
+    text = " ".join(read.words)
+    share = 100 * (0.3412 - 0.2911) / (0.3412 - 0.2834)
+    assert f"noisy 1e-5 has {0.2911 / 0.36:.3f} of the error of copying, {share:.0f} %" in text
+    assert "panda: noisy 1e-5: a flag & more." in text
+    assert "the control" not in text
+    assert "can be told from inferred ones (AUC 0.711)" in text
+    assert "noisy 1e-5: few cases." in text
+    assert "not comparable" in text
+
+
+def test_all_text_is_escaped(made, read):
+    assert STRANGE in "".join(read.words)
+    source = made.read_text(encoding="utf-8")
+    assert "<script" not in source and STRANGE not in source
+    assert "</pre><script>" in "".join(read.words)
+
+
+def test_the_page_holds_its_pictures_and_films_and_refers_to_nothing_else(runs, read):
+    links = [value for _, name, value in read.attributes if name.endswith(("src", "href"))]
+    assert links and all(link.startswith(("data:", "#")) for link in links)
+    targets = {f"#{value}" for _, name, value in read.attributes if name == "id"}
+    assert {link for link in links if link.startswith("#")} <= targets
+    names = {name for _, name, _ in read.attributes}
+    assert not names & {"srcset", "poster", "action", "onload", "onclick", "background"}
+    style = page.STYLE + " ".join(v for _, name, v in read.attributes if name == "style" and v)
+    assert "@import" not in style and "http" not in style
+    held = {link.partition(",")[2] for link in links if link.startswith("data:")} - {""}
+    files = ("rollout_panda.mp4", "rollout_panda.png", "cut_panda.gif", "my own.png")
+    folder = runs / "first & best" / "report"
+    # The GIF beside an MP4 and the old loss curve are left out.
+    assert held == {base64.b64encode((folder / file).read_bytes()).decode() for file in files}
+
+
+def test_missing_parts_are_named_with_the_command_that_makes_them(runs, read):
+    missing = {tuple(row) for row in read.rows if len(row) == 3}
+    weak = f"python -m lawm_jax.evaluate --workdir {runs}/weak"
+    assert ("weak", "eval/transfer.json", f"{weak} --only transfer") in missing
+    what = "eval/leakage.json (it is there, but can't be read)"
+    assert ("weak", what, f"{weak} --only leakage") in missing
+    assert ("weak", "pictures in report/", f"{weak} --only pictures") in missing
+    train = f"python -m lawm_jax.train --config ... --workdir {runs}/started"
+    assert ("started", "config.json", train) in missing
+    assert not any(name == "first & best" for name, *_ in missing)
+    assert "Not measured for noisy 1e-3, started: " in " ".join(read.words)
+
+
+def test_runs_capacity_curves_training_and_skipped_files_are_shown(made, read):
+    assert ["first & best", "noisy", "1e-5", "panda 1", "281 of 300", "2"] in read.rows
+    assert "b49c3a8" in "".join(read.words) and "jax 0.10.2" in "".join(read.words)
+    assert read.words.count("1e-3") >= 1 and "one-step error / copying" in read.words
+    assert "training error / copying" in read.words
+    assert made.read_text().count("<svg") == 3  # rollouts, capacity, training
+
+
+def test_the_page_goes_beside_the_first_run_by_default(runs, tmp_path):
+    shutil.copytree(runs / "weak", tmp_path / "W")
+    run = report(tmp_path / "W")
+    assert run.returncode == 0, run.stderr
+    assert "noisy 1e-3" in (tmp_path / "W" / "report" / "page.html").read_text()
+
+
+def test_a_folder_that_is_no_run_is_a_clear_error(tmp_path):
+    write(tmp_path / "a" / "holiday.txt", "sun")
+    for folder, why in ("a", "holds no config.json"), ("b", "is not there"):
+        run = report(tmp_path / folder)
+        assert run.returncode == 1 and "Traceback" not in run.stderr
+        assert f"{tmp_path / folder}: expected the folder of a run, but it {why}" in run.stderr
+        assert not (tmp_path / folder / "report").exists()
+    assert "expected at least one folder" in "".join(report().stdout + report().stderr)
+
+
+@pytest.mark.parametrize(
+    "x,digits,text",
+    [
+        (1234567, 0, "1\u202f234\u202f567"),
+        (-0.05, 2, "−0.05"),
+        (None, 3, "–"),
+        (float("inf"), 3, "–"),
+        ("0.5", 3, "–"),
+        ({"mean": 0.8061, "low": 0.79, "high": 0.82}, 3, "0.806 <small>[0.790, 0.820]</small>"),
+        ({"mean": 0.8061, "low": None, "high": None}, 3, "0.806"),
+        ({"mean": float("nan")}, 3, "–"),
+    ],
+)
+def test_a_number_is_written_with_its_interval_or_as_a_dash(x, digits, text):
+    assert page.number(x, digits) == text
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium without a window, which logs what it asks of the network."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    flags = "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"
+    for flag in (*flags, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(driver)
+    browser = webdriver.Chrome(options=options, service=service)
+    browser.set_script_timeout(20)
+    yield browser
+    browser.quit()
+
+
+PLAY = """
+const done = arguments[0], films = [...document.querySelectorAll("video")];
+const wait = ms => new Promise(resolve => setTimeout(resolve, ms));
+Promise.all(films.map(async film => {
+  film.scrollIntoView();
+  for (let i = 0; i < 50 && film.readyState < 2; i++) await wait(100);
+  const ready = film.readyState, before = film.currentTime;
+  await film.play();
+  for (let i = 0; i < 50 && film.currentTime <= before; i++) await wait(100);
+  return [ready, film.currentTime - before, film.videoWidth];
+})).then(done, error => done(String(error)));
+"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width,height,mobile", [(1280, 800, False), (360, 740, True)])
+def test_a_browser_shows_the_page_without_errors_overflow_or_network(
+    browser, made, width, height, mobile
+):
+    screen = dict(width=width, height=height, deviceScaleFactor=1, mobile=mobile)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    browser.get_log("performance")
+    browser.get(made.as_uri())
+    run = browser.execute_script
+    assert run("return [document.documentElement.scrollWidth <= innerWidth, innerWidth]") == [
+        True,
+        width,
+    ]
+    films = browser.execute_async_script(PLAY)
+    assert len(films) == 1
+    for ready, played, wide in films:
+        assert ready >= 2 and played > 0 and wide > 400
+    images = run("return [...document.images].map(x => [x.complete, x.naturalWidth])")
+    assert len(images) == 3 and all(complete and wide > 0 for complete, wide in images)
+    # Drawings are at least as large as their text needs, also on a phone.
+    assert min(run("return [...document.querySelectorAll('svg')].map(x => x.clientWidth)")) > 300
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    events = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
+    asked = [
+        e["params"]["request"]["url"] for e in events if "requestWillBeSent" == e["method"][8:]
+    ]
+    assert made.as_uri() in asked
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+def test_a_label_in_svg_keeps_its_markup_as_text():
+    svg = figures.curves(None, {"<script>x</script>": [(1, interval(1.0))]}, "a", "b")
+    assert "<script" not in svg and re.search("&lt;script", svg)

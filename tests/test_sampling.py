@@ -1,0 +1,321 @@
+"""Sampling: the prior against known densities, two-sample tests against scipy, closed forms."""
+
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.spatial.distance
+import scipy.stats
+
+from lawm_jax.evals import sampling
+from lawm_jax.nn import prior
+
+
+def normal(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def bimodal(n, seed=0):
+    """Draws 4 tokens of 12 channels and latents that are one of two modes, given the state.
+
+    The state's first pooled channel moves both modes, its second decides how often the upper one
+    is chosen; the third dimension is a thousandth as wide, the fourth the sum of the first two.
+    """
+    random = np.random.default_rng(seed)
+    cause = random.normal(size=(n, 8, 2))
+    s = np.zeros((n, 8, 4, 12), np.float32)
+    s[..., :2] = cause[:, :, None] + random.normal(size=(n, 8, 4, 2)) * [[[[1], [1], [-1], [-1]]]]
+    s[..., :2] -= s[..., :2].mean(2, keepdims=True) - cause[:, :, None]
+    upper = random.random((n, 8)) < 1 / (1 + np.exp(-2 * cause[..., 1]))
+    z = random.normal(size=(n, 8, 4)) * [0.3, 0.5, 1e-3, 0]
+    z[..., 0] += 0.5 * cause[..., 0] + np.where(upper, 2, -2)
+    z[..., 3] = z[..., 0] + z[..., 1]
+    return z[:, :-1].astype(np.float32), s
+
+
+def test_the_prior_reaches_a_known_mixture_given_the_state():
+    network, params = sampling.fit(*bimodal(200))
+    draw = jax.jit(lambda key, s: prior.sample(network, params, key, s))
+    for cause, often in ((0.5, 0.0), (0.0, 1.0), (-1.0, -0.7)):
+        s = np.zeros((4000, 1, 12), np.float32)
+        s[:, 0, :2] = cause, often
+        z = np.asarray(draw(jax.random.key(1), s), np.float64)
+        share = 1 / (1 + np.exp(-2 * often))
+        middle = 0.5 * cause
+        mean = middle + 4 * share - 2
+        variance = 0.09 + 16 * share * (1 - share)
+        assert (z[:, 0] > middle).mean() == pytest.approx(share, abs=0.1)
+        assert z.mean(0) == pytest.approx([mean, 0, 0, mean], abs=0.35)
+        assert z[:, 0].var() == pytest.approx(variance, rel=0.2)
+        assert z[:, 1].std() == pytest.approx(0.5, rel=0.15)
+        assert z[:, 2].std() == pytest.approx(1e-3, rel=0.15)
+        np.testing.assert_allclose(z[:, 3], z[:, 0] + z[:, 1], atol=0.05)
+        between = np.abs(z[:, 0] - middle) < 1  # a Gaussian would have a quarter of it here
+        assert between.mean() < 0.05
+
+
+def test_an_untrained_prior_is_the_gaussian_with_the_latents_mean_and_covariance():
+    z, s = bimodal(50)
+    z, s = sampling.flat(z), sampling.pooled(s[:, :-1])
+    params = prior.init(prior.Prior(), jax.random.key(0), z, s)
+    drawn = np.asarray(
+        prior.sample(prior.Prior(), params, jax.random.key(1), np.tile(s, (20, 1, 1)))
+    )
+    np.testing.assert_allclose(drawn.mean(0), z.mean(0), atol=0.1)
+    unit = z.std(0)
+    np.testing.assert_allclose(
+        np.cov(drawn / unit, rowvar=False), np.cov(z / unit, rowvar=False), atol=0.06
+    )
+
+
+def test_the_flow_loss_of_the_exact_velocity_is_the_closed_form():
+    z, s = normal((4000, 1)), normal((4000, 1, 3), 1)
+    params = prior.init(prior.Prior(), jax.random.key(0), z, s)
+    # Unit Gaussians: z - noise has variance 1 / (t^2 + (1 - t)^2) given (1 - t) noise + t z.
+    t = np.linspace(0, 1, 2001)
+    expected = np.trapezoid(1 / (t**2 + (1 - t) ** 2), t)
+    loss = prior.flow_loss(prior.Prior(), params, jax.random.key(1), z, s)
+    assert float(loss) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_prior_draws_codes_as_often_as_the_states_ask():
+    random = np.random.default_rng(0)
+    codebook = random.normal(size=(4, 3)).astype(np.float32)
+    s = np.repeat(random.choice([-1.0, 1.0], (150, 8, 1, 1)), 6, axis=3).astype(np.float32)
+    lower = random.random((150, 8)) < 0.75
+    code = np.where(s[:, :, 0, 0] > 0, np.where(lower, 0, 1), np.where(lower, 2, 3))
+    network, params = sampling.fit(codebook[code[:, :-1]], s)
+    z = prior.sample(network, params, jax.random.key(2), np.ones((2000, 1, 6), np.float32))
+    nearest = scipy.spatial.distance.cdist(z, codebook).argmin(1)
+    share = np.bincount(nearest, minlength=4) / 2000
+    np.testing.assert_allclose(share, [0.75, 0.25, 0, 0], atol=0.1)
+
+
+def test_one_distribution_cannot_be_told_from_itself():
+    x, y = normal((700, 16)), normal((700, 16), 1)
+    result = sampling.two_sample(x, y)
+    assert result["auc"]["mean"] == pytest.approx(0.5, abs=0.04)
+    assert result["auc"]["low"] < 0.5 < result["auc"]["high"] + 0.01
+    assert abs(result["energy_distance"]) < 2 * result["energy_null"]
+
+
+def test_separated_sets_are_told_apart_always():
+    result = sampling.two_sample(normal((200, 8)) + 4, normal((250, 8), 1))
+    assert result["auc"]["mean"] > 0.999
+    assert result["energy_distance"] > 20 * result["energy_null"]
+
+
+def test_sets_of_equal_means_and_variances_are_told_apart_by_dependence_and_tails():
+    x, y = normal((700, 8)), normal((700, 8), 1)
+    x[:, 1] = 0.8 * x[:, 0] + 0.6 * x[:, 1]
+    assert sampling.two_sample(x, y)["auc"]["low"] > 0.6
+    x = normal((700, 3))
+    x[:, 1] = np.abs(x[:, 1]) * np.sign(x[:, 0] * x[:, 2])  # every pair is independent
+    assert sampling.two_sample(x, y[:, :3])["auc"]["low"] > 0.55
+    x = np.random.default_rng(0).laplace(size=(700, 8)) / 2**0.5
+    assert sampling.two_sample(x, y)["auc"]["low"] > 0.55
+
+
+@pytest.mark.parametrize("d", [0.5, 1.5])
+def test_the_auc_of_two_gaussians_is_the_closed_form(d):
+    x, y = normal((1000, 1)) + d, normal((1000, 1), 1)
+    auc = sampling.two_sample(x, y)["auc"]
+    expected = scipy.stats.norm.cdf(d / 2**0.5)
+    assert auc["mean"] == pytest.approx(expected, abs=0.03)
+    # Hanley & McNeil 1982: the standard error of an area A from 1000 against 1000.
+    a, q, r = expected, expected / (2 - expected), 2 * expected**2 / (1 + expected)
+    error = ((a * (1 - a) + 999 * (q - a**2) + 999 * (r - a**2)) / 1e6) ** 0.5
+    assert auc["high"] - auc["low"] == pytest.approx(2 * 1.96 * error, rel=0.25)
+
+
+def test_the_energy_distance_agrees_with_scipys_in_one_dimension():
+    x, y = normal((60, 1)).astype(float) * 1.5 + 1, normal((80, 1), 1).astype(float)
+    biased = scipy.stats.energy_distance(x[:, 0], y[:, 0]) ** 2
+    pairs = [scipy.spatial.distance.pdist(v) for v in (x, y)]
+    sums = [2 * p.sum() for p in pairs]
+    expected = biased + sums[0] / 60**2 + sums[1] / 80**2 - pairs[0].mean() - pairs[1].mean()
+    assert sampling.energy_distance(x, y) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_energy_null_covers_what_other_episodes_alone_differ_by():
+    groups = np.repeat(np.arange(20), 20)
+    level = normal((20, 4), 3)[groups] * 2  # each episode has its own mean
+    y = level + normal((400, 4), 4)
+    half = groups % 2 == 0
+    whole = sampling.two_sample(y[half], y[~half], np.concatenate([groups[half], groups[~half]]))
+    null = sampling.two_sample(y, y + 1e-3, np.tile(groups, 2))["energy_null"]
+    alone = sampling.two_sample(y, y + 1e-3)["energy_null"]
+    assert null > 5 * alone
+    assert whole["energy_distance"] < 2 * null
+
+
+def test_clips_of_one_episode_stay_on_one_side_of_a_fold():
+    groups = np.repeat(np.arange(12), 50)
+    x = normal((12, 6), 5)[groups] * 3 + 0.05 * normal((600, 6), 6)
+    side = groups % 2 == 0
+    both = np.concatenate([groups[side], groups[~side]])
+    assert sampling.two_sample(x[side], x[~side])["auc"]["mean"] > 0.99  # episodes by heart
+    assert sampling.two_sample(x[side], x[~side], both)["auc"]["mean"] < 0.8
+
+
+def model(z, s):
+    """Makes a model that infers given latents, and moves every token by the first dimension."""
+
+    def infer(states):
+        starts = {row.tobytes(): latent for row, latent in zip(s, z, strict=True)}
+        return np.stack([starts[row.tobytes()] for row in states])
+
+    return types.SimpleNamespace(infer=infer, predict=lambda s, z: s + z[:, :, None, :1])
+
+
+def test_the_measure_ranks_the_right_way_to_sample_above_wrong_ones():
+    z, s = bimodal(150)
+    functions = model(z, s)
+    known, learned, s = sampling.flat(z[:90]), sampling.fit(z[:90], s[:90]), s[90:]
+    episodes = np.array([f"e{i // 3}" for i in range(60)])
+    other = sampling.flat(bimodal(60, seed=7)[0])
+    ways = {
+        "right": lambda key, shape, z: other,
+        "wide": lambda key, shape, z: other * 3,
+    }
+    rows, samples = sampling.measure(functions, ways, known, learned, s, episodes)
+    auc = {row["name"]: row["auc"]["mean"] for row in rows}
+    assert list(auc) == [
+        "right",
+        "wide",
+        "Gaussian fit",
+        "learned prior",
+        "inferred, other episodes",
+    ]
+    assert auc["right"] == pytest.approx(0.5, abs=0.06)
+    assert auc["inferred, other episodes"] == pytest.approx(0.5, abs=0.12)
+    assert auc["learned prior"] < 0.6 < 0.65 < auc["Gaussian fit"]
+    assert auc["wide"] > 0.8
+    row = {row["name"]: row for row in rows}
+    assert row["right"]["change"] == pytest.approx(1, abs=0.1)
+    assert row["wide"]["change"] == pytest.approx(3, abs=0.3)
+    assert row["right"]["energy_distance"] < row["right"]["energy_null"]
+    assert row["Gaussian fit"]["energy_distance"] > row["learned prior"]["energy_distance"]
+    text = sampling.table({"arms": rows})
+    assert "arms" in text and f"AUC {auc['wide']:.3f} [" in text
+    assert text.count("of inferred") == 4
+    assert (
+        rows == sampling.measure(functions, ways, known, learned, s, episodes)[0]
+    )  # twice the same
+    assert samples.keys() == {"inferred", *(row["name"] for row in rows[:-1])}
+
+
+def test_fitted_ways_to_sample_discrete_latents_give_codes():
+    seen = []
+    codebook, (_, s) = normal((5, 3)), bimodal(20)
+    z = codebook[np.random.default_rng(0).integers(0, 5, (20, 7))]
+    plain = model(z, s)
+    predict = lambda s, z: seen.append(z) or plain.predict(s, z)  # noqa: E731
+    functions = types.SimpleNamespace(infer=plain.infer, predict=predict)
+    known, states = sampling.flat(z), sampling.pooled(s[:, :-1])
+    learned = prior.Prior(), prior.init(prior.Prior(), jax.random.key(0), known, states)
+    rows, _ = sampling.measure(functions, {}, known, learned, s, np.arange(20), codebook)
+    assert [row["name"] for row in rows[:2]] == ["Gaussian fit", "learned prior"]
+    assert len(seen) == 3  # inferred latents first
+    for drawn in seen:
+        gap = scipy.spatial.distance.cdist(sampling.flat(drawn), codebook)
+        assert gap.min(1).max() < 1e-6
+        assert len(set(gap.argmin(1))) > 2
+
+
+def test_latents_that_never_change_need_no_samples():
+    _, s = bimodal(12)
+    functions = model(np.zeros((12, 7, 4), np.float32), s)
+    assert sampling.measure(functions, {}, None, (None, None), s, np.arange(12)) == ([], {})
+
+
+@pytest.mark.parametrize(
+    "kind, names",
+    [
+        ("discrete", ["codes in use"]),
+        ("noisy", ["N(0, I)"]),
+        ("sparse", ["Langevin", "Langevin, scaled"]),
+        ("none", []),
+        ("deterministic", []),
+    ],
+)
+def test_every_kind_brings_its_own_ways(tiny, kind, names):
+    world, params, _ = tiny(kind, **({"strength": 4} if kind == "discrete" else {}))
+    ways = sampling.own(world, params)
+    assert list(ways) == names
+    A = world.latent.dim
+    z = 0.05 * np.random.default_rng(0).laplace(size=(500, A)).astype(np.float32)
+    for name, way in ways.items():
+        drawn = np.asarray(way(jax.random.key(0), (300, A), z))
+        assert drawn.shape == (300, A) and np.isfinite(drawn).all()
+        if name == "N(0, I)":
+            assert scipy.stats.kstest(drawn.ravel(), "norm").statistic < 0.04
+
+
+def test_the_gaussian_fit_has_the_latents_mean_and_covariance():
+    z = normal((400, 3)) @ np.float32([[1, 2, 0], [0, 1, 0], [0, 0, 0]]) + np.float32([[1, 2, 3]])
+    drawn = np.asarray(sampling.gaussian(jax.random.key(0), (40_000, 3), z))
+    np.testing.assert_allclose(drawn.mean(0), z.mean(0), atol=0.03)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(z.T), atol=0.12)
+
+
+@pytest.mark.parametrize("method", ["pca", pytest.param("umap", marks=pytest.mark.study)])
+def test_the_embedding_keeps_separated_clusters_apart(method):
+    if method == "umap":
+        pytest.importorskip("umap")
+    sets = {"a": normal((80, 16)), "b": normal((60, 16), 1) + 5}
+    points, used = sampling.embed(sets, method=method)
+    assert used == method.upper()
+    assert {name: p.shape for name, p in points.items()} == {"a": (80, 2), "b": (60, 2)}
+    centres = [p.mean(0) for p in points.values()]
+    spread = max(np.linalg.norm(p - p.mean(0), axis=1).mean() for p in points.values())
+    assert np.linalg.norm(centres[0] - centres[1]) > 3 * spread
+    again, _ = sampling.embed(sets, method=method)
+    np.testing.assert_array_equal(again["b"], points["b"])
+
+
+def test_pca_stands_in_where_umap_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "umap", None)
+    sets = {"a": normal((9, 3)), "b": normal((5, 3), 1)}
+    points, used = sampling.embed(sets, method="umap")
+    assert used == "PCA"
+    np.testing.assert_array_equal(points["b"], sampling.embed(sets)[0]["b"])
+
+
+def test_the_planar_embedding_is_the_projection_on_the_two_leading_directions():
+    x = normal((50, 5)) * np.float32([[1, 2, 3, 4, 5]])
+    x[:, 1] += x[:, 0]
+    points, _ = sampling.embed({"x": x})
+    unit = (x - x.mean(0)) / x.std(0)
+    values = np.linalg.eigvalsh(unit.T @ unit)[::-1]
+    np.testing.assert_allclose((points["x"] ** 2).sum(0), values[:2], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: sampling.fit(normal((2, 3, 4)), normal((2, 3, 1, 5))), "z: expected"),
+        (lambda: sampling.two_sample(normal((9, 2)), normal((9, 3))), "sampled, inferred: "),
+        (lambda: sampling.two_sample(normal((9, 2)), normal((9, 2)), [1]), "groups: .*got 1 for 9"),
+        (lambda: sampling.two_sample(normal((3, 2)), normal((9, 2))), "at least 5"),
+        (
+            lambda: sampling.two_sample(normal((9, 2)), normal((9, 2)), [0] * 9 + [1] * 9),
+            "groups: expected several that hold both",
+        ),
+        (lambda: sampling.embed({"a": normal((9, 2))}, method="map"), "method: .*got 'map'"),
+        (
+            lambda: sampling.measure(None, {}, None, None, normal((3, 2, 1, 1)), ["a"]),
+            "episodes: expected 3",
+        ),
+        (
+            lambda: prior.flow_loss(prior.Prior(), {}, None, jnp.zeros((3, 2)), jnp.zeros((3, 2))),
+            "z, s: expected",
+        ),
+    ],
+)
+def test_wrong_arguments_are_errors_that_say_what_was_expected(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
