@@ -11,14 +11,14 @@ import textwrap
 import numpy as np
 
 
-def strips(path, title, rows, first=0):
+def strips(path, title, rows, columns=None):
     """Draws rows of frames under each other, such as one row per model.
 
     Args:
       path: of the PNG.
       title: above the picture.
       rows: label -> uint8 [T, H, W, 3], or None for a gap; rows may differ in T.
-      first: number of the first column.
+      columns: their names; None numbers the steps.
     """
     plt = _pyplot()
     shown = [frames for frames in rows.values() if frames is not None]
@@ -43,10 +43,10 @@ def strips(path, title, rows, first=0):
             axis.imshow(frame)
             axis.axis("off")
         lower -= gap
-    for t in range(T):
+    for t, name in enumerate(columns or [f"step {t}" for t in range(T)]):
         x = left + t * (cell + gap) + cell / 2
         y = (height - top + 0.06) / height
-        figure.text(x / width, y, f"step {first + t}", ha="center", fontsize=8, color="0.35")
+        figure.text(x / width, y, name, ha="center", fontsize=8, color="0.35")
     figure.text(0.12 / width, (height - 0.25) / height, title, fontsize=11, va="center")
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -57,7 +57,7 @@ def movie(path, rows, fps=4, scale=None):
 
     Args:
       path: of the film: .mp4 (H.264, plays in every browser) or .gif.
-      rows: label -> uint8 [T, H, W, 3], all of one shape; four stand in one line.
+      rows: label -> uint8 [T, H, W, 3], all of one shape; up to four stand in a line.
       fps: steps per second.
       scale: whole factor that enlarges the frames; None: so that they are at least 240 high.
 
@@ -89,7 +89,7 @@ def _montage(labels, clips, scale):
     from PIL import Image, ImageDraw
 
     n, T, H, W, _ = clips.shape
-    h, w, gap, columns = H * scale, W * scale, 10, min(n, 4)
+    h, w, gap, columns = H * scale, W * scale, 10, -(-n // -(-n // 4))  # 5 are 3 and 2
     size = 16 if w >= 150 else 11  # of the type, pixels
     texts = [_fitted(label, w, size) for label in labels]
     top = max(len(lines) for _, lines in texts) * (size + 4) + 4
@@ -287,7 +287,7 @@ def embedding(path, sets):
     axis.set(xticks=[], yticks=[], aspect="equal")
     axis.spines[:].set_visible(False)
     legend = axis.legend(
-        frameon=False, loc="upper left", bbox_to_anchor=(0, 0), ncols=3, fontsize=9
+        frameon=False, loc="upper left", bbox_to_anchor=(0, 0), ncols=2, fontsize=9
     )
     for handle in legend.legend_handles:
         handle.set(alpha=1, sizes=[25])
@@ -340,7 +340,7 @@ def _finish(figure, path):
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     if path is not None:
-        figure.savefig(path, dpi=130)
+        figure.savefig(path, dpi=130, bbox_inches="tight")
         _pyplot().close(figure)
         return None
     import matplotlib

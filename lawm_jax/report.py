@@ -230,9 +230,10 @@ def merged(runs, part, key=None):
 
 def _labelled(rows):
     labels = [run.label if row["name"] == run.kind else str(row["name"]) for run, row in rows]
+    keys = [(label, _text(row.get("metric"))) for label, (_, row) in zip(labels, rows, strict=True)]
     named = [
-        (label if labels.count(label) == 1 else f"{label} ({run.label})", row)
-        for label, (run, row) in zip(labels, rows, strict=True)
+        (key[0] if keys.count(key) == 1 else f"{key[0]} ({run.label})", row)
+        for key, (run, row) in zip(keys, rows, strict=True)
     ]
 
     def place(pair):
@@ -495,13 +496,13 @@ def content(runs):
         names = dict.fromkeys(name for _, row in probed for name in row["probe"])
         columns = [(f"R² of {name}", 2, f"probe.{name}") for name in names]
         markup += tables({source: probed}, columns, "linear probe")
-        told = [(label, {"describe": _flat(_dict(row.get("describe")))}) for label, row in rows]
-        names = {k: v for _, row in told for k, v in row["describe"].items() if v is not None}
+        told = [(label, {"latents": _flat(_dict(row.get("latents")))}) for label, row in rows]
+        names = {k: v for _, row in told for k, v in row["latents"].items() if v is not None}
         columns = [
             (
                 known.get(name, name.replace("_", " ")),
                 0 if isinstance(x, int) else 2,
-                f"describe.{name}",
+                f"latents.{name}",
             )
             for name, x in names.items()
         ]

@@ -61,7 +61,7 @@ def test_a_probe_is_tested_on_episodes_it_has_not_seen():
 
 def test_the_probe_copes_with_latents_that_are_all_zero():
     result = content.probe(np.zeros((200, 4, 6), np.float32), draw(200, 4, 2), EPISODES)
-    assert result["names"] == ["0", "1"]
+    assert result["names"] == ["action 0", "action 1"]
     assert [r2["mean"] for r2 in result["r2"]] == pytest.approx([0, 0], abs=1e-9)
 
 

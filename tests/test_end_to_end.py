@@ -8,8 +8,11 @@ import subprocess
 import sys
 
 import av
+import jax
 import numpy as np
 import pytest
+
+import lawm_jax as lawm
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHORT = ["--config.steps=6", "--config.log_every=1", "--config.checkpoint_every=3"]
@@ -73,11 +76,16 @@ def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder,
     out = run("lawm_jax.evaluate", f"--workdir={workdir}")
     assert "copy last frame" in out and "sparse" in out
     result = json.loads((workdir / "eval" / "prediction.json").read_text())["videos"]
-    assert [row["name"] for row in result] == ["copy last frame", "sparse"]
-    assert all(row["error"]["mean"] > 0 for row in result)
+    assert [row["name"] for row in result] == ["copy last frame", "sparse", "decoder alone"]
+    assert all(row["error"]["mean"] > 0 for row in result[:2])
+    assert "videos: cuts and transfers need clips of 3 videos, there are 1" in out
     pictures = {path.name for path in (workdir / "report").iterdir()}
-    assert pictures == {"loss.png", "rollout_videos.png", "transfer_videos.png"}
-    assert all((workdir / "report" / name).stat().st_size > 5000 for name in pictures)
+    kinds = {f"{kind}_videos" for kind in ("rollout", "transfer", "cycle")}
+    films = {f"{kind}.{suffix}" for kind in kinds for suffix in ("png", "mp4")}
+    assert pictures == films | {"loss.png", "embedding_videos.png"}
+    assert all((workdir / "report" / name).stat().st_size > 3000 for name in pictures)
+    run("lawm_jax.report", str(workdir))
+    assert "sparse" in (workdir / "report" / "page.html").read_text()
 
 
 def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
@@ -88,12 +96,39 @@ def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
         run("lawm_jax.train", config, *SHORT, f"--workdir={folder}")
     out = run("lawm_jax.evaluate", f"--workdir={work}")
     assert "minus deterministic" in out
-    results = json.loads((work / "eval" / "prediction.json").read_text())
-    assert set(results) == {"nav", "panda"}
-    for rows in results.values():
+    parts = "prediction", "leakage", "transfer", "content", "sampling"
+    results = {part: json.loads((work / "eval" / f"{part}.json").read_text()) for part in parts}
+    assert all(found.keys() == {"nav", "panda"} for found in results.values())
+    for name, rows in results["prediction"].items():
+        *rows, floor = rows
         assert [row["name"] for row in rows] == ["copy last frame", "noisy", "deterministic"]
         # Six small steps from the identity change little, for the better or the worse.
         assert all(0.8 < row["relative"] < 1.2 for row in rows)
+        assert floor["pixels"].keys() == {"psnr", "ssim", "effnet"}
+        copies, honest = results["leakage"][name][-1], results["leakage"][name][1]
+        assert copies["flag"] == "copies the future" and honest["flag"] is None
+        cycle = {(row["name"], row["metric"]) for row in results["transfer"][name]["cycle"]}
+        metrics = {("noisy", "latent L1"), ("noisy", "effnet"), ("deterministic", "latent L1")}
+        assert cycle == metrics
+        content = results["content"][name][0]
+        assert content["name"] == "noisy" and len(content["probe"]["r2"]) == 3
+        assert {"N(0, I)", "learned prior"} <= {row["name"] for row in results["sampling"][name]}
+        kinds = "rollout", "transfer", "cycle", "cut", "embedding"
+        assert all((work / "report" / f"{kind}_{name}.png").exists() for kind in kinds)
+    about = json.loads((work / "eval" / "about.json").read_text())
+    assert about["step"] == 6 and about["parameters"] > 10_000
+
+    model, params = lawm.load(work)  # with the prior that was fitted
+    s = jax.random.normal(jax.random.key(0), (3, 4, 448))
+    z = lawm.sample_actions(model, params, jax.random.key(1), (3, 16), s)
+    assert z.shape == (3, 16) and np.isfinite(z).all()
+
+    before = {part: (work / "eval" / f"{part}.json").read_text() for part in parts}
+    run("lawm_jax.evaluate", f"--workdir={work}", *[f"--only={part}" for part in parts])
+    assert before == {part: (work / "eval" / f"{part}.json").read_text() for part in parts}
+    run("lawm_jax.evaluate", f"--workdir={work}", "--only=prediction", "--data=rooms=mini:nav")
+    merged = json.loads((work / "eval" / "prediction.json").read_text())
+    assert merged.keys() == {"nav", "panda", "rooms"} and merged["rooms"] == merged["nav"]
 
 
 def test_the_readmes_config_mixes_sources(folder, tmp_path):

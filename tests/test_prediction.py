@@ -84,12 +84,12 @@ def embedded(get_config):
     params |= world_model.init_decoder(model, None, None)
     apply = jax.jit(lambda params, video: lawm.encode(model, params, video))
     encode = batched.in_batches(apply, params)
-    return config, model, params, encode, clips.held_out(config, "panda", encode, most=2)
+    return config, model, params, encode, clips.held_out(config, "panda", encode, items=2)
 
 
 def test_held_out_clips_are_the_same_twice_and_have_labels(embedded):
     config, _, _, encode, found = embedded
-    again = clips.held_out(config, "panda", encode, most=2)
+    again = clips.held_out(config, "panda", encode, items=2)
     for one, two in zip(found, again, strict=True):
         np.testing.assert_array_equal(one, two)
     n = len(found.s)

@@ -63,7 +63,7 @@ def transfer(kind):
 def content(kind):
     probe = {"names": ["x", "yaw"], "r2": [interval(0.153), interval(-0.617)]}
     describe = {"dimension": 7.53, "nats": 103.21, "codes": {"used": 11, "of": 16}}
-    return [{"name": kind, "probe": probe, "describe": describe}]
+    return [{"name": kind, "probe": probe, "latents": describe}]
 
 
 def sampling(kind):

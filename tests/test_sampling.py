@@ -1,5 +1,6 @@
 """Sampling: the prior against known densities, two-sample tests against scipy, closed forms."""
 
+import dataclasses
 import sys
 import types
 
@@ -10,6 +11,8 @@ import pytest
 import scipy.spatial.distance
 import scipy.stats
 
+import lawm_jax as lawm
+from lawm_jax import saving
 from lawm_jax.evals import sampling
 from lawm_jax.nn import prior
 
@@ -319,3 +322,57 @@ def test_the_planar_embedding_is_the_projection_on_the_two_leading_directions():
 def test_wrong_arguments_are_errors_that_say_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def with_prior(model, params, s):
+    """Gives a model an untrained prior for latents like those that it infers."""
+    z = np.asarray(lawm.infer_actions(model, params, s)[0])
+    network = prior.Prior(width=16, depth=1)
+    known = sampling.flat(z), sampling.pooled(s[:, :-1])
+    drawn = prior.init(network, jax.random.key(0), *known)
+    return dataclasses.replace(model, prior=network), params | {"prior": drawn}
+
+
+def test_a_model_draws_from_its_learned_prior_for_each_state(tiny):
+    model, params, s = tiny("noisy")
+    model, params = with_prior(model, params, s)
+    z = lawm.sample_actions(model, params, jax.random.key(1), (2, 4, 16), s)
+    flat = prior.sample(model.prior, params["prior"], jax.random.key(1), s.reshape(8, 4, 32))
+    np.testing.assert_allclose(z, flat.reshape(2, 4, 16), rtol=1e-5)
+    again = lawm.sample_actions(model, params, jax.random.key(1), (2, 4, 16))
+    assert (np.asarray(again) != np.asarray(z)).any()  # without states: N(0, I)
+    with pytest.raises(ValueError, match=r"s: expected .*\[2, 4, N, D\], got one and"):
+        lawm.sample_actions(model, params, jax.random.key(1), (2, 4, 16), s[:1])
+    with pytest.raises(ValueError, match="s: expected a model with a learned prior .*got none"):
+        lawm.sample_actions(*tiny("noisy")[:2], jax.random.key(1), (2, 4, 16), s)
+
+
+def test_unconstrained_latents_can_be_drawn_from_a_learned_prior_and_discrete_ones_are_codes(tiny):
+    model, params, s = tiny("none")
+    z = lawm.sample_actions(*with_prior(model, params, s), jax.random.key(1), (2, 4, 16), s)
+    assert z.shape == (2, 4, 16) and np.isfinite(z).all()
+    model, params, s = tiny("discrete")
+    z = lawm.sample_actions(*with_prior(model, params, s), jax.random.key(1), (2, 4, 16), s)
+    gap = scipy.spatial.distance.cdist(sampling.flat(z), params["latent"]["codebook"])
+    assert gap.min(1).max() < 1e-6
+
+
+def test_a_prior_is_saved_with_its_model_and_is_no_other_steps(get_config, tmp_path):
+    from lawm_jax.training import loop
+
+    config = get_config("size=tiny,latent=none")
+    config.steps = 1
+    model, params = loop.fit(config, str(tmp_path / "run"))
+    s = np.random.default_rng(0).normal(size=(2, 4, 4, 448)).astype(np.float32)
+    model, params = with_prior(model, params, s)
+    saving.save_prior(str(tmp_path / "run"), 1, model.prior, params["prior"])
+    loaded, again = lawm.load(tmp_path / "run")
+    assert loaded.prior == model.prior
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    lawm.save(tmp_path / "copy", loaded, again)
+    copied, again = lawm.load(tmp_path / "copy")
+    assert copied == loaded
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    saving.save_prior(str(tmp_path / "run"), 2, model.prior, params["prior"])
+    loaded, again = lawm.load(tmp_path / "run")
+    assert loaded.prior is None and "prior" not in again

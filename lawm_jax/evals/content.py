@@ -61,7 +61,7 @@ def probe(z, u, episodes, names=None):
         fewer than two episodes.
     """
     n, T, U = u.shape
-    names = [str(i) for i in range(U)] if names is None else [str(name) for name in names]
+    names = [f"action {i}" for i in range(U)] if names is None else [str(x) for x in names]
     if z.shape[:2] != (n, T) or len(names) != U:
         raise ValueError(
             f"u, names: expected {z.shape[:2]} steps like z and a name per action, got {u.shape} "

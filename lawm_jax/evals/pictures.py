@@ -80,7 +80,8 @@ def draw(folder, name, models, clips, pixels, merge, stitched=None, s_cut=None, 
     if found:
         rows = _locality(found, models[label], clips, paint, shown, merge)
         title = f"{name}: where an action moves something, red ({label})"
-        figures.strips(os.path.join(folder, f"locality_{name}.png"), title, rows)
+        columns = "before", "after", "change"
+        figures.strips(os.path.join(folder, f"locality_{name}.png"), title, rows, columns)
 
 
 def _locality(found, model, clips, paint, shown, merge):
@@ -93,8 +94,8 @@ def _locality(found, model, clips, paint, shown, merge):
     painted = paint(guess)[0]
     change = lambda s: np.abs(transfer.cells(s[1] - s[0], merge)).mean(-1)  # noqa: E731
     return {
-        "source: before, after": np.stack([*video[0], _heat(video[0, 0], change(pair[0]))]),
-        "target: before, predicted": np.stack(
+        "source": np.stack([*video[0], _heat(video[0, 0], change(pair[0]))]),
+        "target, predicted": np.stack(
             [video[1, 0], painted[1], _heat(video[1, 0], change(guess[0]))]
         ),
     }
