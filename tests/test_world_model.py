@@ -235,7 +235,7 @@ def test_init_makes_the_parameters_that_a_kind_needs(get_config):
     for kind, more in {"noisy": {"inverse"}, "deterministic": set()}.items():
         model = lawm.build(get_config(f"size=tiny,latent={kind}"))
         shapes = jax.eval_shape(lambda key: lawm.init(model, key, frames), jax.random.key(0))  # noqa: B023
-        assert set(shapes) == {"encoder", "predictor"} | more
+        assert set(shapes) == {"encoder", "decoder", "predictor"} | more
         dim = {"noisy": 32}.get(kind)
         assert dim is None or shapes["inverse"]["head"]["kernel"].shape == (32, dim)
 

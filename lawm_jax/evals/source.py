@@ -137,7 +137,9 @@ class Source:
             }
             figures.embedding(os.path.join(self.folder, f"embedding_{self.name}.png"), points)
         if self.pixels is None:
-            why = "it holds states" if self.clips.video is None else "there is no decoder"
+            why = (
+                "it holds states" if self.clips.video is None else "no decoder: configs/decoder.py"
+            )
             print(f"{self.name}: no pictures, {why}")
             return
         latent = self.model.latent
