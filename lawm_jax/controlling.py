@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lawm_jax import saving, world_model
 from lawm_jax.training import checkpoints
@@ -48,7 +49,8 @@ def init_frozen(config):
       {"encoder", "inverse"}, and for discrete latents "latent".
     """
     params = saving.load(config["model"], config["model_step"], controller="")[1]
-    return {key: params[key] for key in ("encoder", "inverse", "latent") if key in params}
+    parts = {key: params[key] for key in ("encoder", "inverse", "latent") if key in params}
+    return jax.device_get(parts)  # the caller spreads it over all processes' devices
 
 
 def labels(model):
@@ -76,11 +78,8 @@ def statistics(config):
     from lawm_jax.data import pipeline
 
     measured = pipeline.statistics_of(ml_collections.ConfigDict(config))["actions"]
-    std = jnp.array(measured["std"], jnp.float32)
-    return {
-        "mean": jnp.array(measured["mean"], jnp.float32),
-        "std": jnp.where(std > 0, std, 1.0),
-    }
+    mean, std = (np.array(measured[key], np.float32) for key in ("mean", "std"))
+    return {"mean": mean, "std": np.where(std > 0, std, np.float32(1))}
 
 
 def measure(model, params, actions, targets):

@@ -46,7 +46,7 @@ def drawn(kind, **options):
     network = controller(kind, **options)
     u = jax.random.normal(jax.random.key(1), (2, 3, network.actions))
     s = jax.random.normal(jax.random.key(2), (2, 3, 4, 8))
-    params = network.init(jax.random.key(0), u, s)["params"]
+    params = jax.jit(network.init)(jax.random.key(0), u, s)["params"]
     noise = lambda x: x + 0.2 * jax.random.normal(jax.random.key(x.size), x.shape)  # noqa: E731
     return network, jax.tree.map(noise, params), u, s
 
@@ -115,12 +115,13 @@ def world(random, count):
 
 @pytest.fixture(scope="module")
 def learned(tiny, controller_config):
-    """Trains a controller of each kind in that world; returns the error on new clips of each."""
+    """Trains a controller of each kind in that world; returns of each the error on new clips, and
+    its parameters before and after."""
     random, test = np.random.default_rng(0), world(np.random.default_rng(1), 256)
     actions = {"mean": jnp.array([2.0, -1.0]), "std": jnp.array([0.5, 3.0])}
     base, settings = tiny("none")[0], controller_config("size=tiny")
-    tx, _ = optim.make(settings.optim.to_dict() | {"adamw": 4e-3}, 300)
-    batches = [world(random, 64) for _ in range(300)]
+    tx, _ = optim.make(settings.optim.to_dict() | {"adamw": 4e-3}, 200)
+    batches = [world(random, 32) for _ in range(200)]
     found = {}
     for kind in ("state", "actions"):
         model = dataclasses.replace(
@@ -132,16 +133,15 @@ def learned(tiny, controller_config):
         )
         frozen = {"encoder": {}, "inverse": {}}
         s = jax.ShapeDtypeStruct((1, 3, 4, 8), jnp.float32)
-        state = loop.make_state(model, tx, s, jax.random.key(0))
+        state = jax.jit(functools.partial(loop.make_state, model, tx, s))(jax.random.key(0))
         targets = controlling.infer(model, frozen, batches[0]["states"])
         params = controlling.measure(model, state["params"], actions, targets)
         state |= {"params": params}
         step = jax.jit(functools.partial(loop.train_step, model, tx, frozen))
         for batch in batches:
             state, _ = step(state, batch)
-        measured = controlling.loss(
-            model, state["params"], frozen, test["states"], test["actions"]
-        )[1]
+        loss = jax.jit(functools.partial(controlling.loss, model))
+        measured = loss(state["params"], frozen, test["states"], test["actions"])[1]
         found[kind] = (
             {key: float(value) for key, value in measured.items()},
             params,
@@ -162,7 +162,7 @@ def test_training_leaves_the_measured_scale_alone(learned):
     _, before, after = learned["state"]
     scale = before["controller"]["scale"]
     jax.tree.map(np.testing.assert_array_equal, scale, after["controller"]["scale"])
-    z = np.asarray(Oracle()(world(np.random.default_rng(0), 64)["states"])).reshape(-1, 3)
+    z = np.asarray(Oracle()(world(np.random.default_rng(0), 32)["states"])).reshape(-1, 3)
     np.testing.assert_allclose(scale["latent_mean"], z.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scale["latent_std"] ** 2, z.var(0).mean(), rtol=1e-4)
 
@@ -396,3 +396,14 @@ def test_real_actions_come_from_one_measured_source(controller_config, run, tmp_
     made["controller"]["actions"] = 2
     with pytest.raises(ValueError, match=r"data: expected actions of \(3, 2\), got \(3, 3\)"):
         loop.fit(ml_collections.ConfigDict(made), str(tmp_path / "run"))
+
+
+def test_a_step_that_is_several_frames_is_refused(controller_config, get_config, run, tmp_path):
+    made = settings(controller_config, "size=tiny", model=str(run))
+    made = controlling.complete(json.loads(made.to_json_best_effort()))
+    del made["controller"], made["inverse"]
+    made |= {"predictor": get_config("size=tiny").predictor.to_dict()}
+    made["latent"] = {"kind": "labelled", "dim": 3}
+    made["encoder"] |= {"name": "vjepa2_tiny", "weights": "", "normalise": True}
+    with pytest.raises(ValueError, match="encoder.repeat: expected True.* 4 frames .* got 2 steps"):
+        loop.Run(made)

@@ -1,6 +1,7 @@
 """The world model of labelled actions: the forward model on standardised real actions."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import pathlib
@@ -39,7 +40,8 @@ def labelled(labelled_config):
     config.latent.dim = 2
     model = lawm.build(config)
     s = jax.ShapeDtypeStruct((1, 3, 4, 32), jnp.float32)
-    params = world_model.init_trainable(model, jax.random.key(0), s)
+    init = functools.partial(world_model.init_trainable, model, s=s)
+    params = jax.jit(init)(jax.random.key(0))
     return model, controlling.measure(model, params, {"mean": MEAN, "std": STD}, None)
 
 
@@ -82,8 +84,9 @@ def learned(labelled, labelled_config):
     model, params = labelled
     tx, _ = optim.make(labelled_config("size=tiny").optim, 150)
     s = jax.ShapeDtypeStruct((1, 3, 4, 32), jnp.float32)
-    state = loop.make_state(model, tx, s, jax.random.key(0)) | {"params": params}
-    step = jax.jit(lambda state, batch: loop.train_step(model, tx, {}, state, batch))
+    make = jax.jit(functools.partial(loop.make_state, model, tx, s))
+    state = make(jax.random.key(0)) | {"params": params}
+    step = jax.jit(functools.partial(loop.train_step, model, tx, {}))
     random = np.random.default_rng(0)
     for _ in range(150):
         state, _ = step(state, draw(random, 32))
@@ -94,8 +97,9 @@ def test_what_it_learns_it_learns_from_the_true_actions(learned):
     model, params = learned
     batch = draw(np.random.default_rng(1), 128)
     s, u = batch["states"], batch["actions"]
-    true = world_model.loss(model, params, s, jax.random.key(0), u)[1]
-    wrong = world_model.loss(model, params, s, jax.random.key(0), np.roll(u, 1, axis=0))[1]
+    loss = jax.jit(functools.partial(lawm.loss, model))
+    true = loss(params, s, jax.random.key(0), u)[1]
+    wrong = loss(params, s, jax.random.key(0), np.roll(u, 1, axis=0))[1]
     assert true["error"] < 0.3 * true["copy"] and true["cost"] == 0
     assert wrong["error"] > true["copy"]
 

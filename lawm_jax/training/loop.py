@@ -99,20 +99,22 @@ class Run:
         if self.model.predictor is not None:
             frozen = encoder = world_model.init_encoder(self.model, video)
         else:
-            controls = self.model.controller is not None
-            frozen = (
-                controlling.init_frozen(config)
-                if controls
-                else decoding.init_frozen(self.model, video)
-            )
+            if self.model.controller is not None:
+                frozen = controlling.init_frozen(config)
+            else:
+                frozen = decoding.init_frozen(self.model, video)
             encoder = frozen["encoder"]
         s = world_model.state_shape(self.model, encoder, video)
         cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
         self.batch = {"states": cached} if states else {"video": video}
         if U := controlling.labels(self.model):
-            self.batch["actions"] = jax.ShapeDtypeStruct(
-                (*s.shape[:1], s.shape[1] - 1, U), "float32"
-            )
+            B, T, *_ = s.shape
+            if T != data["frames"]:
+                raise ValueError(
+                    f"encoder.repeat: expected True, so that each of {data['frames']} frames is a "
+                    f"step and one action leads to the next, got {T} steps"
+                )
+            self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
             self.actions = controlling.statistics(config)
         self.frozen = jax.device_put(frozen, sharding.state_sharding(self.mesh, frozen))
         self.key = jax.random.key(config["seed"])
