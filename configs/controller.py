@@ -8,8 +8,10 @@ several name one: `lawm.load(W, controller="nav")`. Other labelled data, 7 numbe
 
     --config.data.videos=droid:/data/droid/1.0.1 --config.controller.actions=7
 
-kind=state is the paper's, kind=actions does not see the state. nano: 2 CPU cores, 2 minutes.
-large: the paper's setting; not run here.
+kind=state is the paper's, kind=actions does not see the state. nano: on ingested states, 190
+clips/s on one busy CPU core, 2 minutes; after 200 steps on the Panda an error of 0.29 of the
+latents' variance on held-out clips, without the state 0.68. large: the paper's setting; not run
+here.
 """
 
 import ml_collections

@@ -121,7 +121,7 @@ def learned(tiny, controller_config):
     actions = {"mean": jnp.array([2.0, -1.0]), "std": jnp.array([0.5, 3.0])}
     base, settings = tiny("none")[0], controller_config("size=tiny")
     tx, _ = optim.make(settings.optim.to_dict() | {"adamw": 4e-3}, 200)
-    batches = [world(random, 32) for _ in range(200)]
+    batches = jax.tree.map(lambda *x: np.stack(x), *[world(random, 32) for _ in range(200)])
     found = {}
     for kind in ("state", "actions"):
         model = dataclasses.replace(
@@ -134,12 +134,11 @@ def learned(tiny, controller_config):
         frozen = {"encoder": {}, "inverse": {}}
         s = jax.ShapeDtypeStruct((1, 3, 4, 8), jnp.float32)
         state = jax.jit(functools.partial(loop.make_state, model, tx, s))(jax.random.key(0))
-        targets = controlling.infer(model, frozen, batches[0]["states"])
+        targets = controlling.infer(model, frozen, batches["states"][0])
         params = controlling.measure(model, state["params"], actions, targets)
         state |= {"params": params}
-        step = jax.jit(functools.partial(loop.train_step, model, tx, frozen))
-        for batch in batches:
-            state, _ = step(state, batch)
+        step = functools.partial(loop.train_step, model, tx, frozen)
+        state, _ = jax.jit(functools.partial(jax.lax.scan, step))(state, batches)
         loss = jax.jit(functools.partial(controlling.loss, model))
         measured = loss(state["params"], frozen, test["states"], test["actions"])[1]
         found[kind] = (
