@@ -6,8 +6,8 @@ The forward model of configs/lawm.py, conditioned on standardised real actions; 
 In V/bounds/labelled it joins the evaluation of a world model V. Other labelled data, 7 numbers an
 action: --config.data.videos=droid:/data/droid/1.0.1 --config.latent.dim=7
 
-nano: 2 CPU cores, less than configs/lawm.py takes. large: the setting of configs/lawm.py on clips of 8 frames; not run
-here.
+nano: 2 CPU cores, less than configs/lawm.py takes. large: the setting of
+configs/lawm.py on clips of 8 frames; not run here.
 """
 
 import configs.lawm
