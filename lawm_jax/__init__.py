@@ -28,6 +28,7 @@ _HOME = {
     "predict": "world_model",
     "rollout": "world_model",
     "decode": "world_model",
+    "act": "world_model",
     "loss": "world_model",
     "sample_actions": "world_model",
     "load_encoder": "weights",

@@ -4,7 +4,8 @@ On held-out clips of every source it was trained on, or of --data, it asks the p
 prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), sampling (E10)
 and pictures (E11). Prints tables, writes W/eval/*.json, and pictures and films to W/report/. Runs
 in W/bounds/NAME, trained on the same data, join the comparison: "deterministic" (no latent) and
-"none" (unconstrained latents) are the paper's lower and upper bound. `python -m lawm_jax.report W`
+"none" (unconstrained latents) are the paper's lower and upper bound, "labelled" knows the real
+actions of the source that it was trained on (prediction alone). `python -m lawm_jax.report W`
 then makes a page of it all.
 """
 
@@ -65,8 +66,11 @@ def main(argv):
     results = {part: {} for part in parts if part != "pictures"}
     folder = os.path.join(workdir, "report")
     options = folder, DISTANCE.value, EMBEDDING.value
-    sources = [source.Source(config, x, loaded, *options) for x in pipeline.names(config)]
-    if "sampling" in parts and main != "deterministic":
+    sources = [
+        source.Source(config, x, _known(x, loaded, folders), *options)
+        for x in pipeline.names(config)
+    ]
+    if "sampling" in parts and main not in ("deterministic", "labelled"):
         learned = source.fit_prior(own, sources[0])
         saving.save_prior(workdir, _step(workdir), *learned[1])
         for one in sources:
@@ -99,6 +103,23 @@ def _bounds(workdir):
     names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
     runs = {name: os.path.join(parent, name) for name in names}
     return {name: run for name, run in runs.items() if os.path.exists(f"{run}/config.json")}
+
+
+def _known(name, loaded, folders):
+    """Leaves out the runs in `folders` whose real actions are another source's or other steps'."""
+    import ml_collections
+
+    from lawm_jax.data import pipeline
+    from lawm_jax.training import checkpoints
+
+    known, (main, *_) = dict(loaded), [model for model, _ in loaded.values()]
+    for key, folder in folders.items():
+        config = ml_collections.ConfigDict(checkpoints.read_config(folder))
+        model = loaded[key][0]
+        same = name in pipeline.names(config) and model.repeat == main.repeat
+        if model.latent.kind == "labelled" and not same:
+            del known[key]
+    return known
 
 
 def _table(part, found):

@@ -1,8 +1,9 @@
-"""The five kinds of latent action: how each limits what a latent can carry, and how to draw one.
+"""The kinds of latent action: how each limits what a latent can carry, and how to draw one.
 
 Every kind is a function (h, key, strength) -> (z, cost): `h` is the inverse dynamics model's
 output, `cost` the price of the latent, added to the prediction error. Without a limit the latent
-would copy the next state; with it, it becomes an action.
+would copy the next state; with it, it becomes an action. For the labelled kind, the baseline that
+knows the real actions, these take the place of `h`.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ class Latent:
 
     Attributes:
       kind: a key of `KINDS`.
-      dim: A, the latent's width.
+      dim: A, the latent's width; of the labelled kind U, the real action's.
       strength: l1 (sparse), beta (noisy) or the number of codes (discrete); else unused.
       reset_after: a code that no latent chose in this many latents is given a new value
         (discrete; the paper: 300k videos, about 2.5M latents); below 2^24.
@@ -172,12 +173,23 @@ def discrete(h, key, codebook, commitment=0.25):
     return h + stop(code - h), cost.mean(-1)
 
 
+def labelled(u, key, scale):
+    """Takes real actions for latents: z = (u - mean) / std [B, T, U]; cost zero [B, T].
+
+    `scale` is {"mean": [U], "std": [U]}, measured on training data; it gets no gradient.
+    """
+    del key
+    mean, std = (jax.lax.stop_gradient(scale[name])[None, None] for name in ("mean", "std"))
+    return (u - mean) / std, jnp.zeros(u.shape[:-1])
+
+
 KINDS: dict[str, Any] = {
     "sparse": sparse,
     "noisy": noisy,
     "discrete": discrete,
     "none": none,
     "deterministic": deterministic,
+    "labelled": labelled,
 }
 
 

@@ -1,8 +1,10 @@
 """Whole models on disk: what `lawm.load` and `lawm.save` do."""
 
 import dataclasses
+import glob
 import json
 import os
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from lawm_jax.training import checkpoints, sharding
 PRIOR = "prior.safetensors"  # in a run's folder
 
 
-def load(workdir, step=None, mesh=None, decoder=None):
+def load(workdir, step=None, mesh=None, decoder=None, controller=None):
     """Loads a trained model, without its optimiser.
 
     Args:
@@ -26,14 +28,17 @@ def load(workdir, step=None, mesh=None, decoder=None):
       mesh: from `make_mesh`, to spread the parameters over; None takes the first device.
       decoder: folder of the run that trained a decoder on the same encoder. None takes
         WORKDIR/decoder where there is one, and else what the model itself has.
+      controller: folder of the run that trained a controller of this model, or its name within
+        WORKDIR/controller. None takes that in WORKDIR/controller where there is but one, "" none.
 
     Returns:
-      (model, params), params with the encoder's, and the decoder's and the learned prior's where
-      there are such.
+      (model, params), params with the encoder's, and the decoder's, the learned prior's and the
+      controller's where there are such.
 
     Raises:
       FileNotFoundError: no config.json or no checkpoint in the folder.
-      ValueError: no checkpoint can be read, or the decoder is another encoder's.
+      ValueError: no checkpoint can be read, the decoder is another encoder's, or the controller
+        another model's. One that no longer fits gets a warning where it is not named.
     """
     model = world_model.build(checkpoints.read_config(workdir))
     mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
@@ -67,7 +72,8 @@ def load(workdir, step=None, mesh=None, decoder=None):
         decoder = own
     if decoder:
         model, params = _with_decoder(model, params, decoder, mesh)
-    return _with_prior(model, params, os.path.join(workdir, PRIOR), restored[0], mesh)
+    model, params = _with_prior(model, params, os.path.join(workdir, PRIOR), restored[0], mesh)
+    return _with_controller(model, params, workdir, controller, restored[0], mesh)
 
 
 def complete(model, params, mesh):
@@ -95,6 +101,38 @@ def _with_decoder(model, params, folder, mesh):
     text = json.dumps(parts, sort_keys=True)
     model = dataclasses.replace(model, decoder=other.decoder, text=text)
     return model, params | {"decoder": trained["decoder"]}
+
+
+def _with_controller(model, params, workdir, name, step, mesh):
+    """Gives a model the controller that another run trained for it."""
+    own = os.path.join(workdir, "controller")
+    if name is None:
+        found = [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))]
+        found = [
+            x for x in found if glob.glob(os.path.join(glob.escape(x), "checkpoints", "[0-9]*"))
+        ]
+        folder = found[0] if len(found) == 1 else ""
+    else:
+        inner = os.path.join(own, name)
+        folder = inner if name and os.path.isdir(inner) else name
+    if not folder:
+        return model, params
+    parts, theirs = json.loads(model.text), checkpoints.read_config(folder)
+    if "controller" not in theirs:
+        raise ValueError(f"{folder}: expected a run of configs/controller.py, got no controller")
+    ours = {"model_step": step} | {key: parts.get(key) for key in ("encoder", "inverse", "latent")}
+    theirs["encoder"]["repeat"] = parts["encoder"]["repeat"]  # may differ
+    changed = [key for key, value in ours.items() if theirs[key] != value]
+    if changed:
+        problem = f"{folder}: was trained for another model; it differs in {', '.join(changed)}"
+        if name is not None:
+            raise ValueError(problem)
+        warnings.warn(f"{problem}; left out", stacklevel=3)
+        return model, params
+    other, trained = load(folder, mesh=mesh)
+    text = json.dumps(parts | {"controller": theirs["controller"]}, sort_keys=True)
+    model = dataclasses.replace(model, controller=other.controller, text=text)
+    return model, params | {"controller": trained["controller"]}
 
 
 def save_prior(workdir, step, prior, params):

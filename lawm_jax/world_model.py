@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from lawm_jax import latents, weights
 from lawm_jax.nn.blocks import layer_norm
+from lawm_jax.nn.controller import KINDS as CONTROLLERS
+from lawm_jax.nn.controller import Controller
 from lawm_jax.nn.decoder import Decoder
 from lawm_jax.nn.inverse import InverseDynamics
 from lawm_jax.nn.predictor import Predictor
@@ -25,15 +27,16 @@ class WorldModel:
 
     Attributes:
       encoder: frozen video or image encoder.
-      inverse: inverse dynamics model, None when the latent is deterministic.
-      predictor: forward model; None in a recipe that trains a decoder alone.
-      latent: kind, width and strength of the latent action; None likewise.
+      inverse: inverse dynamics model, None when the latent is deterministic or labelled.
+      predictor: forward model; None in a recipe that trains a decoder or a controller alone.
+      latent: kind, width and strength of the latent action; None for a decoder alone.
       resize, size: frames' short side before the centre crop, and the crop, in pixels.
       merge: m x m neighbouring tokens become one (space to depth).
       normalise: whether states and predictions pass a LayerNorm without parameters.
       repeat: whether each frame fills a whole tubelet, so that one frame is one time step.
       decoder: states -> pixels, trained apart, or None.
       prior: learned distribution of latents given the state, fitted afterwards, or None.
+      controller: real actions -> latent actions, trained apart, or None.
       text: the model's part of the config as JSON, so that `save` and `load` need nothing else.
     """
 
@@ -48,6 +51,7 @@ class WorldModel:
     repeat: bool = False
     decoder: nn.Module | None = None
     prior: nn.Module | None = None
+    controller: nn.Module | None = None
     text: str = ""
 
 
@@ -57,7 +61,8 @@ def build(config):
     Args:
       config: ConfigDict or mapping with the sections `encoder` and `data` (of which only `size` and
         `resize` count), and `inverse`, `predictor`, `latent` for a world model, as in
-        configs/lawm.py, or `decoder`, as in configs/decoder.py, or all.
+        configs/lawm.py, or `decoder`, as in configs/decoder.py, or `inverse`, `latent` and
+        `controller`, as `controlling.complete` makes of configs/controller.py, or all.
 
     Returns:
       A WorldModel; equal configs give equal, equally hashed models. The embedded encoder comes with
@@ -80,12 +85,19 @@ def build(config):
             f"data.size, data.resize: expected a multiple of {encoder.patch * merge} (patch x "
             f"merge) and a short side at least as long, got {size} and {resize}"
         )
-    inverse = predictor = latent = None
+    inverse = predictor = latent = controller = None
     if "predictor" in parts:
-        latent = latents.Latent(**parts["latent"])
         predictor = Predictor(**_network("predictor", parts["predictor"]))
-        if latent.kind != "deterministic":
+    if "latent" in parts:
+        latent = latents.Latent(**parts["latent"])
+        if latent.kind not in ("deterministic", "labelled"):
             inverse = InverseDynamics(latent.features, **_network("inverse", parts["inverse"]))
+    if "controller" in parts:
+        controller = Controller(latent.dim, **_network("controller", parts["controller"]))
+        if controller.kind not in CONTROLLERS:
+            raise ValueError(
+                f"controller.kind: expected one of {CONTROLLERS}, got {controller.kind!r}"
+            )
     decoder = parts.get("decoder")
     if decoder is None and public == "embedded" and not normalise:
         decoder = weights.embedded_decoder()
@@ -94,10 +106,11 @@ def build(config):
     prior = Prior(**parts["prior"]) if "prior" in parts else None
     networks = dict(encoder=encoder, inverse=inverse, predictor=predictor, decoder=decoder)
     view = dict(resize=resize, size=size, merge=merge, normalise=normalise, repeat=repeat)
-    return WorldModel(latent=latent, prior=prior, text=text, **networks, **view)
+    apart = dict(prior=prior, controller=controller)
+    return WorldModel(latent=latent, text=text, **networks, **apart, **view)
 
 
-PARTS = ("encoder", "inverse", "predictor", "latent", "decoder", "prior")
+PARTS = ("encoder", "inverse", "predictor", "latent", "decoder", "prior", "controller")
 
 
 def _network(name, options):
@@ -118,8 +131,8 @@ def init(model, key, video):
       video: uint8 [B, F, H, W, 3], or its shape and dtype (jax.ShapeDtypeStruct).
 
     Returns:
-      {"encoder"}, for a world model "predictor", unless deterministic "inverse", and if discrete
-      "latent", and "decoder" and "prior" where the model has them.
+      {"encoder"}, for a world model "predictor", unless deterministic or labelled "inverse", if
+      discrete or labelled "latent", and "decoder", "prior", "controller" where it has them.
 
     Raises:
       ValueError: the video's shape does not fit the model.
@@ -131,6 +144,8 @@ def init(model, key, video):
     if model.prior is not None:
         z, time, s1 = jnp.zeros((1, model.latent.dim)), jnp.zeros(1), jnp.zeros((1, *s.shape[2:]))
         params["prior"] = model.prior.init(jax.random.fold_in(key, 2), z, time, s1)["params"]
+    if model.controller is not None:
+        params |= init_controller(model, jax.random.fold_in(key, 3), s)
     return params | init_trainable(model, key, s)
 
 
@@ -144,6 +159,12 @@ def init_decoder(model, key, s):
     return {
         "decoder": model.decoder.init(key, _cells(model, jnp.zeros((1, *s.shape[1:]))))["params"]
     }
+
+
+def init_controller(model, key, s):
+    """Makes {"controller": its parameters}; actions and latents are not measured yet."""
+    u = jnp.zeros((1, 1, model.controller.actions))
+    return {"controller": model.controller.init(key, u, jnp.zeros((1, 1, *s.shape[2:])))["params"]}
 
 
 def init_encoder(model, video):
@@ -170,10 +191,11 @@ def state_shape(model, encoder, video):
 def init_trainable(model, key, s):
     """Draws the parameters that training changes, for states of the shape of `s`; can be jitted.
 
-    They are the world model's or, in a recipe without one, the decoder's.
+    They are the world model's or, in a recipe without one, the controller's or the decoder's.
     """
     if model.predictor is None:
-        return init_decoder(model, key, s)
+        init = init_decoder if model.controller is None else init_controller
+        return init(model, key, s)
     B, T, N, D = 1, *s.shape[1:]
     inverse, predictor, latent = jax.random.split(key, 3)
     s, z = jnp.zeros((B, T, N, D)), jnp.zeros((B, T, model.latent.dim))
@@ -184,6 +206,9 @@ def init_trainable(model, key, s):
         K = int(model.latent.strength)
         codebook = jax.random.normal(latent, (K, model.latent.dim))
         params["latent"] = {"codebook": codebook, "idle": jnp.zeros(K)}
+    if model.latent.kind == "labelled":  # `controlling.measure` sets it before the first step
+        U = model.latent.dim
+        params["latent"] = {"mean": jnp.zeros(U), "std": jnp.ones(U)}
     return params
 
 
@@ -283,6 +308,10 @@ def _describe(model, params, s):
     """Runs the inverse dynamics model: s [B, T, N, D] -> [B, T-1, features]."""
     if s.ndim != 4 or s.shape[1] < 2:
         raise ValueError(f"s: expected [B, T, N, D] with at least 2 time steps, got {s.shape}")
+    if model.latent.kind == "labelled":
+        raise ValueError(
+            "model: has labelled actions, which states do not tell; make z of them by `act`"
+        )
     if model.inverse is None:
         return jnp.zeros((s.shape[0], s.shape[1] - 1, model.latent.features))
     return model.inverse.apply({"params": params["inverse"]}, s)
@@ -293,6 +322,8 @@ def _restrict(model, params, h, key):
     strength = model.latent.strength
     if model.latent.kind == "discrete":
         strength = params["latent"]["codebook"]
+    if model.latent.kind == "labelled":
+        strength = params["latent"]
     return latents.KINDS[model.latent.kind](h, key, strength)
 
 
@@ -309,11 +340,55 @@ def infer_actions(model, params, s, key=None):
       cost: [B, T-1], what the latent costs in the training loss.
 
     Raises:
-      ValueError: s is not [B, T, N, D] with T at least 2.
+      ValueError: s is not [B, T, N, D] with T at least 2, or the model's actions are labelled.
 
     Source: Garrido et al. 2026, section 3 (g_phi).
     """
     return _restrict(model, params, _describe(model, params, s), key)
+
+
+def act(model, params, u, s):
+    """Translates real actions to latent ones, each step for itself.
+
+    Args:
+      model, params: of a world model with a controller (`load(workdir, controller=FOLDER)`), or
+        of one trained on labelled actions, which standardises them.
+      u: [B, T, U] float32, real actions in the units of the data that the controller was trained
+        on.
+      s: [B, T, N, D], the states that they start from. An action leads from one frame to the next:
+        where a video encoder's step is several frames, states are those of the model with
+        `repeat=True` (`dataclasses.replace`), as in the controller's training.
+
+    Returns:
+      z: [B, T, A] float32; z[:, t] stands for u[:, t] in state s[:, t]. Discrete: the nearest code.
+
+    Raises:
+      ValueError: the model has no controller, or u or s are of another shape than it takes.
+
+    Source: Garrido et al. 2026, section 5 (controllers).
+    """
+    labelled = model.latent is not None and model.latent.kind == "labelled"
+    if not labelled and model.controller is None:
+        raise ValueError(
+            "model: has no controller; train one with configs/controller.py and "
+            "--config.model=WORKDIR, and load it with load(WORKDIR, controller=FOLDER)"
+        )
+    U = model.latent.dim if labelled else model.controller.actions
+    if u.ndim != 3 or u.shape[2] != U:
+        raise ValueError(f"u: expected [B, T, {U}], got {u.shape}")
+    embeds = [
+        params[k]["embed"] for k in ("controller", "predictor") if "embed" in params.get(k, ())
+    ]
+    D = embeds[0]["kernel"].shape[0] if embeds else "D"
+    if s.ndim != 4 or s.shape[:2] != u.shape[:2] or D not in ("D", s.shape[3]):
+        raise ValueError(f"s: expected [{u.shape[0]}, {u.shape[1]}, N, {D}], got {s.shape}")
+    if labelled:
+        return _restrict(model, params, u, None)[0]
+    z = model.controller.apply({"params": params["controller"]}, u, s)
+    if model.latent.kind != "discrete":
+        return z
+    codebook = params["latent"]["codebook"]
+    return codebook[latents.nearest(codebook, z)]
 
 
 def predict(model, params, s, z):
@@ -388,23 +463,33 @@ def rollout(model, params, s, z):
     return jnp.concatenate([first, jnp.moveaxis(states, 0, 1)], axis=1)
 
 
-def loss(model, params, s, key):
+def loss(model, params, s, key, u=None):
     """Computes the training loss: prediction error plus the price of the latents.
 
     Args:
       model, params: of the world model.
       s: [B, T, N, D], the global batch (the regularisers' statistics are over all of it).
       key: PRNG key of noisy latents.
+      u: [B, T-1, U], the real actions; labelled ones need them, others do not look at them.
 
     Returns:
       The scalar loss, and metrics: `error` (mean absolute prediction error over all elements),
       `cost` (the latents' mean price), `copy` (the error of copying the last state), and for
       discrete latents `latents` [B, T-1, A], before quantisation.
 
+    Raises:
+      ValueError: s or u do not fit the model.
+
     Source: Garrido et al. 2026, section 3. It does not say whether the L1 norm over a state is a
     sum or a mean; ours is the mean.
     """
-    h = _describe(model, params, s)
+    if model.latent.kind == "labelled":
+        if u is None or u.shape != (s.shape[0], s.shape[1] - 1, model.latent.dim):
+            want = [s.shape[0], s.shape[1] - 1, model.latent.dim]
+            raise ValueError(f"u: expected {want}, got {None if u is None else u.shape}")
+        h = u
+    else:
+        h = _describe(model, params, s)
     z, cost = _restrict(model, params, h, key)
     error = jnp.abs(predict(model, params, s[:, :-1], z) - s[:, 1:]).mean()
     metrics = {"error": error, "cost": cost.mean(), "copy": jnp.abs(s[:, 1:] - s[:, :-1]).mean()}
@@ -429,7 +514,7 @@ def sample_actions(model, params, key, shape, s=None):
 
     Raises:
       ValueError: A is wrong, s does not fit or there is no learned prior for it, or none is given
-        and latents are unconstrained: they have no other distribution to draw from.
+        and latents are unconstrained or labelled: they have no other distribution to draw from.
 
     Source: Garrido et al. 2026, appendix B.
     """
@@ -447,8 +532,8 @@ def sample_actions(model, params, key, shape, s=None):
             return z
         codebook = params["latent"]["codebook"]
         return codebook[latents.nearest(codebook, z)]
-    if kind == "none":
-        raise ValueError("model: unconstrained latents have no distribution to draw from")
+    if kind in ("none", "labelled"):
+        raise ValueError(f"model: latents of kind {kind!r} have no distribution to draw from")
     if kind == "deterministic":
         return jnp.zeros(shape)
     if kind == "noisy":

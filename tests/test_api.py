@@ -19,6 +19,7 @@ FUNCTIONS = {
     "predict": (True, True),
     "rollout": (True, False),
     "decode": (True, True),
+    "act": (True, True),
     "loss": (True, True),
     "train_step": (True, True),
     "sample_actions": (True, True),

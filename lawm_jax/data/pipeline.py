@@ -14,7 +14,8 @@ import urllib.parse
 
 import numpy as np
 
-from lawm_jax.data import droid, frames, lerobot, mini, recon, records, tfds, video
+from lawm_jax.data import droid, frames, lerobot, mini, recon, records, statistics, tfds, video
+from lawm_jax.data import episodes as episodes_
 
 KINDS = {
     "videos": video.source,
@@ -197,6 +198,38 @@ def open_source(name, spec, split, data):
         if options and "keyword argument" in str(error):
             raise ValueError(f"{name}: {error}") from error
         raise
+
+
+def statistics_of(config):
+    """Reads what the labels of the one source to train on were measured to be.
+
+    Args:
+      config: as in `clips`.
+
+    Returns:
+      What `statistics.measure` returned, with "actions".
+
+    Raises:
+      ValueError: there is more than one source, or it has no actions, or it has not been measured,
+        or is not what was measured; the text gives the command.
+    """
+    name, *others = names(config)
+    if others:
+        raise ValueError(
+            "data.mixture: expected one source, since real actions of two mean different things, "
+            f"got {names(config)}"
+        )
+    spec = config.data.videos or config.data.sources[name]
+    kind, _, where = str(spec).partition(":")
+    folder = os.path.expanduser(where.partition("?")[0])
+    folder = os.path.join(mini.FOLDER, folder) if kind == "mini" else folder
+    found = source(config, name)
+    if kind not in KINDS or not isinstance(found, episodes_.Episodes):
+        raise ValueError(f"data: expected a source with actions, got {spec!r}")
+    measured = statistics.read(folder, found, config.data.fps, spec)
+    if "actions" not in measured:
+        raise ValueError(f"data: expected a source with actions, {folder} has none")
+    return measured
 
 
 def _weights(data):

@@ -13,7 +13,8 @@ class Batched(NamedTuple):
     """Holds the functions; arrays are numpy's, n is any number of clips.
 
     Attributes:
-      infer: s [n, T, N, D] -> z [n, T-1, A], the mean latent actions.
+      infer: s [n, T, N, D] -> z [n, T-1, A], the mean latent actions; of a model of labelled
+        actions those of the clips that it was made with, whose states alone it takes.
       predict: s [n, T, N, D], z [n, T, A] -> [n, T, N, D]; entry t predicts step t + 1 from the
         true past.
       rollout: s [n, T, N, D], z [n, T-1+P, A] -> [n, P, N, D], open loop.
@@ -24,19 +25,25 @@ class Batched(NamedTuple):
     rollout: Callable
 
 
-def batched(model, params, batch=16):
+def batched(model, params, batch=16, actions=None):
     """Makes the functions of a trained model; each is compiled once per shape of a clip.
 
     Args:
       model, params: of the world model.
       batch: clips at a time.
+      actions: float32 [n, T-1, U], the real actions of the clips that a model of labelled actions
+        will be asked about; others need none.
 
     Returns:
       A Batched.
     """
     function = lambda f: in_batches(jax.jit(lambda params, *x: f(model, params, *x)), params, batch)  # noqa: E731
+    infer = function(lambda *x: world_model.infer_actions(*x)[0])
+    if model.latent.kind == "labelled":
+        act = function(world_model.act)
+        infer = lambda s: act(actions, s[:, :-1])  # noqa: E731
     return Batched(
-        function(lambda *x: world_model.infer_actions(*x)[0]),
+        infer,
         function(world_model.predict),
         function(world_model.rollout),
     )

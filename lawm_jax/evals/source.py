@@ -41,8 +41,12 @@ class Source:
         self.main, (self.model, self.params) = next(iter(loaded.items()))
         encode = jax.jit(lambda params, video: world_model.encode(self.model, params, video))
         self.encode = batched.in_batches(encode, {"encoder": self.params["encoder"]})
-        self.models = {key: batched.batched(*value) for key, value in loaded.items()}
         self.clips = clips.held_out(config, name, self.encode)
+        make = lambda x: batched.batched(*x, actions=self.clips.actions)  # noqa: E731
+        self.models = {key: make(value) for key, value in loaded.items()}
+        # Real actions are known of the clips as they were, and not after a cut or a transfer.
+        labelled = {key for key, (model, _) in loaded.items() if model.latent.kind == "labelled"}
+        self.inferring = {k: model for k, model in self.models.items() if k not in labelled}
         self.per_step = 1 if self.model.repeat else self.model.encoder.tubelet
         video, self.pixels = self.clips.video, None
         if video is not None and self.model.decoder is not None:
@@ -50,6 +54,9 @@ class Source:
         self.stitched = self.s_cut = None
         self.learned = None  # training latents, and the prior fitted to them
         self.samples = {}  # latents drawn in every way, for a picture
+        if self.main in labelled:
+            print(f"{name}: real actions are known of whole clips: no cuts, transfers and pictures")
+            return
         count = len(set(self.clips.episodes))
         if count < 3:
             print(f"{name}: cuts and transfers need clips of 3 videos, there are {count}")
@@ -68,27 +75,27 @@ class Source:
         if self.s_cut is None:
             return None
         s, first = self.clips.s, self.clips.s.shape[1] // 2
-        return leakage.measure(self.models, self.s_cut, s, self.clips.episodes, first)
+        return leakage.measure(self.inferring, self.s_cut, s, self.clips.episodes, first)
 
     def transfer(self):
         """E3, in states and, where there is a decoder, in pictures; E4."""
         if self.s_cut is None:
             return None
         s, episodes, pixels = self.clips.s, self.clips.episodes, self.pixels
-        cycle = transfer.cycle(self.models, s, episodes)
+        cycle = transfer.cycle(self.inferring, s, episodes)
         if pixels:
             alone = {self.main: self.models[self.main]}
             seen = lambda a, b: pixels.between(a, b)  # noqa: E731
             seen.__name__ = pixels.distance
             cycle += transfer.cycle(alone, pixels.s, pixels.episodes, distance=seen)
-        locality = transfer.locality(self.models, s, episodes, self.model.merge)
+        locality = transfer.locality(self.inferring, s, episodes, self.model.merge)
         return {"cycle": cycle, "locality": locality}
 
     def content(self):
         """What the latents hold: their use of space, and a linear probe for real actions."""
         rows, u = [], self.clips.actions
         for name, (model, params) in self.loaded.items():
-            if model.latent.kind == "deterministic":
+            if model.latent.kind in ("deterministic", "labelled"):
                 continue
             z, kind = self.models[name].infer(self.clips.s), model.latent.kind
             codes = K = nats = None
@@ -136,6 +143,8 @@ class Source:
                 for name, x in points.items()
             }
             figures.embedding(os.path.join(self.folder, f"embedding_{self.name}.png"), points)
+        if self.main not in self.inferring:
+            return
         if self.pixels is None:
             why = (
                 "it holds states" if self.clips.video is None else "no decoder: configs/decoder.py"
@@ -144,7 +153,7 @@ class Source:
             return
         latent = self.model.latent
         label = lambda name: f"{name}, {latent.strength:g}" if name == self.main else name  # noqa: E731
-        models = {label(name): model for name, model in self.models.items()}
+        models = {label(name): model for name, model in self.inferring.items()}
         fps = self.config.data.fps / self.per_step
         pictures.draw(
             self.folder,

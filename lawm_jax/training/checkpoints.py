@@ -147,6 +147,16 @@ def _typed(tree, like):
     )
 
 
+def newest(workdir):
+    """Returns the newest step that a run has saved; FileNotFoundError where there is none."""
+    store = Checkpoints(workdir, write=False)
+    step = store.latest
+    store.close()
+    if step is None:
+        raise FileNotFoundError(f"{store.folder}: no checkpoint here")
+    return step
+
+
 def write_config(workdir, text):
     """Writes WORKDIR/config.json, whole or not at all."""
     os.makedirs(workdir, exist_ok=True)

@@ -43,6 +43,9 @@ class Log:
         line += f"  loss {metrics['loss']:.4f}  error {metrics['error']:.4f}"
         if "copy" in metrics:
             line += f" ({metrics['error'] / max(metrics['copy'], 1e-9):.3f} of copying)"
+        if "mean_latent" in metrics:
+            share = metrics["error"] / max(metrics["mean_latent"], 1e-9)
+            line += f" ({share:.3f} of the mean latent's)"
         if "psnr" in metrics:
             line += f"  PSNR {metrics['psnr']:.2f} dB"
         if "clips_per_s" in metrics:

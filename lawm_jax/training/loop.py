@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawm_jax import decoding, latents, saving, world_model
+from lawm_jax import controlling, decoding, latents, saving, world_model
 from lawm_jax.training import checkpoints, logs, optim, sharding
 
 
@@ -19,11 +19,14 @@ def train_step(model, tx, frozen, state, batch):
     """Takes one optimisation step on one global batch.
 
     Args:
-      model: WorldModel (static under jit); one without a forward model trains its decoder.
+      model: WorldModel (static under jit); one without a forward model trains its
+        controller or, without one, its decoder.
       tx: optax.GradientTransformation, from `optim.make` (static).
-      frozen: the encoder's parameters; for a decoder what `decoding.init_frozen` made.
+      frozen: the encoder's parameters; what `controlling.init_frozen` made for a controller,
+        `decoding.init_frozen` for a decoder.
       state: {"params", "opt", "step" int32, "key"}.
-      batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before.
+      batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before; and
+        "actions" [B, T-1, U] where the model learns from real ones.
 
     Returns:
       The next state, and metrics, float32 scalars: `loss`, `grad_norm`, `update_norm` and what the
@@ -32,14 +35,14 @@ def train_step(model, tx, frozen, state, batch):
     Source: Garrido et al. 2026, sections 3 and 4.
     """
     key, noise, reset = jax.random.split(state["key"], 3)
-    if model.predictor is None:
+    if model.predictor is None and model.controller is None:
         objective = lambda params: decoding.loss(model, params, frozen, batch["video"], noise)  # noqa: E731
     else:
-        if "states" in batch:
-            s = batch["states"].astype(jnp.float32)
+        s, u = _states(model, frozen, batch), batch.get("actions")
+        if model.predictor is None:
+            objective = lambda params: controlling.loss(model, params, frozen, s, u)  # noqa: E731
         else:
-            s = world_model.encode(model, {"encoder": frozen}, batch["video"])
-        objective = lambda params: world_model.loss(model, params, s, noise)  # noqa: E731
+            objective = lambda params: world_model.loss(model, params, s, noise, u)  # noqa: E731
     (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
     updates, opt = tx.update(grads, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
@@ -56,6 +59,14 @@ def train_step(model, tx, frozen, state, batch):
         params = params | {"latent": {"codebook": codebook, "idle": idle}}
         metrics["codes"] = (idle < model.latent.reset_after / 2).sum().astype(jnp.float32)
     return {"params": params, "opt": opt, "step": state["step"] + 1, "key": key}, metrics
+
+
+def _states(model, frozen, batch):
+    """Encodes a batch's video, unless it holds states."""
+    if "states" in batch:
+        return batch["states"].astype(jnp.float32)
+    parts = {"encoder": frozen} if model.predictor is not None else frozen
+    return world_model.encode(model, parts, batch["video"])
 
 
 def make_state(model, tx, s, key):
@@ -85,14 +96,26 @@ class Run:
             )
         clip = (data["batch"], data["frames"], data["size"], data["size"], 3)
         video = jax.ShapeDtypeStruct(clip, jnp.uint8)
-        if self.model.predictor is None:
-            frozen = decoding.init_frozen(self.model, video)
-            encoder = frozen["encoder"]
-        else:
+        if self.model.predictor is not None:
             frozen = encoder = world_model.init_encoder(self.model, video)
+        else:
+            if self.model.controller is not None:
+                frozen = controlling.init_frozen(config)
+            else:
+                frozen = decoding.init_frozen(self.model, video)
+            encoder = frozen["encoder"]
         s = world_model.state_shape(self.model, encoder, video)
         cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
         self.batch = {"states": cached} if states else {"video": video}
+        if U := controlling.labels(self.model):
+            B, T, *_ = s.shape
+            if T != data["frames"]:
+                raise ValueError(
+                    f"encoder.repeat: expected True, so that each of {data['frames']} frames is a "
+                    f"step and one action leads to the next, got {T} steps"
+                )
+            self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
+            self.actions = controlling.statistics(config)
         self.frozen = jax.device_put(frozen, sharding.state_sharding(self.mesh, frozen))
         self.key = jax.random.key(config["seed"])
         make = lambda key: make_state(self.model, self.tx, s, key)  # noqa: E731
@@ -110,9 +133,25 @@ class Run:
             out_shardings=(self.shardings, None),
         )
 
-    def begin(self):
-        """Makes the first state, on the mesh."""
-        return self.make(self.key)
+    def begin(self, data=None):
+        """Makes the first state, on the mesh; a controller's latents are measured on a batch."""
+        state = self.make(self.key)
+        if "actions" not in self.batch:
+            return state
+
+        def measure(params, frozen, actions, batch):
+            targets = batch and controlling.infer(
+                self.model, frozen, _states(self.model, frozen, batch)
+            )
+            return controlling.measure(self.model, params, actions, targets)
+
+        batch = None if self.model.predictor is not None else self.place(next(data))
+        measure = jax.jit(measure, out_shardings=self.shardings["params"])
+        return state | {"params": measure(state["params"], self.frozen, self.actions, batch)}
+
+    def place(self, batch):
+        """Puts what a step needs of a batch onto the mesh."""
+        return sharding.place(self.mesh, {key: batch[key] for key in self.batch})
 
     @contextlib.contextmanager
     def compiling(self):
@@ -140,10 +179,10 @@ def _compile(lowered, platform):
 
 
 def fit(config, workdir):
-    """Trains a world model or a decoder, or continues where an interrupted run stopped.
+    """Trains what a config describes, or continues where an interrupted run stopped.
 
     Args:
-      config: ConfigDict as in configs/lawm.py or configs/decoder.py.
+      config: ConfigDict as in configs/: lawm.py, labelled.py, decoder.py, controller.py.
       workdir: folder for config.json, metrics.jsonl, checkpoints, skipped.jsonl, tensorboard.
 
     Returns:
@@ -159,6 +198,8 @@ def fit(config, workdir):
     from lawm_jax.data import pipeline
 
     config = json.loads(config.to_json_best_effort())
+    if "controller" in config:
+        config = controlling.complete(config)
     _claim(workdir, config)
     store = checkpoints.Checkpoints(workdir)
     if store.latest is not None and store.latest >= config["steps"]:
@@ -179,10 +220,11 @@ def fit(config, workdir):
     )
     run = Run(config, "states" in data.shapes)
     for key, shape in run.batch.items():
-        if data.shapes[key] != shape.shape[1:]:
-            raise ValueError(f"data: expected {key} of {shape.shape[1:]}, got {data.shapes[key]}")
+        if data.shapes.get(key) != shape.shape[1:]:
+            got = data.shapes.get(key, "none")
+            raise ValueError(f"data: expected {key} of {shape.shape[1:]}, got {got}")
     with run.compiling():
-        start, state = store.restore(run.like, data) or (0, run.begin())
+        start, state = store.restore(run.like, data) or (0, run.begin(data))
         log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
     log.say(_describe(run, config, workdir, start))
     try:
@@ -212,8 +254,7 @@ def _loop(run, config, state, start, data, store, log, termination):
 
     pending = None
     for step in range(start + 1, config["steps"] + 1):
-        batch = next(data)
-        batch = sharding.place(run.mesh, {key: batch[key] for key in run.batch})
+        batch = run.place(next(data))
         with jax.transfer_guard("disallow"):
             state, metrics = run.step(run.frozen, state, batch)
         if pending is not None:  # fetched now, so the device was never idle for it
@@ -295,7 +336,9 @@ def _describe(run, config, workdir, start):
     count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     latent, devices = run.model.latent, run.mesh.devices.ravel()
     what = "pixel decoder"
-    if latent is not None:
+    if run.model.predictor is None and latent is not None:
+        what = f"controller of {config['model']} by {run.model.controller.kind}"
+    elif latent is not None:
         what = f"{latent.kind} latents ({latent.dim} wide, strength {latent.strength:g})"
     text = (
         f"{workdir}: {what}, {count(run.like['params']):.2f} M parameters to train, "

@@ -14,7 +14,8 @@ def make(config, steps):
     """Builds the optimiser.
 
     Args:
-      config: the section `optim`: `muon`, `adamw` (peak learning rates), `weight_decay`, `b2`,
+      config: the section `optim`: `muon`, `adamw` (peak learning rates; where muon's is 0, AdamW
+        takes everything), `weight_decay`, `b2`,
         `warmup` (share of the steps that warm up linearly) and `final` (learning rate at the end
         of the cosine, as a share of the peak).
       steps: length of the training.
@@ -39,6 +40,8 @@ def make(config, steps):
         optax.masked(decay, _is_kernel),
         optax.scale_by_learning_rate(lambda step: config["adamw"] * share(step)),
     )
+    if not config["muon"]:
+        return adamw, share
     return optax.partition({"muon": muon, "adamw": adamw}, labels), share
 
 

@@ -1,0 +1,41 @@
+"""The world model of labelled actions: the baseline that knows what latent actions must find.
+
+python -m lawm_jax.train --config configs/labelled.py:size=nano,source=panda --workdir W
+
+The forward model of configs/lawm.py, conditioned on standardised real actions; no inverse model.
+In V/bounds/labelled it joins the evaluation of a world model V. Other labelled data, 7 numbers an
+action: --config.data.videos=droid:/data/droid/1.0.1 --config.latent.dim=7
+
+nano: 2 CPU cores, less than configs/lawm.py takes. large: the setting of
+configs/lawm.py on clips of 8 frames; not run here.
+"""
+
+import configs.lawm
+
+SIZES = "tiny", "nano", "large"
+SOURCES = "panda", "nav"
+
+
+def get_config(arg=""):
+    """Returns the config for `size=...,source=...`, by default nano and panda."""
+    options = dict(size="nano", source="panda")
+    for pair in filter(None, arg.split(",")):
+        key, _, value = pair.partition("=")
+        if key not in options:
+            raise ValueError(f"--config: expected {', '.join(options)} after the colon, got {pair}")
+        options[key] = value
+    size, source = options.values()
+    if size not in SIZES or source not in SOURCES:
+        raise ValueError(
+            f"--config: expected size={'|'.join(SIZES)} and source={'|'.join(SOURCES)}, got "
+            f"size={size} and source={source}"
+        )
+    c = configs.lawm.get_config(f"size={size},latent=none")
+    del c.inverse
+    c.latent.update(kind="labelled", dim=3)
+    if size == "large":  # one frame is one step, so that a real action is one latent action
+        c.encoder.repeat = True
+        c.data.frames = 8
+    else:
+        c.data.mixture = {name: float(name == source) for name in SOURCES}
+    return c

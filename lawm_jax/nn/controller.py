@@ -1,0 +1,99 @@
+"""The controller: a real action, and the state that it starts from -> a latent action."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lawm_jax.nn.blocks import Stack, attend
+
+KINDS = "state", "actions"
+
+
+class Controller(nn.Module):
+    """Translates real actions to latent ones, each step for itself.
+
+    `kind` "state" is the paper's adapter: self-attention blocks over the tokens of the step's own
+    state, the embedded action as the only query of a cross-attention block, a linear head. Kind
+    "actions" is the same without a state: an MLP of the action alone.
+
+    `scale` in the parameters holds mean and deviation of real actions (of each dimension) and of
+    latents (one deviation for all), so that callers pass actions in their own units and get latents
+    in theirs. Training measures it before its first step and then leaves it alone.
+
+    Attributes:
+      features: A, the latent's width.
+      actions: U, the real action's width.
+      kind: one of `KINDS`.
+      width, heads, depth, remat, unroll, dtype: of the self-attention blocks, see `Stack`; the
+        cross-attention block has the same width and heads.
+
+    Source: Garrido et al. 2026, section 5 (controllers).
+    """
+
+    features: int
+    actions: int
+    kind: str
+    width: int
+    heads: int
+    depth: int = 2
+    remat: bool = False
+    unroll: int = 1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, u, s):
+        """Translates each step's action.
+
+        Args:
+          u: [B, T, U] float32, real actions in the units of the data that it was trained on.
+          s: [B, T, N, D], the states that they start from; kind "actions" does not look at them.
+
+        Returns:
+          z: [B, T, A] float32; entry t depends on u[:, t] and s[:, t] only.
+        """
+        scale = self.param("scale", lambda key: unscaled(self.features, self.actions))
+        scale = jax.lax.stop_gradient(scale)
+        dense = lambda features, name: nn.Dense(features, name=name, dtype=self.dtype)  # noqa: E731
+        norm = lambda x, name: (  # noqa: E731
+            nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name=name)(x).astype(self.dtype)
+        )
+        x = (u - scale["action_mean"][None, None]) / scale["action_std"][None, None]
+        x = nn.silu(dense(self.width, "action1")(x.astype(self.dtype)))
+        x = nn.silu(dense(self.width, "action2")(x))
+        x = dense(self.width, "action3")(x)
+        if self.kind == "state":
+            B, T, N, D = s.shape
+            tokens = dense(self.width, "embed")(s.reshape(B * T, 1, N, D).astype(self.dtype))
+            tokens = Stack(
+                self.width,
+                self.heads,
+                self.depth,
+                remat=self.remat,
+                unroll=self.unroll,
+                dtype=self.dtype,
+                name="stack",
+            )(tokens)
+            tokens = norm(tokens[:, 0], "norm_tokens")
+            split = lambda x: x.reshape(B * T, -1, self.heads, self.width // self.heads)  # noqa: E731
+            q, k, v = (
+                split(dense(self.width, name)(of))
+                for name, of in (("q", norm(x, "norm_q")), ("k", tokens), ("v", tokens))
+            )
+            seen = attend(q, k, v).reshape(B, T, self.width)
+            x = x + dense(self.width, "proj")(seen)
+            h = jax.nn.gelu(dense(4 * self.width, "fc1")(norm(x, "norm_mlp")), approximate=False)
+            x = x + dense(self.width, "fc2")(h)
+        z = nn.Dense(self.features, name="head")(norm(x, "norm").astype(jnp.float32))
+        return scale["latent_mean"][None, None] + scale["latent_std"] * z
+
+
+def unscaled(A, U):
+    """Makes the `scale` of actions and latents that have mean 0 and deviation 1 already."""
+    return {
+        "action_mean": jnp.zeros(U),
+        "action_std": jnp.ones(U),
+        "latent_mean": jnp.zeros(A),
+        "latent_std": jnp.ones(()),
+    }
