@@ -27,6 +27,8 @@ _HOME = {
     "infer_actions": "world_model",
     "predict": "world_model",
     "rollout": "world_model",
+    "remember": "world_model",
+    "imagine": "world_model",
     "decode": "world_model",
     "act": "world_model",
     "loss": "world_model",

@@ -18,6 +18,8 @@ FUNCTIONS = {
     "infer_actions": (True, True),
     "predict": (True, True),
     "rollout": (True, False),
+    "remember": (True, False),
+    "imagine": (True, False),
     "decode": (True, True),
     "act": (True, True),
     "loss": (True, True),

@@ -40,17 +40,19 @@ def test_attention_equals_a_dense_reference(causal, short, monkeypatch):
     np.testing.assert_allclose(blocks.attention(q, k, v, causal), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("t", [0, 2])
-def test_cached_attention_sees_the_cache_up_to_its_own_step(t):
+@pytest.mark.parametrize("shared", [1, 2], ids=["one context", "a context each"])
+def test_cached_attention_sees_all_past_steps_and_itself(shared):
     q, k, v = (draw((2, 1, 4, 2, 8), i) for i in range(3))
-    old = [draw((2, 4, 4, 2, 8), i) for i in (3, 4)]
-    out, new = blocks.cached_attention(q, k, v, tuple(map(jnp.array, old)), jnp.int32(t))
-    for i, x in enumerate((k, v)):
-        old[i][:, t] = x[:, 0]
-        np.testing.assert_array_equal(new[i], old[i])
-    mask = np.tile(np.arange(16) // 4 <= t, (4, 1))
-    keys, values = (x.reshape(2, 16, 2, 8) for x in old)
-    np.testing.assert_allclose(out[:, 0], dense_attention(q[:, 0], keys, values, mask), atol=1e-5)
+    far = [draw((shared, 3, 4, 2, 8), i) for i in (3, 4)]
+    near = [draw((2, 1, 4, 2, 8), i) for i in (5, 6)]
+    out = blocks.cached_attention(q, k, v, (tuple(far), tuple(near)))
+    steps = (
+        np.concatenate([np.repeat(a, 2 // shared, 0), b, c], 1)
+        for a, b, c in zip(far, near, (k, v), strict=True)
+    )
+    keys, values = (x.reshape(2, 20, 2, 8) for x in steps)
+    expected = dense_attention(q[:, 0], keys, values, np.ones((4, 20)))
+    np.testing.assert_allclose(out[:, 0], expected, atol=1e-5)
 
 
 def test_layer_norm_equals_numpy():
@@ -179,14 +181,13 @@ def test_a_cached_stack_equals_the_uncached_one(stack):
     apply = lambda *args, **kw: module.apply({"params": params}, *args, **kw)  # noqa: E731
     full, (keys, values) = apply(x, condition, keep=True)
     assert keys.shape == values.shape == (DEPTH, 2, 3, 4, HEADS, WIDTH // HEADS)
-    room = [(0, 0)] * 2 + [(0, 2)] + [(0, 0)] * 3
-    _, cache = apply(x[:, :1], condition[:, :1], keep=True)
-    cache = jax.tree.map(lambda c: jnp.pad(c, room), cache)
-    step = jax.jit(lambda x, condition, cache, t: apply(x, condition, cache, t))
-    for t in (1, 2):
-        out, cache = step(x[:, t : t + 1], condition[:, t : t + 1], cache, jnp.int32(t))
+    step, past = jax.jit(lambda *args: apply(*args, keep=True)), ()
+    for t in range(3):
+        out, new = step(x[:, t : t + 1], condition[:, t : t + 1], past)
+        past = (*past, new)
         assert_close(out, full[:, t : t + 1])
-    assert_close(cache, (keys, values))
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *past)
+    assert_close(joined, (keys, values))
 
 
 def test_conditioned_blocks_start_as_the_identity():

@@ -16,6 +16,8 @@ from lawm_jax.nn import blocks
 KINDS = ("sparse", "noisy", "discrete", "none", "deterministic")
 predict = jax.jit(lawm.predict, static_argnums=0)
 rollout = jax.jit(lawm.rollout, static_argnums=0)
+remember = jax.jit(lawm.remember, static_argnums=0)
+imagine = jax.jit(lawm.imagine, static_argnums=0)
 infer = jax.jit(lawm.infer_actions, static_argnums=0)
 loss = jax.jit(lawm.loss, static_argnums=0)
 
@@ -89,6 +91,87 @@ def test_a_rollout_of_one_step_equals_a_prediction(tiny):
     z = draw((2, 4, 16))
     expected = predict(model, params, s, z)[:, -1:]
     np.testing.assert_allclose(rollout(model, params, s, z), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("context", [1, 3])
+def test_imagining_equals_predictions_fed_back_from_the_repeated_context(tiny, context, normalise):
+    model, params, s = tiny("noisy", normalise=normalise)
+    past, z = draw((1, context - 1, 16), 3), draw((5, 3, 16), 4)
+    memory = remember(model, params, s[:1, :context], past)
+    out = imagine(model, params, memory, z)
+    states = jnp.repeat(s[:1, :context], 5, axis=0)
+    latents = jnp.concatenate([jnp.repeat(past, 5, axis=0), z], axis=1)
+    for _ in range(3):
+        ahead = predict(model, params, states, latents[:, : states.shape[1]])
+        states = jnp.concatenate([states, ahead[:, -1:]], axis=1)
+    assert out.shape == (5, 3, 4, 32) and out.dtype == jnp.float32
+    np.testing.assert_allclose(out, states[:, context:], rtol=1e-5, atol=1e-5)
+    again = rollout(model, params, states[:, :context], latents)
+    np.testing.assert_allclose(out, again, rtol=1e-5, atol=1e-5)
+    assert np.abs(out[1:] - out[:-1]).max() > 0.1
+
+
+def test_memories_of_several_contexts_go_with_a_candidate_each(tiny):
+    model, params, s = tiny("noisy")
+    z, past = draw((2, 2, 16)), draw((2, 2, 16), 1)
+    out = imagine(model, params, remember(model, params, s[:, :3], past), z)
+    for i in range(2):
+        memory = remember(model, params, s[i : i + 1, :3], past[i : i + 1])
+        alone = imagine(model, params, memory, z[i : i + 1])
+        np.testing.assert_allclose(out[i], alone[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_shared_memory_is_never_copied_for_each_candidate(tiny):
+    model, params, s = tiny("noisy")
+    z = draw((7, 2, 16))
+
+    def shapes(contexts):
+        """Lists the shapes of all that is computed from a memory of so many contexts."""
+        s3, past = jnp.repeat(s[:1, :3], contexts, axis=0), draw((contexts, 2, 16))
+        memory = remember(model, params, s3, past)
+        text = str(jax.make_jaxpr(lambda z, m: lawm.imagine(model, params, m, z))(z, memory))
+        return [set(map(int, x.split(","))) for x in re.findall(r"f32\[([\d,]+)\]", text)]
+
+    copies = {7, 8, 16}  # candidates, tokens of the context's keys, their width
+    assert any(copies <= x for x in shapes(7))
+    assert not any(copies <= x for x in shapes(1))
+
+
+def test_imagined_states_follow_the_models_precision(get_config, tiny):
+    config = get_config("size=tiny")
+    config.predictor.dtype = "bfloat16"
+    half = world_model.build(config)
+    model, params, s = tiny("noisy")
+    z, past = draw((3, 2, 16)), draw((1, 2, 16), 1)
+    memory = remember(half, params, s[:1, :3], past)
+    assert {x.dtype for x in jax.tree.leaves(memory[1])} == {jnp.dtype("bfloat16")}
+    out = imagine(half, params, memory, z)
+    exact = imagine(model, params, remember(model, params, s[:1, :3], past), z)
+    assert out.dtype == jnp.float32
+    size = np.abs(out - exact).max() / np.abs(exact).max()
+    assert 1e-4 < size < 0.05
+
+
+def test_a_plan_is_found_by_gradients_through_what_the_model_imagines(tiny):
+    # The goal is what known latents lead to: the cost of those is 0.
+    from lawm_jax import planning
+
+    model, params, s = tiny("noisy")
+    memory = remember(model, params, s[:1, :1], jnp.zeros((1, 0, 16)))
+    known = 0.5 * draw((1, 1, 16))
+    goal = imagine(model, params, memory, known)[:, -1]
+
+    def plan(key):
+        def cost(z):
+            ahead = lawm.imagine(model, params, memory, z)[:, -1]
+            return jnp.square(ahead - goal).mean((1, 2))
+
+        zeros = jnp.zeros((1, 16))
+        return planning.gradient(cost, key, zeros, zeros + 1, 4, 60), cost(zeros[None])[0]
+
+    (_, value), before = jax.jit(plan)(jax.random.key(0))
+    assert value < 0.02 * before
 
 
 def test_compiled_functions_equal_those_that_run_eagerly(tiny):
@@ -259,6 +342,25 @@ def test_rolling_out_with_a_wrong_latent_is_an_error(tiny, shape):
     message = f"z: expected [2, at least 4, 16] for a context of 4 steps, got {shape}"
     with pytest.raises(ValueError, match=re.escape(message)):
         lawm.rollout(model, params, s, jnp.zeros(shape))
+
+
+def test_imagining_with_a_wrong_context_or_latent_is_an_error(tiny):
+    model, params, s = tiny("noisy")
+    for state, z in ((s[0], (4, 3, 16)), (s, (2, 4, 16)), (s, (1, 3, 16)), (s, (2, 3, 15))):
+        message = f"s, z: expected [B, T, N, D] and [B, T-1, 16], got {state.shape} and {z}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            lawm.remember(model, params, state, jnp.zeros(z))
+    one, two = (lawm.remember(model, params, s[:n, :1], jnp.zeros((n, 0, 16))) for n in (1, 2))
+    wrong = (
+        (one, "P", (5, 0, 16)),
+        (one, "P", (5, 16)),
+        (one, "P", (5, 1, 15)),
+        (two, 2, (5, 1, 16)),
+    )
+    for memory, size, z in wrong:
+        message = f"z: expected [{size}, at least 1, 16], got {z}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            lawm.imagine(model, params, memory, jnp.zeros(z))
 
 
 def test_other_wrong_arguments_are_errors_that_say_what_was_expected(tiny, encoder, get_config):

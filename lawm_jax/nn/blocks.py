@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from lawm_jax.nn import rope
 
@@ -18,23 +19,34 @@ def layer_norm(x):
     return (f * jax.lax.rsqrt(jnp.square(f).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
-def attend(q, k, v, mask=None):
+def attend(q, k, v, mask=None, past=()):
     """Computes softmax attention with float32 logits.
 
     Args:
       q: [B, Q, heads, head_dim].
       k, v: [B, K, heads, head_dim].
       mask: [Q or 1, K] bool, which keys a query sees, or None for all.
+      past: pairs of more keys and values, [B or 1, K', heads, head_dim] each; with a mask there
+        are none. A batch of 1 is all queries' and never copied: one product of B x Q rows.
 
     Returns:
       [B, Q, heads, head_dim], in q's dtype.
     """
+    pairs = [*past, (k, v)]
     scale = q.shape[-1] ** -0.5
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
+    logits = [
+        jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) for k, _ in pairs
+    ]
+    logits = jnp.concatenate(logits, axis=-1) * scale
     if mask is not None:
         logits = jnp.where(mask[None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-    return jnp.einsum("bhqk,bkhd->bqhd", weights, v)
+    ends = np.cumsum([k.shape[1] for k, _ in pairs])[:-1]
+    weights = jnp.split(weights, ends, axis=-1)
+    out, *more = [
+        jnp.einsum("bhqk,bkhd->bqhd", w, v) for w, (_, v) in zip(weights, pairs, strict=True)
+    ]
+    return sum(more, out)
 
 
 def attention(q, k, v, causal):
@@ -64,24 +76,20 @@ def attention(q, k, v, causal):
     return attend(q.reshape(flat), k.reshape(flat), v.reshape(flat), mask).reshape(q.shape)
 
 
-def cached_attention(q, k, v, cache, t):
-    """Computes one new step's attention to itself and to the `t` steps in the cache.
+def cached_attention(q, k, v, past):
+    """Computes a new step's attention to itself and to the steps before it.
 
     Args:
       q, k, v: [B, 1, N, heads, head_dim], of the new step.
-      cache: (keys, values), each [B, T, N, heads, head_dim]; steps from `t` on are unused yet.
-      t: int32 scalar, the new step's position.
+      past: pairs of keys and values of earlier steps, [B or 1, T, N, heads, head_dim] each; those
+        with a batch of 1 are shared by all of the batch.
 
     Returns:
-      [B, 1, N, heads, head_dim], and the cache with the new step written at `t`.
+      [B, 1, N, heads, head_dim].
     """
-    keys = jax.lax.dynamic_update_slice_in_dim(cache[0], k, t, axis=1)
-    values = jax.lax.dynamic_update_slice_in_dim(cache[1], v, t, axis=1)
-    B, T, N, heads, dim = keys.shape
-    flat = (B, T * N, heads, dim)
-    mask = jnp.repeat(jnp.arange(T) <= t, N, total_repeat_length=T * N)
-    out = attend(q[:, 0], keys.reshape(flat), values.reshape(flat), mask[None])
-    return out[:, None], (keys, values)
+    flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])  # noqa: E731
+    out = attend(flat(q), flat(k), flat(v), past=jax.tree.map(flat, past))
+    return out.reshape(q.shape)
 
 
 class Block(nn.Module):
@@ -101,8 +109,8 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, rotary, condition=None, cache=None, t=None):
-        """See `Stack`. Returns x and (keys, values): of x, or the updated cache."""
+    def __call__(self, x, rotary, condition=None, past=()):
+        """See `Stack`. Returns x and its (keys, values)."""
         B, T, N, D = x.shape
         dense = lambda features, name: nn.DenseGeneral(  # noqa: E731
             features, name=name, dtype=self.dtype, kernel_init=nn.initializers.xavier_uniform()
@@ -126,14 +134,11 @@ class Block(nn.Module):
         qkv = dense((3, D), "qkv")(h).reshape(B, T, N, 3, self.heads, D // self.heads)
         q, k, v = (qkv[..., i, :, :] for i in range(3))
         q, k = rope.rotate(q, *rotary), rope.rotate(k, *rotary)
-        if cache is None:
-            h, cache = attention(q, k, v, self.causal), (k, v)
-        else:
-            h, cache = cached_attention(q, k, v, cache, t)
+        h = cached_attention(q, k, v, past) if past else attention(q, k, v, self.causal)
         x = x + gate1 * dense(D, "proj")(h.reshape(B, T, N, D))
         h = dense(self.mlp or 4 * D, "fc1")(norm2(x).astype(self.dtype))
         x = x + gate2 * dense(D, "fc2")(jax.nn.gelu(h, approximate=False))
-        return x, cache
+        return x, (k, v)
 
 
 class Stack(nn.Module):
@@ -163,28 +168,28 @@ class Stack(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x, condition=None, cache=None, t=0, keep=False):
+    def __call__(self, x, condition=None, past=(), keep=False):
         """Runs the blocks.
 
         Args:
           x: [B, T, N, D].
           condition: [B, T, C], each step's own condition, or None.
-          cache: (keys, values) of earlier steps, each [depth, B, T', N, heads, head_dim]; then T
-            is 1 and `t`, the int32 position of the new step, may be traced.
-          keep: whether to return the keys and values.
+          past: what earlier calls kept of the steps before x, in order, each (keys, values) of
+            [depth, B or 1, T', N, heads, head_dim]; with any, T is 1.
+          keep: whether to return x's own keys and values.
 
         Returns:
-          [B, T, N, D], and with `keep` or a cache also (keys, values).
+          [B, T, N, D], and with `keep` also (keys, values).
         """
         T, N = x.shape[1:3]
+        start = sum(keys.shape[2] for keys, _ in past)
         rotary = rope.table(
-            T, N, self.width // self.heads, start=t, tiled=self.tiled, grid=self.grid
+            T, N, self.width // self.heads, start=start, tiled=self.tiled, grid=self.grid
         )
-        keep = keep or cache is not None
 
-        def body(block, x, cache):
-            x, cache = block(x, rotary, condition, cache, t)
-            return x, cache if keep else None
+        def body(block, x, past):
+            x, kept = block(x, rotary, condition, past)
+            return x, kept if keep else None
 
         if self.remat:
             body = nn.remat(body, prevent_cse=False)
@@ -204,5 +209,5 @@ class Stack(nn.Module):
             self.dtype,
             name="blocks",
         )
-        x, cache = loop(block, x.astype(self.dtype), cache)
-        return (x, cache) if keep else x
+        x, kept = loop(block, x.astype(self.dtype), past)
+        return (x, kept) if keep else x

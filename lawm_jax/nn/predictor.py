@@ -29,16 +29,17 @@ class Predictor(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, s, z, cache=None, t=0, keep=False):
+    def __call__(self, s, z, past=(), keep=False):
         """Predicts s[:, t + 1] from s[:, :t + 1] and z[:, :t + 1], for every t.
 
         Args:
-          s: [B, T, N, D].
+          s: [B or 1, T, N, D]; a batch of 1 meets all of z.
           z: [B, T, A], z[:, t] leads step t to t + 1.
-          cache, t, keep: a cached rollout's keys and values, see `Stack`.
+          past, keep: keys and values of the steps before s, and whether to return those of s, see
+            `Stack`.
 
         Returns:
-          [B, T, N, D] float32, and with `keep` or a cache also (keys, values).
+          [B, T, N, D] float32, and with `keep` also (keys, values).
         """
         dense = lambda features, name, **k: nn.DenseGeneral(  # noqa: E731
             features, name=name, dtype=self.dtype, **k
@@ -46,7 +47,7 @@ class Predictor(nn.Module):
         condition = nn.silu(dense(self.width, "latent1")(z.astype(self.dtype)))
         condition = nn.silu(dense(self.width, "latent2")(condition))
         x = dense(self.width, "embed")(s.astype(self.dtype))
-        keep = keep or cache is not None
+        x = jnp.broadcast_to(x, (len(z), *x.shape[1:]))
         stack = Stack(
             self.width,
             self.heads,
@@ -57,7 +58,7 @@ class Predictor(nn.Module):
             dtype=self.dtype,
             name="stack",
         )
-        x = stack(x, condition, cache, t, keep)
+        x = stack(x, condition, past, keep)
         x, kv = x if keep else (x, None)
         zeros = nn.initializers.zeros
         scale, shift = jnp.moveaxis(
