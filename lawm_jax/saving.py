@@ -68,7 +68,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None):
         store.close()
     params = complete(model, restored[1]["params"] | _place(frozen, mesh), mesh)
     own = os.path.join(workdir, "decoder")
-    if decoder is None and os.path.exists(os.path.join(own, "checkpoints")):
+    if decoder is None and _trained(own):
         decoder = own
     if decoder:
         model, params = _with_decoder(model, params, decoder, mesh)
@@ -81,6 +81,11 @@ def complete(model, params, mesh):
     if model.decoder is None or "decoder" in params:
         return params
     return params | _place(world_model.init_decoder(model, None, None), mesh)
+
+
+def _trained(folder):
+    """Says whether a run has a checkpoint yet."""
+    return bool(glob.glob(os.path.join(glob.escape(folder), "checkpoints", "[0-9]*")))
 
 
 def _with_decoder(model, params, folder, mesh):
@@ -108,9 +113,7 @@ def _with_controller(model, params, workdir, name, step, mesh):
     own = os.path.join(workdir, "controller")
     if name is None:
         found = [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))]
-        found = [
-            x for x in found if glob.glob(os.path.join(glob.escape(x), "checkpoints", "[0-9]*"))
-        ]
+        found = [x for x in found if _trained(x)]
         folder = found[0] if len(found) == 1 else ""
     else:
         inner = os.path.join(own, name)

@@ -1,6 +1,7 @@
 """The pixel decoder: causality, the order of patches, its training, its place in a model."""
 
 import dataclasses
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -221,6 +222,9 @@ def test_a_model_is_loaded_with_the_decoder_in_its_folder_or_the_one_named(runs)
     _, params = lawm.load(folder / "model")
     embedded = world_model.init_decoder(lawm.build(_config(folder / "model")), None, None)
     jax.tree.map(np.testing.assert_array_equal, params["decoder"], embedded["decoder"])
+    (folder / "model" / "decoder" / "checkpoints").mkdir(parents=True)  # one that has just begun
+    jax.tree.map(np.testing.assert_array_equal, lawm.load(folder / "model")[1], params)
+    shutil.rmtree(folder / "model" / "decoder")
     model, named = lawm.load(folder / "model", decoder=folder / "decoder")
     jax.tree.map(np.testing.assert_array_equal, named["decoder"], trained["decoder"])
     (folder / "model" / "decoder").symlink_to(folder / "decoder")

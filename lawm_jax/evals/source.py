@@ -1,5 +1,6 @@
 """All questions asked of one source's held-out clips; what several need is computed once."""
 
+import functools
 import os
 
 import jax
@@ -51,20 +52,23 @@ class Source:
         video, self.pixels = self.clips.video, None
         if video is not None and self.model.decoder is not None:
             self.pixels = pixels.Pixels(self.model, self.params, self.clips, distance)
-        self.stitched = self.s_cut = None
         self.learned = None  # training latents, and the prior fitted to them
         self.samples = {}  # latents drawn in every way, for a picture
+        count = len(set(self.clips.episodes))
+        self.pairs = self.main in self.inferring and count > 2  # of clips can be asked about
         if self.main in labelled:
             print(f"{name}: real actions are known of whole clips: no cuts, transfers and pictures")
-            return
-        count = len(set(self.clips.episodes))
-        if count < 3:
+        elif not self.pairs:
             print(f"{name}: cuts and transfers need clips of 3 videos, there are {count}")
-            return
+
+    @functools.cached_property
+    def cut(self):
+        """Clips with a cut in the middle: video (or states where there is none), and states."""
+        video = self.clips.video
         # Stored states are cut, too, though a video encoder would have made others after the cut.
         raw, step = (self.clips.s, 1) if video is None else (video, self.per_step)
-        self.stitched, _ = leakage.stitch(raw, self.clips.episodes, step)
-        self.s_cut = self.stitched if video is None else self.encode(self.stitched)
+        stitched, _ = leakage.stitch(raw, self.clips.episodes, step)
+        return stitched, stitched if video is None else self.encode(stitched)
 
     def prediction(self):
         """E1."""
@@ -72,14 +76,14 @@ class Source:
 
     def leakage(self):
         """E2."""
-        if self.s_cut is None:
+        if not self.pairs:
             return None
         s, first = self.clips.s, self.clips.s.shape[1] // 2
-        return leakage.measure(self.inferring, self.s_cut, s, self.clips.episodes, first)
+        return leakage.measure(self.inferring, self.cut[1], s, self.clips.episodes, first)
 
     def transfer(self):
         """E3, in states and, where there is a decoder, in pictures; E4."""
-        if self.s_cut is None:
+        if not self.pairs:
             return None
         s, episodes, pixels = self.clips.s, self.clips.episodes, self.pixels
         cycle = transfer.cycle(self.inferring, s, episodes)
@@ -105,7 +109,7 @@ class Source:
             if kind == "noisy":
                 nats = self.cost(name) / model.latent.strength
             row = {"name": name, "latents": content.describe(z, codes, K, nats), "probe": None}
-            if u is not None and self.s_cut is not None:
+            if u is not None and self.pairs:
                 aligned = content.align(u, self.clips.s.shape[1])
                 row["probe"] = content.probe(z, aligned, self.clips.episodes)
             rows.append(row)
@@ -162,8 +166,7 @@ class Source:
             self.clips,
             self.pixels,
             self.model.merge,
-            self.stitched,
-            self.s_cut,
+            *(self.cut if self.pairs else (None, None)),
             fps,
         )
 
