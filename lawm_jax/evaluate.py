@@ -1,8 +1,8 @@
 """Evaluates a trained model: python -m lawm_jax.evaluate --workdir W [--only ...] [--data ...].
 
 On held-out clips of every source it was trained on, or of --data, it asks the paper's questions:
-prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), sampling (E10)
-and pictures (E11). Prints tables, writes W/eval/*.json, and pictures and films to W/report/. Runs
+prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), control (E5, with
+controllers in W/controller), sampling (E10) and pictures (E11). Prints tables, writes W/eval/*.json, and pictures and films to W/report/. Runs
 in W/bounds/NAME, trained on the same data, join the comparison: "deterministic" (no latent) and
 "none" (unconstrained latents) are the paper's lower and upper bound, "labelled" knows the real
 actions of the source that it was trained on (prediction alone). `python -m lawm_jax.report W`
@@ -18,7 +18,7 @@ import time
 
 from absl import app, flags, logging
 
-PARTS = ["prediction", "leakage", "transfer", "content", "sampling", "pictures"]
+PARTS = ["prediction", "leakage", "transfer", "content", "control", "sampling", "pictures"]
 TRAINED = ("predictor", "inverse", "latent")  # parts of the params
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -75,6 +75,9 @@ def main(argv):
         saving.save_prior(workdir, _step(workdir), *learned[1])
         for one in sources:
             one.learned = learned
+    if "control" in parts and main not in ("deterministic", "labelled"):
+        for one in sources:
+            one.controllers = _controllers(workdir, one.name, config, *loaded[main])
     for one in sources:
         for part in parts:
             found = getattr(one, part)()
@@ -120,6 +123,20 @@ def _known(name, loaded, folders):
         if model.latent.kind == "labelled" and not same:
             del known[key]
     return known
+
+
+def _controllers(workdir, name, config, model, params):
+    """Gives the model each controller that was trained on a source: kind -> (model, params)."""
+    import dataclasses
+
+    from lawm_jax import controlling, saving
+
+    spec, found = config.data.videos or config.data.sources[name], {}
+    for folder, kind in reversed(controlling.trained(workdir, name, spec).items()):
+        other, theirs = saving.load(workdir, controller=folder)
+        same = dataclasses.replace(model, controller=other.controller)
+        found[kind] = same, params | {"controller": theirs["controller"]}
+    return dict(sorted(found.items(), key=lambda item: item[0] != "state"))
 
 
 def _table(part, found):
