@@ -1,12 +1,13 @@
 """Evaluates a trained model: python -m lawm_jax.evaluate --workdir W [--only ...] [--data ...].
 
 On held-out clips of every source it was trained on, or of --data, it asks the paper's questions:
-prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), control (E5, with
-controllers in W/controller), sampling (E10) and pictures (E11). Prints tables, writes W/eval/*.json, and pictures and films to W/report/. Runs
-in W/bounds/NAME, trained on the same data, join the comparison: "deterministic" (no latent) and
-"none" (unconstrained latents) are the paper's lower and upper bound, "labelled" knows the real
-actions of the source that it was trained on (prediction alone). `python -m lawm_jax.report W`
-then makes a page of it all.
+prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), control (E5, for
+a source that a run in W/controller was trained on), sampling (E10) and pictures (E11). Prints
+tables, writes W/eval/*.json, and pictures and films to W/report/. Runs in W/bounds/NAME, trained on
+the same data, join the comparison: "deterministic" (no latent) and "none" (unconstrained latents)
+are the paper's lower and upper bound, "labelled" knows the real actions of the source that it was
+trained on (prediction and control alone). `python -m lawm_jax.report W` then makes a page of it
+all.
 """
 
 import datetime

@@ -1,8 +1,6 @@
 """Plans and their errors, in a world whose answer is known, and from the command line."""
 
 import dataclasses
-import importlib.util
-import json
 import pathlib
 
 import flax.linen as nn
@@ -17,7 +15,8 @@ from lawm_jax.evals import planning
 from lawm_jax.evals.clips import Clips
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PATTERN = np.random.default_rng(7).normal(size=(3, 4, 8)).astype(np.float32)  # [U, N, D]
+PATTERN = np.linalg.qr(np.random.default_rng(7).normal(size=(32, 3)))[0].T
+PATTERN = 6 * PATTERN.reshape(3, 4, 8).astype(np.float32)  # [U, N, D], orthogonal
 
 
 class Linear(nn.Module):
@@ -118,16 +117,11 @@ def test_every_planner_gets_near_the_goal(world, planner):
 
 
 def test_bounds_are_in_deviations_of_the_training_actions(world):
-    clips, training = episodes(2, 3, 0, scale=(1, 1, 1)), episodes(32, 5, 1)
-    std = training.actions.reshape(-1, 3).std(0)
-    start, goal = clips.s[:, 0], clips.s[:, 3]
-    options = dict(samples=50, elites=5, low=-0.5 * std, high=0.5 * std)
-    gaussian = np.zeros((3, 3)), np.tile(std, (3, 1))
-    plan, _ = planning.search(*world, start, goal, *gaussian, options=options)
-    far = rows(planning.reach({"model": world}, clips, training, bound=0.5))["model"]
-    assert np.abs(plan).max(0) == pytest.approx(np.tile(0.5 * std, (3, 1)), rel=1e-5)
-    expected = np.abs(plan.sum(1) - clips.actions.sum(1)).sum(1).mean()
-    assert far["error"]["mean"] == pytest.approx(expected, rel=0.05)
+    clips, training = episodes(4, 3, 0, scale=(1, 1, 1)), episodes(32, 5, 1)
+    found = rows(planning.reach({"model": world}, clips, training, bound=0.5))["model"]
+    # Goals are so far away that all three steps go as far as they may.
+    expected = -3 * 0.5 * training.actions.reshape(-1, 3).std(0).sum()
+    assert found["paired"]["mean"] == pytest.approx(expected, rel=0.02)
 
 
 def test_a_vehicle_that_holds_its_action_is_followed(world):
