@@ -1,7 +1,11 @@
 """Plans and their errors, in a world whose answer is known, and from the command line."""
 
 import dataclasses
+import importlib
+import json
 import pathlib
+import subprocess
+import sys
 
 import flax.linen as nn
 import jax
@@ -9,10 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lawm_jax import latents, world_model
+from lawm_jax import controlling, latents, saving, world_model
 from lawm_jax.data import poses
 from lawm_jax.evals import planning
-from lawm_jax.evals.clips import Clips
+from lawm_jax.evals.clips import Clips, fixed
+from lawm_jax.nn.controller import Controller
+from lawm_jax.training import loop
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATTERN = np.linalg.qr(np.random.default_rng(7).normal(size=(32, 3)))[0].T
@@ -233,23 +239,109 @@ def test_what_does_not_fit_is_refused(world, tiny):
 
 def test_being_driven_is_imagining_what_act_says_one_step_after_the_other(tiny):
     model, params, s = tiny("none")
-    from lawm_jax.nn.controller import Controller
-
     model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
     params = params | world_model.init_controller(model, jax.random.key(3), s)
     u = jax.random.normal(jax.random.key(4), (2, 3, 2))
     z = jnp.zeros((2, 1, 16))
     memory = world_model.remember(model, params, s[:, :2], z)
-    found = jax.jit(lambda u: world_model.drive(model, params, memory, u))(u)
-    state, led = s[:, 1:2], z
-    for t in range(3):  # every step again from the whole past
-        led = jnp.concatenate([led, world_model.act(model, params, u[:, t : t + 1], state)], 1)
-        state = world_model.rollout(model, params, s[:, :2], led)[:, -1:]
-        np.testing.assert_allclose(found[:, t], state[:, 0], atol=1e-4)
     one = world_model.remember(model, params, s[:1, :2], z[:1])
-    shared = world_model.drive(model, params, one, jnp.stack([u[0], u[1]]))
-    np.testing.assert_allclose(shared[0], found[0], atol=1e-4)
+
+    @jax.jit
+    def slowly(u):
+        state, led, states = s[:, 1:2], z, []
+        for t in range(3):  # every step again from the whole past
+            led = jnp.concatenate([led, world_model.act(model, params, u[:, t : t + 1], state)], 1)
+            state = world_model.rollout(model, params, s[:, :2], led)[:, -1:]
+            states.append(state)
+        return jnp.concatenate(states, 1)
+
+    drive = jax.jit(lambda memory, u: world_model.drive(model, params, memory, u))
+    found = drive(memory, u)
+    np.testing.assert_allclose(found, slowly(u), atol=1e-4)
+    np.testing.assert_allclose(drive(one, u)[0], found[0], atol=1e-4)  # one context for both
     with pytest.raises(ValueError, match=r"u: expected \[2, at least 1, U\], got \(3, 3, 2\)"):
         world_model.drive(model, params, memory, jnp.zeros((3, 3, 2)))
     with pytest.raises(ValueError, match=r"u: expected \[P, at least 1, U\]"):
         world_model.drive(model, params, one, jnp.zeros((3, 0, 2)))
+
+
+def command(module, *flags):
+    """Runs a module of the package in another process."""
+    line = [sys.executable, "-m", f"lawm_jax.{module}", *map(str, flags)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Trains a tiny world model, two controllers of it and a labelled bound, on the Panda."""
+    folder = tmp_path_factory.mktemp("runs") / "model"
+    get = lambda name, arg: importlib.import_module(f"configs.{name}").get_config(arg)  # noqa: E731
+    configs = {
+        "": get("lawm", "size=tiny,latent=none"),
+        "bounds/labelled": get("labelled", "size=tiny,source=panda"),
+        "controller/panda": get("controller", "size=tiny,kind=state"),
+        "controller/blind": get("controller", "size=tiny,kind=actions"),
+    }
+    for name, config in configs.items():
+        config.update(steps=4, checkpoint_every=4)
+        if "controller" in config:
+            config.model = str(folder)
+            made = controlling.complete(json.loads(config.to_json_best_effort()))
+            config = type(config)(made)
+        loop.fit(config, str(folder / name))
+    return folder
+
+
+def test_the_command_plans_prints_and_writes_what_the_function_finds(run):
+    flags = f"--workdir={run}", "--task=panda", "--episodes=6", "--samples=24", "--iterations=2"
+    done = command("plan", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "plans of 3 steps, panda" in done.stdout
+    written = json.loads((run / "eval" / "plan_panda.json").read_text())
+    assert written["controller"].endswith("controller/panda") and written["episodes"] == 6
+    (plan,) = written["plans"]
+    names = ["no action", "mean action", "random action", "nearest neighbour", "none", "labelled"]
+    assert [row["name"] for row in plan["rows"]] == names and plan["horizon"] == 3
+    # On true labels of lawm_mini, of the same fixed clips.
+    config = importlib.import_module("configs.lawm").get_config("size=tiny")
+    clips = fixed(config, "panda", lambda video: np.zeros((len(video), 4, 1, 1)), 6)
+    assert clips.video.shape == (6, 4, 64, 64, 3) and len(set(clips.episodes)) == 6
+    none = np.abs(clips.actions.sum(1)).sum(1).mean()
+    assert plan["rows"][0]["error"]["mean"] == pytest.approx(none, rel=1e-5)
+    again = command("plan", *flags)
+    assert again.stdout == done.stdout
+
+
+def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(run, tmp_path):
+    folder = run / "bounds" / "labelled"
+    wrong = command("plan", f"--workdir={folder}", "--task=nav")
+    assert wrong.returncode and "knows the actions of another source" in wrong.stderr
+    wrong = command("plan", f"--workdir={run}", "--task=nav")
+    assert wrong.returncode and "no controller of nav (mini:nav); train one" in wrong.stderr
+    wrong = command("plan", f"--workdir={run}", "--task=recon")
+    assert wrong.returncode and "expected --data recon=SOURCE" in wrong.stderr
+    few = "--episodes=3", "--horizon=2", "--planner=mppi", "--samples=8", "--iterations=2"
+    done = command("plan", f"--workdir={run}", "--task=nav", "--controller=blind", *few)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((run / "eval" / "plan_nav.json").read_text())
+    assert [row["name"] for row in written["plans"][0]["rows"]][-1] == "none"
+    assert written["planner"]["name"] == "mppi" and written["controller"] == "blind"
+
+
+def test_evaluate_leads_by_every_controller_of_a_source(run):
+    done = command("evaluate", f"--workdir={run}", "--only=control")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run / "eval" / "control.json").read_text())
+    names = ["copy last frame", "inferred latents", "state", "actions", "labelled"]
+    assert [row["name"] for row in found["panda"]] == [*names, "state, no action"]
+    assert found.keys() == {"panda"}
+    assert all(row["pixels"].keys() == {"psnr", "ssim", "effnet"} for row in found["panda"])
+
+
+def test_controllers_are_found_by_their_source(run):
+    found = controlling.trained(str(run), "panda", "mini:panda")
+    assert list(found.values()) == ["state", "actions"]
+    assert controlling.trained(str(run), "arm", "mini:panda") == found
+    assert controlling.trained(str(run), "nav", "mini:nav") == {}
+    model, _ = saving.load(str(run), controller=next(iter(found)))
+    assert model.controller.kind == "state"
