@@ -5,7 +5,8 @@ eyes of the model, and compares them with those of the clip. panda and droid (E6
 reach, judged by the sum of its moves; nav and recon (E7): a vehicle is to get somewhere, judged by
 its trajectory. W is a world model with a controller of the source in W/controller, or one of
 labelled actions; such a one in W/bounds/labelled joins the comparison. Prints a table and writes
-W/eval/plan_TASK.json; the same command gives the same numbers.
+W/eval/plan_TASK.json; the same command gives the same numbers. A run that was trained on stored
+states has to name the video: --data TASK=SOURCE.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ TASKS = {
     "recon": ("walk", (8, 4), 0.25),
 }
 PLANNERS = ["cem", "icem", "mppi", "gradient", "cem_gradient"]
-TRAINING = 128, 16  # clips of the training part, frames: for the baselines and the scale of actions
+TRAINING = 256  # clips of the training part: for the baselines, and for the scale of actions
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 TASK = flags.DEFINE_enum("task", None, list(TASKS), "The source of the clips, by name.")
@@ -62,7 +63,7 @@ def main(argv):
     spec = _source(config, task)
     models, controller = _models(workdir, config, task, spec)
     model, params = next(iter(models.values()))
-    config.encoder.repeat = model.repeat
+    config.encoder.repeat, frames = model.repeat, config.data.frames
     config.data.update(videos="", frames=max(horizons) + 1)
     config.data.sources = ml_collections.ConfigDict({task: spec})
     config.data.mixture = ml_collections.ConfigDict({task: 1.0})
@@ -71,9 +72,8 @@ def main(argv):
     encode = jax.jit(lambda params, video: world_model.encode(model, params, video))
     encode = batched.in_batches(encode, {"encoder": params["encoder"]})
     episodes = clips.fixed(config, task, encode, EPISODES.value)
-    count, frames = TRAINING
     config.data.frames = max(frames, max(horizons) + 1)
-    training = clips.training(config, task, encode, count)
+    training = clips.training(config, task, encode, TRAINING)
     given = {"samples": SAMPLES.value, "iterations": ITERATIONS.value}
     given = {key: value for key, value in given.items() if value is not None}
     ask = planning.reach
