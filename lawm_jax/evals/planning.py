@@ -174,7 +174,8 @@ def walk(
 
     Args:
       models, clips, training, horizon, planner, options, bound, seed: as in `reach`; actions are
-        moves forward, to the left (metres) and turns to the left (radians), options of CEM `WALK`.
+        moves forward, to the left (metres) and turns to the left (radians), options of CEM `WALK`,
+        and bounds lie around the Gaussian's mean, in its deviations.
       spacing: metres between two waypoints, to give errors in this unit too, or None.
 
     Returns:
