@@ -44,7 +44,7 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     import ml_collections
 
-    from lawm_jax import saving
+    from lawm_jax import controlling, saving
     from lawm_jax.data import pipeline
     from lawm_jax.evals import source
     from lawm_jax.training import checkpoints
@@ -53,9 +53,12 @@ def main(argv):
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
     own = config.copy_and_resolve_references()
     if DATA.value:
-        config.data.update(videos="", holdout=1.0)
-        config.data.sources = ml_collections.ConfigDict(dict(_named(x) for x in DATA.value))
-        config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(config.data.sources, 1.0))
+        given = dict(_named(x) for x in DATA.value)
+        config.data.videos, config.data.sources = "", ml_collections.ConfigDict(given)
+        config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(given, 1.0))
+        # Nothing of other data was trained on, unless by a controller: then its split holds.
+        if not any(controlling.trained(workdir, *pair) for pair in given.items()):
+            config.data.holdout = 1.0
     main, folders = config.latent.kind, _bounds(workdir)
     folders.pop(main, None)
     loaded = {main: saving.load(workdir, decoder=DECODER.value)}
