@@ -1,5 +1,8 @@
 """How real actions come in: a controller's training, and what measures them."""
 
+import glob
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +106,37 @@ def measure(model, params, actions, targets):
     scale = {f"action_{key}": value for key, value in actions.items()}
     scale |= {"latent_mean": mean, "latent_std": jnp.maximum(std, 1e-6)}
     return {"controller": params["controller"] | {"scale": scale}}
+
+
+def trained(workdir, name, spec):
+    """Finds the controllers of a world model that were trained on one source.
+
+    Args:
+      workdir: of the world model; they are in WORKDIR/controller or WORKDIR/controller/NAME.
+      name, spec: of the source, as in a config's `data.sources`; one of them must be theirs.
+
+    Returns:
+      folder -> kind, those of kind "state" first.
+    """
+    own = os.path.join(workdir, "controller")
+    folders = [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))]
+    known = [folder for folder in folders if knows(folder, name, spec)]
+    found = {folder: checkpoints.read_config(folder)["controller"]["kind"] for folder in known}
+    return dict(sorted(found.items(), key=lambda item: item[1] != "state"))
+
+
+def knows(folder, name, spec):
+    """Tells whether a run with checkpoints was trained on the real actions of a source."""
+    if not glob.glob(os.path.join(glob.escape(folder), "checkpoints", "[0-9]*")):
+        return False
+    config = checkpoints.read_config(folder)
+    if "controller" not in config and config.get("latent", {}).get("kind") != "labelled":
+        return False
+    data = config["data"]
+    if data["videos"]:
+        return data["videos"] == spec
+    names = [key for key, weight in data["mixture"].items() if weight > 0]
+    return len(names) == 1 and (names[0] == name or data["sources"][names[0]] == spec)
 
 
 def infer(model, frozen, s):

@@ -1,12 +1,13 @@
 """Evaluates a trained model: python -m lawm_jax.evaluate --workdir W [--only ...] [--data ...].
 
 On held-out clips of every source it was trained on, or of --data, it asks the paper's questions:
-prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), sampling (E10)
-and pictures (E11). Prints tables, writes W/eval/*.json, and pictures and films to W/report/. Runs
-in W/bounds/NAME, trained on the same data, join the comparison: "deterministic" (no latent) and
-"none" (unconstrained latents) are the paper's lower and upper bound, "labelled" knows the real
-actions of the source that it was trained on (prediction alone). `python -m lawm_jax.report W`
-then makes a page of it all.
+prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), control (E5, for
+a source that a run in W/controller was trained on), sampling (E10) and pictures (E11). Prints
+tables, writes W/eval/*.json, and pictures and films to W/report/. Runs in W/bounds/NAME, trained on
+the same data, join the comparison: "deterministic" (no latent) and "none" (unconstrained latents)
+are the paper's lower and upper bound, "labelled" knows the real actions of the source that it was
+trained on (prediction and control alone). `python -m lawm_jax.report W` then makes a page of it
+all.
 """
 
 import datetime
@@ -18,7 +19,7 @@ import time
 
 from absl import app, flags, logging
 
-PARTS = ["prediction", "leakage", "transfer", "content", "sampling", "pictures"]
+PARTS = ["prediction", "leakage", "transfer", "content", "control", "sampling", "pictures"]
 TRAINED = ("predictor", "inverse", "latent")  # parts of the params
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
@@ -43,7 +44,7 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     import ml_collections
 
-    from lawm_jax import saving
+    from lawm_jax import controlling, saving
     from lawm_jax.data import pipeline
     from lawm_jax.evals import source
     from lawm_jax.training import checkpoints
@@ -52,9 +53,12 @@ def main(argv):
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
     own = config.copy_and_resolve_references()
     if DATA.value:
-        config.data.update(videos="", holdout=1.0)
-        config.data.sources = ml_collections.ConfigDict(dict(_named(x) for x in DATA.value))
-        config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(config.data.sources, 1.0))
+        given = dict(_named(x) for x in DATA.value)
+        config.data.videos, config.data.sources = "", ml_collections.ConfigDict(given)
+        config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(given, 1.0))
+        # Nothing of other data was trained on, unless by a controller: then its split holds.
+        if not any(controlling.trained(workdir, *pair) for pair in given.items()):
+            config.data.holdout = 1.0
     main, folders = config.latent.kind, _bounds(workdir)
     folders.pop(main, None)
     loaded = {main: saving.load(workdir, decoder=DECODER.value)}
@@ -75,6 +79,9 @@ def main(argv):
         saving.save_prior(workdir, _step(workdir), *learned[1])
         for one in sources:
             one.learned = learned
+    if "control" in parts and main not in ("deterministic", "labelled"):
+        for one in sources:
+            one.controllers = _controllers(workdir, one.name, config, *loaded[main])
     for one in sources:
         for part in parts:
             found = getattr(one, part)()
@@ -120,6 +127,20 @@ def _known(name, loaded, folders):
         if model.latent.kind == "labelled" and not same:
             del known[key]
     return known
+
+
+def _controllers(workdir, name, config, model, params):
+    """Gives the model each controller that was trained on a source: kind -> (model, params)."""
+    import dataclasses
+
+    from lawm_jax import controlling, saving
+
+    spec, found = config.data.videos or config.data.sources[name], {}
+    for folder, kind in reversed(controlling.trained(workdir, name, spec).items()):
+        other, theirs = saving.load(workdir, controller=folder)
+        same = dataclasses.replace(model, controller=other.controller)
+        found[kind] = same, params | {"controller": theirs["controller"]}
+    return dict(sorted(found.items(), key=lambda item: item[0] != "state"))
 
 
 def _table(part, found):

@@ -467,15 +467,50 @@ def imagine(model, params, memory, z):
     Raises:
       ValueError: z holds no step, is not of the model's width or does not fit the memory.
     """
-    state, past = memory
-    B, A = len(state), model.latent.dim
+    B, A = len(memory[0]), model.latent.dim
     if z.ndim != 3 or z.shape[1] < 1 or z.shape[2] != A or B not in (1, len(z)):
         size = "P" if B == 1 else B
         raise ValueError(f"z: expected [{size}, at least 1, {A}], got {z.shape}")
+    return _continue(model, params, memory, z.shape[1], lambda t, state: z[:, t : t + 1])
+
+
+def drive(model, params, memory, u):
+    """Predicts states open loop as `imagine` does, led by real actions.
+
+    Each action is translated in the state that the model itself predicts for its step.
+
+    Args:
+      model, params: of a world model that `act` takes.
+      memory: from `remember`, of one context or of P.
+      u: [P, H, U], the real actions that lead on from the last state, in their own units.
+
+    Returns:
+      [P, H, N, D] float32, the states after each action.
+
+    Raises:
+      ValueError: u holds no step or does not fit the memory, or as `act`.
+
+    Source: Garrido et al. 2026, section 6 (planning through a controller).
+    """
+    B = len(memory[0])
+    if u.ndim != 3 or u.shape[1] < 1 or B not in (1, len(u)):
+        size = "P" if B == 1 else B
+        raise ValueError(f"u: expected [{size}, at least 1, U], got {u.shape}")
+
+    def lead(t, state):
+        state = jnp.broadcast_to(state, (len(u), *state.shape[1:]))
+        return act(model, params, u[:, t : t + 1], state)
+
+    return _continue(model, params, memory, u.shape[1], lead)
+
+
+def _continue(model, params, memory, steps, lead):
+    """Feeds predictions back; lead(t, state [B, 1, N, D]) gives the latent [P, 1, A] of a step."""
+    state, past = memory
     states, own = [], ()
-    for t in range(z.shape[1]):
+    for t in range(steps):
         state, new = model.predictor.apply(
-            {"params": params["predictor"]}, state, z[:, t : t + 1], past + own, keep=True
+            {"params": params["predictor"]}, state, lead(t, state), past + own, keep=True
         )
         state = _finish(model, state)
         states.append(state)

@@ -59,6 +59,30 @@ def body_frame(position, yaw):
     return np.stack([cos * dx + sin * dy, cos * dy - sin * dx, turn], 1).astype(np.float32)
 
 
+def follow(actions):
+    """Returns where a vehicle gets to by moves in its own frame: undoes `body_frame`.
+
+    Args:
+      actions: [..., T, 3], forward, to the left (metres), turn to the left (radians).
+
+    Returns:
+      float64 [..., T, 3], the pose after each step in the frame of the first one: x, y (metres),
+      yaw (radians, not wrapped).
+
+    Raises:
+      ValueError: the last axis isn't 3.
+    """
+    actions = np.asarray(actions, np.float64)
+    if actions.ndim < 2 or actions.shape[-1] != 3:
+        raise ValueError(f"actions: expected [..., T, 3], got {actions.shape}")
+    forward, left, turn = np.moveaxis(actions, -1, 0)
+    after = turn.cumsum(-1)
+    yaw = after - turn  # before the step
+    x = np.cos(yaw) * forward - np.sin(yaw) * left
+    y = np.sin(yaw) * forward + np.cos(yaw) * left
+    return np.stack([x.cumsum(-1), y.cumsum(-1), after], -1)
+
+
 def _matrices(angles):
     """Returns the rotations [F, 3, 3] of turns about the fixed axes x, y and z by angles [F, 3]."""
     (a, b, c), (s, t, u) = np.cos(angles.T), np.sin(angles.T)

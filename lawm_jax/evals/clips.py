@@ -47,6 +47,41 @@ def held_out(config, name, encode, most=256, items=128):
     return _clips(clips, [str(clip["episode"]) for clip in clips], encode)
 
 
+def fixed(config, name, encode, count):
+    """Loads held-out clips with actions to plan on: number i is drawn by the seed i.
+
+    Their episodes are evenly spread over the source, their places within them random.
+
+    Args:
+      config, name, encode: as in `held_out`.
+      count: number of clips.
+
+    Returns:
+      Clips.
+
+    Raises:
+      ValueError: no clip can be read, or it has no actions.
+    """
+    from lawm_jax.data import frames, pipeline
+
+    source, clips = pipeline.source(config, name, "test"), []
+    items = source.items
+    for seed in range(count):
+        first = seed * len(items) // count
+        for i in range(first, first + len(items)):  # the next one that can be read
+            try:
+                clip = source.clip(items[i % len(items)], np.random.default_rng(seed))
+                break
+            except frames.UnreadableVideo:
+                continue
+        else:
+            raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
+        if "actions" not in clip:
+            raise ValueError(f"{name}: expected a source with actions, got {sorted(clip)}")
+        clips.append(clip)
+    return _clips(clips, [str(clip["episode"]) for clip in clips], encode)
+
+
 def training(config, name, encode, count):
     """Draws clips of one source's training part, as `held_out`; the same for the same seed.
 

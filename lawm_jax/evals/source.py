@@ -1,5 +1,6 @@
 """All questions asked of one source's held-out clips; what several need is computed once."""
 
+import dataclasses
 import functools
 import os
 
@@ -12,6 +13,7 @@ from lawm_jax.evals import (
     batched,
     clips,
     content,
+    control,
     leakage,
     pictures,
     pixels,
@@ -40,8 +42,7 @@ class Source:
         self.config, self.name, self.loaded, self.folder = config, name, loaded, folder
         self.embedding = embedding
         self.main, (self.model, self.params) = next(iter(loaded.items()))
-        encode = jax.jit(lambda params, video: world_model.encode(self.model, params, video))
-        self.encode = batched.in_batches(encode, {"encoder": self.params["encoder"]})
+        self.distance, self.encode = distance, self._encoder(self.model)
         self.clips = clips.held_out(config, name, self.encode)
         make = lambda x: batched.batched(*x, actions=self.clips.actions)  # noqa: E731
         self.models = {key: make(value) for key, value in loaded.items()}
@@ -53,6 +54,7 @@ class Source:
         if video is not None and self.model.decoder is not None:
             self.pixels = pixels.Pixels(self.model, self.params, self.clips, distance)
         self.learned = None  # training latents, and the prior fitted to them
+        self.controllers = {}  # kind -> (model, params), the model in question with a controller
         self.samples = {}  # latents drawn in every way, for a picture
         count = len(set(self.clips.episodes))
         self.pairs = self.main in self.inferring and count > 2  # of clips can be asked about
@@ -69,6 +71,10 @@ class Source:
         raw, step = (self.clips.s, 1) if video is None else (video, self.per_step)
         stitched, _ = leakage.stitch(raw, self.clips.episodes, step)
         return stitched, stitched if video is None else self.encode(stitched)
+
+    def _encoder(self, model):
+        encode = jax.jit(lambda params, video: world_model.encode(model, params, video))
+        return batched.in_batches(encode, {"encoder": self.params["encoder"]})
 
     def prediction(self):
         """E1."""
@@ -120,6 +126,26 @@ class Source:
         model, params = self.loaded[name]
         cost = jax.jit(lambda params, s: world_model.infer_actions(model, params, s)[1])
         return batched.in_batches(cost, params)(self.clips.s)
+
+    def control(self):
+        """E5, where there are controllers, or actions are labelled."""
+        models = self.controllers | {
+            key: one for key, one in self.loaded.items() if one[0].latent.kind == "labelled"
+        }
+        if self.main not in models and not self.controllers:
+            return None
+        clips, seen, repeat = self.clips, self.pixels, self.model.encoder.tubelet > 1
+        if self.model.repeat != repeat:  # a real action leads from frame to frame
+            if clips.video is None:
+                print(f"{self.name}: control needs states of one frame each")
+                return None
+            each = lambda model: dataclasses.replace(model, repeat=repeat)  # noqa: E731
+            models = {key: (each(model), params) for key, (model, params) in models.items()}
+            model = each(self.model)
+            clips = clips._replace(s=self._encoder(model)(clips.video))
+            if seen:
+                seen = pixels.Pixels(model, self.params, clips, self.distance)
+        return control.compare(models, clips.s, clips.actions, clips.episodes, seen)
 
     def sampling(self):
         """E10, of the model in question."""

@@ -1,0 +1,341 @@
+"""E6 and E7: plans of real actions that should lead from one state to another, and how they err.
+
+A plan is judged by the true actions of the clip that its first and last state are of, not by where
+the model believes that it leads.
+
+Source: Garrido et al. 2026, section 6; the baselines but V-JEPA 2-AC's are ours.
+"""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lawm_jax import metrics, planning, world_model
+from lawm_jax.data import poses
+
+PLANNERS = {
+    name: getattr(planning, name) for name in ("cem", "icem", "mppi", "gradient", "cem_gradient")
+}
+# The paper's settings of CEM, for manipulation and navigation; other planners have their own.
+REACH = dict(samples=300, elites=10, iterations=15)
+WALK = dict(samples=120, elites=5, iterations=1, average=True)
+AT_ONCE = 2**24  # numbers in the states that are predicted at a time, which bounds the memory
+
+
+def search(model, params, start, goal, mean, std, planner="cem", options=None, hold=1, seed=0):
+    """Plans for all episodes: the last predicted state should be the goal, by L2 distance.
+
+    Args:
+      model, params: of a world model that `world_model.act` takes.
+      start, goal: float32 [n, N, D], states.
+      mean, std: [H, U], of the planner's first Gaussian, in the actions' own units.
+      planner: one of `PLANNERS`.
+      options: of the planner, by name.
+      hold: steps that each action of the plan is taken for.
+      seed: of the planner.
+
+    Returns:
+      u: float32 [n, H hold, U].
+      distance: float32 [n], root mean square over the state, of the state that the model predicts
+        at the end and the goal.
+
+    Raises:
+      ValueError: the goal is not of the start's size, the model has no controller, or the planner
+        or one of its options is unknown.
+    """
+    if planner not in PLANNERS:
+        raise ValueError(f"planner: expected one of {tuple(PLANNERS)}, got {planner!r}")
+    options, known = dict(options or {}), inspect.signature(PLANNERS[planner]).parameters
+    if not options.keys() <= known.keys():
+        raise ValueError(f"options: expected those of {planner}, got {sorted(options)}")
+    if start.ndim != 3 or start.shape != goal.shape:
+        raise ValueError(
+            f"start, goal: expected states of one shape [n, N, D], got {start.shape} and "
+            f"{goal.shape}"
+        )
+    n, N, D = start.shape
+    most = max(1, AT_ONCE // (N * D))
+    samples = options.get("samples", known["samples"].default)
+    solve = functools.partial(PLANNERS[planner], **{"chunk": min(most, samples)} | options)
+
+    @jax.jit
+    def run(params, keys, start, goal):
+        def one(episode):
+            key, start, goal = episode
+            nothing = jnp.zeros((1, 0, model.latent.dim))
+            memory = world_model.remember(model, params, start[None, None], nothing)
+
+            def cost(plans):
+                u = jnp.repeat(plans, hold, axis=1)
+                last = world_model.drive(model, params, memory, u)[:, -1]
+                return jnp.sqrt(jnp.square(last - goal[None]).mean((1, 2)))
+
+            plan, found = solve(cost, key, mean, std)
+            return jnp.repeat(plan, hold, axis=0), found
+
+        return jax.lax.map(one, (keys, start, goal), batch_size=max(1, min(n, most // samples)))
+
+    u, distance = run(params, jax.random.split(jax.random.key(seed), n), start, goal)
+    return np.asarray(u), np.asarray(distance)
+
+
+def nearest(start, goal, s, u, horizon):
+    """Retrieves actions: those of the training window whose first and last state are the nearest.
+
+    Args:
+      start, goal: [n, N, D].
+      s: [m, T, N, D], states of training clips.
+      u: [m, T-1, U], their actions.
+      horizon: steps of a window.
+
+    Returns:
+      [n, horizon, U].
+
+    Raises:
+      ValueError: training clips are shorter than the horizon.
+    """
+    m, T = s.shape[:2]
+    if T <= horizon:
+        raise ValueError(f"horizon: expected less than the {T} steps of a clip, got {horizon}")
+    to = lambda x: ((s[None] - x[:, None, None]) ** 2).mean((3, 4))  # noqa: E731
+    found = []
+    for first, last in zip(start, goal, strict=True):  # one by one: less memory
+        distance = to(first[None])[0, :, : T - horizon] + to(last[None])[0, :, horizon:]
+        clip, t = np.unravel_index(distance.argmin(), distance.shape)
+        found.append(u[clip, t : t + horizon])
+    return np.stack(found)
+
+
+def reach(models, clips, training, horizon=3, planner="cem", options=None, bound=None, seed=0):
+    """Plans manipulation (E6), and compares with what needs no model.
+
+    The planner's first Gaussian has mean 0 and the standard deviation of training actions.
+
+    Args:
+      models: name -> (model, params), each with a controller or of labelled actions, and all of one
+        encoder.
+      clips: `Clips` whose state `horizon` steps after the first one is the goal.
+      training: `Clips` of the training part, of more than `horizon` steps.
+      horizon: steps of a plan.
+      planner, options, seed: as in `search`; those of CEM are `REACH` but for what is given.
+      bound: of a plan's numbers, in standard deviations of training actions; None for none.
+
+    Returns:
+      One dict per row, baselines first: `name`; `error`, the L1 distance of the planned from the
+      true actions' sums of x, y and z, metres (interval); `score`, see `score`; `correlation` of
+      these sums over episodes, x, y and z, each None where plans don't differ; `paired`, the error
+      less that of no action (interval); and of plans by a model `distance` to the goal that it sees
+      left (interval), of others None.
+
+    Raises:
+      ValueError: as `search`, or horizon or actions do not fit the clips.
+
+    Source: Garrido et al. 2026, section 6.
+    """
+    u = _actions(clips, training, horizon, least=3)
+    std = np.repeat(training.actions.std((0, 1))[None], horizon, 0)
+    options = (REACH if planner == "cem" else {}) | (options or {})
+    if bound is not None:
+        options |= {"low": -bound * std[0], "high": bound * std[0]}
+    gaussian = np.zeros_like(std), std
+    plans = _plans(models, clips, training, u, gaussian, planner, options, 1, seed)
+    moved = u[:, :, :3].sum(1)
+    errors = {
+        name: np.abs(plan[:, :, :3].sum(1) - moved).sum(1) for name, (plan, _) in plans.items()
+    }
+    mean, rows = lambda x: metrics.interval(x, clips.episodes), []
+    for name, (plan, distance) in plans.items():
+        error = mean(errors[name])
+        row = {"name": name, "error": error, "score": score(error)}
+        row["correlation"] = _correlation(plan[:, :, :3].sum(1), moved)
+        row["paired"] = mean(errors[name] - errors["no action"])
+        rows.append(row | {"distance": None if distance is None else mean(distance)})
+    return rows
+
+
+def walk(
+    models,
+    clips,
+    training,
+    horizon=8,
+    planner="cem",
+    options=None,
+    bound=None,
+    seed=0,
+    spacing=None,
+):
+    """Plans navigation (E7), and compares with what needs no model.
+
+    Plans hold one action over all steps: a straight line, or an arc where it turns. The planner's
+    first Gaussian is that of the mean actions of training windows of `horizon` steps.
+
+    Args:
+      models, clips, training, horizon, planner, options, bound, seed: as in `reach`; actions are
+        moves forward, to the left (metres) and turns to the left (radians), options of CEM `WALK`,
+        and bounds lie around the Gaussian's mean, in its deviations.
+      spacing: metres between two waypoints, to give errors in this unit too, or None.
+
+    Returns:
+      One dict per row: `name`, `paired` (of `ate`, with the mean action) and `distance` as in
+      `reach`; `ate` and `rpe`, metres, see `trajectory_errors`; with a spacing also
+      `ate_waypoints` and `rpe_waypoints`; `yaw`, the absolute error of the last heading, radians
+      (intervals); `correlation` over episodes of the last x, y and yaw. "truth, held" is the mean
+      of the true actions: about the best that one held action can do.
+
+    Raises:
+      ValueError: as `reach`.
+
+    Source: Garrido et al. 2026, section 6; Bar et al. 2025, "Navigation World Models".
+    """
+    u = _actions(clips, training, horizon, exactly=3)
+    options = (WALK if planner == "cem" else {}) | (options or {})
+    sums = np.pad(training.actions.cumsum(1), [(0, 0), (1, 0), (0, 0)])
+    windows = (sums[:, horizon:] - sums[:, :-horizon]) / horizon
+    gaussian = windows.mean((0, 1))[None], windows.std((0, 1))[None]
+    if bound is not None:
+        reach = bound * gaussian[1][0]
+        options |= {"low": gaussian[0][0] - reach, "high": gaussian[0][0] + reach}
+    held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
+    plans = _plans(models, clips, training, u, gaussian, planner, options, horizon, seed)
+    plans = {"truth, held": (held, None)} | plans
+    errors = {name: trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
+    mean, rows = lambda x: metrics.interval(x, clips.episodes), []
+    for name, (plan, distance) in plans.items():
+        ate, rpe, yaw = errors[name]
+        row = {"name": name, "ate": mean(ate), "rpe": mean(rpe), "yaw": mean(yaw)}
+        if spacing:
+            row |= {f"{k}_waypoints": mean(x / spacing) for k, x in (("ate", ate), ("rpe", rpe))}
+        last, true = (poses.follow(x)[:, -1] for x in (plan, u))
+        row["correlation"] = _correlation(last, true)
+        row["paired"] = mean(ate - errors["mean action"][0])
+        rows.append(row | {"distance": None if distance is None else mean(distance)})
+    return rows
+
+
+def score(error):
+    """Computes the Action Score, max(0, 800 (0.1 - error)), of an error's interval, metres.
+
+    Source: Terver et al. 2025, "What Drives Success in Physical Planning with Joint-Embedding
+    Predictive World Models?".
+    """
+    of = lambda x: None if x is None else max(0.0, 800 * (0.1 - x))  # noqa: E731
+    return {"mean": of(error["mean"]), "low": of(error["high"]), "high": of(error["low"])}
+
+
+def trajectory_errors(planned, true):
+    """Computes how far the poses that actions lead to are off, without alignment.
+
+    Args:
+      planned, true: [n, H, 3], forward, to the left (metres), turn to the left (radians).
+
+    Returns:
+      ate: [n], metres: root mean square distance of positions after each step.
+      rpe: [n], metres: root mean square difference of the moves between successive ones of these
+        poses, each in the own frame; the move to the first one does not count.
+      yaw: [n], radians: absolute difference of the last headings, at most pi.
+
+    Raises:
+      ValueError: shapes differ, or there are fewer than 2 steps.
+
+    Source: Sturm et al. 2012, "A Benchmark for the Evaluation of RGB-D SLAM Systems"; as in the
+    package evo, APE and RPE of the translation, delta 1 frame.
+    """
+    if planned.shape != true.shape or planned.ndim != 3 or planned.shape[1] < 2:
+        raise ValueError(
+            f"planned, true: expected [n, at least 2, 3], got {planned.shape} and {true.shape}"
+        )
+    a, b = poses.follow(planned), poses.follow(true)
+    rms = lambda x: np.sqrt(np.square(x[..., :2]).sum(-1).mean(-1))  # noqa: E731
+    turn = a[:, -1, 2] - b[:, -1, 2]
+    # A move between poses, seen from the first of them, is the action itself.
+    moves = (planned - true)[:, 1:].astype(np.float64)
+    return rms(a - b), rms(moves), np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
+
+
+def _actions(clips, training, horizon, least=0, exactly=None):
+    """Checks that horizon and actions fit: the true actions [n, horizon, U]."""
+    for name, x in (("clips", clips), ("training", training)):
+        T = x.s.shape[1]
+        if x.actions is None or x.actions.shape[1] != T - 1:
+            got = None if x.actions is None else x.actions.shape
+            raise ValueError(f"{name}: expected {T - 1} actions for {T} states, got {got}")
+        U = x.actions.shape[2]
+        if U < least or exactly not in (None, U):
+            raise ValueError(f"{name}: expected actions of {exactly or least} numbers, got {U}")
+        if not 0 < horizon < T:
+            raise ValueError(f"horizon: expected 1 to {T - 1}, those of the {name}, got {horizon}")
+    return clips.actions[:, :horizon]
+
+
+def _plans(models, clips, training, u, gaussian, planner, options, hold, seed):
+    """Makes all plans: name -> (actions [n, horizon, U], distance [n] or None)."""
+    n, horizon, U = u.shape
+    start, goal, (mean, std) = clips.s[:, 0], clips.s[:, horizon], gaussian
+    noise = np.random.default_rng(seed).normal(size=(n, *mean.shape)).astype(u.dtype)
+    found = {
+        "no action": np.zeros_like(u),
+        "mean action": np.broadcast_to(training.actions.mean((0, 1)), u.shape),
+        "random action": np.repeat(mean + std * noise, hold, 1),
+        "nearest neighbour": nearest(start, goal, training.s, training.actions, horizon),
+    }
+    found = {name: (plan, None) for name, plan in found.items()}
+    for name, (model, params) in models.items():
+        found[name] = search(*(model, params, start, goal, mean, std, planner, options, hold, seed))
+    return found
+
+
+def _correlation(a, b):
+    """Computes Pearson's correlation of each column of [n, k], None where one is constant."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    size = np.sqrt((a**2).sum(0) * (b**2).sum(0))
+    some = size > 1e-9 * len(a)
+    return [
+        float(x / s) if ok else None for x, s, ok in zip((a * b).sum(0), size, some, strict=True)
+    ]
+
+
+def table(results):
+    """Writes results for a terminal.
+
+    Args:
+      results: source -> a list of {"horizon", "rows"}, rows of `reach` or `walk`.
+    """
+    lines = []
+    for source, plans in results.items():
+        for plan in plans:
+            lines.append(f"plans of {plan['horizon']} steps, {source} [95 % interval]")
+            for row in plan["rows"]:
+                pairs = zip(_axes(row), row["correlation"], strict=True)
+                pairs = " ".join(f"{k} {'-' if r is None else f'{r:.2f}'}" for k, r in pairs)
+                lines.append(f"  {row['name']:<18}{_errors(row)}   correlation {pairs}")
+    return "\n".join(lines)
+
+
+def _axes(row):
+    return ("x", "y", "z") if "error" in row else ("x", "y", "yaw")
+
+
+def _errors(row):
+    if "error" in row:
+        paired = (
+            ""
+            if row["name"] == "no action"
+            else f"   less no action's: {_show(row['paired'], '+')}"
+        )
+        return f"error {_show(row['error'])} m, score {_show(row['score'], digits=1)}{paired}"
+    text = f"ATE {_show(row['ate'])} m, RPE {_show(row['rpe'])} m, "
+    if "ate_waypoints" in row:
+        ate, rpe = (_show(row[f"{key}_waypoints"], digits=2) for key in ("ate", "rpe"))
+        text += f"in waypoints {ate} and {rpe}, "
+    return text + f"last yaw off by {_show(row['yaw'], digits=2)} rad"
+
+
+def _show(x, sign="", digits=3):
+    if x["low"] is None:
+        return f"{x['mean']:{sign}.{digits}f} [one episode: no interval]"
+    return (
+        f"{x['mean']:{sign}.{digits}f} [{x['low']:{sign}.{digits}f}, {x['high']:{sign}.{digits}f}]"
+    )

@@ -1,0 +1,364 @@
+"""Plans and their errors, in a world whose answer is known, and from the command line."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lawm_jax import controlling, latents, saving, world_model
+from lawm_jax.data import poses
+from lawm_jax.evals import planning
+from lawm_jax.evals.clips import Clips, fixed
+from lawm_jax.nn.controller import Controller
+from lawm_jax.training import loop
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PATTERN = np.linalg.qr(np.random.default_rng(7).normal(size=(32, 3)))[0].T
+PATTERN = 6 * PATTERN.reshape(3, 4, 8).astype(np.float32)  # [U, N, D], orthogonal
+
+
+class Linear(nn.Module):
+    """A forward model of a known world: each action adds its pattern to the state."""
+
+    @nn.compact
+    def __call__(self, s, z, past=(), keep=False):
+        s = jnp.broadcast_to(s, (len(z), *s.shape[1:]))
+        s = s + jnp.einsum("btu,und->btnd", z, jnp.array(PATTERN))
+        return (s, jnp.zeros((1, len(z), 1, 1))) if keep else s
+
+
+@pytest.fixture
+def world(tiny):
+    """A model of that world, of labelled actions in their own units."""
+    model = dataclasses.replace(
+        tiny("none")[0],
+        inverse=None,
+        predictor=Linear(),
+        latent=latents.Latent("labelled", 3),
+        normalise=False,
+    )
+    params = {"predictor": {}, "latent": {"mean": jnp.zeros(3), "std": jnp.ones(3)}}
+    return model, params
+
+
+def episodes(count, steps, seed, scale=(0.03, 0.02, 0.04), turn=False):
+    """Clips of that world, or of one where actions are moves of a vehicle: [count, steps + 1]."""
+    random = np.random.default_rng(seed)
+    u = (random.normal(size=(count, steps, 3)) * scale).astype(np.float32)
+    if turn:  # keeps its speed and turn, so that a held action is the truth
+        u = np.repeat(u[:, :1], steps, 1)
+    s = random.normal(size=(count, 1, 4, 8)).astype(np.float32)
+    moved = np.einsum("btu,und->btnd", u.cumsum(1), PATTERN)
+    return Clips(np.concatenate([s, s + moved], 1), None, u, np.arange(count).astype(str))
+
+
+def rows(found):
+    return {row["name"]: row for row in found}
+
+
+def test_in_a_known_world_the_plans_sum_is_the_truths(world):
+    clips, training = episodes(6, 4, 0), episodes(32, 6, 1)
+    found = rows(planning.reach({"model": world}, clips, training))
+    moved = clips.actions[:, :3].sum(1)
+    none = np.abs(moved).sum(1)
+    assert found["no action"]["error"]["mean"] == pytest.approx(none.mean(), rel=1e-5)
+    assert found["model"]["error"]["mean"] < 0.05 * none.mean()
+    assert found["model"]["correlation"] == pytest.approx([1, 1, 1], abs=0.01)
+    assert found["model"]["distance"]["mean"] < 0.01
+    difference = found["model"]["error"]["mean"] - found["no action"]["error"]["mean"]
+    assert found["model"]["paired"]["mean"] == pytest.approx(difference)
+    assert found["model"]["score"]["mean"] == pytest.approx(
+        800 * (0.1 - found["model"]["error"]["mean"])
+    )
+
+
+def test_all_baselines_errors_are_those_of_numpy(world):
+    clips, training = episodes(40, 3, 0), episodes(64, 5, 1)
+    found = rows(planning.reach({}, clips, training, seed=3))
+    moved = clips.actions.sum(1)
+    mean = 3 * training.actions.reshape(-1, 3).mean(0)
+    expected = np.abs(mean - moved).sum(1).mean()
+    assert found["mean action"]["error"]["mean"] == pytest.approx(expected, rel=1e-4)
+    assert found["mean action"]["correlation"] == [None] * 3
+    assert found["no action"]["correlation"] == [None] * 3
+    # Random and true sums are independent Gaussians: the mean of |N(0, 2 * 3 std^2)| on each axis.
+    std = training.actions.reshape(-1, 3).std(0)
+    expected = np.sqrt(6 * 2 / np.pi) * std.sum()
+    assert found["random action"]["error"]["mean"] == pytest.approx(expected, rel=0.15)
+    assert all(row["distance"] is None for row in found.values())
+
+
+def test_the_score_is_that_of_the_error_and_falls_to_0_at_a_tenth_of_a_metre():
+    found = planning.score({"mean": 0.05, "low": 0.025, "high": 0.2})
+    assert found == {"mean": pytest.approx(40), "low": 0, "high": pytest.approx(60)}
+    assert planning.score({"mean": 0.1, "low": None, "high": None})["mean"] == 0
+
+
+def test_retrieval_finds_the_window_that_starts_and_ends_as_asked():
+    clips, training = episodes(3, 3, 0), episodes(8, 6, 1)
+    s, u = training.s.copy(), training.actions
+    places = [(5, 0), (2, 3), (7, 1)]  # clip, and first step
+    noise = np.random.default_rng(2).normal(size=(2, 3, 4, 8)) * 0.01
+    start, goal = clips.s[:, 0], clips.s[:, 3]
+    for (clip, t), a, b, eps in zip(places, start, goal, noise.swapaxes(0, 1), strict=True):
+        s[clip, t], s[clip, t + 3] = a + eps[0], b + eps[1]
+    s[0, 0] = start[0]  # starts so as well, and ends elsewhere
+    found = planning.nearest(start, goal, s, u, 3)
+    np.testing.assert_array_equal(found, [u[clip, t : t + 3] for clip, t in places])
+
+
+@pytest.mark.parametrize("planner", ["icem", "mppi", "gradient", "cem_gradient"])
+def test_every_planner_gets_near_the_goal(world, planner):
+    clips, training = episodes(4, 3, 0), episodes(32, 5, 1)
+    found = rows(planning.reach({"model": world}, clips, training, planner=planner))
+    assert found["model"]["error"]["mean"] < 0.35 * found["no action"]["error"]["mean"]
+
+
+def test_bounds_are_in_deviations_of_the_training_actions(world):
+    clips, training = episodes(4, 3, 0, scale=(1, 1, 1)), episodes(32, 5, 1)
+    found = rows(planning.reach({"model": world}, clips, training, bound=0.5))["model"]
+    # Goals are so far away that all three steps go as far as they may.
+    expected = -3 * 0.5 * training.actions.reshape(-1, 3).std(0).sum()
+    assert found["paired"]["mean"] == pytest.approx(expected, rel=0.02)
+
+
+def test_a_vehicle_that_holds_its_action_is_followed(world):
+    scale = (0.3, 0.1, 0.1)
+    clips = episodes(12, 8, 0, scale, turn=True)
+    training = episodes(64, 12, 1, scale, turn=True)
+    found = rows(planning.walk({"model": world}, clips, training, spacing=0.25))
+    held = found["truth, held"]
+    assert held["ate"]["mean"] < 1e-6 and held["yaw"]["mean"] < 1e-6
+    model, mean = found["model"], found["mean action"]
+    assert model["ate"]["mean"] < 0.4 * mean["ate"]["mean"]  # mean of the best 5 of 120
+    assert model["yaw"]["mean"] < 0.5 * mean["yaw"]["mean"]
+    assert min(model["correlation"]) > 0.8
+    assert model["ate_waypoints"]["mean"] == pytest.approx(4 * model["ate"]["mean"])
+    finer = dict(samples=300, elites=10, iterations=12, average=False)
+    found = rows(planning.walk({"model": world}, clips, training, options=finer))
+    assert found["model"]["ate"]["mean"] < 0.05 * mean["ate"]["mean"]
+    assert "ate_waypoints" not in found["model"]
+    text = planning.table({"nav": [{"horizon": 8, "rows": list(found.values())}]})
+    assert "plans of 8 steps, nav" in text and "nearest neighbour" in text
+
+
+def matrices(actions):
+    """The poses after each step as 3 x 3 matrices of SE(2), by products of moves."""
+    pose, found = np.eye(3), []
+    for dx, dy, turn in actions.astype(np.float64):
+        c, s = np.cos(turn), np.sin(turn)
+        pose = pose @ np.array([[c, -s, dx], [s, c, dy], [0, 0, 1]])
+        found.append(pose)
+    return np.array(found)
+
+
+def paths():
+    random = np.random.default_rng(0)
+    scale = np.array([0.5, 0.2, 0.7], np.float32)
+    return random.normal(size=(2, 5, 8, 3)).astype(np.float32) * scale
+
+
+def test_poses_are_products_of_moves_and_give_the_moves_back():
+    actions = paths()[0][0]
+    found, true = poses.follow(actions), matrices(actions)
+    np.testing.assert_allclose(found[:, :2], true[:, :2, 2], atol=1e-12)
+    np.testing.assert_allclose(np.cos(found[:, 2]), true[:, 0, 0], atol=1e-12)
+    start = np.concatenate([np.zeros((1, 3)), found])
+    np.testing.assert_allclose(poses.body_frame(start[:, :2], start[:, 2]), actions, atol=1e-5)
+    with pytest.raises(ValueError, match=r"actions: expected \[..., T, 3\], got \(3,\)"):
+        poses.follow(np.zeros(3))
+
+
+def test_trajectory_errors_are_those_of_the_relative_poses():
+    for planned, true in zip(*paths(), strict=True):
+        ate, rpe, yaw = (x[0] for x in planning.trajectory_errors(planned[None], true[None]))
+        a, b = matrices(planned), matrices(true)
+        assert ate == pytest.approx(np.sqrt(((a - b)[:, :2, 2] ** 2).sum(1).mean()))
+        inverse = np.linalg.inv
+        pairs = zip(a[:-1], a[1:], b[:-1], b[1:], strict=True)
+        errors = [inverse(inverse(q) @ w) @ (inverse(p) @ v) for p, v, q, w in pairs]
+        assert rpe == pytest.approx(np.sqrt(np.mean([(e[:2, 2] ** 2).sum() for e in errors])))
+        turn = inverse(b[-1]) @ a[-1]
+        assert yaw == pytest.approx(abs(np.arctan2(turn[1, 0], turn[0, 0])), abs=1e-6)
+    with pytest.raises(ValueError, match="expected .n, at least 2, 3., got"):
+        planning.trajectory_errors(planned[None, :1], true[None, :1])
+
+
+def test_trajectory_errors_are_evos():
+    reason = "needs pip install evo"
+    core = pytest.importorskip("evo.core.metrics", reason=reason)
+    trajectory = pytest.importorskip("evo.core.trajectory", reason=reason)
+
+    def spatial(actions):
+        found = np.tile(np.eye(4), (len(actions), 1, 1))
+        flat = matrices(actions)
+        found[:, :2, :2], found[:, :2, 3] = flat[:, :2, :2], flat[:, :2, 2]
+        return trajectory.PosePath3D(poses_se3=list(found))
+
+    for planned, true in zip(*paths(), strict=True):
+        ate, rpe, _ = planning.trajectory_errors(planned[None], true[None])
+        part = core.PoseRelation.translation_part
+        expected = []
+        for metric in (core.APE(part), core.RPE(part, 1, core.Unit.frames)):
+            metric.process_data((spatial(true), spatial(planned)))
+            expected.append(metric.get_statistic(core.StatisticsType.rmse))
+        assert (ate[0], rpe[0]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_what_does_not_fit_is_refused(world, tiny):
+    clips, training = episodes(2, 3, 0), episodes(4, 5, 1)
+    gaussian = np.zeros((3, 3)), np.ones((3, 3))
+    start, goal = clips.s[:, 0], clips.s[:, 3]
+    with pytest.raises(ValueError, match=r"start, goal: .* got \(2, 4, 8\) and \(2, 3, 8\)"):
+        planning.search(*world, start, goal[:, :3], *gaussian)
+    with pytest.raises(ValueError, match="horizon: expected 1 to 3, those of the clips, got 4"):
+        planning.reach({}, clips, training, horizon=4)
+    with pytest.raises(ValueError, match="horizon: expected 1 to 5, those of the training, got 6"):
+        planning.reach({}, episodes(2, 8, 0), training, horizon=6)
+    with pytest.raises(ValueError, match="planner: expected one of .*, got 'magic'"):
+        planning.search(*world, start, goal, *gaussian, planner="magic")
+    with pytest.raises(ValueError, match="options: expected those of mppi, got .'elites'"):
+        planning.search(*world, start, goal, *gaussian, planner="mppi", options={"elites": 3})
+    model, params, s = tiny("noisy")
+    with pytest.raises(ValueError, match="has no controller; train one with configs/controller.py"):
+        planning.search(model, params, s[:, 0], s[:, 1], *gaussian)
+    arms = clips._replace(actions=np.zeros((2, 3, 7), np.float32))
+    with pytest.raises(ValueError, match="clips: expected actions of 3 numbers, got 7"):
+        planning.walk({}, arms, training, horizon=3)
+    with pytest.raises(ValueError, match="clips: expected 3 actions for 4 states, got None"):
+        planning.reach({}, clips._replace(actions=None), training)
+
+
+def test_being_driven_is_imagining_what_act_says_one_step_after_the_other(tiny):
+    model, params, s = tiny("none")
+    model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
+    params = params | world_model.init_controller(model, jax.random.key(3), s)
+    u = jax.random.normal(jax.random.key(4), (2, 2, 2))
+    z = jnp.zeros((2, 1, 16))
+    memory = world_model.remember(model, params, s[:, :2], z)
+    one = world_model.remember(model, params, s[:1, :2], z[:1])
+
+    @jax.jit
+    def slowly(u):
+        state, led, states = s[:, 1:2], z, []
+        for t in range(2):  # every step again from the whole past
+            led = jnp.concatenate([led, world_model.act(model, params, u[:, t : t + 1], state)], 1)
+            state = world_model.rollout(model, params, s[:, :2], led)[:, -1:]
+            states.append(state)
+        return jnp.concatenate(states, 1)
+
+    drive = jax.jit(lambda memory, u: world_model.drive(model, params, memory, u))
+    found = drive(memory, u)
+    np.testing.assert_allclose(found, slowly(u), atol=1e-4)
+    np.testing.assert_allclose(drive(one, u)[0], found[0], atol=1e-4)  # one context for both
+    with pytest.raises(ValueError, match=r"u: expected \[2, at least 1, U\], got \(3, 3, 2\)"):
+        world_model.drive(model, params, memory, jnp.zeros((3, 3, 2)))
+    with pytest.raises(ValueError, match=r"u: expected \[P, at least 1, U\]"):
+        world_model.drive(model, params, one, jnp.zeros((3, 0, 2)))
+
+
+def command(module, *flags):
+    """Runs a module of the package in another process."""
+    line = [sys.executable, "-m", f"lawm_jax.{module}", *map(str, flags)]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Trains a tiny world model, a controller of it and a labelled bound, on the Panda."""
+    folder = tmp_path_factory.mktemp("runs") / "model"
+    get = lambda name, arg: importlib.import_module(f"configs.{name}").get_config(arg)  # noqa: E731
+    configs = {
+        "": get("lawm", "size=tiny,latent=none"),
+        "bounds/labelled": get("labelled", "size=tiny,source=panda"),
+        "controller/panda": get("controller", "size=tiny,kind=state"),
+    }
+    for name, config in configs.items():
+        config.update(steps=4, checkpoint_every=4)
+        if "controller" in config:
+            config.model = str(folder)
+            made = controlling.complete(json.loads(config.to_json_best_effort()))
+            config = type(config)(made)
+        loop.fit(config, str(folder / name))
+    return folder
+
+
+def test_the_command_plans_prints_and_writes_what_the_function_finds(run):
+    flags = f"--workdir={run}", "--task=panda", "--episodes=6", "--samples=24", "--iterations=2"
+    done = command("plan", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "plans of 3 steps, panda" in done.stdout
+    written = json.loads((run / "eval" / "plan_panda.json").read_text())
+    assert written["controller"].endswith("controller/panda") and written["episodes"] == 6
+    (plan,) = written["plans"]
+    names = ["no action", "mean action", "random action", "nearest neighbour", "none", "labelled"]
+    assert [row["name"] for row in plan["rows"]] == names and plan["horizon"] == 3
+    # On true labels of lawm_mini, of the same fixed clips.
+    config = importlib.import_module("configs.lawm").get_config("size=tiny")
+    clips = fixed(config, "panda", lambda video: np.zeros((len(video), 4, 1, 1)), 6)
+    assert clips.video.shape == (6, 4, 64, 64, 3) and len(set(clips.episodes)) == 6
+    none = np.abs(clips.actions.sum(1)).sum(1).mean()
+    assert plan["rows"][0]["error"]["mean"] == pytest.approx(none, rel=1e-5)
+
+
+def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(run, tmp_path):
+    folder = run / "bounds" / "labelled"
+    wrong = command("plan", f"--workdir={folder}", "--task=nav")
+    assert wrong.returncode and "knows the actions of another source" in wrong.stderr
+    wrong = command("plan", f"--workdir={run}", "--task=nav")
+    assert wrong.returncode and "no controller of nav (mini:nav); train one" in wrong.stderr
+    few = "--episodes=3", "--horizon=2", "--planner=mppi", "--samples=8", "--iterations=2"
+    walks = "--task=recon", "--data=recon=mini:nav"  # they stand in for it
+    done = command("plan", f"--workdir={run}", *walks, "--controller=panda", *few)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((run / "eval" / "plan_recon.json").read_text())
+    row = written["plans"][0]["rows"][-1]
+    assert row["name"] == "none" and "in waypoints" in done.stdout
+    assert row["ate_waypoints"]["mean"] == pytest.approx(row["ate"]["mean"] / 0.25)
+    assert written["planner"]["name"] == "mppi" and written["controller"] == "panda"
+
+
+def test_evaluate_leads_by_every_controller_of_a_source(run):
+    done = command("evaluate", f"--workdir={run}", "--only=control")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((run / "eval" / "control.json").read_text())
+    names = ["copy last frame", "inferred latents", "state", "labelled"]
+    assert [row["name"] for row in found["panda"]] == [*names, "state, no action"]
+    assert found.keys() == {"panda"}
+    assert all(row["pixels"].keys() == {"psnr", "ssim", "effnet"} for row in found["panda"])
+
+
+def test_controllers_are_found_by_their_source(run, tmp_path):
+    for name, kind in (("blind", "actions"), ("panda", "state"), ("untrained", "state")):
+        folder = tmp_path / "controller" / name
+        folder.mkdir(parents=True)
+        config = json.loads((run / "controller" / "panda" / "config.json").read_text())
+        config["controller"]["kind"] = kind
+        (folder / "config.json").write_text(json.dumps(config))
+        if name != "untrained":
+            (folder / "checkpoints" / "4").mkdir(parents=True)
+    found = controlling.trained(str(tmp_path), "panda", "droid:/elsewhere")
+    assert list(found.values()) == ["state", "actions"]
+    assert [pathlib.Path(folder).name for folder in found] == ["panda", "blind"]
+    assert controlling.trained(str(tmp_path), "arm", "mini:panda") == found
+    assert controlling.trained(str(tmp_path), "nav", "mini:nav") == {}
+    model, _ = saving.load(str(run), controller=next(iter(controlling.trained(run, "panda", ""))))
+    assert model.controller.kind == "state"
+
+
+def test_the_same_seed_gives_the_same_plan(world):
+    clips, gaussian = episodes(3, 3, 0), (np.zeros((3, 3)), np.full((3, 3), 0.03))
+    options = dict(samples=20, elites=4, iterations=2)
+    plan = lambda seed: planning.search(  # noqa: E731
+        *world, clips.s[:, 0], clips.s[:, 3], *gaussian, options=options, seed=seed
+    )[0]
+    np.testing.assert_array_equal(plan(0), plan(0))
+    assert not np.array_equal(plan(0), plan(1))
