@@ -104,6 +104,10 @@ def _encoder(plan, config):
     data = config.data
     model, mesh = world_model.build(config), sharding.make_mesh()
     batch = CLIPS * mesh.size
+    per_step = 1 if model.repeat else model.encoder.tubelet
+    # Where states don't depend on other frames, a record may have many clips.
+    frames = max(plan.frames, data.frames) if model.encoder.alone else data.frames
+    at_once = max(1, batch * data.frames // frames)  # records
     video = jax.ShapeDtypeStruct((batch, data.frames, data.size, data.size, 3), jnp.uint8)
     params = {"encoder": world_model.init_encoder(model, video)}
     params = jax.device_put(params, sharding.state_sharding(mesh, params))
@@ -113,18 +117,23 @@ def _encoder(plan, config):
         reader = array_record_module.ArrayRecordReader(clips)
         writer = array_record_module.ArrayRecordWriter(states, records.OPTIONS)
         count = reader.num_records()
-        for first in range(0, count, batch):
-            some = reader.read(range(first, min(first + batch, count)))
+        for first in range(0, count, at_once):
+            some = reader.read(range(first, min(first + at_once, count)))
             stored = [records.unpack(record) for record in some]
-            video = np.stack([clip["video"] for clip in stored])
-            video = np.pad(video, [(0, batch - len(video))] + [(0, 0)] * 4)
-            s = np.asarray(encode(params, sharding.place(mesh, {"video": video})["video"]))
-            for clip, one in zip(stored, s, strict=False):
-                writer.write(records.with_states(clip, one))
+            video = np.concatenate([record["video"] for record in stored])
+            steps = [len(record["video"]) // per_step for record in stored]
+            empty = -len(video) % (batch * data.frames)
+            video = np.pad(video, [(0, empty)] + [(0, 0)] * 3)
+            video = video.reshape(-1, batch, data.frames, *video.shape[1:])
+            placed = (sharding.place(mesh, {"video": part})["video"] for part in video)
+            s = np.concatenate([np.asarray(encode(params, part)) for part in placed])
+            s = np.split(s.reshape(-1, *s.shape[2:]), np.cumsum(steps))
+            for record, states in zip(stored, s, strict=False):
+                writer.write(records.with_states(record, states))
         writer.close()
 
     plan = plan._replace(
-        fps=data.fps, size=data.size, resize=data.resize, frames=data.frames, least=data.frames
+        fps=data.fps, size=data.size, resize=data.resize, frames=frames, least=data.frames
     )
     return plan._replace(quality=0, encoder=config.encoder.to_dict()), convert
 

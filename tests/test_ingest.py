@@ -279,18 +279,38 @@ def states(tmp_path_factory):
     return root
 
 
-def test_stored_states_are_those_of_the_clips(states, get_config):
+@pytest.fixture(scope="module")
+def clip_states(states):
+    """The same walks, as states of a video encoder: of each frame, and of those before it."""
+    encoder = ["--encoder=configs/lawm.py:size=tiny", "--encoder.encoder.name=vjepa2_tiny"]
+    encoder += ["--encoder.encoder.weights=", "--encoder.encoder.merge=1"]
+    options = f"--source=mini:{states}/walks", f"--out={states}/clips"
+    subprocess.run([*command(*options), *encoder], cwd=ROOT, check=True)
+    return states
+
+
+def video_encoder(settings):
+    settings.encoder.update(name="vjepa2_tiny", weights="", merge=1)
+    return settings
+
+
+@pytest.mark.parametrize("kind", ["each frame", "each clip"])
+def test_stored_states_are_those_of_the_clips(kind, request, get_config):
     from lawm_jax import world_model
 
     settings = get_config("size=tiny")
+    states, folder = request.getfixturevalue("states"), "out"
+    if kind == "each clip":
+        states, folder = request.getfixturevalue("clip_states"), "clips"
+        video_encoder(settings)
     settings.data.sources = {"walks": f"mini:{states}/walks"}
     settings.data.mixture = {"walks": 1.0}
     clips = list(pipeline.episodes(settings, "walks"))
-    settings.data.videos = f"records:{states}/out"
+    settings.data.videos = f"records:{states}/{folder}"
     stored = list(pipeline.episodes(settings, "videos"))
     assert len(stored) == len(clips) == 4 * 64 // 4
     model = world_model.build(settings)
-    params = {"encoder": world_model.init_encoder(model, None)}
+    params = {"encoder": world_model.init_encoder(model, np.stack([clips[0]["video"]]))}
     encode = jax.jit(lambda video: world_model.encode(model, params, video))
     for first in range(0, len(clips), 16):
         some, others = clips[first : first + 16], stored[first : first + 16]
@@ -301,6 +321,22 @@ def test_stored_states_are_those_of_the_clips(states, get_config):
             np.testing.assert_array_equal(clip["actions"], other["actions"])
             np.testing.assert_array_equal(clip["state"], other["state"])
             assert (clip["episode"], clip["start"]) == (other["episode"], other["start"])
+
+
+def test_clips_of_states_of_single_frames_start_anywhere_and_have_any_length(states, get_config):
+    settings = get_config("size=tiny")
+    settings.data.frames = 7
+    settings.data.sources = {"walks": f"mini:{states}/walks", "states": f"records:{states}/out"}
+    walks = pipeline.source(settings, "walks", "train")
+    stored = pipeline.source(settings, "states", "train")
+    assert len(stored.items) == len(walks.items) == 16
+    starts = set()
+    for i in range(16):
+        clip, other = (s.clip(s.items[i], np.random.default_rng(i)) for s in (walks, stored))
+        assert other["states"].shape[0] == 7 and clip["start"] == other["start"]
+        np.testing.assert_array_equal(clip["actions"], other["actions"])
+        starts.add(other["start"])
+    assert len(starts) > 8
 
 
 def test_training_reads_stored_states_as_if_they_were_video(states, get_config, tmp_path):
@@ -324,14 +360,14 @@ def test_training_reads_stored_states_as_if_they_were_video(states, get_config, 
     assert rows[0]["error"]["mean"] == pytest.approx(rows[1]["error"]["mean"], rel=1e-2)
 
 
-def test_states_of_another_encoder_or_clip_are_refused(states, get_config):
+def test_states_of_another_encoder_or_clip_are_refused(states, clip_states, get_config):
     settings = get_config("size=tiny")
     settings.data.videos = f"records:{states}/out"
     settings.encoder.merge = 4
     with pytest.raises(ValueError, match="encoder: .*holds states of .*'merge': 2.*'merge': 4"):
         pipeline.clips(settings)
-    settings = get_config("size=tiny")
-    settings.data.videos = f"records:{states}/out"
+    settings = video_encoder(get_config("size=tiny"))
+    settings.data.videos = f"records:{clip_states}/clips"
     settings.data.frames = 8
     with pytest.raises(ValueError, match="data.frames: .*clips of 4 frames, got 8"):
         pipeline.clips(settings)

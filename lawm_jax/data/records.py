@@ -5,7 +5,8 @@ record is a safetensors file of consecutive frames of one video or episode:
 
   video    uint8 [n,S,S,3], where frames are small, or
   jpeg     uint8 [bytes], the frames' JPEG files one after another, with ends int64 [n], or
-  states   bfloat16 [T,N,D] as uint16: the states of a clip of a frozen encoder
+  states   bfloat16 [T,N,D] as uint16: a frozen encoder's, of these frames; of exactly one clip
+           where a state depends on the frames before it
   actions  float32 [n-1,U] and state float32 [n,k], where the source is labelled
   episode  uint8 [bytes], the name of the video or episode
   start    float64 [2], where in it the first frame lies, and how far it is to the next
@@ -48,7 +49,7 @@ def source(name, where, split, data, view):
             f"data.fps: {name} was ingested at {info['fps']:g} frames a second, got {data.fps:g}"
         )
     encoder, count = info["encoder"], data.frames
-    if encoder:
+    if "steps" in info:  # a record is one clip
         if info["frames"] != data.frames:
             raise ValueError(
                 f"data.frames: {name} holds states of clips of {info['frames']} frames, got "
@@ -191,15 +192,18 @@ def arrays(stored, indices, view):
         "episode": stored["episode"].tobytes().decode(errors="surrogateescape"),
         "start": first + step * indices[0],
     }
-    if "states" in stored:  # of a whole clip, with its labels
+    if "states" in stored:
         import ml_dtypes
 
-        clip |= {key: stored[key] for key in ("actions", "state") if key in stored}
-        return clip | {"states": stored["states"].view(ml_dtypes.bfloat16)}
+        clip["states"] = stored["states"][indices].view(ml_dtypes.bfloat16)
+        if len(indices) == len(stored["states"]):  # a whole clip: it may have more frames
+            return clip | {key: stored[key] for key in ("actions", "state") if key in stored}
     if "actions" in stored:
         clip["actions"] = stored["actions"][indices[:-1]]
     if "state" in stored:
         clip["state"] = stored["state"][indices]
+    if "states" in stored:
+        return clip
     if view is None:
         return clip
     if "jpeg" in stored:

@@ -27,8 +27,9 @@ class Plan(NamedTuple):
     Attributes:
       source: KIND:WHERE or video files, see `pipeline.open_source`.
       fps, size, resize: of the frames, as in the config's `data`.
-      frames: most frames of a record; of states: those of a clip, of which one makes a record.
-      least: fewer frames make no record, and are counted as dropped.
+      frames: most frames of a record.
+      least: fewer frames make no record, and are counted as dropped. As many as `frames`: all
+        records have the same length, such as states of clips.
       quality: of JPEG; 0 for raw frames.
       holdout: share of the items to test on, where the source has no split of its own.
       encoder: the config of an encoder whose states are stored, or None for frames.
@@ -217,10 +218,9 @@ def _work(plan, source, out, unit, bad, at, parent):
 
 def _parts(plan, source, item, row):
     """Yields the parts of an item to store, and notes in `row` what is wrong or left out."""
-    least = plan.frames if plan.encoder else plan.least
     try:
-        for part in source.parts(item, plan.frames, 0 if plan.encoder else least):
-            if len(part["video"]) < least:
+        for part in source.parts(item, plan.frames, plan.least if plan.least < plan.frames else 0):
+            if len(part["video"]) < plan.least:
                 row["dropped"] += len(part["video"])
             else:
                 yield part
@@ -229,7 +229,7 @@ def _parts(plan, source, item, row):
     except Exception as error:  # whatever a file brings about, it must not end the run
         row["reason"] = f"{type(error).__name__}: {error}"
     if not row["reason"] and not row["records"]:
-        row["reason"] = f"too short: {row['dropped']} frames, needs {least}"
+        row["reason"] = f"too short: {row['dropped']} frames, needs {plan.least}"
 
 
 def _complete(plan, out, unit, worker, encode):
@@ -273,7 +273,7 @@ def _finish(plan, out, units):
         )
     info = plan._asdict() | {"records": counts, **{f"total_{k}": n for k, n in totals.items()}}
     if plan.write:
-        if plan.encoder:
+        if plan.encoder and plan.frames == plan.least:
             info["steps"] = _steps(out, counts)
         _write(os.path.join(out, "info.json"), json.dumps(info, indent=1))
     return info

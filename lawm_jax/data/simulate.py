@@ -155,7 +155,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
     parser.add_argument("--only", choices=SETS, help="one simulator only")
-    parser.add_argument("--episodes", type=int, help="at most so many episodes of each split")
+    parser.add_argument("--episodes", type=int, help="to train on; tests stay at most as many")
     flags = parser.parse_args()
     path, manifest = flags.out / "manifest.json", []
     if flags.only and path.exists():  # the other sets stay as they are
@@ -166,7 +166,8 @@ def main():
                 continue
             (flags.out / name / split).mkdir(parents=True, exist_ok=True)
             begin, size = time.perf_counter(), 0
-            count = min(count, flags.episodes or count)
+            if flags.episodes:  # more for training, and the same ones to test on
+                count = flags.episodes if split == "train" else min(count, flags.episodes)
             for i, (video, states, identity) in enumerate(itertools.islice(episodes(split), count)):
                 episode = pathlib.Path(name, split, f"{i:04}.mp4")
                 write_video(flags.out / episode, video, crf)

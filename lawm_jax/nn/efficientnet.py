@@ -16,11 +16,13 @@ GROUPS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
 class EfficientNetLite0(nn.Module):
     """Encodes every frame on its own as a grid of standardised feature vectors.
 
-    What callers ask of any encoder: `tubelet` frames per time step, `patch` pixels per token,
-    token `width`, and `mean` and `std` of the input on the scale 0..255.
+    What callers ask of any encoder: `tubelet` frames per time step, whether each state is of its
+    frames `alone`, `patch` pixels per token, token `width`, and `mean` and `std` of the input on
+    the scale 0..255.
     """
 
     tubelet = 1
+    alone = True
     patch = 16
     width = 112
     mean = (127.0, 127.0, 127.0)

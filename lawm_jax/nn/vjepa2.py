@@ -28,8 +28,9 @@ class VJEPA2(nn.Module):
     With causal=False it is the public model; with causal=True the same weights attend frame by
     frame, so a state tells nothing about later frames.
 
-    What callers ask of any encoder: `tubelet` frames per time step, `patch` pixels per token,
-    token `width`, and `mean` and `std` of the input on the scale 0..255 (ImageNet's).
+    What callers ask of any encoder: `tubelet` frames per time step, whether each state is of its
+    frames `alone`, `patch` pixels per token, token `width`, and `mean` and `std` of the input on
+    the scale 0..255 (ImageNet's).
 
     Attributes:
       width, heads, depth, mlp: see `SIZES`.
@@ -52,6 +53,7 @@ class VJEPA2(nn.Module):
     unroll: int = 1
     dtype: Any = jnp.dtype("float32")
 
+    alone = False
     mean = (123.675, 116.28, 103.53)
     std = (58.395, 57.12, 57.375)
 
