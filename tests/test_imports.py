@@ -18,6 +18,7 @@ ALLOWED = {
     "nn.*": ("nn.blocks", "nn.rope"),
     "latents": (),
     "planning": (),
+    "compiling": (),
     "metrics": (),
     "figures": (),
     "data.*": ("data.*",),
@@ -28,6 +29,7 @@ ALLOWED = {
     "controlling": ("world_model", "saving", "data.pipeline", "training.checkpoints"),
     "training.loop": (
         "world_model",
+        "compiling",
         "controlling",
         "decoding",
         "latents",
@@ -41,6 +43,7 @@ ALLOWED = {
     "evals.source": ("world_model", "latents", "data.*", "evals.*", "figures"),
     "evals.*": (
         "world_model",
+        "compiling",
         "planning",
         "metrics",
         "perceptual",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lawm_jax import metrics, planning, world_model
+from lawm_jax import compiling, metrics, planning, world_model
 from lawm_jax.data import poses
 
 PLANNERS = {
@@ -22,7 +22,9 @@ PLANNERS = {
 # The paper's settings of CEM, for manipulation and navigation; other planners have their own.
 REACH = dict(samples=300, elites=10, iterations=15)
 WALK = dict(samples=120, elites=5, iterations=1, average=True)
-AT_ONCE = 2**24  # numbers in the states that are predicted at a time, which bounds the memory
+# Numbers in the states that are predicted at a time: it bounds the memory. On a CPU all that is
+# computed of so few fits its caches, which is 1.7 times as fast as 300 candidates of nano at once.
+AT_ONCE, AT_ONCE_ON_CPU = 2**24, 2**19
 
 
 def search(model, params, start, goal, mean, std, planner="cem", options=None, hold=1, seed=0):
@@ -57,11 +59,11 @@ def search(model, params, start, goal, mean, std, planner="cem", options=None, h
             f"{goal.shape}"
         )
     n, N, D = start.shape
-    most = max(1, AT_ONCE // (N * D))
+    at_once = AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else AT_ONCE
+    most = max(1, at_once // (N * D))
     samples = options.get("samples", known["samples"].default)
     solve = functools.partial(PLANNERS[planner], **{"chunk": min(most, samples)} | options)
 
-    @jax.jit
     def run(params, keys, start, goal):
         def one(episode):
             key, start, goal = episode
@@ -78,7 +80,8 @@ def search(model, params, start, goal, mean, std, planner="cem", options=None, h
 
         return jax.lax.map(one, (keys, start, goal), batch_size=max(1, min(n, most // samples)))
 
-    u, distance = run(params, jax.random.split(jax.random.key(seed), n), start, goal)
+    given = params, jax.random.split(jax.random.key(seed), n), start, goal
+    u, distance = compiling.compile(jax.jit(run).lower(*given))(*given)
     return np.asarray(u), np.asarray(distance)
 
 

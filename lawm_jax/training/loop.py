@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawm_jax import controlling, decoding, latents, saving, world_model
+from lawm_jax import compiling, controlling, decoding, latents, saving, world_model
 from lawm_jax.training import checkpoints, logs, optim, sharding
 
 
@@ -163,19 +163,9 @@ class Run:
         }
         lowered = self.step.lower(self.frozen, self.like, batch)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            step = pool.submit(_compile, lowered, self.mesh.devices.flat[0].platform)
+            step = pool.submit(compiling.compile, lowered, self.mesh.devices.flat[0].platform)
             yield
         self.step = step.result()
-
-
-def _compile(lowered, platform):
-    """Compiles; on a CPU without an XLA pass that takes a third of the time and gains nothing."""
-    if platform == "cpu":
-        try:
-            return lowered.compile({"xla_cpu_use_fusion_emitters": False})
-        except jax.errors.JaxRuntimeError:
-            pass  # another version of XLA, that does not know the option
-    return lowered.compile()
 
 
 def fit(config, workdir):
