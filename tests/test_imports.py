@@ -50,6 +50,8 @@ ALLOWED = {
         "evals.*",
     ),
     "page": (),
+    "results": ("figures", "page"),
+    "sections": ("figures", "page", "results"),
 }
 
 
