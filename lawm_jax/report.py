@@ -9,8 +9,8 @@ import sys
 
 from absl import app, flags
 
-from lawm_jax import figures, page, results, sections
-from lawm_jax.results import mapping, real
+from lawm_jax import figures, page, results, sections, sections_planning
+from lawm_jax.results import is_bound, mapping, real
 
 OUT = flags.DEFINE_string("out", None, "The page; report/page.html of the first run by default.")
 
@@ -78,8 +78,7 @@ def build(folders):
     subtitle = f"Report on {'the run' if len(runs) == 1 else f'{len(runs)} runs:'} " + ", ".join(
         run.name for run in runs
     )
-    asked = [overview, *sections.SECTIONS, pictures, training, configs]
-    made = [section(runs) for section in asked]
+    made = [section(runs) for section in SECTIONS]
     return page.page(title, subtitle, [section for section in made if section])
 
 
@@ -98,7 +97,7 @@ def overview(runs):
         mixture = [f"{name} {weight:g}" for name, weight in mixture if real(weight) and weight > 0]
         done, whole = run.metrics[-1]["step"] if run.metrics else None, run.config.get("steps")
         steps = f"{done or 0} of {whole}" if done != whole else done
-        strength = latent.get("strength") if run.kind not in ("none", "deterministic") else None
+        strength = latent.get("strength") if not is_bound(run.kind) else None
         strength = figures.short(strength) if real(strength) else strength
         videos = data.get("videos") or ", ".join(mixture)
         encoder = mapping(run.config.get("encoder")).get("name")
@@ -180,6 +179,25 @@ def configs(runs):
     """Shows the configs, folded."""
     folded = [page.folded(f"{run.label}: {run.folder}", run.config) for run in runs if run.config]
     return "Configs", "".join(folded) or page.paragraph("No run has a config.json.", "note")
+
+
+SECTIONS = (
+    overview,
+    sections.prediction,
+    sections.capacity,
+    sections.leakage,
+    sections.transfer,
+    sections.locality,
+    sections_planning.control,
+    sections_planning.reach,
+    sections_planning.walk,
+    sections_planning.closed,
+    sections.content,
+    sections.sampling,
+    pictures,
+    training,
+    configs,
+)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,15 @@ from lawm_jax import figures, page
 PARTS = "prediction", "leakage", "transfer", "content", "sampling"
 BOUNDS = "copy last frame", "deterministic", "none"
 CONTROLS = "copies the future", "decoder alone"  # beginnings of rows that are no model
+# Rows of planning that need no model.
+BASELINES = (
+    "truth, held",
+    "no action",
+    "mean action",
+    "random action",
+    "nearest neighbour",
+    "policy",
+)
 
 
 class Run(NamedTuple):
@@ -23,7 +32,7 @@ class Run(NamedTuple):
       name, label: the folder's name; what tables call its model, such as "noisy 1e-05".
       config, about: dicts, empty where missing.
       metrics: lines of metrics.jsonl with step, error and copy.
-      evals: part -> {source: ...}.
+      evals: part -> {source: ...}; of "plan" the sources are texts that say what was asked.
       files: of W/report that a page can show.
       skipped: number of files that could not be read.
       missing: [(what, command that makes it)].
@@ -76,6 +85,17 @@ def read(folder):
         missing.append(("metrics.jsonl", train))
     about = load("eval/about.json", evaluate)
     evals = {part: load(f"eval/{part}.json", f"{evaluate} --only {part}") for part in PARTS}
+    evals |= {"control": {}, "plan": {}}
+    driven = any(folder.glob("controller/**/checkpoints/[0-9]*"))
+    if driven or (folder / "eval/control.json").exists():
+        evals["control"] = load("eval/control.json", f"{evaluate} --only control")
+    plan = f"python -m lawm_jax.plan --workdir {shlex.quote(str(folder))} --task ..."
+    paths = sorted((folder / "eval").glob("plan_*.json"))
+    for path in paths:
+        for asked, rows in _plans(load(f"eval/{path.name}", plan)):
+            evals["plan"].setdefault(asked, []).extend(rows)
+    if driven and not paths:
+        missing.append(("eval/plan_TASK.json", plan))
     files = sorted((folder / "report").glob("*"))
     files = [path for path in files if path.suffix.lower() in page.TYPES]
     if not files:
@@ -88,12 +108,42 @@ def read(folder):
     return Run(folder, name, name, config, about, lines, evals, files, skipped, missing)
 
 
+def _plans(found):
+    """Splits what `lawm_jax.plan` wrote: [(what was asked, in words, rows)].
+
+    Rows of different controllers answer the same question: each says which one it had.
+    """
+    planner, controller = mapping(found.get("planner")), string(found.get("controller"))
+    known = {"samples": "samples", "iterations": "iterations", "bound": "deviations at most"}
+    settings = [f"{planner[key]:g} {what}" for key, what in known.items() if real(planner.get(key))]
+    if real(found.get("episodes")):
+        settings.append(f"{found['episodes']} clips")
+    of = {"controller": controller and pathlib.PurePath(controller).name}
+    of["controller_kind"] = string(found.get("controller_kind"))
+    asked = []
+    for plan in map(mapping, listed(found.get("plans"))):
+        words = f"{found.get('task')} ({found.get('source')})", f"{plan.get('horizon')} steps"
+        words = ", ".join([*words, string(planner.get("name")) or "?", *settings])
+        if real(plan.get("radius")):
+            words += f", goal within {plan['radius']:g} m, in closed loop"
+        rows = [mapping(row) for row in listed(plan.get("rows"))]
+        others = *BASELINES, "labelled"
+        rows = [row if str(row.get("name")).startswith(others) else row | of for row in rows]
+        asked.append((words, rows))
+    return asked
+
+
+def is_bound(name):
+    """Says whether a kind of model, or a row's name, is that of a bound and not of a contender."""
+    return name in BOUNDS or isinstance(name, str) and name.startswith("labelled")
+
+
 def with_labels(runs):
     """Names the runs' models by kind and strength, and by folder where that leaves two alike."""
     labels = []
     for run in runs:
         strength = mapping(run.config.get("latent")).get("strength")
-        plain = run.kind in BOUNDS or not real(strength)
+        plain = is_bound(run.kind) or not real(strength)
         labels.append(f"{run.kind or run.name}{'' if plain else f' {figures.short(strength)}'}")
     names = [run.name for run in runs]
     labels = [
@@ -118,7 +168,7 @@ def merged(runs, part, key=None):
     Returns:
       source -> [(label, row)], from copying over the bounds to the models.
     """
-    sources = {}
+    sources, apart = {}, len(runs) > 1 and part == "control"
     for run in runs:
         for source, rows in run.evals[part].items():
             rows = mapping(rows).get(key) if key else rows
@@ -126,29 +176,38 @@ def merged(runs, part, key=None):
             for row in listed(rows):
                 if not isinstance(mapping(row).get("name"), str):
                     continue
-                own = row["name"] == run.kind and run.kind not in BOUNDS
+                if apart and is_bound(row["name"]):  # their difference is to one run's latents
+                    row = {key: value for key, value in row.items() if key != "paired"}
+                own = row["name"] == run.kind and not is_bound(run.kind)
                 if own or not any(row == other for _, other in kept):
                     kept.append((run, row))
-    return {source: _named(rows) for source, rows in sources.items() if rows}
+    return {source: _named(rows, apart) for source, rows in sources.items() if rows}
 
 
-def _named(rows):
-    """Labels rows [(run, row)], and sorts them: [(label, row)]."""
-    labels = [run.label if row["name"] == run.kind else str(row["name"]) for run, row in rows]
-    keys = [
-        (label, string(row.get("metric"))) for label, (_, row) in zip(labels, rows, strict=True)
-    ]
-    named = [
-        (key[0] if keys.count(key) == 1 else f"{key[0]} ({run.label})", row)
-        for key, (run, row) in zip(keys, rows, strict=True)
-    ]
+def _named(rows, apart):
+    """Labels and sorts rows [(run, row)]: [(label, row)]; `apart` says whose, of all but bounds."""
 
-    def place(pair):
-        name = pair[1]["name"]
-        bounds = {"copy last frame": 0, "deterministic": 1, "none": 3}
-        return 4 if str(name).startswith(CONTROLS) else bounds.get(name, 2)
+    def label(run, row):
+        if row["name"] == run.kind:
+            return run.label
+        prefix = f"{run.label}: " if apart and not is_bound(row["name"]) else ""
+        return prefix + row["name"]
 
-    return sorted(named, key=place)
+    keys = [(label(*pair), string(pair[1].get("metric"))) for pair in rows]
+    named = []
+    for key, (run, row) in zip(keys, rows, strict=True):
+        which = "" if keys.count(key) == 1 else f" ({row.get('controller') or run.label})"
+        named.append((key[0] + which, row))
+    return sorted(named, key=lambda pair: _place(pair[1]["name"]))
+
+
+def _place(name):
+    """Ranks a row by its name: baselines, lower bound, models, upper bounds, what is no model."""
+    if name.startswith(CONTROLS):
+        return 4
+    if name in BASELINES or name == "copy last frame":
+        return 0
+    return 1 if name == "deterministic" else 3 if is_bound(name) else 2
 
 
 # What follows takes what stands in a file for what it should be, or for nothing.

@@ -1,6 +1,6 @@
-"""Sections of the report on evaluations: a function per question, runs -> (heading, markup).
+"""Sections of the report on latent actions: a function per question, runs -> (heading, markup).
 
-The paper's own figures stand beside ours where it has some.
+The paper's own figures stand beside ours where it has some. What all sections share is here, too.
 """
 
 from lawm_jax import figures, page, results
@@ -52,12 +52,45 @@ def tables(sources, columns, caption="", first="model"):
     return markup
 
 
+def rollouts(source, rows, led):
+    """Tabulates and draws open-loop errors against the number of steps ahead, and decoded ones.
+
+    Args:
+      source: its name.
+      rows: of `results.merged`.
+      led: by what, such as "with inferred actions".
+    """
+    names = dict.fromkeys(name for _, row in rows for name in mapping(row.get("pixels")))
+    known = {"psnr": ("PSNR in dB, higher is better", 2), "ssim": ("SSIM, higher is better", 3)}
+    columns = [
+        (*known.get(name, (f"{name} distance, lower is better", 3)), f"pixels.{name}")
+        for name in names
+    ]
+    decoded = tables({source: rows}, columns, "rollouts, decoded")
+    muted = [label for label, row in rows if results.is_bound(row["name"])]
+    rows = [(label, row["rollout"]) for label, row in rows if isinstance(row.get("rollout"), list)]
+    rows = [(label, [mapping(x) for x in values]) for label, values in rows]
+    rows = [(label, values) for label, values in rows if values and all(map(drawable, values))]
+    if not rows:
+        return decoded
+    P = max(len(values) for _, values in rows)
+    steps = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < P} | {P})
+    columns = [("model", None)] + [(f"{k} step{'s' * (k > 1)} ahead", 3) for k in steps]
+    shown = [[label, *(v[k - 1] if k <= len(v) else None for k in steps)] for label, v in rows]
+    lines = {label: list(enumerate(values, 1)) for label, values in rows}
+    svg = figures.curves(None, lines, "steps ahead", "error of the state", muted=muted)
+    caption = f"{source}: error of open-loop rollouts {led}, 95 % intervals."
+    table = page.table(columns, shown, f"{source}, several steps ahead, open loop")
+    return table + page.drawing(svg, caption) + decoded
+
+
 def prediction(runs):
     """E1: one step, several steps, pixels."""
     markup = page.paragraph(
         "How much of the next step do latent actions explain? 1 is as bad as copying the last "
         "frame. A good model lies well below the deterministic one, which has no latent actions, "
-        "and near the unconstrained one (none), whose actions may carry anything."
+        "and near the unconstrained one (none), whose actions may carry anything. A labelled one "
+        "knows the recorded actions."
     )
     sources = results.merged(runs, "prediction")
     markup += page.found([_gain(source, rows) for source, rows in sources.items()])
@@ -65,14 +98,8 @@ def prediction(runs):
         one = {source: rows}
         columns = [("error", 4, "error"), ("relative to copying", 3, "relative")]
         columns += [("minus deterministic", "+4", "paired")]
-        markup += tables(one, columns, "one step ahead") + _rollout(source, rows)
-        names = dict.fromkeys(name for _, row in rows for name in mapping(row.get("pixels")))
-        known = {"psnr": ("PSNR in dB, higher is better", 2), "ssim": ("SSIM, higher is better", 3)}
-        columns = [
-            (*known.get(name, (f"{name} distance, lower is better", 3)), f"pixels.{name}")
-            for name in names
-        ]
-        markup += tables(one, columns, "rollouts, decoded")
+        markup += tables(one, columns, "one step ahead")
+        markup += rollouts(source, rows, "with inferred actions")
     return "E1: one step and several ahead", markup + _absent(runs, "prediction")
 
 
@@ -80,7 +107,7 @@ def _gain(source, rows):
     """Says in a sentence what the best model's latent actions gain."""
     relative = {label: row["relative"] for label, row in rows if real(row.get("relative"))}
     models = {
-        label: row for label, row in rows if row["name"] not in results.BOUNDS and label in relative
+        label: row for label, row in rows if not results.is_bound(row["name"]) and label in relative
     }
     if not models:
         return f"{source}: only bounds were measured."
@@ -101,24 +128,6 @@ def _gain(source, rows):
     return text + "."
 
 
-def _rollout(source, rows):
-    """Draws and tabulates open-loop errors against the number of steps ahead."""
-    rows = [(label, row["rollout"]) for label, row in rows if isinstance(row.get("rollout"), list)]
-    rows = [(label, [mapping(x) for x in values]) for label, values in rows]
-    rows = [(label, values) for label, values in rows if values and all(map(drawable, values))]
-    if not rows:
-        return ""
-    P = max(len(values) for _, values in rows)
-    steps = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < P} | {P})
-    columns = [("model", None)] + [(f"{k} step{'s' * (k > 1)} ahead", 3) for k in steps]
-    shown = [[label, *(v[k - 1] if k <= len(v) else None for k in steps)] for label, v in rows]
-    lines = {label: list(enumerate(values, 1)) for label, values in rows}
-    svg = figures.curves(None, lines, "steps ahead", "error of the state", muted=results.BOUNDS)
-    caption = f"{source}: error of open-loop rollouts with inferred actions, 95 % intervals."
-    table = page.table(columns, shown, f"{source}, several steps ahead, open loop")
-    return table + page.drawing(svg, caption)
-
-
 def capacity(runs):
     """E1 over strengths: drawn where two runs of a kind differ in strength."""
     drawings = ""
@@ -128,12 +137,12 @@ def capacity(runs):
             rows = run.evals["prediction"].get(source)
             rows = {string(row.get("name")): row for row in map(mapping, listed(rows))}
             copy = mapping(mapping(rows.get("copy last frame")).get("error")).get("mean")
-            for name in ("deterministic", "none"):
-                if real(mapping(rows.get(name)).get("relative")):
-                    bounds.setdefault(name, rows[name]["relative"])
+            for name, row in rows.items():
+                if results.is_bound(name) and real(row.get("relative")):
+                    bounds.setdefault(name, row["relative"])
             error = mapping(mapping(rows.get(run.kind)).get("error"))
             strength = mapping(run.config.get("latent")).get("strength")
-            if run.kind in results.BOUNDS or not (
+            if results.is_bound(run.kind) or not (
                 drawable(error) and real(copy) and real(strength)
             ):
                 continue
@@ -282,12 +291,16 @@ def sampling(runs):
 
 def _absent(runs, part, key=None):
     """Names the runs that lack a part, with the command that makes it."""
-    has = [any(mapping(v).get(key) if key else v for v in run.evals[part].values()) for run in runs]
-    names = [run.label for run, there in zip(runs, has, strict=True) if not there]
+    has = lambda run: any(mapping(v).get(key) if key else v for v in run.evals[part].values())  # noqa: E731
+    return absent(runs, has, f"python -m lawm_jax.evaluate --workdir W --only {part}")
+
+
+def absent(runs, has, command):
+    """Names the runs of which `has` says that they lack something, with the command to make it."""
+    names = [run.label for run in runs if not has(run)]
     if not names:
         return ""
     who = "Not measured yet" if len(names) == len(runs) else f"Not measured for {', '.join(names)}"
-    command = f"python -m lawm_jax.evaluate --workdir W --only {part}"
     return page.paragraph(f"{who}: {command}", "note")
 
 
@@ -298,7 +311,3 @@ def _flat(values):
         nested = isinstance(x, dict) and "mean" not in x
         flat |= {f"{name} {key}": y for key, y in x.items()} if nested else {name: x}
     return flat
-
-
-# In the order of the page.
-SECTIONS = prediction, capacity, leakage, transfer, locality, content, sampling

@@ -52,6 +52,7 @@ ALLOWED = {
     "page": (),
     "results": ("figures", "page"),
     "sections": ("figures", "page", "results"),
+    "sections_planning": ("figures", "page", "results", "sections"),
 }
 
 
