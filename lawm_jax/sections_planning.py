@@ -136,8 +136,7 @@ def _plans(runs, text, drawn, columns, verdict, theirs="", flag=""):
         if not rows:
             continue
         verdicts += _judged(asked, rows, *verdict)
-        joined = lambda row: " / ".join(page.number(x, 2) for x in listed(row.get("correlation")))  # noqa: E731
-        shown = [(name, row | {"correlation": joined(row)}) for name, row in rows]
+        shown = [(name, row | {"correlation": _joined(row)}) for name, row in rows]
         muted = [name for name, row in rows if not _contends(row)]
         svg = figures.intervals(None, {name: row[key] for name, row in rows}, label, muted)
         caption = f"{asked}: {label}, 95 % intervals."
@@ -149,6 +148,11 @@ def _plans(runs, text, drawn, columns, verdict, theirs="", flag=""):
     has = lambda run: any(key in row for rows in run.evals["plan"].values() for row in rows)  # noqa: E731
     command = f"python -m lawm_jax.plan --workdir W --task ...{flag}"
     return markup + _untold(runs, has, command)
+
+
+def _joined(row):
+    """Writes correlations of several axes in one cell."""
+    return "\u00a0/\u00a0".join(page.number(x, 2) for x in listed(row.get("correlation")))
 
 
 def _contends(row):
