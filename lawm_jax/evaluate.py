@@ -1,6 +1,7 @@
 """Evaluates a trained model: python -m lawm_jax.evaluate --workdir W [--only ...] [--data ...].
 
-On held-out clips of every source it was trained on, or of --data, it asks the paper's questions:
+On held-out clips of every source it was trained on, or of all of --data (what some run was trained
+on: of its held-out part, for which the text of the source counts), it asks the paper's questions:
 prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), control (E5, for
 a source that a run in W/controller was trained on), sampling (E10) and pictures (E11). Prints
 tables, writes W/eval/*.json, and pictures and films to W/report/. Runs in W/bounds/NAME, trained on
@@ -44,7 +45,7 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     import ml_collections
 
-    from lawm_jax import controlling, saving
+    from lawm_jax import saving
     from lawm_jax.data import pipeline
     from lawm_jax.evals import source
     from lawm_jax.training import checkpoints
@@ -52,15 +53,13 @@ def main(argv):
     begin, workdir = time.monotonic(), WORKDIR.value
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
     own = config.copy_and_resolve_references()
+    main, folders = config.latent.kind, _bounds(workdir)
+    folders.pop(main, None)
     if DATA.value:
         given = dict(_named(x) for x in DATA.value)
         config.data.videos, config.data.sources = "", ml_collections.ConfigDict(given)
         config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(given, 1.0))
-        # Nothing of other data was trained on, unless by a controller: then its split holds.
-        if not any(controlling.trained(workdir, *pair) for pair in given.items()):
-            config.data.holdout = 1.0
-    main, folders = config.latent.kind, _bounds(workdir)
-    folders.pop(main, None)
+        config.data.holdout = _unseen(given, workdir, folders.values())
     loaded = {main: saving.load(workdir, decoder=DECODER.value)}
     loaded |= {name: saving.load(folder) for name, folder in folders.items()}
     for folder in ("eval", "report"):
@@ -102,6 +101,26 @@ def _named(text):
     if not name.isidentifier() or not spec:
         raise app.UsageError(f"--data: expected NAME=SOURCE, got {text!r}")
     return name, spec
+
+
+def _unseen(given, workdir, bounds):
+    """Returns the share of given sources that no run was trained on: all, or what one held out.
+
+    Sources are the same if their text is or, to a run of real actions, their name.
+    """
+    from lawm_jax import controlling
+    from lawm_jax.training import checkpoints
+
+    share = 1.0
+    for name, spec in given.items():
+        for folder in (workdir, *bounds, *controlling.trained(workdir, name, spec)):
+            data = checkpoints.read_config(folder)["data"]
+            seen = [data["sources"][key] for key, weight in data["mixture"].items() if weight > 0]
+            seen = [data["videos"]] if data["videos"] else seen
+            if spec in seen or controlling.knows(folder, name, spec):
+                print(f"{name}: {folder} was trained on it, what that held out is evaluated")
+                share = min(share, data["holdout"])
+    return share
 
 
 def _bounds(workdir):

@@ -270,6 +270,30 @@ def curves(path, lines, xlabel, ylabel, muted=()):
     return _finish(figure, path)
 
 
+def intervals(path, values, label, muted=()):
+    """Draws values with their intervals under each other, the first at the top.
+
+    Args:
+      path: as in `capacity`.
+      values: name -> interval, {"mean", "low", "high"}; low and high may be None.
+      label: what is measured.
+      muted: names to compare with, drawn grey.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(5.6, 0.7 + 0.27 * len(values)))
+    colours = _colours()
+    for y, (name, value) in enumerate(values.items()):
+        colour = "0.55" if name in muted else next(colours)
+        axis.plot([value["mean"]], [y], color=colour, marker="o", ms=5)
+        if value["low"] is not None:
+            axis.plot([value["low"], value["high"]], [y, y], color=colour, lw=1.6)
+    axis.set_yticks(range(len(values)), list(values), fontsize=9)
+    axis.set_ylim(len(values) - 0.4, -0.6)
+    axis.set_xlabel(label)
+    axis.grid(axis="x", color="0.55", alpha=0.25, lw=0.8)
+    return _finish(figure, path)
+
+
 def embedding(path, sets):
     """Draws points of a plane, such as inferred and sampled latents.
 

@@ -5,14 +5,16 @@ eyes of the model, and compares them with those of the clip. panda and droid (E6
 reach, judged by the sum of its moves; nav and recon (E7): a vehicle is to get somewhere, judged by
 its trajectory. W is a world model with a controller of the source in W/controller, or one of
 labelled actions; such a one in W/bounds/labelled joins the comparison. Prints a table and writes
-W/eval/plan_TASK.json; the same command gives the same numbers. A run that was trained on stored
-states has to name the video: --data TASK=SOURCE.
+W/eval/plan_TASK.json; the same command gives the same numbers. Flags that change them become part
+of the name, such as W/eval/plan_panda_controller=blind_planner=mppi.json. A run that was trained on
+stored states has to name the video: --data TASK=SOURCE.
 """
 
 import dataclasses
 import glob
 import json
 import os
+import re
 import time
 
 from absl import app, flags, logging
@@ -42,6 +44,7 @@ SAMPLES = flags.DEFINE_integer("samples", None, "Candidates; the paper's number.
 ITERATIONS = flags.DEFINE_integer("iterations", None, "Of the planner; the paper's number.")
 BOUND = flags.DEFINE_float("bound", None, "Of plans, in deviations of training actions; none.")
 flags.mark_flags_as_required(["workdir", "task"])
+SETTINGS = DATA, CONTROLLER, PLANNER, EPISODES, HORIZON, SAMPLES, ITERATIONS, BOUND
 
 
 def main(argv):
@@ -63,6 +66,7 @@ def main(argv):
     spec = _source(config, task)
     models, controller = _models(workdir, config, task, spec)
     model, params = next(iter(models.values()))
+    controls = model.controller.kind if controller else None
     config.encoder.repeat, frames = model.repeat, config.data.frames
     config.data.update(videos="", frames=max(horizons) + 1)
     config.data.sources = ml_collections.ConfigDict({task: spec})
@@ -89,14 +93,26 @@ def main(argv):
         "task": task,
         "source": spec,
         "controller": controller,
+        "controller_kind": controls,
         "episodes": len(episodes.s),
         "planner": {"name": PLANNER.value, "bound": BOUND.value} | given,
         "seconds": round(time.monotonic() - begin),
         "plans": plans,
     }
     os.makedirs(os.path.join(workdir, "eval"), exist_ok=True)
-    with open(os.path.join(workdir, "eval", f"plan_{task}.json"), "w", encoding="utf-8") as file:
+    name = f"plan_{task}{_settings()}.json"
+    with open(os.path.join(workdir, "eval", name), "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1, allow_nan=False)
+
+
+def _settings():
+    """Names what flags change, so that other settings' results stay: "_planner=mppi" or ""."""
+    text = ""
+    for flag in SETTINGS:
+        if flag.value != flag.default:
+            value = ",".join(map(str, flag.value)) if flag is HORIZON else str(flag.value)
+            text += f"_{flag.name}={value.removeprefix(f'{TASK.value}=')}"
+    return re.sub(r"[^\w.,=-]+", "-", text)
 
 
 def _source(config, task):
@@ -132,7 +148,10 @@ def _models(workdir, config, task, spec):
                 f"{workdir}/controller: no controller of {task} ({spec}); train one with "
                 f"configs/controller.py and --config.model={workdir}, or name one by --controller"
             )
-        loaded = {kind: saving.load(workdir, controller=controller)}
+        try:
+            loaded = {kind: saving.load(workdir, controller=controller)}
+        except (FileNotFoundError, ValueError) as error:
+            raise app.UsageError(str(error)) from error
         for folder in sorted(glob.glob(os.path.join(glob.escape(workdir), "bounds", "labelled*"))):
             if controlling.knows(folder, task, spec):
                 loaded[os.path.basename(folder)] = saving.load(folder)

@@ -123,6 +123,10 @@ def _with_controller(model, params, workdir, name, step, mesh):
     parts, theirs = json.loads(model.text), checkpoints.read_config(folder)
     if "controller" not in theirs:
         raise ValueError(f"{folder}: expected a run of configs/controller.py, got no controller")
+    if not _trained(folder):
+        raise FileNotFoundError(
+            f"{folder}: expected a trained controller, it has no checkpoint yet"
+        )
     ours = {"model_step": step} | {key: parts.get(key) for key in ("encoder", "inverse", "latent")}
     theirs["encoder"]["repeat"] = parts["encoder"]["repeat"]  # may differ
     changed = [key for key, value in ours.items() if theirs[key] != value]

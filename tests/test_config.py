@@ -23,8 +23,8 @@ def test_the_step_of_every_size_fits_together(get_config, size):
     c = config.data
     video = jax.ShapeDtypeStruct((2, c.frames, c.size, c.size, 3), jnp.uint8)
     clip = jax.ShapeDtypeStruct((1, c.frames, c.size, c.size, 3), jnp.float32)
-    frozen = jax.eval_shape(model.encoder.init, jax.random.key(0), clip)["params"]
-    s = world_model.state_shape(model, frozen, video)
+    frozen = {"encoder": jax.eval_shape(model.encoder.init, jax.random.key(0), clip)["params"]}
+    s = world_model.state_shape(model, frozen["encoder"], video)
     make = lambda key: loop.make_state(model, tx, s, key)  # noqa: E731
     state = jax.eval_shape(make, jax.random.key(0))
     after, metrics = jax.eval_shape(

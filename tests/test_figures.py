@@ -172,6 +172,21 @@ def test_svg_is_xml_in_the_pages_own_colour_with_the_same_bytes_twice():
     assert "currentColor" in one and "#000000" not in one
 
 
+def test_intervals_stand_under_each_other_as_long_as_they_are():
+    values = {"a": interval(0.5), "b": {"mean": 0.7, "low": None, "high": None}}
+    values |= {"c": {"mean": 0.6, "low": 0.5, "high": 0.8}}
+    svg = figures.intervals(None, values, "error, m", muted=["a"])
+    colours = ["#8c8c8c", figures.COLOURS[0], figures.COLOURS[1]]
+    marks = [float(re.findall(rf'<use [^>]*x="([\d.]+)"[^>]*fill: {c}', svg)[0]) for c in colours]
+    bars = {c: p for c, p in paths(svg) if c in colours and np.ptp(p[:, 1]) == 0}
+    assert bars.keys() == {colours[0], colours[2]}  # one has no bounds
+    scale = (marks[1] - marks[0]) / 0.2  # per unit
+    assert marks[2] - marks[0] == pytest.approx(0.1 * scale, abs=0.01)
+    np.testing.assert_allclose(bars[colours[2]][:, 0] - marks[0], [0, 0.3 * scale], atol=0.01)
+    assert bars[colours[0]][0, 1] < bars[colours[2]][0, 1]  # y points down
+    assert "error, m" in svg
+
+
 def test_an_embedding_has_a_mark_for_every_point():
     random = np.random.default_rng(0)
     sets = {"inferred": random.normal(size=(30, 2)), "prior": random.normal(size=(20, 2))}

@@ -53,6 +53,9 @@ ALLOWED = {
         "evals.*",
     ),
     "page": (),
+    "results": ("figures", "page"),
+    "sections": ("figures", "page", "results"),
+    "sections_planning": ("figures", "page", "results", "sections"),
 }
 
 

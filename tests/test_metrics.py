@@ -163,3 +163,16 @@ def test_pictures_of_other_shapes_are_an_error():
             metric(a[..., :1].repeat(16, -1), a[..., :1].repeat(16, -1))
     with pytest.raises(ValueError, match=r"a: expected .*H and W at least 11, got \(2, 10, 16, 3"):
         metrics.ssim(a[:, :10], a[:, :10])
+
+
+@pytest.mark.parametrize(
+    "x,digits,sign,text",
+    [
+        ({"mean": 0.80604, "low": 0.7909, "high": 0.8221}, 3, "", "0.806 [0.791, 0.822]"),
+        ({"mean": 0.04, "low": -0.012, "high": 0.0951}, 2, "+", "+0.04 [-0.01, +0.10]"),
+        ({"mean": 2.5, "low": None, "high": None}, 1, "", "2.5 [no interval]"),
+        (None, 3, "", "-"),
+    ],
+)
+def test_an_interval_is_written_with_its_bounds_or_says_that_it_has_none(x, digits, sign, text):
+    assert metrics.show(x, digits, sign) == text

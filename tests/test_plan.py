@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lawm_jax import controlling, latents, saving, world_model
+from lawm_jax import controlling, latents, plan, saving, world_model
 from lawm_jax.data import poses
 from lawm_jax.evals import planning
 from lawm_jax.evals.clips import Clips, fixed
@@ -296,8 +297,10 @@ def test_the_command_plans_prints_and_writes_what_the_function_finds(run):
     done = command("plan", *flags)
     assert done.returncode == 0, done.stderr
     assert "plans of 3 steps, panda" in done.stdout
-    written = json.loads((run / "eval" / "plan_panda.json").read_text())
+    name = "plan_panda_episodes=6_samples=24_iterations=2.json"
+    written = json.loads((run / "eval" / name).read_text())
     assert written["controller"].endswith("controller/panda") and written["episodes"] == 6
+    assert written["controller_kind"] == "state"
     (plan,) = written["plans"]
     names = ["no action", "mean action", "random action", "nearest neighbour", "none", "labelled"]
     assert [row["name"] for row in plan["rows"]] == names and plan["horizon"] == 3
@@ -319,11 +322,47 @@ def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(r
     walks = "--task=recon", "--data=recon=mini:nav"  # they stand in for it
     done = command("plan", f"--workdir={run}", *walks, "--controller=panda", *few)
     assert done.returncode == 0, done.stderr
-    written = json.loads((run / "eval" / "plan_recon.json").read_text())
+    settings = "controller=panda_planner=mppi_episodes=3_horizon=2_samples=8_iterations=2"
+    name = f"plan_recon_data=mini-nav_{settings}.json"
+    written = json.loads((run / "eval" / name).read_text())
     row = written["plans"][0]["rows"][-1]
     assert row["name"] == "none" and "in waypoints" in done.stdout
     assert row["ate_waypoints"]["mean"] == pytest.approx(row["ate"]["mean"] / 0.25)
     assert written["planner"]["name"] == "mppi" and written["controller"] == "panda"
+
+
+def test_results_of_other_settings_get_other_names():
+    defaults = ["plan", "--workdir=W", "--task=panda", "--planner=cem", "--episodes=64"]
+    changed = ["--data=panda=mini:/a b/panda", "--controller=W/controller/blind", "--horizon=8"]
+    try:
+        for flags, name in [
+            (defaults, ""),
+            ([*defaults, "--planner=mppi", "--bound=0.5"], "_planner=mppi_bound=0.5"),
+            ([*defaults, *changed, "--horizon=4"],
+             "_data=mini-a-b-panda_controller=W-controller-blind_horizon=8,4"),
+        ]:  # fmt: skip
+            plan.flags.FLAGS.unparse_flags()
+            plan.flags.FLAGS(flags)
+            assert plan._settings() == name
+            for flag in plan.SETTINGS:
+                plan.flags.FLAGS[flag.name].unparse()
+    finally:
+        plan.flags.FLAGS.unparse_flags()
+
+
+def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path):
+    folder = tmp_path / "young"
+    folder.mkdir()
+    shutil.copy(run / "controller" / "panda" / "config.json", folder)
+    for name, why in (
+        (folder, f"{folder}: expected a trained controller, it has no checkpoint yet"),
+        (tmp_path / "none", "config.json: not found"),
+    ):
+        done = command("plan", f"--workdir={run}", "--task=panda", f"--controller={name}")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert why in done.stdout + done.stderr
+    with pytest.raises(FileNotFoundError, match="expected a trained controller, it has no"):
+        saving.load(str(run), controller=str(folder))
 
 
 def test_evaluate_leads_by_every_controller_of_a_source(run):

@@ -71,6 +71,62 @@ def sampling(kind):
     return [row | {"energy_null": 0.0017, "change": float("nan")}]
 
 
+def control(error):
+    """Makes rows of E5 with an error of inferred latents, and two controllers'."""
+    errors = {"copy last frame": 0.4312, "inferred latents": error, "state": error + 0.0123}
+    errors |= {"actions": error + 0.0567, "labelled": 0.2718, "state, no action": 0.3987}
+
+    def row(name, x):
+        paired = None if name == "inferred latents" else interval(x - error, 0.001)
+        rollout = [interval(x * (1 + 0.2 * k)) for k in range(4)]
+        return {"name": name, "error": interval(x), "paired": paired, "rollout": rollout}
+
+    return [row(name, x) for name, x in errors.items()]
+
+
+def plans(kind, error, planner="cem", controller="panda", sees="state", closed=False):
+    """Makes what planning leaves: baselines and a labelled bound alike, one model."""
+
+    def reach(name, x, correlation, distance=None):
+        row = {"name": name, "error": interval(x), "score": {"mean": 0.0, "low": 0.0, "high": 3.2}}
+        row |= {"correlation": correlation, "paired": interval(x - 0.1781), "distance": distance}
+        return row
+
+    def walk(name, x):
+        row = {"name": name, "ate": interval(x), "rpe": interval(x / 2), "yaw": interval(x / 4)}
+        return row | {
+            "correlation": [0.61, -0.03, None],
+            "paired": interval(x - 0.8),
+            "distance": None,
+        }
+
+    def loop(name, x):
+        row = {"name": name, "success": interval(1 - x), "reached": interval(1 - x / 2)}
+        return row | {"distance": interval(x), "paired": interval(x - 0.1781), "path": [x, x]}
+
+    made = [reach("no action", 0.1781, [None] * 3), reach("nearest neighbour", 0.1512, [0.2] * 3)]
+    made += [reach(kind, error, [0.57, 0.92, None], interval(0.0612))]
+    made += [reach("labelled", 0.0713, [0.7, 0.9, 0.9])]
+    plan = {"horizon": 3, "rows": made}
+    if closed:
+        names = {"no action": 0.1781, "policy": 0.0113, kind: error, "labelled": 0.0713}
+        rows = [loop(name, x) for name, x in names.items()]
+        plan |= {"radius": 0.05, "steps": 10, "rows": rows}
+    if controller == "nav":
+        names = {"truth, held": 0.0871, "mean action": 0.8, kind: error}
+        plan = {"horizon": 8, "rows": [walk(name, x) for name, x in names.items()]}
+    task = "nav" if controller == "nav" else "panda"
+    return {
+        "task": task,
+        "source": f"mini:{task}",
+        "controller": f"/somewhere/W/controller/{controller}",
+        "controller_kind": sees,
+        "episodes": 16,
+        "planner": {"name": planner, "bound": None, "samples": 64},
+        "plans": [plan],
+    }
+
+
 def write(path, value):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(value if isinstance(value, str) else json.dumps(value))
@@ -96,6 +152,18 @@ def runs(tmp_path_factory):
     for part in leakage, transfer, content, sampling:
         write(run / "eval" / f"{part.__name__}.json", {"panda": part("noisy")})
     write(root / "weak" / "eval" / "leakage.json", "{ this is no JSON")
+    for folder, error in ("first & best", 0.0931), ("weak", 0.1874):
+        out = root / folder / "eval"
+        write(out / "control.json", {"panda": control(error + 0.2)})
+        write(out / "plan_panda.json", plans("noisy", error))
+    (root / "weak" / "controller" / "checkpoints" / "20").mkdir(parents=True)
+    out = run / "eval"
+    blind = plans("noisy", 0.1649, controller="blind", sees="actions")
+    write(out / "plan_panda_controller=blind.json", blind)
+    write(out / "plan_panda_planner=mppi.json", plans("noisy", 0.1003, "mppi"))
+    write(out / "plan_panda_closed.json", plans("noisy", 0.0421, closed=True))
+    write(out / "plan_nav.json", plans("noisy", 0.7512, controller="nav"))
+    write(out / "plan_droid.json", {"plans": [{"rows": [{"name": 3}, "x"]}], "planner": "cem"})
     clips = {"video": np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)}
     clips["rollout, noisy"] = clips["video"][::-1]
     (run / "report").mkdir()
@@ -198,6 +266,79 @@ def test_what_several_runs_say_alike_comes_once_and_bounds_frame_the_models(read
     ]
 
 
+def test_real_actions_and_plans_are_in_tables_beside_what_needs_no_model(read):
+    left = "0.061 [0.051, 0.071]"
+    for row in [
+        ["noisy 1e-5: state", "0.3054 [0.2954, 0.3154]", "+0.0123 [+0.0113, +0.0133]"],
+        ["noisy 1e-3: state", "0.3997 [0.3897, 0.4097]", "+0.0123 [+0.0113, +0.0133]"],
+        ["noisy 1e-5: inferred latents", "0.293 [0.283, 0.303]", "0.352 [0.342, 0.362]",
+         "0.469 [0.459, 0.479]"],
+        ["noisy", "mid", "0.10 → 0.11", "0.17 → 0.21"],
+        ["no action", "0.178 [0.168, 0.188]", "+0.000 [−0.010, +0.010]", "0.0 [0.0, 3.2]",
+         "–\u00a0/\u00a0–\u00a0/\u00a0–", "–", "–"],
+        ["noisy 1e-5 (panda)", "0.093 [0.083, 0.103]", "−0.085 [−0.095, −0.075]", "0.0 [0.0, 3.2]",
+         "0.57\u00a0/\u00a00.92\u00a0/\u00a0–", left, "state"],
+        ["noisy 1e-5 (blind)", "0.165 [0.155, 0.175]", "−0.013 [−0.023, −0.003]", "0.0 [0.0, 3.2]",
+         "0.57\u00a0/\u00a00.92\u00a0/\u00a0–", left, "actions"],
+        ["noisy 1e-5", "0.100 [0.090, 0.110]", "−0.078 [−0.088, −0.068]", "0.0 [0.0, 3.2]",
+         "0.57\u00a0/\u00a00.92\u00a0/\u00a0–", left, "state"],
+        ["noisy", "0.49", "0.11", "0.10", "–"],
+        ["noisy 1e-5", "0.751 [0.741, 0.761]", "−0.049 [−0.059, −0.039]", "0.376 [0.366, 0.386]",
+         "0.19 [0.18, 0.20]", "0.61\u00a0/\u00a0−0.03\u00a0/\u00a0–", "state"],
+        ["NWM", "–", "–", "–", "1.13 / 0.35"],
+        ["noisy 1e-5", "0.96 [0.95, 0.97]", "0.98 [0.97, 0.99]", "0.042 [0.032, 0.052]",
+         "−0.136 [−0.146, −0.126]", "state"],
+    ]:  # fmt: skip
+        assert row in read.rows
+    text = " ".join(read.words)
+    asked = "panda (mini:panda), 3 steps, cem, 64 samples, 16 clips"
+    less = f"{0.1781 - 0.0931:.3f} m less than no action; the interval excludes zero"
+    assert f"{asked}: noisy 1e-5 (panda) errs by 0.093 m, {less}." in text
+    assert f"{asked.replace('cem', 'mppi')}: noisy 1e-5 errs by 0.100 m" in text
+    closed = f"{asked}, goal within 0.05 m, in closed loop"
+    assert f"{closed}: noisy 1e-5 ends 0.042 m from the goal" in text
+    way = "nav (mini:nav), 8 steps, cem, 64 samples, 16 clips: noisy 1e-5 has an ATE of 0.751 m"
+    assert f"{way}, 0.049 m less than the mean action" in text
+
+
+def test_baselines_of_plans_and_a_labelled_bound_come_once_around_the_models(read):
+    names = [row[0] for row in read.rows if len(row) == 7]
+    models = ["noisy 1e-5 (panda)", "noisy 1e-5 (blind)", "noisy 1e-3"]
+    start = names.index("no action")
+    assert names[start : start + 6] == ["no action", "nearest neighbour", *models, "labelled"]
+    led = [row for row in read.rows if row[1:2] == ["0.4312 [0.4212, 0.4412]"]]
+    assert led == [["copy last frame", "0.4312 [0.4212, 0.4412]", "–"]]  # of two runs
+    assert ["labelled", "0.2718 [0.2618, 0.2818]", "–"] in read.rows
+
+
+def test_what_drives_a_run_is_asked_for_only_where_it_can_be_made(runs, read):
+    missing = {tuple(row) for row in read.rows if len(row) == 3}
+    assert not any(what == "eval/control.json" for _, what, _ in missing)
+    text = " ".join(read.words)
+    walks = "Not measured for noisy 1e-3, started: python -m lawm_jax.plan --workdir W --task ..."
+    assert walks in text and "It needs a controller" in text
+
+
+def test_a_run_of_labelled_actions_is_a_bound(runs, tmp_path):
+    for name, kind, strength in ("labels", "labelled", 0.0), ("model", "noisy", 1e-5):
+        config = {"latent": {"kind": kind, "strength": strength}, "steps": 4}
+        write(tmp_path / name / "config.json", config)
+        rows = [row for row in prediction(kind, 0.2911) if row["name"] != "none"]
+        if kind == "noisy":
+            other = next(row for row in rows if row["name"] == kind)
+            rows.append(other | {"name": "labelled_long", "relative": 0.5})
+        write(tmp_path / name / "eval" / "prediction.json", {"panda": rows})
+    run = report(tmp_path / "labels", tmp_path / "model", "--out", tmp_path / "page.html")
+    assert run.returncode == 0, run.stderr
+    read = Reader((tmp_path / "page.html").read_text())
+    assert ["labels", "labelled", "–", "0 of 4"] in [row[:2] + row[2:4] for row in read.rows]
+    names = [row[0] for row in read.rows]
+    start = names.index("copy last frame")
+    ranked = ["copy last frame", "deterministic", "noisy 1e-5", "labelled", "labelled_long"]
+    assert names[start : start + 5] == ranked
+    assert "noisy 1e-5 has 0.809 of the error of copying" in " ".join(read.words)
+
+
 def test_conclusions_name_the_best_run_and_what_was_flagged_but_no_control(read):
     text = " ".join(read.words)
     share = 100 * (0.3412 - 0.2911) / (0.3412 - 0.2834)
@@ -250,7 +391,8 @@ def test_runs_capacity_curves_training_and_skipped_files_are_shown(made, read):
     assert "b49c3a8" in "".join(read.words) and "jax 0.10.2" in "".join(read.words)
     assert read.words.count("1e-3") >= 1 and "one-step error / copying" in read.words
     assert "training error / copying" in read.words
-    assert made.read_text().count("<svg") == 3  # rollouts, capacity, training
+    # Rollouts, capacity, led by actions, plans by two planners, a way, closed loop, training.
+    assert made.read_text().count("<svg") == 8
 
 
 def test_the_page_goes_beside_the_first_run_by_default(runs, tmp_path):

@@ -7,7 +7,7 @@ effective dimension (participation ratio) as in Gao et al. 2017.
 import numpy as np
 
 from lawm_jax import metrics
-from lawm_jax.evals.leakage import show
+from lawm_jax.metrics import show
 
 # Ridge penalty per training row, on standardised latents: keeps unused dimensions out.
 PENALTY = 1e-2

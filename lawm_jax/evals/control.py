@@ -8,6 +8,7 @@ import numpy as np
 
 from lawm_jax import metrics, world_model
 from lawm_jax.evals import batched
+from lawm_jax.metrics import show
 
 
 def compare(models, s, actions, episodes, pixels=None, batch=16):
@@ -79,18 +80,12 @@ def table(results):
         title = f"led by real actions, open loop, {source}: mean absolute error [95 % interval]"
         lines.append(f"{title}, {', '.join(map(str, ahead))} steps after the first")
         for row in rows:
-            text = f"  {row['name']:<24}{_show(row['error'])}   "
+            text = f"  {row['name']:<24}{show(row['error'], 4)}   "
             text += "  ".join(f"{row['rollout'][k - 1]['mean']:.4f}" for k in ahead)
             if row["paired"]:
-                text += f"   minus inferred: {_show(row['paired'], '+')}"
+                text += f"   minus inferred: {show(row['paired'], 4, '+')}"
             if row.get("pixels"):
                 pixels = {name: f"{x['mean']:.3g}" for name, x in row["pixels"].items()}
                 text += "   " + ", ".join(f"{name} {x}" for name, x in pixels.items())
             lines.append(text)
     return "\n".join(lines)
-
-
-def _show(x, sign=""):
-    if x["low"] is None:
-        return f"{x['mean']:{sign}.4f} [one episode: no interval]"
-    return f"{x['mean']:{sign}.4f} [{x['low']:{sign}.4f}, {x['high']:{sign}.4f}]"

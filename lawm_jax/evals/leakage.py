@@ -11,6 +11,7 @@ Source: Garrido et al. 2026, section 5 and Table 1; the controls are ours.
 import numpy as np
 
 from lawm_jax import metrics
+from lawm_jax.metrics import show
 
 # A copying ratio must be above this (its interval's low end) before a leak can be told from none.
 BIGGER = 1.1
@@ -191,12 +192,3 @@ def _two_or_more(episodes, n):
             f"{len(np.unique(episodes))}"
         )
     return episodes
-
-
-def show(x, digits=3):
-    """Writes an interval as text, or a dash for None."""
-    if x is None:
-        return "-"
-    if x["low"] is None:
-        return f"{x['mean']:.{digits}f} [no interval]"
-    return f"{x['mean']:.{digits}f} [{x['low']:.{digits}f}, {x['high']:.{digits}f}]"

@@ -15,6 +15,7 @@ import numpy as np
 
 from lawm_jax import compiling, metrics, planning, world_model
 from lawm_jax.data import poses
+from lawm_jax.metrics import show
 
 PLANNERS = {
     name: getattr(planning, name) for name in ("cem", "icem", "mppi", "gradient", "cem_gradient")
@@ -326,19 +327,11 @@ def _errors(row):
         paired = (
             ""
             if row["name"] == "no action"
-            else f"   less no action's: {_show(row['paired'], '+')}"
+            else f"   less no action's: {show(row['paired'], sign='+')}"
         )
-        return f"error {_show(row['error'])} m, score {_show(row['score'], digits=1)}{paired}"
-    text = f"ATE {_show(row['ate'])} m, RPE {_show(row['rpe'])} m, "
+        return f"error {show(row['error'])} m, score {show(row['score'], digits=1)}{paired}"
+    text = f"ATE {show(row['ate'])} m, RPE {show(row['rpe'])} m, "
     if "ate_waypoints" in row:
-        ate, rpe = (_show(row[f"{key}_waypoints"], digits=2) for key in ("ate", "rpe"))
+        ate, rpe = (show(row[f"{key}_waypoints"], digits=2) for key in ("ate", "rpe"))
         text += f"in waypoints {ate} and {rpe}, "
-    return text + f"last yaw off by {_show(row['yaw'], digits=2)} rad"
-
-
-def _show(x, sign="", digits=3):
-    if x["low"] is None:
-        return f"{x['mean']:{sign}.{digits}f} [one episode: no interval]"
-    return (
-        f"{x['mean']:{sign}.{digits}f} [{x['low']:{sign}.{digits}f}, {x['high']:{sign}.{digits}f}]"
-    )
+    return text + f"last yaw off by {show(row['yaw'], digits=2)} rad"

@@ -6,6 +6,7 @@ Source: Garrido et al. 2026, section 5 and Figure 4.
 import numpy as np
 
 from lawm_jax import metrics
+from lawm_jax.metrics import show
 
 
 def compare(models, s, episodes, pixels=None):
@@ -67,9 +68,9 @@ def table(results):
         for row in rows:
             if "error" not in row:
                 continue
-            text = f"  {row['name']:<18}{_show(row['error'])}   {row['relative']:.3f} of copying"
+            text = f"  {row['name']:<18}{show(row['error'], 4)}   {row['relative']:.3f} of copying"
             if row["paired"]:
-                text += f"   minus deterministic: {_show(row['paired'], '+')}"
+                text += f"   minus deterministic: {show(row['paired'], 4, '+')}"
             lines.append(text)
         steps = len(rows[0]["rollout"])
         ahead = sorted({1, min(4, steps), steps})
@@ -83,9 +84,3 @@ def table(results):
                 text += "   " + ", ".join(f"{name} {x}" for name, x in pixels.items())
             lines.append(text)
     return "\n".join(lines)
-
-
-def _show(x, sign=""):
-    if x["low"] is None:
-        return f"{x['mean']:{sign}.4f} [one episode: no interval]"
-    return f"{x['mean']:{sign}.4f} [{x['low']:{sign}.4f}, {x['high']:{sign}.4f}]"

@@ -10,7 +10,8 @@ the measure of locality are ours: the paper shows pictures.
 import numpy as np
 
 from lawm_jax import metrics
-from lawm_jax.evals.leakage import latent_l1, partners, show
+from lawm_jax.evals.leakage import latent_l1, partners
+from lawm_jax.metrics import show
 
 # Below this share of the error, what latents change is nothing.
 NOTHING = 0.01

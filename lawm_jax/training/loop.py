@@ -22,8 +22,8 @@ def train_step(model, tx, frozen, state, batch):
       model: WorldModel (static under jit); one without a forward model trains its
         controller or, without one, its decoder.
       tx: optax.GradientTransformation, from `optim.make` (static).
-      frozen: the encoder's parameters; what `controlling.init_frozen` made for a controller,
-        `decoding.init_frozen` for a decoder.
+      frozen: what training needs and does not change, {"encoder"}; for a controller also what
+        `controlling.init_frozen` made, for a decoder `decoding.init_frozen`.
       state: {"params", "opt", "step" int32, "key"}.
       batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before; and
         "actions" [B, T-1, U] where the model learns from real ones.
@@ -65,8 +65,7 @@ def _states(model, frozen, batch):
     """Encodes a batch's video, unless it holds states."""
     if "states" in batch:
         return batch["states"].astype(jnp.float32)
-    parts = {"encoder": frozen} if model.predictor is not None else frozen
-    return world_model.encode(model, parts, batch["video"])
+    return world_model.encode(model, frozen, batch["video"])
 
 
 def make_state(model, tx, s, key):
@@ -96,15 +95,8 @@ class Run:
             )
         clip = (data["batch"], data["frames"], data["size"], data["size"], 3)
         video = jax.ShapeDtypeStruct(clip, jnp.uint8)
-        if self.model.predictor is not None:
-            frozen = encoder = world_model.init_encoder(self.model, video)
-        else:
-            if self.model.controller is not None:
-                frozen = controlling.init_frozen(config)
-            else:
-                frozen = decoding.init_frozen(self.model, video)
-            encoder = frozen["encoder"]
-        s = world_model.state_shape(self.model, encoder, video)
+        frozen = _frozen(self.model, config, video)
+        s = world_model.state_shape(self.model, frozen["encoder"], video)
         cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
         self.batch = {"states": cached} if states else {"video": video}
         if U := controlling.labels(self.model):
@@ -168,6 +160,15 @@ class Run:
         self.step = step.result()
 
 
+def _frozen(model, config, video):
+    """Loads what training needs and does not change: {"encoder", ...}."""
+    if model.predictor is not None:
+        return {"encoder": world_model.init_encoder(model, video)}
+    if model.controller is not None:
+        return controlling.init_frozen(config)
+    return decoding.init_frozen(model, video)
+
+
 def fit(config, workdir):
     """Trains what a config describes, or continues where an interrupted run stopped.
 
@@ -225,8 +226,8 @@ def fit(config, workdir):
         store.close()
     if not done:
         return None
-    encoder = run.frozen if run.model.predictor is not None else run.frozen["encoder"]
-    return run.model, saving.complete(run.model, done["params"] | {"encoder": encoder}, run.mesh)
+    params = done["params"] | {"encoder": run.frozen["encoder"]}
+    return run.model, saving.complete(run.model, params, run.mesh)
 
 
 def _loop(run, config, state, start, data, store, log, termination):
