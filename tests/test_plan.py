@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from test_simulate import panda_episode, skip_unless
 
 from lawm_jax import controlling, latents, saving, world_model
