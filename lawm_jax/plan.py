@@ -8,13 +8,18 @@ labelled actions; such a one in W/bounds/labelled joins the comparison. Prints a
 W/eval/plan_TASK.json; the same command gives the same numbers. Flags that change them become part
 of the name, such as W/eval/plan_panda_controller=blind_planner=mppi.json. A run that was trained on
 stored states has to name the video: --data TASK=SOURCE.
+
+With --closed-loop the actions of panda or nav are taken in the simulator (pip install
+lawm_jax[sim]), and planned anew at every step from what is then seen; W/eval/plan_TASK_closed.json.
 """
 
 import dataclasses
+import functools
 import glob
 import json
 import os
 import re
+import sys
 import time
 
 from absl import app, flags, logging
@@ -27,13 +32,15 @@ TASKS = {
     "recon": ("walk", (8, 4), 0.25),
 }
 PLANNERS = ["cem", "icem", "mppi", "gradient", "cem_gradient"]
+CLOSED = {"panda": (3,), "nav": (8,)}  # the horizons of what has a simulator
 TRAINING = 256  # clips of the training part: for the baselines, and for the scale of actions
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 TASK = flags.DEFINE_enum("task", None, list(TASKS), "The source of the clips, by name.")
 DATA = flags.DEFINE_string("data", None, "TASK=SOURCE, where the run's config lacks this source.")
 PLANNER = flags.DEFINE_enum("planner", "cem", PLANNERS, "See lawm_jax/planning.py.")
-EPISODES = flags.DEFINE_integer("episodes", 64, "Clips to plan on, fixed ones.", lower_bound=1)
+EPISODES = flags.DEFINE_integer("episodes", 64, "Clips or scenes, fixed ones.", lower_bound=1)
+CLOSED_LOOP = flags.DEFINE_bool("closed-loop", False, "Act in the simulator, plan at every step.")
 HORIZON = flags.DEFINE_multi_integer(
     "horizon", None, "Steps of a plan; 3 for panda and droid, 8 and 4 for nav and recon."
 )
@@ -52,55 +59,48 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
-    import jax
     import ml_collections
 
-    from lawm_jax import world_model
-    from lawm_jax.evals import batched, clips, planning
     from lawm_jax.training import checkpoints
 
     begin, workdir, task = time.monotonic(), WORKDIR.value, TASK.value
-    kind, horizons, spacing = TASKS[task]
-    horizons = HORIZON.value or horizons
+    if CLOSED_LOOP.value and task not in CLOSED:
+        raise app.UsageError(
+            f"--closed-loop: expected --task {' or '.join(CLOSED)}, which have a simulator, got "
+            f"{task}"
+        )
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
     spec = _source(config, task)
     models, controller = _models(workdir, config, task, spec)
-    model, params = next(iter(models.values()))
+    scenes = _scenes(task, spec) if CLOSED_LOOP.value else None
+    horizons = HORIZON.value or (CLOSED[task] if scenes else TASKS[task][1])
+    model = next(iter(models.values()))[0]
     controls = model.controller.kind if controller else None
-    config.encoder.repeat, frames = model.repeat, config.data.frames
-    config.data.update(videos="", frames=max(horizons) + 1)
+    config.encoder.repeat = model.repeat
+    least = max(horizons) + 1
+    config.data.update(videos="", frames=max(config.data.frames, least))
     config.data.sources = ml_collections.ConfigDict({task: spec})
     config.data.mixture = ml_collections.ConfigDict({task: 1.0})
     config.data.augment.update(crop=False, flip=0.0, jitter=0.0, cut=0.0)
-
-    encode = jax.jit(lambda params, video: world_model.encode(model, params, video))
-    encode = batched.in_batches(encode, {"encoder": params["encoder"]})
-    episodes = clips.fixed(config, task, encode, EPISODES.value)
-    config.data.frames = max(frames, max(horizons) + 1)
-    training = clips.training(config, task, encode, TRAINING)
-    given = {"samples": SAMPLES.value, "iterations": ITERATIONS.value}
-    given = {key: value for key, value in given.items() if value is not None}
-    ask = planning.reach
-    if kind == "walk":
-        ask = lambda *x, **options: planning.walk(*x, **options, spacing=spacing)  # noqa: E731
-    plans = []
-    for horizon in horizons:
-        options = dict(planner=PLANNER.value, options=given, bound=BOUND.value)
-        rows = ask(models, episodes, training, horizon=horizon, **options)
-        plans.append({"horizon": horizon, "rows": rows})
-        print(planning.table({task: plans[-1:]}), flush=True)
+    options = {"samples": SAMPLES.value, "iterations": ITERATIONS.value}
+    options = {key: value for key, value in options.items() if value is not None}
+    asked = dict(planner=PLANNER.value, options=options, bound=BOUND.value)
+    if scenes:
+        found = _closed(config, task, models, scenes, horizons, asked)
+    else:
+        found = _open(config, task, models, horizons, asked, least)
     found = {
         "task": task,
         "source": spec,
         "controller": controller,
         "controller_kind": controls,
-        "episodes": len(episodes.s),
-        "planner": {"name": PLANNER.value, "bound": BOUND.value} | given,
+        "episodes": EPISODES.value,
+        "planner": {"name": PLANNER.value, "bound": BOUND.value} | options,
         "seconds": round(time.monotonic() - begin),
-        "plans": plans,
+        "plans": found,
     }
     os.makedirs(os.path.join(workdir, "eval"), exist_ok=True)
-    name = f"plan_{task}{_settings()}.json"
+    name = f"plan_{task}{'_closed' if scenes else ''}{_settings()}.json"
     with open(os.path.join(workdir, "eval", name), "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1, allow_nan=False)
 
@@ -113,6 +113,72 @@ def _settings():
             value = ",".join(map(str, flag.value)) if flag is HORIZON else str(flag.value)
             text += f"_{flag.name}={value.removeprefix(f'{TASK.value}=')}"
     return re.sub(r"[^\w.,=-]+", "-", text)
+
+
+def _open(config, task, models, horizons, asked, frames):
+    """Plans on held-out clips of `frames` frames, and prints: one dict per horizon."""
+    import ml_collections
+
+    from lawm_jax.evals import clips, planning
+
+    kind, _, spacing = TASKS[task]
+    ask = planning.reach
+    if kind == "walk":
+        ask = functools.partial(planning.walk, spacing=spacing)
+    encode, short = _encoder(models), ml_collections.ConfigDict(config.to_dict())
+    short.data.frames = frames
+    episodes = clips.fixed(short, task, encode, EPISODES.value)
+    training = clips.training(config, task, encode, TRAINING)
+    plans = []
+    for horizon in horizons:
+        rows = ask(models, episodes, training, horizon=horizon, **asked)
+        plans.append({"horizon": horizon, "rows": rows})
+        print(planning.table({task: plans[-1:]}), flush=True)
+    return plans
+
+
+def _closed(config, task, models, scenes, horizons, asked):
+    """Acts in the simulator, and prints: one dict per horizon."""
+    from lawm_jax.evals import clips, closed
+
+    asks, plans = closed.TASKS[task], []
+    training = clips.training(config, task, _encoder(models), TRAINING)
+    encode = _encoder(models, batch=1)
+    tell = lambda i: print(f"\repisode {i}/{len(scenes)}", end="\r", file=sys.stderr)  # noqa: E731
+    for horizon in horizons:
+        rows = closed.evaluate(models, encode, asks, scenes, training, horizon, done=tell, **asked)
+        measured = {"radius": asks.radius, "policy_steps": asks.steps, "steps": 2 * asks.steps}
+        plans.append({"horizon": horizon} | measured | {"rows": rows})
+        print(closed.table(task, asks, horizon, rows), flush=True)
+    return plans
+
+
+def _encoder(models, batch=16):
+    """Returns the function of video to states, `batch` clips at a time, that all models share."""
+    import jax
+
+    from lawm_jax import world_model
+    from lawm_jax.evals import batched
+
+    model, params = next(iter(models.values()))
+    encode = jax.jit(lambda params, video: world_model.encode(model, params, video))
+    return batched.in_batches(encode, {"encoder": params["encoder"]}, batch)
+
+
+def _scenes(task, spec):
+    """Draws the scenes of a closed loop."""
+    from lawm_jax.evals import closed
+
+    kind, _, where = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if kind != "mini" or os.path.basename(where) != task:
+        raise app.UsageError(
+            f"--data: a closed loop needs the simulator's own actions, {task}=mini:{task} or "
+            f"{task}=mini:FOLDER/{task}, got {spec}"
+        )
+    try:
+        return closed.scenes(closed.TASKS[task], EPISODES.value)
+    except ImportError as error:
+        raise app.UsageError(f"--closed-loop: {error}") from error
 
 
 def _source(config, task):

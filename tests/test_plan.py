@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_simulate import panda_episode, skip_unless
 
 from lawm_jax import controlling, latents, plan, saving, world_model
 from lawm_jax.data import poses
@@ -266,10 +268,11 @@ def test_being_driven_is_imagining_what_act_says_one_step_after_the_other(tiny):
         world_model.drive(model, params, one, jnp.zeros((3, 0, 2)))
 
 
-def command(module, *flags):
+def command(module, *flags, **environment):
     """Runs a module of the package in another process."""
-    line = [sys.executable, "-m", f"lawm_jax.{module}", *map(str, flags)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    line, environment = [sys.executable, "-m", f"lawm_jax.{module}"], os.environ | environment
+    options = dict(cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run([*line, *map(str, flags)], **options)
 
 
 @pytest.fixture(scope="module")
@@ -363,6 +366,36 @@ def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path
         assert why in done.stdout + done.stderr
     with pytest.raises(FileNotFoundError, match="expected a trained controller, it has no"):
         saving.load(str(run), controller=str(folder))
+
+
+def test_the_command_acts_in_the_simulator_and_writes_what_came_of_it(run):
+    skip_unless(panda_episode)
+    few = "--closed-loop", "--episodes=2", "--samples=12", "--iterations=1"
+    done = command("plan", f"--workdir={run}", "--task=panda", *few)
+    assert done.returncode == 0, done.stderr
+    assert "closed loop, plans of 3 steps, panda" in done.stdout
+    written = json.loads(
+        (run / "eval" / "plan_panda_closed_episodes=2_samples=12_iterations=1.json").read_text()
+    )
+    (plan,) = written["plans"]
+    assert written["episodes"] == 2 and plan["steps"] == 2 * plan["policy_steps"] == 10
+    found = rows(plan["rows"])
+    names = ["no action", "mean action", "random action", "policy", "none", "labelled"]
+    assert list(found) == names and all(len(row["path"]) == 11 for row in found.values())
+    assert found["policy"]["success"]["mean"] == 1 and found["no action"]["success"]["mean"] == 0
+    assert found["no action"]["distance"]["mean"] >= 2 * plan["radius"]
+
+
+def test_a_closed_loop_that_cannot_be_is_refused(run, tmp_path):
+    ask = lambda *flags, **at: command("plan", f"--workdir={run}", "--closed-loop", *flags, **at)  # noqa: E731
+    wrong = ask("--task=droid", "--data=droid=droid:/data")
+    assert "expected --task panda or nav, which have a simulator, got droid" in wrong.stderr
+    wrong = ask("--task=panda", "--data=panda=lerobot:/data")
+    assert "--data: a closed loop needs the simulator's own actions" in wrong.stderr
+    assert "got lerobot:/data" in wrong.stderr and wrong.returncode
+    (tmp_path / "mujoco.py").write_text("raise ImportError('no mujoco here')")
+    wrong = ask("--task=panda", PYTHONPATH=str(tmp_path))
+    assert wrong.returncode and "no mujoco here; the simulators need: pip install" in wrong.stderr
 
 
 def test_evaluate_leads_by_every_controller_of_a_source(run):

@@ -14,9 +14,10 @@ import time
 
 import numpy as np
 
-from lawm_jax.data.simulators import RATE, Navigation, Panda
+from lawm_jax.data.simulators import RATE, LeftLevel, Navigation, Panda
 
 FRAMES = 64
+PANDA_SEEDS = {"train": 0, "test": 10_000}  # the first ones
 
 
 def reach(panda, rng):
@@ -112,7 +113,7 @@ def nav_episode(level, seed, frames=FRAMES, attempts=6):
             if steady and wide and video.mean(axis=(1, 2, 3)).min() > 40:
                 found = video, states, {"level": level, "seed": seed}
                 break
-    except RuntimeError:  # through the exit
+    except LeftLevel:
         pass
     walker.close()
     return found
@@ -120,13 +121,17 @@ def nav_episode(level, seed, frames=FRAMES, attempts=6):
 
 def panda_episodes(split):
     """Yields episodes of seeds 0, 1, .. for train and 10000, 10001, .. for test."""
-    return map(panda_episode, itertools.count({"train": 0, "test": 10_000}[split]))
+    return map(panda_episode, itertools.count(PANDA_SEEDS[split]))
+
+
+def nav_levels(split):
+    """Lists the levels of a split; every fourth one is for test only."""
+    return [name for i, name in enumerate(Navigation.LEVELS) if (i % 4 == 2) == (split == "test")]
 
 
 def nav_episodes(split):
-    """Yields walks, level after level, then the next seed; every fourth level is for test only."""
-    levels = [name for i, name in enumerate(Navigation.LEVELS) if (i % 4 == 2) == (split == "test")]
-    walks = (nav_episode(level, seed) for seed in range(20) for level in levels)
+    """Yields walks, level after level, then the next seed."""
+    walks = (nav_episode(level, seed) for seed in range(20) for level in nav_levels(split))
     return filter(None, walks)
 
 

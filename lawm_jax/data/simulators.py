@@ -17,6 +17,10 @@ import numpy as np
 RATE = 4  # frames per second
 
 
+class LeftLevel(RuntimeError):
+    """Says that a walker went through a level's exit: nothing can be seen any more."""
+
+
 def _need(*modules):
     """Imports modules of the `sim` extra, or says how to install them."""
     try:
@@ -246,7 +250,7 @@ class Navigation:
     def _observe(self):
         observation = self.game.get_state()
         if observation is None:
-            raise RuntimeError("the walker left the level")
+            raise LeftLevel("the walker left the level")
         return observation
 
     @property

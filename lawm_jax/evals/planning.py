@@ -49,25 +49,47 @@ def search(model, params, start, goal, mean, std, planner="cem", options=None, h
       ValueError: the goal is not of the start's size, the model has no controller, or the planner
         or one of its options is unknown.
     """
+    n = len(start)
+    run = searcher(model, std, planner, options, hold)
+    keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
+    u, distance = run(params, keys, start, goal, mean)
+    return np.asarray(u), np.asarray(distance)
+
+
+def searcher(model, std, planner="cem", options=None, hold=1):
+    """Makes the function behind `search`, compiled once for as many searches as one likes.
+
+    Args:
+      model, std, planner, options, hold: as in `search`.
+
+    Returns:
+      A function of params, keys [n], start and goal [n, N, D], and the means [n, H, U] of the
+      planner's first Gaussians, to u and distance as of `search`.
+
+    Raises:
+      ValueError: as `search`, some when the function is called.
+    """
     if planner not in PLANNERS:
         raise ValueError(f"planner: expected one of {tuple(PLANNERS)}, got {planner!r}")
     options, known = dict(options or {}), inspect.signature(PLANNERS[planner]).parameters
     if not options.keys() <= known.keys():
         raise ValueError(f"options: expected those of {planner}, got {sorted(options)}")
-    if start.ndim != 3 or start.shape != goal.shape:
-        raise ValueError(
-            f"start, goal: expected states of one shape [n, N, D], got {start.shape} and "
-            f"{goal.shape}"
-        )
-    n, N, D = start.shape
-    at_once = AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else AT_ONCE
-    most = max(1, at_once // (N * D))
     samples = options.get("samples", known["samples"].default)
-    solve = functools.partial(PLANNERS[planner], **{"chunk": min(most, samples)} | options)
 
-    def run(params, keys, start, goal):
+    @functools.partial(jax.jit, compiler_options=compiling.options())
+    def run(params, keys, start, goal, mean):
+        if start.ndim != 3 or start.shape != goal.shape:
+            raise ValueError(
+                f"start, goal: expected states of one shape [n, N, D], got {start.shape} and "
+                f"{goal.shape}"
+            )
+        n, N, D = start.shape
+        at_once = AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else AT_ONCE
+        most = max(1, at_once // (N * D))
+        solve = functools.partial(PLANNERS[planner], **{"chunk": min(most, samples)} | options)
+
         def one(episode):
-            key, start, goal = episode
+            key, start, goal, mean = episode
             nothing = jnp.zeros((1, 0, model.latent.dim))
             memory = world_model.remember(model, params, start[None, None], nothing)
 
@@ -79,11 +101,30 @@ def search(model, params, start, goal, mean, std, planner="cem", options=None, h
             plan, found = solve(cost, key, mean, std)
             return jnp.repeat(plan, hold, axis=0), found
 
-        return jax.lax.map(one, (keys, start, goal), batch_size=max(1, min(n, most // samples)))
+        episodes = keys, start, goal, mean
+        return jax.lax.map(one, episodes, batch_size=max(1, min(n, most // samples)))
 
-    given = params, jax.random.split(jax.random.key(seed), n), start, goal
-    u, distance = compiling.compile(jax.jit(run).lower(*given))(*given)
-    return np.asarray(u), np.asarray(distance)
+    return run
+
+
+def gaussian(training, horizon, held=False):
+    """Measures the Gaussian that plans are first drawn from.
+
+    Args:
+      training: `Clips` of the training part, of more than `horizon` steps.
+      horizon: steps of a plan.
+      held: whether one action is taken for all of them.
+
+    Returns:
+      mean, std: [H, U]. Held, H is 1 and they are those of windows' mean actions; else the mean
+      is 0 and the deviation that of all actions.
+    """
+    if not held:
+        std = np.repeat(training.actions.std((0, 1))[None], horizon, 0)
+        return np.zeros_like(std), std
+    sums = np.pad(training.actions.cumsum(1), [(0, 0), (1, 0), (0, 0)])
+    windows = (sums[:, horizon:] - sums[:, :-horizon]) / horizon
+    return windows.mean((0, 1))[None], windows.std((0, 1))[None]
 
 
 def nearest(start, goal, s, u, horizon):
@@ -140,12 +181,9 @@ def reach(models, clips, training, horizon=3, planner="cem", options=None, bound
     Source: Garrido et al. 2026, section 6.
     """
     u = _actions(clips, training, horizon, least=3)
-    std = np.repeat(training.actions.std((0, 1))[None], horizon, 0)
-    options = (REACH if planner == "cem" else {}) | (options or {})
-    if bound is not None:
-        options |= {"low": -bound * std[0], "high": bound * std[0]}
-    gaussian = np.zeros_like(std), std
-    plans = _plans(models, clips, training, u, gaussian, planner, options, 1, seed)
+    first = gaussian(training, horizon)
+    options = (REACH if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
+    plans = _plans(models, clips, training, u, first, planner, options, 1, seed)
     moved = u[:, :, :3].sum(1)
     errors = {
         name: np.abs(plan[:, :, :3].sum(1) - moved).sum(1) for name, (plan, _) in plans.items()
@@ -195,15 +233,10 @@ def walk(
     Source: Garrido et al. 2026, section 6; Bar et al. 2025, "Navigation World Models".
     """
     u = _actions(clips, training, horizon, exactly=3)
-    options = (WALK if planner == "cem" else {}) | (options or {})
-    sums = np.pad(training.actions.cumsum(1), [(0, 0), (1, 0), (0, 0)])
-    windows = (sums[:, horizon:] - sums[:, :-horizon]) / horizon
-    gaussian = windows.mean((0, 1))[None], windows.std((0, 1))[None]
-    if bound is not None:
-        reach = bound * gaussian[1][0]
-        options |= {"low": gaussian[0][0] - reach, "high": gaussian[0][0] + reach}
+    first = gaussian(training, horizon, held=True)
+    options = (WALK if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
-    plans = _plans(models, clips, training, u, gaussian, planner, options, horizon, seed)
+    plans = _plans(models, clips, training, u, first, planner, options, horizon, seed)
     plans = {"truth, held": (held, None)} | plans
     errors = {name: trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
     mean, rows = lambda x: metrics.interval(x, clips.episodes), []
@@ -272,6 +305,12 @@ def _actions(clips, training, horizon, least=0, exactly=None):
         if not 0 < horizon < T:
             raise ValueError(f"horizon: expected 1 to {T - 1}, those of the {name}, got {horizon}")
     return clips.actions[:, :horizon]
+
+
+def _bounds(gaussian, bound):
+    """Returns a planner's low and high, `bound` deviations about the mean; none for None."""
+    (mean, *_), (std, *_) = gaussian
+    return {} if bound is None else {"low": mean - bound * std, "high": mean + bound * std}
 
 
 def _plans(models, clips, training, u, gaussian, planner, options, hold, seed):

@@ -155,7 +155,8 @@ class Run:
         }
         lowered = self.step.lower(self.frozen, self.like, batch)
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            step = pool.submit(compiling.compile, lowered, self.mesh.devices.flat[0].platform)
+            options = compiling.options(self.mesh.devices.flat[0].platform)
+            step = pool.submit(lowered.compile, options)
             yield
         self.step = step.result()
 
