@@ -90,6 +90,7 @@ def main(argv):
         "source": spec,
         "controller": controller,
         "episodes": len(episodes.s),
+        "names": episodes.episodes.tolist(),  # of each clip's episode: the groups of intervals
         "planner": {"name": PLANNER.value, "bound": BOUND.value} | given,
         "seconds": round(time.monotonic() - begin),
         "plans": plans,
