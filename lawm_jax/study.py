@@ -284,7 +284,7 @@ def _report(runs, workdir):
     lines = {}
     for row in found["rows"]:
         lines.setdefault(row["kind"], []).append((row["share"], row["error"]))
-    bounds = {name: value["mean"] for name, value in found["baselines"].items()}
+    bounds = {f"{k} {x['mean']:.3f}": x["mean"] for k, x in found["baselines"].items()}
     labels = f"share of {inside} in the world model's video, %", f"planning {found['measure']}, m"
     figures.shares(os.path.join(workdir, "mixture.png"), lines, bounds, *labels)
     print(f"\n{mixture.table(found)}\n{workdir}/mixture.json and .png")

@@ -84,7 +84,7 @@ def test_the_figure_has_a_bar_for_each_interval_and_a_line_for_each_bound():
 def study(*flags, name="mixture"):
     """Runs the study in another process."""
     line = [sys.executable, "-m", "lawm_jax.study", name, *map(str, flags)]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=1200)
 
 
 def listed(*flags):
