@@ -220,11 +220,7 @@ def capacity(path, kinds, bounds, label="one-step error / copying", xlabels=None
         axis.set_title(kind, color=colour, fontsize=10)
         axis.set_xlabel(names.get(kind, "strength"))
     axes[0][0].set_ylabel(label)
-    low, high = axes[0][-1].get_ylim()
-    places = _spread(list(bounds.values()), 0.075 * (high - low))
-    for name, y in zip(bounds, places, strict=True):
-        at = dict(xycoords=("axes fraction", "data"), textcoords="offset points", xytext=(4, 0))
-        axes[0][-1].annotate(name, (1, y), va="center", fontsize=8, color="0.5", **at)
+    _name_lines(axes[0][-1], bounds)
     return _finish(figure, path)
 
 
@@ -241,6 +237,45 @@ def short(x):
     mantissa, _, exponent = f"{x:e}".partition("e")
     small = 0 < abs(x) < 0.01
     return f"{float(mantissa):g}e{int(exponent)}" if small else f"{x:g}"
+
+
+def shares(path, lines, bounds, xlabel, ylabel):
+    """Draws a measure against shares in percent, with intervals as bars.
+
+    Args:
+      path: as in `capacity`.
+      lines: name -> [(share, interval)].
+      bounds: name -> value, drawn as horizontal lines.
+      xlabel, ylabel: of the axes.
+    """
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(5.9, 3.4))
+    for i, ((name, points), colour) in enumerate(zip(lines.items(), _colours(), strict=False)):
+        x = np.array([share for share, _ in points]) + 1.2 * (i - (len(lines) - 1) / 2)
+        values = [value for _, value in points]  # beside each other, so that all bars are seen
+        mean = [value["mean"] for value in values]
+        axis.plot(x, mean, color=colour, marker="o", ms=4, lw=1.6, label=name)
+        for at, value in zip(x, values, strict=True):
+            if value["low"] is not None:
+                axis.plot([at, at], [value["low"], value["high"]], color=colour, lw=1.2)
+    axis.set_xticks(sorted({share for points in lines.values() for share, _ in points}))
+    axis.set(xlabel=xlabel, ylabel=ylabel)
+    for value in bounds.values():
+        axis.axhline(value, color="0.55", lw=1, ls=(0, (4, 3)))
+    axis.set_ylim(bottom=0)
+    _name_lines(axis, bounds)
+    place = dict(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(lines))
+    axis.legend(frameon=False, fontsize=8, **place)  # above: lines may lie anywhere
+    return _finish(figure, path)
+
+
+def _name_lines(axis, bounds):
+    """Names horizontal lines at the right edge of an axis, none on top of another."""
+    low, high = axis.get_ylim()
+    places = _spread(list(bounds.values()), 0.075 * (high - low))
+    for name, y in zip(bounds, places, strict=True):
+        at = dict(xycoords=("axes fraction", "data"), textcoords="offset points", xytext=(4, 0))
+        axis.annotate(name, (1, y), va="center", fontsize=8, color="0.5", **at)
 
 
 def curves(path, lines, xlabel, ylabel, muted=()):

@@ -50,6 +50,7 @@ CONTROLLER = flags.DEFINE_string(
 SAMPLES = flags.DEFINE_integer("samples", None, "Candidates; the paper's number.")
 ITERATIONS = flags.DEFINE_integer("iterations", None, "Of the planner; the paper's number.")
 BOUND = flags.DEFINE_float("bound", None, "Of plans, in deviations of training actions; none.")
+JSON = flags.DEFINE_string("json", None, "File to write; one in W/eval, see above.")
 flags.mark_flags_as_required(["workdir", "task"])
 SETTINGS = DATA, CONTROLLER, PLANNER, EPISODES, HORIZON, SAMPLES, ITERATIONS, BOUND
 
@@ -99,9 +100,10 @@ def main(argv):
         "seconds": round(time.monotonic() - begin),
         "plans": found,
     }
-    os.makedirs(os.path.join(workdir, "eval"), exist_ok=True)
     name = f"plan_{task}{'_closed' if scenes else ''}{_settings()}.json"
-    with open(os.path.join(workdir, "eval", name), "w", encoding="utf-8") as file:
+    path = JSON.value or os.path.join(workdir, "eval", name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1, allow_nan=False)
 
 
@@ -132,7 +134,8 @@ def _open(config, task, models, horizons, asked, frames):
     plans = []
     for horizon in horizons:
         rows = ask(models, episodes, training, horizon=horizon, **asked)
-        plans.append({"horizon": horizon, "rows": rows})
+        names = episodes.episodes.tolist()  # the groups of intervals
+        plans.append({"horizon": horizon, "names": names, "rows": rows})
         print(planning.table({task: plans[-1:]}), flush=True)
     return plans
 

@@ -285,16 +285,9 @@ def table(name, task, horizon, rows):
         f"  {'':<16}{f'{task.radius:g} m of the goal':<24}{'':<24}",
     ]
     for row in rows:
-        shares = "".join(f"{_show(row[key], 2):<24}" for key in ("success", "reached"))
-        text = f"  {row['name']:<16}{shares}{_show(row['distance'])} m"
+        shares = "".join(f"{metrics.show(row[key], 2):<24}" for key in ("success", "reached"))
+        text = f"  {row['name']:<16}{shares}{metrics.show(row['distance'])} m"
         if row["name"] != "no action":
-            text += f", less no action's {_show(row['paired'], sign='+')}"
+            text += f", less no action's {metrics.show(row['paired'], sign='+')}"
         lines.append(text)
     return "\n".join(lines)
-
-
-def _show(x, digits=3, sign=""):
-    number = f"{sign}.{digits}f"
-    if x["low"] is None:
-        return f"{x['mean']:{number}}"
-    return f"{x['mean']:{number}} [{x['low']:{number}}, {x['high']:{number}}]"

@@ -172,8 +172,9 @@ def reach(models, clips, training, horizon=3, planner="cem", options=None, bound
       One dict per row, baselines first: `name`; `error`, the L1 distance of the planned from the
       true actions' sums of x, y and z, metres (interval); `score`, see `score`; `correlation` of
       these sums over episodes, x, y and z, each None where plans don't differ; `paired`, the error
-      less that of no action (interval); and of plans by a model `distance` to the goal that it sees
-      left (interval), of others None.
+      less that of no action (interval); `clips`, the error of each clip, for other comparisons of
+      the same clips; and of plans by a model `distance` to the goal that it sees left (interval),
+      of others None.
 
     Raises:
       ValueError: as `search`, or horizon or actions do not fit the clips.
@@ -194,6 +195,7 @@ def reach(models, clips, training, horizon=3, planner="cem", options=None, bound
         row = {"name": name, "error": error, "score": score(error)}
         row["correlation"] = _correlation(plan[:, :, :3].sum(1), moved)
         row["paired"] = mean(errors[name] - errors["no action"])
+        row["clips"] = errors[name].tolist()
         rows.append(row | {"distance": None if distance is None else mean(distance)})
     return rows
 
@@ -221,11 +223,11 @@ def walk(
       spacing: metres between two waypoints, to give errors in this unit too, or None.
 
     Returns:
-      One dict per row: `name`, `paired` (of `ate`, with the mean action) and `distance` as in
-      `reach`; `ate` and `rpe`, metres, see `trajectory_errors`; with a spacing also
-      `ate_waypoints` and `rpe_waypoints`; `yaw`, the absolute error of the last heading, radians
-      (intervals); `correlation` over episodes of the last x, y and yaw. "truth, held" is the mean
-      of the true actions: about the best that one held action can do.
+      One dict per row: `name`, `paired` (of `ate`, with the mean action), `clips` (of `ate`) and
+      `distance` as in `reach`; `ate` and `rpe`, metres, see `trajectory_errors`; with a spacing
+      also `ate_waypoints` and `rpe_waypoints`; `yaw`, the absolute error of the last heading,
+      radians (intervals); `correlation` over episodes of the last x, y and yaw. "truth, held" is
+      the mean of the true actions: about the best that one held action can do.
 
     Raises:
       ValueError: as `reach`.
@@ -248,6 +250,7 @@ def walk(
         last, true = (poses.follow(x)[:, -1] for x in (plan, u))
         row["correlation"] = _correlation(last, true)
         row["paired"] = mean(ate - errors["mean action"][0])
+        row["clips"] = ate.tolist()
         rows.append(row | {"distance": None if distance is None else mean(distance)})
     return rows
 
