@@ -355,9 +355,10 @@ def act(model, params, u, s):
         of one trained on labelled actions, which standardises them.
       u: [B, T, U] float32, real actions in the units of the data that the controller was trained
         on.
-      s: [B, T, N, D], the states that they start from. An action leads from one frame to the next:
-        where a video encoder's step is several frames, states are those of the model with
-        `repeat=True` (`dataclasses.replace`), as in the controller's training.
+      s: [B or 1, T, N, D], the states that they start from; a batch of 1 is all actions' and read
+        once. An action leads from one frame to the next: where a video encoder's step is several
+        frames, states are those of the model with `repeat=True` (`dataclasses.replace`), as in the
+        controller's training.
 
     Returns:
       z: [B, T, A] float32; z[:, t] stands for u[:, t] in state s[:, t]. Discrete: the nearest code.
@@ -380,8 +381,10 @@ def act(model, params, u, s):
         params[k]["embed"] for k in ("controller", "predictor") if "embed" in params.get(k, ())
     ]
     D = embeds[0]["kernel"].shape[0] if embeds else "D"
-    if s.ndim != 4 or s.shape[:2] != u.shape[:2] or D not in ("D", s.shape[3]):
-        raise ValueError(f"s: expected [{u.shape[0]}, {u.shape[1]}, N, {D}], got {s.shape}")
+    fits = s.ndim == 4 and len(s) in (1, len(u)) and s.shape[1] == u.shape[1]
+    if not fits or D not in ("D", s.shape[3]):
+        size = "1" if len(u) == 1 else f"{len(u)} or 1"
+        raise ValueError(f"s: expected [{size}, {u.shape[1]}, N, {D}], got {s.shape}")
     if labelled:
         return _restrict(model, params, u, None)[0]
     z = model.controller.apply({"params": params["controller"]}, u, s)
@@ -497,10 +500,7 @@ def drive(model, params, memory, u):
         size = "P" if B == 1 else B
         raise ValueError(f"u: expected [{size}, at least 1, U], got {u.shape}")
 
-    def lead(t, state):
-        state = jnp.broadcast_to(state, (len(u), *state.shape[1:]))
-        return act(model, params, u[:, t : t + 1], state)
-
+    lead = lambda t, state: act(model, params, u[:, t : t + 1], state)  # noqa: E731
     return _continue(model, params, memory, u.shape[1], lead)
 
 

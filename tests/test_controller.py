@@ -77,6 +77,16 @@ def test_latents_are_float32_one_for_each_action(kind):
     assert not np.array_equal(half, z)
 
 
+@pytest.mark.parametrize("kind", ["state", "actions"])
+def test_a_state_that_all_share_counts_as_one_for_each(kind):
+    network, params, u, s = drawn(kind)
+    run = jax.jit(lambda u, s: network.apply({"params": params}, u, s))
+    z = run(u, s[:1])
+    for i in range(2):
+        np.testing.assert_allclose(z[i], run(u[i : i + 1], s[:1])[0], atol=1e-6)
+    assert np.abs(z[0] - z[1]).max() > 0.01
+
+
 def test_where_a_token_lies_in_the_image_counts():
     network, params, u, s = drawn("state")
     z = network.apply({"params": params}, u, s)
@@ -284,8 +294,8 @@ def test_act_refuses_what_does_not_fit(tiny, kind):
     for wrong in (u[0], u[..., :2]):
         with pytest.raises(ValueError, match=r"u: expected \[B, T, 3\], got"):
             lawm.act(model, params, wrong, s)
-    for wrong in (s[0], s[:, :3], s[:1], s[..., :16]):
-        with pytest.raises(ValueError, match=r"s: expected \[2, 4, N, 32\], got"):
+    for wrong in (s[0], s[:, :3], jnp.tile(s, (2, 1, 1, 1)), s[..., :16]):
+        with pytest.raises(ValueError, match=r"s: expected \[2 or 1, 4, N, 32\], got"):
             lawm.act(model, params, u, wrong)
 
 

@@ -48,7 +48,8 @@ class Controller(nn.Module):
 
         Args:
           u: [B, T, U] float32, real actions in the units of the data that it was trained on.
-          s: [B, T, N, D], the states that they start from; kind "actions" does not look at them.
+          s: [B or 1, T, N, D], the states that they start from, read once if all share them; kind
+            "actions" does not look at them.
 
         Returns:
           z: [B, T, A] float32; entry t depends on u[:, t] and s[:, t] only.
@@ -64,8 +65,8 @@ class Controller(nn.Module):
         x = nn.silu(dense(self.width, "action2")(x))
         x = dense(self.width, "action3")(x)
         if self.kind == "state":
-            B, T, N, D = s.shape
-            tokens = dense(self.width, "embed")(s.reshape(B * T, 1, N, D).astype(self.dtype))
+            own, T, N, D = s.shape
+            tokens = dense(self.width, "embed")(s.reshape(own * T, 1, N, D).astype(self.dtype))
             tokens = Stack(
                 self.width,
                 self.heads,
@@ -76,12 +77,15 @@ class Controller(nn.Module):
                 name="stack",
             )(tokens)
             tokens = norm(tokens[:, 0], "norm_tokens")
-            split = lambda x: x.reshape(B * T, -1, self.heads, self.width // self.heads)  # noqa: E731
+            split = lambda x: x.reshape(own * T, -1, self.heads, self.width // self.heads)  # noqa: E731
             q, k, v = (
-                split(dense(self.width, name)(of))
+                dense(self.width, name)(of)
                 for name, of in (("q", norm(x, "norm_q")), ("k", tokens), ("v", tokens))
             )
-            seen = attend(q, k, v).reshape(B, T, self.width)
+            # All actions that start from one state are queries of one attention to its tokens.
+            q = q.reshape(own, -1, T, self.width).swapaxes(1, 2)
+            seen = attend(split(q), split(k), split(v)).reshape(q.shape)
+            seen = seen.swapaxes(1, 2).reshape(x.shape)
             x = x + dense(self.width, "proj")(seen)
             h = jax.nn.gelu(dense(4 * self.width, "fc1")(norm(x, "norm_mlp")), approximate=False)
             x = x + dense(self.width, "fc2")(h)

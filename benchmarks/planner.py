@@ -1,0 +1,378 @@
+"""Measures how fast plans are found: python -m benchmarks.planner [--workdir W] [--json FILE].
+
+Compares our `cem` with stable-worldmodel's `CEMSolver`, as released and through its interface, on
+a copy of the same network in PyTorch (torch_model.py), which reads the whole sequence at every step
+as the models of that package do, as it is and by torch.compile. Both sides, in turn: the nano model
+with a controller by state, 3 steps, 300 samples, 10 elites, 15 iterations, one task at a time, the
+same first Gaussian, cost, dtype and cores, without the first plan, which compiles; ours also in
+chunks, which suit a CPU's caches. The ratio is the best of ours to the best of theirs. Then with a
+context of 4 states, our own search without cache and shared context, our other planners at their
+defaults, and the memory of a process that does nothing but plan.
+
+W is a run with a controller of the Panda; without it the network is drawn at random and so are the
+states. Needs `pip install -e '.[bench,torch]'` and a C++ compiler; about 8 minutes. On a GPU both
+sides take bfloat16; that was not run.
+
+The costs compared are those of the plans that both return, the last Gaussian's mean, by our model.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from absl import app, flags
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Run with a controller of the Panda.")
+JSON = flags.DEFINE_string("json", None, "File to write the results to.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each comparison.", 1)
+SAMPLES = flags.DEFINE_integer("samples", 300, "Candidates.", 20)
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+H, ELITES, ITERATIONS = 3, 10, 15
+FEW = 3  # iterations where only the ratio of two speeds is asked
+CHUNK = 60  # candidates whose activations fit a core's cache; the copy gains nothing by chunks
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
+
+
+def make_model(workdir=None):
+    """Returns a world model with a controller, and its parameters."""
+    import jax
+
+    import lawm_jax as lawm
+    from configs import controller
+    from configs import lawm as config
+    from lawm_jax import world_model
+
+    if workdir:
+        return lawm.load(workdir, controller=os.path.join(workdir, "controller", "panda"))
+    c = config.get_config("size=nano")
+    c.controller = controller.get_config("size=nano").controller
+    if jax.default_backend() != "cpu":
+        c.predictor.dtype = c.controller.dtype = "bfloat16"
+    model = lawm.build(c)
+    s = jax.ShapeDtypeStruct((1, 2, 16, 448), np.float32)
+
+    @jax.jit
+    def draw(key):
+        keys = jax.random.split(key, 3)
+        params = world_model.init_trainable(model, keys[0], s)
+        params |= world_model.init_controller(model, keys[1], s)
+        leaves, tree = jax.tree.flatten(params)
+        keys = jax.random.split(keys[2], len(leaves))  # zero-initialised outputs too should act
+        noisy = [
+            x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
+        ]
+        return jax.tree.unflatten(tree, noisy)
+
+    return model, draw(jax.random.key(0))
+
+
+def make_tasks(model, params, workdir, count, context):
+    """Returns `count` tasks: states [1, context, N, D], latents between them, a goal [1, N, D].
+
+    The goal is what a clip shows H steps later or, of a model at random, what a random plan leads
+    to, and something that no plan leads to.
+    """
+    import jax
+
+    import lawm_jax as lawm
+    from lawm_jax import world_model
+    from lawm_jax.training import checkpoints
+
+    T = context
+    if workdir:
+        import ml_collections
+
+        c = ml_collections.ConfigDict(checkpoints.read_config(workdir))
+        c.data.update(videos="", frames=T + H, batch=count, workers=0)
+        c.data.sources = ml_collections.ConfigDict({"panda": "mini:panda"})
+        c.data.mixture = ml_collections.ConfigDict({"panda": 1.0})
+        s = jax.jit(lambda p, video: lawm.encode(model, p, video))(
+            params, next(lawm.clips(c))["video"]
+        )
+        z = lawm.infer_actions(model, params, s)[0]
+        return [(s[i, None, :T], z[i, None, : T - 1], s[i, None, -1]) for i in range(count)]
+    tasks, std = [], first_std(params)
+
+    @jax.jit
+    def draw(params, key):
+        keys = jax.random.split(key, 4)
+        s = jax.random.normal(keys[0], (1, T, 16, 448))
+        z = jax.random.normal(keys[1], (1, T - 1, 64))
+        u = std[None] * jax.random.normal(keys[2], (1, *std.shape))
+        goal = world_model.drive(model, params, lawm.remember(model, params, s, z), u)[:, -1]
+        return s, z, goal + 0.5 * jax.random.normal(keys[3], goal.shape)
+
+    for i in range(count):
+        tasks.append(draw(params, jax.random.key(100 + i)))
+    return tasks
+
+
+def first_std(params):
+    """Returns the first Gaussian's deviations [H, U], those of the controller's training."""
+    std = np.abs(np.asarray(params["controller"]["scale"]["action_std"]))
+    return np.repeat(std[None], H, axis=0)
+
+
+def ours(model, params, cached=True, planner=None, **options):
+    """Returns a function (task, seed) -> (plan [H, U], its cost) that plans with lawm_jax."""
+    import jax
+    import jax.numpy as jnp
+
+    import lawm_jax as lawm
+    from lawm_jax import world_model
+
+    planner, std = planner or functools.partial(lawm.cem, average=True), first_std(params)
+
+    @jax.jit
+    def run(params, key, s, z, goal):
+        memory = lawm.remember(model, params, s, z)
+
+        def drive(plans):
+            return world_model.drive(model, params, memory, plans)[:, -1]
+
+        def recompute(plans):
+            copies = lambda x: jnp.broadcast_to(x, (len(plans), *x.shape[1:]))  # noqa: E731
+            states, latents = copies(s), copies(z)
+            for t in range(H):
+                new = lawm.act(model, params, plans[:, t : t + 1], states[:, -1:])
+                latents = jnp.concatenate([latents, new], axis=1)
+                new = lawm.predict(model, params, states, latents)[:, -1:]
+                states = jnp.concatenate([states, new], axis=1)
+            return states[:, -1]
+
+        def cost(plans):
+            last = (drive if cached else recompute)(plans)
+            return jnp.sqrt(jnp.square(last - goal).mean((1, 2)))
+
+        return planner(cost, key, jnp.zeros_like(std), std, **options)
+
+    def plan(task, seed):
+        found = run(params, jax.random.key(seed), *task)
+        return np.asarray(found[0]), float(found[1])
+
+    return plan
+
+
+def theirs(sizes, arrays, samples, iterations, compiled=False):
+    """Returns a function (task, seed) -> (plan [H, U], None) that plans with CEMSolver."""
+    import gymnasium as gym
+    import torch
+
+    from benchmarks import torch_model
+
+    if torch.version.cuda is None:
+        # stable-worldmodel imports torchvision, which nothing here needs; that of PyPI is built
+        # for CUDA and, beside a torch for CPUs, fails to import for want of these two names.
+        for name in "nms", "qnms":
+            with contextlib.suppress(RuntimeError):
+                torch.library.define(
+                    f"torchvision::{name}", "(Tensor a, Tensor b, float c) -> Tensor"
+                )
+    from stable_worldmodel import PlanConfig
+    from stable_worldmodel.solver import CEMSolver
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    model = torch_model.load(sizes, arrays).to(device, dtype)
+    if compiled:
+        model.get_cost = torch.compile(model.get_cost)
+    options = dict(num_samples=samples, topk=ELITES, n_steps=iterations, device=device)
+    space = gym.spaces.Box(-np.inf, np.inf, (1, sizes["actions"]))
+
+    def plan(task, seed):
+        solver = CEMSolver(model, batch_size=1, seed=seed, **options)
+        solver.configure(
+            action_space=space, n_envs=1, config=PlanConfig(horizon=H, receding_horizon=H)
+        )
+        info = dict(zip(("states", "latents", "goal"), map(torch.tensor, task), strict=True))
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints its time
+            found = solver.solve(info)["actions"][0]
+        return found.float().numpy() * np.abs(arrays["std"]), None
+
+    return plan
+
+
+def in_turn(planners, tasks, rounds):
+    """Times planners in turn, each on the same tasks.
+
+    Args:
+      planners: name -> function of a task and a seed.
+      tasks: used one after the other.
+      rounds: number of rounds.
+
+    Returns:
+      name -> {"first": seconds of the first plan, "plans/s": of each round, "plans": found}.
+    """
+    rows = {}
+    for name, plan in planners.items():
+        begin = time.perf_counter()
+        plan(tasks[-1], 0)
+        rows[name] = {"first": time.perf_counter() - begin, "plans/s": [], "plans": []}
+    for i in range(rounds):
+        for name, plan in planners.items():
+            begin = time.perf_counter()
+            found = plan(tasks[i % len(tasks)], i)[0]
+            rows[name]["plans/s"].append(1 / (time.perf_counter() - begin))
+            rows[name]["plans"].append(found)
+    return rows
+
+
+def show(title, rows, base=None):
+    """Prints a comparison."""
+    print(title)
+    speed = {name: np.median(row["plans/s"]) for name, row in rows.items()}
+    for name, row in rows.items():
+        text = f"  {name:34}{speed[name]:8.3f} plans/s, the first in {row['first']:.1f} s"
+        print(
+            text + (f", {speed[base] / speed[name]:.2f} times as long" if base else ""), flush=True
+        )
+    return speed
+
+
+def price(model, params, plans, tasks):
+    """Computes by our model what plans [H, U] cost, one of each task."""
+    import jax
+    import jax.numpy as jnp
+
+    import lawm_jax as lawm
+    from lawm_jax import world_model
+
+    @jax.jit
+    def cost(params, plan, s, z, goal):
+        memory = lawm.remember(model, params, s, z)
+        last = world_model.drive(model, params, memory, plan[None])[:, -1]
+        return jnp.sqrt(jnp.square(last - goal).mean())
+
+    return [float(cost(params, plan, *task)) for plan, task in zip(plans, tasks, strict=True)]
+
+
+def memory(folder, name, samples, chunk=None):
+    """Plans in a process of its own; returns its resident MB before the first plan and at most."""
+    options = dict(folder=folder, name=name, samples=samples, chunk=chunk)
+    code = f"from benchmarks import planner; planner.print_memory(**{options!r})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def print_memory(folder, name, samples, chunk):
+    """Plans once, 2 iterations, and prints resident MB before and at most, as JSON."""
+    stored = dict(np.load(os.path.join(folder, "task.npz")))
+    task = [stored.pop(name) for name in ("states", "latents", "goal")]
+    with open(os.path.join(folder, "sizes.json"), encoding="utf-8") as file:
+        given = json.load(file)
+    if name == "ours":
+        model, params = make_model(given["workdir"])
+        plan = ours(model, params, samples=samples, elites=ELITES, iterations=2, chunk=chunk)
+    else:
+        plan = theirs(given["sizes"], stored, samples, 2, compiled=name == "compiled")
+    before = _resident("VmRSS")
+    plan(task, 0)
+    print(json.dumps([before, _resident("VmHWM")]))
+
+
+def _resident(field):
+    """Returns a field of the process's status, which Linux has in kB, in MB."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return round(int(next(line for line in file if line.startswith(field)).split()[1]) / 1024)
+
+
+def main(argv):
+    """Runs all and prints the results."""
+    del argv
+    from benchmarks import torch_model
+    from lawm_jax import planning
+
+    workdir, samples, rounds = WORKDIR.value, SAMPLES.value, ROUNDS.value
+    model, params = make_model(workdir)
+    std = first_std(params)[0]
+    sizes = torch_model.sizes(model, params)
+    parts = {key: params[key] for key in ("predictor", "controller")}
+    arrays = torch_model.state_dict(parts | {"std": std})
+    cpu = next(line for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    names = "jax", "torch", "stable-worldmodel"
+    results = {
+        "machine": f"{len(os.sched_getaffinity(0))} x {cpu.split(':')[1].strip()}",
+        "commit": commit.stdout.strip(),
+        "versions": {name: importlib.metadata.version(name) for name in names},
+        "model": "trained" if workdir else "at random",
+        "samples": samples,
+    }
+
+    def both(iterations):
+        options = dict(samples=samples, elites=ELITES, iterations=iterations)
+        copy = functools.partial(theirs, sizes, arrays, samples, iterations)
+        return {
+            "lawm_jax": ours(model, params, **options, chunk=CHUNK),
+            "lawm_jax, all at once": ours(model, params, **options),
+            "CEMSolver": copy(),
+            "CEMSolver, compiled": copy(compiled=True),
+        }
+
+    for context, iterations in (1, ITERATIONS), (4, FEW):
+        tasks = make_tasks(model, params, workdir, max(rounds, 2), context)
+        planners = both(iterations)
+        if context > 1:
+            options = dict(samples=samples, elites=ELITES, iterations=iterations, chunk=CHUNK)
+            planners["lawm_jax, all computed anew"] = ours(model, params, False, **options)
+        rows = in_turn(planners, tasks, rounds)
+        title = f"context of {context}, {iterations} iterations"
+        speed = show(title, rows, "lawm_jax")
+        if context == 1:
+            best = max(speed["lawm_jax"], speed["lawm_jax, all at once"])
+            headline = [best / speed[k] for k in ("CEMSolver", "CEMSolver, compiled")]
+            first = tasks
+            nothing = price(model, params, [0 * std[None].repeat(H, 0)] * rounds, tasks[:rounds])
+            costs = {
+                k: price(model, params, row["plans"], tasks[:rounds]) for k, row in rows.items()
+            }
+            results["costs"] = costs | {"no action": nothing}
+            for name, values in results["costs"].items():
+                print(f"  {name:34}cost {np.mean(values):.4f}", flush=True)
+        results[title] = {
+            k: {key: row[key] for key in ("first", "plans/s")} for k, row in rows.items()
+        }
+    others = {
+        name: ours(model, params, planner=getattr(planning, name))
+        for name in ("icem", "mppi", "gradient", "cem_gradient")
+    }
+    rows = in_turn(others, first, min(rounds, 3))
+    show("other planners of lawm_jax, at their defaults", rows)
+    results["other planners"] = {
+        k: {key: row[key] for key in ("first", "plans/s")} for k, row in rows.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        task = dict(zip(("states", "latents", "goal"), map(np.asarray, first[0]), strict=True))
+        np.savez(os.path.join(folder, "task.npz"), **arrays, **task)
+        with open(os.path.join(folder, "sizes.json"), "w", encoding="utf-8") as file:
+            json.dump({"sizes": sizes, "workdir": workdir}, file)
+        cases = {
+            f"lawm_jax, {samples} samples": ("ours", samples),
+            f"lawm_jax, {10 * samples} samples": ("ours", 10 * samples),
+            f"lawm_jax, {10 * samples}, chunk={samples}": ("ours", 10 * samples, samples),
+            f"CEMSolver, {samples} samples": ("theirs", samples),
+            f"CEMSolver, {10 * samples} samples": ("theirs", 10 * samples),
+            f"CEMSolver, compiled, {samples}": ("compiled", samples),
+        }
+        results["resident MB, before and at most"] = found = {}
+        for name, case in cases.items():
+            found[name] = memory(folder, *case)
+            print(f"  {name:34}{found[name][0]:6} MB before, at most {found[name][1]}", flush=True)
+    if JSON.value:
+        with open(JSON.value, "w", encoding="utf-8") as file:
+            json.dump(results, file, indent=1)
+    print(f"{min(headline):.2f} x CEMSolver ({headline[0]:.2f} x without torch.compile)")
+
+
+if __name__ == "__main__":
+    app.run(main)
