@@ -128,11 +128,11 @@ def ours(model, params, cached=True, planner=None, **options):
     import jax.numpy as jnp
 
     import lawm_jax as lawm
-    from lawm_jax import world_model
+    from lawm_jax import compiling, world_model
 
     planner, std = planner or functools.partial(lawm.cem, average=True), first_std(params)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiling.options())
     def run(params, key, s, z, goal):
         memory = lawm.remember(model, params, s, z)
 
