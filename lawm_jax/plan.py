@@ -39,7 +39,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 TASK = flags.DEFINE_enum("task", None, list(TASKS), "The source of the clips, by name.")
 DATA = flags.DEFINE_string("data", None, "TASK=SOURCE, where the run's config lacks this source.")
 PLANNER = flags.DEFINE_enum("planner", "cem", PLANNERS, "See lawm_jax/planning.py.")
-EPISODES = flags.DEFINE_integer("episodes", 64, "Clips or scenes, fixed ones.", lower_bound=1)
+EPISODES = flags.DEFINE_integer(
+    "episodes", None, "Clips or scenes, fixed ones; 64, in a closed loop 32.", lower_bound=1
+)
 CLOSED_LOOP = flags.DEFINE_bool("closed-loop", False, "Act in the simulator, plan at every step.")
 HORIZON = flags.DEFINE_multi_integer(
     "horizon", None, "Steps of a plan; 3 for panda and droid, 8 and 4 for nav and recon."
@@ -73,7 +75,8 @@ def main(argv):
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
     spec = _source(config, task)
     models, controller = _models(workdir, config, task, spec)
-    scenes = _scenes(task, spec) if CLOSED_LOOP.value else None
+    count = EPISODES.value or (32 if CLOSED_LOOP.value else 64)
+    scenes = _scenes(task, spec, count) if CLOSED_LOOP.value else None
     horizons = HORIZON.value or (CLOSED[task] if scenes else TASKS[task][1])
     model = next(iter(models.values()))[0]
     controls = model.controller.kind if controller else None
@@ -89,13 +92,13 @@ def main(argv):
     if scenes:
         found = _closed(config, task, models, scenes, horizons, asked)
     else:
-        found = _open(config, task, models, horizons, asked, least)
+        found = _open(config, task, models, count, horizons, asked, least)
     found = {
         "task": task,
         "source": spec,
         "controller": controller,
         "controller_kind": controls,
-        "episodes": EPISODES.value,
+        "episodes": count,
         "planner": {"name": PLANNER.value, "bound": BOUND.value} | options,
         "seconds": round(time.monotonic() - begin),
         "plans": found,
@@ -117,8 +120,8 @@ def _settings():
     return re.sub(r"[^\w.,=-]+", "-", text)
 
 
-def _open(config, task, models, horizons, asked, frames):
-    """Plans on held-out clips of `frames` frames, and prints: one dict per horizon."""
+def _open(config, task, models, count, horizons, asked, frames):
+    """Plans on `count` held-out clips of `frames` frames, and prints: one dict per horizon."""
     import ml_collections
 
     from lawm_jax.evals import clips, planning
@@ -129,7 +132,7 @@ def _open(config, task, models, horizons, asked, frames):
         ask = functools.partial(planning.walk, spacing=spacing)
     encode, short = _encoder(models), ml_collections.ConfigDict(config.to_dict())
     short.data.frames = frames
-    episodes = clips.fixed(short, task, encode, EPISODES.value)
+    episodes = clips.fixed(short, task, encode, count)
     training = clips.training(config, task, encode, TRAINING)
     plans = []
     for horizon in horizons:
@@ -168,7 +171,7 @@ def _encoder(models, batch=16):
     return batched.in_batches(encode, {"encoder": params["encoder"]}, batch)
 
 
-def _scenes(task, spec):
+def _scenes(task, spec, count):
     """Draws the scenes of a closed loop."""
     from lawm_jax.evals import closed
 
@@ -179,7 +182,7 @@ def _scenes(task, spec):
             f"{task}=mini:FOLDER/{task}, got {spec}"
         )
     try:
-        return closed.scenes(closed.TASKS[task], EPISODES.value)
+        return closed.scenes(closed.TASKS[task], count)
     except ImportError as error:
         raise app.UsageError(f"--closed-loop: {error}") from error
 

@@ -335,7 +335,7 @@ def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(r
 
 
 def test_results_of_other_settings_get_other_names():
-    defaults = ["plan", "--workdir=W", "--task=panda", "--planner=cem", "--episodes=64"]
+    defaults = ["plan", "--workdir=W", "--task=panda", "--planner=cem"]
     changed = ["--data=panda=mini:/a b/panda", "--controller=W/controller/blind", "--horizon=8"]
     try:
         for flags, name in [
