@@ -90,14 +90,13 @@ case $verb in
         ARGS=$(list "${words[@]}")
         if [ -n "$DRY_RUN" ]; then
             manifest "$kind"
-            printf '# '
-        else
-            found=$(kubectl get jobset "$NAME" --ignore-not-found \
-                --output='jsonpath={.kind} {.status.terminalState}')
-            [ "$found" != "JobSet " ] || fail "$NAME is there and has not ended; see 'state $NAME', 'logs $NAME'"
-            [[ $found != JobSet* ]] || run kubectl delete jobset "$NAME"
+            echo "# $(run kubectl apply --filename=-)"
+            exit
         fi
-        manifest "$kind" | run kubectl apply --filename=-
+        found=$(kubectl get jobset "$NAME" --ignore-not-found --output='jsonpath={.kind} {.status.terminalState}')
+        [ "$found" != "JobSet " ] || fail "$NAME is there and has not ended; see 'state $NAME', 'logs $NAME'"
+        [[ $found != JobSet* ]] || run kubectl delete jobset "$NAME"
+        run kubectl apply --filename=- < <(manifest "$kind")
         ;;
     state) run kubectl get jobset "$NAME" --output=wide ;;
     logs) run kubectl logs --selector="jobset.sigs.k8s.io/jobset-name=$NAME" --prefix --tail=-1 --follow --max-log-requests=1000 ;;

@@ -42,29 +42,33 @@ for ((i = 0; i < count; i++)); do
     exec {lines}>&-
 done
 
-asked=
+asked='' code=0 alarm=''
 trap 'asked=1; kill -TERM "${!running[@]}" 2>/dev/null || true' TERM INT
-code=0 alarm=
+
+ended() { # PID: takes note of one that has ended; the first to fail ends the others
+    local status=0
+    wait "$1" || status=$?
+    local who=${running[$1]}
+    unset "running[$1]"
+    if [ "$status" = 0 ] || [ "$code" != 0 ]; then return; fi
+    code=$status
+    if [ -z "$asked" ] && [ ${#running[@]} -gt 0 ]; then
+        echo "process $who ended with exit code $code; ending the others" >&2
+        kill -TERM "${!running[@]}" 2>/dev/null || true
+        sleep 20 & # they wait for the one that is gone, and may not listen
+        alarm=$!
+    fi
+}
+
 while [ ${#running[@]} -gt 0 ]; do
-    status=0 ended=
-    wait -n -p ended "${!running[@]}" $alarm || status=$?
-    if [ -z "${ended:-}" ]; then # a signal came, not an end
-        continue
-    elif [ "$ended" = "$alarm" ]; then
+    wait -n "${!running[@]}" $alarm 2>/dev/null || true # until one ends or a signal comes
+    for pid in "${!running[@]}"; do
+        kill -0 "$pid" 2>/dev/null || ended "$pid"
+    done
+    if [ -n "$alarm" ] && ! kill -0 "$alarm" 2>/dev/null; then
         alarm=
         kill -KILL "${!running[@]}" 2>/dev/null || true
-        continue
     fi
-    if [ "$status" != 0 ] && [ "$code" = 0 ]; then
-        code=$status
-        if [ -z "$asked" ] && [ ${#running[@]} -gt 1 ]; then
-            echo "process ${running[$ended]} ended with exit code $code; ending the others" >&2
-            kill -TERM "${!running[@]}" 2>/dev/null || true
-            sleep 20 & # they wait for the one that is gone, and may not listen
-            alarm=$!
-        fi
-    fi
-    unset "running[$ended]"
 done
 [ -z "$alarm" ] || kill "$alarm"
 for mark in "${marks[@]}"; do # it ends with the last process that could still say something

@@ -12,8 +12,7 @@
 # Options:
 #   --type TYPE       v5p-64 and v4-64 count cores: 32 chips on 8 workers. v5litepod-64 (v5e) and
 #                     v6e-256 count chips: 64 on 16 workers, 256 on 64.
-#   --slices N        so many of them, as one run; default 1
-#   --spot            cheaper, may be preempted
+#   --slices N, --spot        so many of them as one run; cheaper ones that may be preempted
 #   --zone, --project, --version        default: those of gcloud config; the type's runtime version
 #   --setup 'LINE'    shell line that each worker runs first, to mount the WORKDIR's folder, say
 #   --env NAME=VALUE  for the command; may be given several times
@@ -30,14 +29,10 @@ number --slices "$SLICES"
 where=(${ZONE:+--zone="$ZONE"} ${PROJECT:+--project="$PROJECT"})
 resource=(gcloud compute tpus queued-resources)
 
-ask() { # COMMAND ...: its output; nothing with --dry-run
-    if [ -n "$DRY_RUN" ]; then
-        quote "$@" >&3
-    else
-        "$@"
-    fi
-}
 exec 3>&1
+ask() { # COMMAND ...: its output; nothing with --dry-run
+    if [ -n "$DRY_RUN" ]; then quote "$@" >&3; else "$@"; fi
+}
 
 state() { # of the queued resource; nothing where there is none
     ask "${resource[@]}" list "${where[@]}" --filter="name~\"/$NAME\$\"" --format='value(state.state)'
@@ -80,7 +75,10 @@ ready() { # returns when the slice is there, made where needed
         before=$now
         case $now in
             READY) return ;;
-            *PREEMPTED* | *TERMINATED* | SUSPENDED) delete && create ;;
+            *PREEMPTED* | *TERMINATED* | SUSPENDED)
+                delete
+                create
+                ;;
             '') create ;;
             FAILED)
                 "${resource[@]}" describe "$NAME" "${where[@]}" --format='yaml(state)' >&2
@@ -100,7 +98,7 @@ case $verb in
         # shellcheck disable=SC2016 # the inner shell expands
         run bash -o pipefail -c 'git -C "$1" ls-files -z --cached --others --exclude-standard |
             tar --directory="$1" --null --files-from=- -czf "$2"' pack "$here/.." "$package"
-        run "${resource[@]}" scp "$package" "$NAME:" "${where[@]}" --node=all --worker=all --batch-size=all
+        run "${resource[@]}" scp "$package" "$NAME:lawm_jax.tgz" "${where[@]}" --node=all --worker=all --batch-size=all
         busy="[ -e lawm.pid ] && kill -0 \$(cat lawm.pid) 2>/dev/null"
         unpack="rm -rf lawm_jax && mkdir lawm_jax && tar -xzf lawm_jax.tgz -C lawm_jax"
         on_workers "$busy || { ${SETUP:+$SETUP && }$unpack; } && $(quote bash lawm_jax/launch/worker.sh \
