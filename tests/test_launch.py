@@ -1,4 +1,4 @@
-"""The launchers, with stand-ins for gcloud, kubectl, sbatch and the like that record their calls."""
+"""The launchers, with stand-ins for gcloud, kubectl, sbatch and others that record their calls."""
 
 import json
 import os
@@ -35,6 +35,7 @@ class Machine:
             path.mkdir()
         for name in NAMES:
             self.stand_in(name)
+        self.stand_in("tar", "cat >/dev/null\n")
         self.env = {
             **{name: os.environ[name] for name in ("LANG",) if name in os.environ},
             "PATH": f"{self.bin}:{os.path.dirname(sys.executable)}:{os.environ['PATH']}",

@@ -63,7 +63,11 @@ def test_jax_finds_the_others_by_itself(environ):
     "environ",
     [
         SLURM | STEP | {"SLURM_STEP_TASKS_PER_NODE": "1(x8)"},
-        {"SLURM_STEP_NUM_TASKS": "1", "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_LOCAL_SIZE": "1"},
+        {
+            "SLURM_STEP_NUM_TASKS": "1",
+            "OMPI_COMM_WORLD_SIZE": "2",
+            "OMPI_COMM_WORLD_LOCAL_SIZE": "1",
+        },
     ],
 )
 def test_one_process_per_node_takes_all_its_gpus(environ):
@@ -111,7 +115,10 @@ def test_an_address_and_numbers_are_all_that_is_needed(monkeypatch):
 @pytest.mark.parametrize(
     "environ, text",
     [
-        ({"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS: expected HOST"),
+        (
+            {"JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "0"},
+            "JAX_COORDINATOR_ADDRESS: expected HOST",
+        ),
         ({"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_PROCESS_ID.*got None"),
         ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES: expected a number, got 'two'"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES, JAX_PROCESS_ID: expected beside"),

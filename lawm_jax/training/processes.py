@@ -1,4 +1,4 @@
-"""Joins the processes of a run: hosts of a TPU slice, nodes of a cluster, or several on one machine.
+"""Joins the processes of a run: hosts of a TPU slice, nodes of a cluster, or several on a machine.
 
 JAX knows TPU, Slurm and Open MPI by itself, but `jax.distributed.initialize()` is an error where
 there is one process alone, and under Slurm it gives each process a single GPU. So this module says
