@@ -3,6 +3,7 @@
 #   LAWM_VENV    the environment's folder; default .venv in the repository's root
 #   LAWM_EXTRAS  what to install beside the package; default all that the tests need.
 #                LAWM_EXTRAS=test is much smaller: no simulators, no torch to compare with.
+#   LAWM_UV      1 fetches Python 3.12 by uv where python3 is too old, as on the machines of TPUs.
 # An environment that is there already, and was made for the same requirements, is used as it is.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -10,8 +11,13 @@ LAWM_VENV=${LAWM_VENV:-$ROOT/.venv}
 LAWM_EXTRAS=${LAWM_EXTRAS:-test,sim,torch}
 
 if [ ! -x "$LAWM_VENV/bin/python" ]; then
-    python=$(command -v python3 || true)
-    if ! "${python:-false}" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    python=$(command -v python3 || true) recent='import sys; sys.exit(sys.version_info < (3, 11))'
+    if [ -n "${LAWM_UV:-}" ] && ! "$python" -c "$recent"; then
+        "$python" -m pip install --quiet --user uv
+        "$python" -m uv python install --quiet 3.12
+        python=$("$python" -m uv python find 3.12)
+    fi
+    if ! "${python:-false}" -c "$recent"; then
         echo "launch: expected python3 of version 3.11 or newer on the PATH, got ${python:-none}" >&2
         exit 1
     fi

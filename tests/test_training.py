@@ -176,6 +176,15 @@ def test_another_config_in_the_same_folder_is_an_error(straight, config, tmp_pat
     loop.fit(config(log_every=3), str(workdir))  # may change
 
 
+def test_a_bucket_that_is_not_mounted_is_an_error_instead_of_a_folder_of_that_name(
+    config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="workdir: expected a folder.*got 'gs://bucket/run'"):
+        loop.fit(config(), "gs://bucket/run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_continues_bit_for_bit_and_drops_what_it_logged_after_its_checkpoint(
     straight, config, tmp_path, capsys
 ):
@@ -214,12 +223,12 @@ def test_a_run_killed_at_any_moment_equals_one_that_was_not(straight, config, op
     assert_equals(straight, workdir, params)
 
 
-def test_a_terminated_run_saves_exits_with_0_and_continues(straight, config, options, tmp_path):
+def test_a_terminated_run_saves_exits_with_143_and_continues(straight, config, options, tmp_path):
     workdir, output = tmp_path / "run", tmp_path / "output"
     process = start(options, workdir, output)
     wait_for(process, workdir, 6, output)
     process.terminate()
-    assert process.wait(120) == 0, output.read_text()
+    assert process.wait(120) == 128 + signal.SIGTERM, output.read_text()  # not done: start it again
     assert "as asked; the same command continues from here" in output.read_text()
     saved = max(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
     assert 6 <= saved < STEPS and max(lines(workdir)) == saved

@@ -182,13 +182,19 @@ def fit(config, workdir):
       the run early, with its state saved.
 
     Raises:
-      ValueError: the folder holds a run with another config, or a config value is wrong.
+      ValueError: the folder holds a run with another config or is a URL, or a config value is
+        wrong.
       FloatingPointError: loss, gradient or update is not finite; the last checkpoint is kept.
     """
     import ml_collections
 
     from lawm_jax.data import pipeline
 
+    if "://" in str(workdir):
+        raise ValueError(
+            f"workdir: expected a folder, for a bucket one where it is mounted (launch/README.md), "
+            f"got {workdir!r}"
+        )
     config = json.loads(config.to_json_best_effort())
     if "controller" in config:
         config = controlling.complete(config)
@@ -269,11 +275,15 @@ def _loop(run, config, state, start, data, store, log, termination):
 
 
 class _Termination:
-    """Notes SIGTERM instead of dying of it, so that the run can save first."""
+    """Notes SIGTERM instead of dying of it, so that the run can save first.
+
+    Of several processes JAX notes it, since it joined them, and tells all: its handler stays.
+    """
 
     def __enter__(self):
-        self.asked = False
-        self.before = signal.signal(signal.SIGTERM, self._note)
+        self.asked, self.alone = False, jax.process_count() == 1
+        if self.alone:
+            self.before = signal.signal(signal.SIGTERM, self._note)
         return self
 
     def _note(self, *_):
@@ -281,14 +291,15 @@ class _Termination:
 
     def agreed(self, step):
         """Says whether to stop now; all processes get the same answer at the same step."""
-        if jax.process_count() == 1:
+        if self.alone:
             return self.asked
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)
 
     def __exit__(self, *_):
-        signal.signal(signal.SIGTERM, self.before)
+        if self.alone:
+            signal.signal(signal.SIGTERM, self.before)
 
 
 FREE = ("steps.", "log_every.", "checkpoint_every.", "mesh.", "data.workers.")  # may change later

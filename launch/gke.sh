@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Trains on Google Kubernetes Engine, as a JobSet of TPU or GPU workers, which restarts itself.
+#   bash launch/gke.sh run NAME --image IMAGE --volume CLAIM --tpu TYPE --topology TOPOLOGY -- COMMAND ...
+#   bash launch/gke.sh run NAME --image IMAGE --volume CLAIM --gpu TYPE --nodes N -- COMMAND ...
+#       Starts the JobSet; nothing changes where it is running. One that has ended is made anew,
+#       and its training continues from its last checkpoint.
+#   bash launch/gke.sh state|logs|delete NAME
+# Options:
+#   --image IMAGE     made by launch/gke/Dockerfile
+#   --volume CLAIM    a PersistentVolumeClaim that many nodes may write (Filestore, or a bucket by
+#                     Cloud Storage FUSE); the workers see it as /workdir
+#   --tpu TYPE        v4, v5p, v5e or v6e
+#   --topology T      chips along each axis: 4x4x4 of v4, v5p; 16x16 of v5e, v6e. 4 chips a worker
+#   --slices N        so many slices, as one run; default 1
+#   --gpu TYPE        the node's label, such as nvidia-h100-80gb
+#   --gpus N          GPUs per node; default 8
+#   --nodes N         default 1
+#   --restarts N      how often the JobSet starts again after a failure; default 20
+#   --env NAME=VALUE  for the command; may be given several times
+#   --dry-run         prints the manifest, and commands as its comments; runs none
+# shellcheck disable=SC2034 # `manifest` reads variables by name
+set -euo pipefail
+here=$(dirname "${BASH_SOURCE[0]}")
+# shellcheck source=launch/common.sh
+source "$here/common.sh"
+IMAGE='' VOLUME='' TPU='' TOPOLOGY='' SLICES=1 GPU='' GPUS=8 NODES=1 RESTARTS=20
+parse "image volume tpu topology slices gpu gpus nodes restarts" "" "$@"
+verb=${WORDS[0]:-} NAME=${WORDS[1]:-}
+[[ $NAME =~ ^[a-z][-a-z0-9]*$ ]] || fail "NAME: expected small letters, digits and -, got '$NAME'"
+
+text() { # WORD: a string of YAML, in which Kubernetes expands nothing
+    local word=${1//\\/\\\\}
+    word=${word//\"/\\\"} word=${word//$'\n'/\\n} word=${word//$'\t'/\\t}
+    printf '"%s"' "${word//\$(/\$\$(}"
+}
+
+list() { # WORD ...: a list of words that are YAML already
+    local joined
+    joined=$(printf ', %s' "$@")
+    echo "[${joined#, }]"
+}
+
+variable() { # NAME VALUE
+    echo "{name: $1, value: $(text "$2")}"
+}
+
+manifest() { # prints the template with the variables HOSTS, CHIPS, ... in place of ${HOSTS}, ...
+    local filled name
+    filled=$(<"$here/gke/$1.yaml")
+    for name in NAME RESTARTS SLICES HOSTS CHIPS ACCELERATOR TOPOLOGY IMAGE VOLUME VARIABLES ARGS; do
+        filled=${filled//"\${$name}"/"${!name}"}
+    done
+    echo "$filled"
+}
+
+tpu() {
+    local axes='^[0-9]+x[0-9]+$' chips
+    case $TPU in
+        v4 | v5p) axes='^[0-9]+x[0-9]+x[0-9]+$' ACCELERATOR=tpu-$TPU-slice ;;
+        v5e) ACCELERATOR=tpu-v5-lite-podslice ;;
+        v6e) ACCELERATOR=tpu-v6e-slice ;;
+        *) fail "--tpu: expected v4, v5p, v5e or v6e, got '$TPU'" ;;
+    esac
+    [ "$TPU" != v4 ] || ACCELERATOR=tpu-v4-podslice
+    [[ $TOPOLOGY =~ $axes ]] || fail "--topology: expected such as 4x4x4 (v4, v5p) or 16x16 (v5e, v6e), got '$TOPOLOGY'"
+    chips=$((${TOPOLOGY//x/*}))
+    CHIPS=$((chips < 4 ? chips : 4)) HOSTS=$((chips < 4 ? 1 : chips / 4))
+}
+
+gpu() {
+    ACCELERATOR=$GPU HOSTS=$NODES CHIPS=$GPUS
+    variables+=("$(variable JAX_COORDINATOR_ADDRESS "$NAME-worker-0-0.$NAME:8482")"
+        "$(variable JAX_NUM_PROCESSES "$NODES")"
+        "{name: JAX_PROCESS_ID, valueFrom: {fieldRef: {fieldPath: \"metadata.annotations['batch.kubernetes.io/job-completion-index']\"}}}")
+}
+
+case $verb in
+    run)
+        [ ${#COMMAND[@]} -gt 0 ] || fail "expected -- and a command, got nothing"
+        [ -n "$IMAGE" ] || fail "--image: expected one made by launch/gke/Dockerfile, got nothing"
+        [ -n "$VOLUME" ] || fail "--volume: expected a PersistentVolumeClaim, got nothing"
+        for option in SLICES GPUS NODES RESTARTS; do number "$option" "${!option}"; done
+        variables=()
+        for pair in "${ENV[@]}"; do variables+=("$(variable "${pair%%=*}" "${pair#*=}")"); done
+        kind=$([ -n "$GPU" ] && echo gpu || echo tpu)
+        "$kind"
+        VARIABLES=$(list "${variables[@]}")
+        words=()
+        for word in "${COMMAND[@]}"; do words+=("$(text "$word")"); done
+        ARGS=$(list "${words[@]}")
+        if [ -n "$DRY_RUN" ]; then
+            manifest "$kind"
+            echo "# $(run kubectl apply --filename=-)"
+            exit
+        fi
+        found=$(kubectl get jobset "$NAME" --ignore-not-found --output='jsonpath={.kind} {.status.terminalState}')
+        [ "$found" != "JobSet " ] || fail "$NAME is there and has not ended; see 'state $NAME', 'logs $NAME'"
+        [[ $found != JobSet* ]] || run kubectl delete jobset "$NAME"
+        run kubectl apply --filename=- < <(manifest "$kind")
+        ;;
+    state) run kubectl get jobset "$NAME" --output=wide ;;
+    logs) run kubectl logs --selector="jobset.sigs.k8s.io/jobset-name=$NAME" --prefix --tail=-1 --follow --max-log-requests=1000 ;;
+    delete) run kubectl delete jobset "$NAME" ;;
+    *) fail "expected run, state, logs or delete, got '$verb'" ;;
+esac

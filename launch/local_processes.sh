@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Runs a command as N processes of one run on this machine:
+#   bash launch/local_processes.sh [--dry-run] N -- COMMAND [ARGUMENT ...]
+#   bash launch/local_processes.sh 2 -- python -m lawm_jax.train --config ... --workdir W
+# Each process gets its share of the GPUs, or CPU devices: one, or as many as JAX_NUM_CPU_DEVICES
+# says. Their lines are marked [0], [1] and so on. SIGTERM and SIGINT reach all as SIGTERM, which
+# saves and ends a training. If one fails the others are ended, and its exit code is returned.
+set -euo pipefail
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+parse "" "" "$@"
+[ ${#WORDS[@]} = 1 ] || fail "expected a number of processes before --, got '${WORDS[*]}'"
+[ ${#COMMAND[@]} -gt 0 ] || fail "expected -- and a command, got nothing"
+count=${WORDS[0]}
+number N "$count"
+
+gpus=0
+if [ "${JAX_PLATFORMS:-cuda}" != cpu ] && command -v nvidia-smi >/dev/null; then
+    gpus=$(nvidia-smi --list-gpus | wc -l)
+fi
+[ $((gpus % count)) = 0 ] || fail "N: expected to divide the machine's $gpus GPUs, got $count"
+export JAX_COORDINATOR_ADDRESS=localhost:${JAX_COORDINATOR_PORT:-$((20000 + RANDOM % 10000))}
+export JAX_NUM_PROCESSES=$count JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
+
+marks=() # the processes that mark lines
+declare -A running=()
+for ((i = 0; i < count; i++)); do
+    own=("JAX_PROCESS_ID=$i")
+    if [ "$gpus" -gt 0 ]; then
+        share=$((gpus / count))
+        own+=("JAX_LOCAL_DEVICE_IDS=$(seq -s, $((i * share)) $(((i + 1) * share - 1)))")
+    fi
+    if [ -n "$DRY_RUN" ]; then
+        run env JAX_COORDINATOR_ADDRESS="$JAX_COORDINATOR_ADDRESS" JAX_NUM_PROCESSES="$count" \
+            JAX_NUM_CPU_DEVICES="$JAX_NUM_CPU_DEVICES" "${own[@]}" "${ENV[@]}" "${COMMAND[@]}"
+        continue
+    fi
+    exec {lines}> >(exec sed -u "s/^/[$i] /")
+    marks+=($!)
+    env "${own[@]}" "${ENV[@]}" "${COMMAND[@]}" >&"$lines" 2>&1 {lines}>&- &
+    running[$!]=$i
+    exec {lines}>&-
+done
+
+asked='' code=0 alarm=''
+trap 'asked=1; kill -TERM "${!running[@]}" 2>/dev/null || true' TERM INT
+
+ended() { # PID: takes note of one that has ended; the first to fail ends the others
+    local status=0
+    wait "$1" || status=$?
+    local who=${running[$1]}
+    unset "running[$1]"
+    if [ "$status" = 0 ] || [ "$code" != 0 ]; then return; fi
+    code=$status
+    if [ -z "$asked" ] && [ ${#running[@]} -gt 0 ]; then
+        echo "process $who ended with exit code $code; ending the others" >&2
+        kill -TERM "${!running[@]}" 2>/dev/null || true
+        sleep 20 & # they wait for the one that is gone, and may not listen
+        alarm=$!
+    fi
+}
+
+while [ ${#running[@]} -gt 0 ]; do
+    wait -n "${!running[@]}" $alarm 2>/dev/null || true # until one ends or a signal comes
+    for pid in "${!running[@]}"; do
+        kill -0 "$pid" 2>/dev/null || ended "$pid"
+    done
+    if [ -n "$alarm" ] && ! kill -0 "$alarm" 2>/dev/null; then
+        alarm=
+        kill -KILL "${!running[@]}" 2>/dev/null || true
+    fi
+done
+[ -z "$alarm" ] || kill "$alarm"
+for mark in "${marks[@]}"; do # it ends with the last process that could still say something
+    timeout 5 tail -s 0.1 --pid="$mark" -f /dev/null || kill "$mark"
+done
+exit "$code"
