@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$ROOT"
 ruff check .
-exec python -m pytest "$@"
+exec python -m pytest -n 2 --dist loadfile "$@"  # files, each on one of two processes
