@@ -215,8 +215,7 @@ def test_two_processes_train_as_one_does_stop_together_and_continue(tmp_path):
     assert steps == expected_steps == [1, 2, 3, 4, 5, 6]
     # Each process reads every second example, so sums are taken in another order.
     for row, other in zip(numbers, expected, strict=True):
-        assert row == pytest.approx(other, rel=2e-3)
-        assert row[0] == pytest.approx(other[0], rel=1e-5)
+        assert row == pytest.approx(other, rel=1e-5)
     assert {path.name for path in (two / "checkpoints").iterdir()} == {"3", "6"}
     assert (two / "config.json").read_text() == (one / "config.json").read_text()
 
