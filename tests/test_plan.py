@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_simulate import panda_episode, skip_unless
 
-from lawm_jax import controlling, latents, plan, saving, world_model
+from lawm_jax import controlling, latents, saving, world_model
 from lawm_jax.data import poses
 from lawm_jax.evals import planning
 from lawm_jax.evals.clips import Clips, fixed
@@ -334,23 +334,27 @@ def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(r
     assert written["planner"]["name"] == "mppi" and written["controller"] == "panda"
 
 
-def test_results_of_other_settings_get_other_names():
-    defaults = ["plan", "--workdir=W", "--task=panda", "--planner=cem"]
-    changed = ["--data=panda=mini:/a b/panda", "--controller=W/controller/blind", "--horizon=8"]
-    try:
-        for flags, name in [
-            (defaults, ""),
-            ([*defaults, "--planner=mppi", "--bound=0.5"], "_planner=mppi_bound=0.5"),
-            ([*defaults, *changed, "--horizon=4"],
-             "_data=mini-a-b-panda_controller=W-controller-blind_horizon=8,4"),
-        ]:  # fmt: skip
-            plan.flags.FLAGS.unparse_flags()
-            plan.flags.FLAGS(flags)
-            assert plan._settings() == name
-            for flag in plan.SETTINGS:
-                plan.flags.FLAGS[flag.name].unparse()
-    finally:
-        plan.flags.FLAGS.unparse_flags()
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        (["--planner=cem"], ""),
+        (["--planner=mppi", "--bound=0.5"], "_planner=mppi_bound=0.5"),
+        (
+            [
+                "--data=panda=mini:/a b/panda",
+                "--controller=W/c/blind",
+                "--horizon=8",
+                "--horizon=4",
+            ],
+            "_data=mini-a-b-panda_controller=W-c-blind_horizon=8,4",
+        ),
+    ],
+)
+def test_results_of_other_settings_get_other_names(flags, name):
+    given = ["plan", "--workdir=W", "--task=panda", *flags]
+    code = f"from lawm_jax import plan; plan.flags.FLAGS({given}); print(plan._settings())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == f"{name}\n", done.stderr
 
 
 def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path):
