@@ -24,7 +24,8 @@ PLANNERS = {
 REACH = dict(samples=300, elites=10, iterations=15)
 WALK = dict(samples=120, elites=5, iterations=1, average=True)
 # Numbers in the states that are predicted at a time: it bounds the memory. On a CPU all that is
-# computed of so few fits its caches, which is 1.7 times as fast as 300 candidates of nano at once.
+# computed of so few fits its caches: 1.5 times as fast as 300 candidates of nano at once on a core
+# of a busy machine, the same on two quiet ones.
 AT_ONCE, AT_ONCE_ON_CPU = 2**24, 2**19
 
 
