@@ -1,8 +1,5 @@
 """How real actions come in: a controller's training, and what measures them."""
 
-import glob
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,16 +115,14 @@ def trained(workdir, name, spec):
     Returns:
       folder -> kind, those of kind "state" first.
     """
-    own = os.path.join(workdir, "controller")
-    folders = [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))]
-    known = [folder for folder in folders if knows(folder, name, spec)]
+    known = [folder for folder in saving.controllers(workdir) if knows(folder, name, spec)]
     found = {folder: checkpoints.read_config(folder)["controller"]["kind"] for folder in known}
     return dict(sorted(found.items(), key=lambda item: item[1] != "state"))
 
 
 def knows(folder, name, spec):
     """Tells whether a run with checkpoints was trained on the real actions of a source."""
-    if not glob.glob(os.path.join(glob.escape(folder), "checkpoints", "[0-9]*")):
+    if not saving.trained(folder):
         return False
     config = checkpoints.read_config(folder)
     if "controller" not in config and config.get("latent", {}).get("kind") != "labelled":

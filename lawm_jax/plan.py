@@ -124,13 +124,14 @@ def _open(config, task, models, count, horizons, asked, frames):
     """Plans on `count` held-out clips of `frames` frames, and prints: one dict per horizon."""
     import ml_collections
 
-    from lawm_jax.evals import clips, planning
+    from lawm_jax.evals import batched, clips, planning
 
     kind, _, spacing = TASKS[task]
     ask = planning.reach
     if kind == "walk":
         ask = functools.partial(planning.walk, spacing=spacing)
-    encode, short = _encoder(models), ml_collections.ConfigDict(config.to_dict())
+    encode = batched.encoder(*next(iter(models.values())))  # all models share it
+    short = ml_collections.ConfigDict(config.to_dict())
     short.data.frames = frames
     episodes = clips.fixed(short, task, encode, count)
     training = clips.training(config, task, encode, TRAINING)
@@ -145,11 +146,12 @@ def _open(config, task, models, count, horizons, asked, frames):
 
 def _closed(config, task, models, scenes, horizons, asked):
     """Acts in the simulator, and prints: one dict per horizon."""
-    from lawm_jax.evals import clips, closed
+    from lawm_jax.evals import batched, clips, closed
 
     asks, plans = closed.TASKS[task], []
-    training = clips.training(config, task, _encoder(models), TRAINING)
-    encode = _encoder(models, batch=1)
+    first = next(iter(models.values()))
+    training = clips.training(config, task, batched.encoder(*first), TRAINING)
+    encode = batched.encoder(*first, batch=1)
     tell = lambda i: print(f"\repisode {i}/{len(scenes)}", end="\r", file=sys.stderr)  # noqa: E731
     for horizon in horizons:
         rows = closed.evaluate(models, encode, asks, scenes, training, horizon, done=tell, **asked)
@@ -157,18 +159,6 @@ def _closed(config, task, models, scenes, horizons, asked):
         plans.append({"horizon": horizon} | measured | {"rows": rows})
         print(closed.table(task, asks, horizon, rows), flush=True)
     return plans
-
-
-def _encoder(models, batch=16):
-    """Returns the function of video to states, `batch` clips at a time, that all models share."""
-    import jax
-
-    from lawm_jax import world_model
-    from lawm_jax.evals import batched
-
-    model, params = next(iter(models.values()))
-    encode = jax.jit(lambda params, video: world_model.encode(model, params, video))
-    return batched.in_batches(encode, {"encoder": params["encoder"]}, batch)
 
 
 def _scenes(task, spec, count):

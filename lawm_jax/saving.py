@@ -68,7 +68,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None):
         store.close()
     params = complete(model, restored[1]["params"] | _place(frozen, mesh), mesh)
     own = os.path.join(workdir, "decoder")
-    if decoder is None and _trained(own):
+    if decoder is None and trained(own):
         decoder = own
     if decoder:
         model, params = _with_decoder(model, params, decoder, mesh)
@@ -83,14 +83,20 @@ def complete(model, params, mesh):
     return params | _place(world_model.init_decoder(model, None, None), mesh)
 
 
-def _trained(folder):
+def controllers(workdir):
+    """Lists the folders of a world model's trained controllers: WORKDIR/controller[/NAME]."""
+    own = os.path.join(workdir, "controller")
+    return [x for x in [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))] if trained(x)]
+
+
+def trained(folder):
     """Says whether a run has a checkpoint yet."""
     return bool(glob.glob(os.path.join(glob.escape(folder), "checkpoints", "[0-9]*")))
 
 
 def _with_decoder(model, params, folder, mesh):
     """Gives a model the decoder that another run trained."""
-    other, trained = load(folder, mesh=mesh)
+    other, found = load(folder, mesh=mesh)
     parts, theirs = json.loads(model.text), json.loads(other.text)
     for key in ("name", "weights", "causal", "normalise"):
         ours = parts["encoder"][key]
@@ -99,31 +105,29 @@ def _with_decoder(model, params, folder, mesh):
                 f"{folder}: expected a decoder of the encoder with {key} {ours!r}, got "
                 f"{theirs['encoder'][key]!r}"
             )
-    if "decoder" not in trained:
+    if "decoder" not in found:
         raise ValueError(f"{folder}: expected a run of configs/decoder.py, got no decoder")
     if "decoder" in theirs:
         parts["decoder"] = theirs["decoder"]
     text = json.dumps(parts, sort_keys=True)
     model = dataclasses.replace(model, decoder=other.decoder, text=text)
-    return model, params | {"decoder": trained["decoder"]}
+    return model, params | {"decoder": found["decoder"]}
 
 
 def _with_controller(model, params, workdir, name, step, mesh):
     """Gives a model the controller that another run trained for it."""
-    own = os.path.join(workdir, "controller")
     if name is None:
-        found = [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))]
-        found = [x for x in found if _trained(x)]
+        found = controllers(workdir)
         folder = found[0] if len(found) == 1 else ""
     else:
-        inner = os.path.join(own, name)
+        inner = os.path.join(workdir, "controller", name)
         folder = inner if name and os.path.isdir(inner) else name
     if not folder:
         return model, params
     parts, theirs = json.loads(model.text), checkpoints.read_config(folder)
     if "controller" not in theirs:
         raise ValueError(f"{folder}: expected a run of configs/controller.py, got no controller")
-    if not _trained(folder):
+    if not trained(folder):
         raise FileNotFoundError(
             f"{folder}: expected a trained controller, it has no checkpoint yet"
         )
@@ -136,10 +140,10 @@ def _with_controller(model, params, workdir, name, step, mesh):
             raise ValueError(problem)
         warnings.warn(f"{problem}; left out", stacklevel=3)
         return model, params
-    other, trained = load(folder, mesh=mesh)
+    other, found = load(folder, mesh=mesh)
     text = json.dumps(parts | {"controller": theirs["controller"]}, sort_keys=True)
     model = dataclasses.replace(model, controller=other.controller, text=text)
-    return model, params | {"controller": trained["controller"]}
+    return model, params | {"controller": found["controller"]}
 
 
 def save_prior(workdir, step, prior, params):

@@ -49,6 +49,21 @@ def batched(model, params, batch=16, actions=None):
     )
 
 
+def encoder(model, params, batch=16):
+    """Makes the function of a model that encodes any number of clips.
+
+    Args:
+      model: WorldModel.
+      params: of which the encoder's are used.
+      batch: clips at a time.
+
+    Returns:
+      A function of video uint8 [n, F, H, W, 3] to states float32 [n, T, N, D], numpy arrays.
+    """
+    encode = jax.jit(lambda params, video: world_model.encode(model, params, video))
+    return in_batches(encode, {"encoder": params["encoder"]}, batch)
+
+
 def in_batches(function, params, batch=16):
     """Applies function(params, *arrays) to `batch` clips at a time; the last batch is filled up.
 

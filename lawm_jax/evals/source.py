@@ -42,7 +42,8 @@ class Source:
         self.config, self.name, self.loaded, self.folder = config, name, loaded, folder
         self.embedding = embedding
         self.main, (self.model, self.params) = next(iter(loaded.items()))
-        self.distance, self.encode = distance, self._encoder(self.model)
+        self.distance = distance
+        self.encode = batched.encoder(self.model, self.params)
         self.clips = clips.held_out(config, name, self.encode)
         make = lambda x: batched.batched(*x, actions=self.clips.actions)  # noqa: E731
         self.models = {key: make(value) for key, value in loaded.items()}
@@ -71,10 +72,6 @@ class Source:
         raw, step = (self.clips.s, 1) if video is None else (video, self.per_step)
         stitched, _ = leakage.stitch(raw, self.clips.episodes, step)
         return stitched, stitched if video is None else self.encode(stitched)
-
-    def _encoder(self, model):
-        encode = jax.jit(lambda params, video: world_model.encode(model, params, video))
-        return batched.in_batches(encode, {"encoder": self.params["encoder"]})
 
     def prediction(self):
         """E1."""
@@ -142,7 +139,7 @@ class Source:
             each = lambda model: dataclasses.replace(model, repeat=repeat)  # noqa: E731
             models = {key: (each(model), params) for key, (model, params) in models.items()}
             model = each(self.model)
-            clips = clips._replace(s=self._encoder(model)(clips.video))
+            clips = clips._replace(s=batched.encoder(model, self.params)(clips.video))
             if seen:
                 seen = pixels.Pixels(model, self.params, clips, self.distance)
         return control.compare(models, clips.s, clips.actions, clips.episodes, seen)
