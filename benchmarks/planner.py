@@ -38,7 +38,7 @@ SAMPLES = flags.DEFINE_integer("samples", 300, "Candidates.", 20)
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 H, ELITES, ITERATIONS = 3, 10, 15
 FEW = 3  # iterations where only the ratio of two speeds is asked
-CHUNK = 60  # candidates whose activations fit a core's cache; the copy gains nothing by chunks
+CHUNK = 60  # of a device, whose activations fit a core's cache; the copy gains nothing by chunks
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
 
 
@@ -128,9 +128,12 @@ def ours(model, params, cached=True, planner=None, **options):
     import jax.numpy as jnp
 
     import lawm_jax as lawm
-    from lawm_jax import compiling, world_model
+    from lawm_jax import compiling, planning, world_model
 
     planner, std = planner or functools.partial(lawm.cem, average=True), first_std(params)
+    mesh = lawm.make_mesh()
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    params = jax.device_put(params, everywhere)
 
     @functools.partial(jax.jit, compiler_options=compiling.options())
     def run(params, key, s, z, goal):
@@ -153,10 +156,10 @@ def ours(model, params, cached=True, planner=None, **options):
             last = (drive if cached else recompute)(plans)
             return jnp.sqrt(jnp.square(last - goal).mean((1, 2)))
 
-        return planner(cost, key, jnp.zeros_like(std), std, **options)
+        return planner(planning.spread(cost, mesh), key, jnp.zeros_like(std), std, **options)
 
     def plan(task, seed):
-        found = run(params, jax.random.key(seed), *task)
+        found = run(params, *jax.device_put((jax.random.key(seed), *task), everywhere))
         return np.asarray(found[0]), float(found[1])
 
     return plan
@@ -271,6 +274,9 @@ def print_memory(folder, name, samples, chunk):
     with open(os.path.join(folder, "sizes.json"), encoding="utf-8") as file:
         given = json.load(file)
     if name == "ours":
+        from lawm_jax import compiling
+
+        compiling.device_per_core()
         model, params = make_model(given["workdir"])
         plan = ours(model, params, samples=samples, elites=ELITES, iterations=2, chunk=chunk)
     else:
@@ -289,10 +295,14 @@ def _resident(field):
 def main(argv):
     """Runs all and prints the results."""
     del argv
-    from benchmarks import torch_model
-    from lawm_jax import planning
+    import jax
 
+    from benchmarks import torch_model
+    from lawm_jax import compiling, planning
+
+    compiling.device_per_core()
     workdir, samples, rounds = WORKDIR.value, SAMPLES.value, ROUNDS.value
+    chunk = CHUNK * jax.device_count()
     model, params = make_model(workdir)
     std = first_std(params)[0]
     sizes = torch_model.sizes(model, params)
@@ -313,7 +323,7 @@ def main(argv):
         options = dict(samples=samples, elites=ELITES, iterations=iterations)
         copy = functools.partial(theirs, sizes, arrays, samples, iterations)
         return {
-            "lawm_jax": ours(model, params, **options, chunk=CHUNK),
+            "lawm_jax": ours(model, params, **options, chunk=chunk),
             "lawm_jax, all at once": ours(model, params, **options),
             "CEMSolver": copy(),
             "CEMSolver, compiled": copy(compiled=True),
@@ -323,7 +333,7 @@ def main(argv):
         tasks = make_tasks(model, params, workdir, max(rounds, 2), context)
         planners = both(iterations)
         if context > 1:
-            options = dict(samples=samples, elites=ELITES, iterations=iterations, chunk=CHUNK)
+            options = dict(samples=samples, elites=ELITES, iterations=iterations, chunk=chunk)
             planners["lawm_jax, all computed anew"] = ours(model, params, False, **options)
         rows = in_turn(planners, tasks, rounds)
         title = f"context of {context}, {iterations} iterations"

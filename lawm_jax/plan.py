@@ -64,8 +64,10 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     import ml_collections
 
+    from lawm_jax import compiling
     from lawm_jax.training import checkpoints
 
+    compiling.device_per_core()
     begin, workdir, task = time.monotonic(), WORKDIR.value, TASK.value
     if CLOSED_LOOP.value and task not in CLOSED:
         raise app.UsageError(

@@ -7,7 +7,7 @@ as infinite.
 
 * Several tasks at once: `jax.vmap` over key, mean, std and what `cost` closes over; each task has
   its own `chunk`.
-* Several devices: `jax.lax.with_sharding_constraint` on the plans that `cost` is given.
+* Several devices: `spread` the cost over them.
 * Plans of fewer numbers: search for those, and let `cost` make plans of them. A straight line of h
   steps is `lambda total: cost(jnp.repeat(total / h, h, axis=1))` with mean and std of [1, U].
 """
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import PartitionSpec
 
 
 def cem(
@@ -247,6 +248,27 @@ def cem_gradient(
     return _descend(cost, starts, std, clip, steps, rate, chunk)
 
 
+def spread(cost, mesh):
+    """Makes a cost whose candidates are shared out among devices; few and small collectives.
+
+    Args:
+      cost: as in `cem`; what it closes over, such as parameters, is on all devices.
+      mesh: jax.sharding.Mesh, the devices.
+
+    Returns:
+      The same function of plans [P, T, U] -> [P], for any P.
+    """
+    if mesh.size == 1:
+        return cost
+    parts = PartitionSpec(mesh.axis_names)
+    local = jax.shard_map(cost, mesh=mesh, in_specs=parts, out_specs=parts, check_vma=False)
+
+    def price(plans):
+        return local(_filled(plans, -len(plans) % mesh.size))[: len(plans)]
+
+    return price
+
+
 def _check(mean, std, low, high, iterations, chunk):
     """Checks what all planners take: mean and std as float32, and a function that clips plans."""
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
@@ -368,10 +390,14 @@ def _in_chunks(function, plans, chunk):
     size = -(-P // parts)
     if parts == 1:
         return function(plans)
-    fill = lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], parts * size - P, axis=0)])  # noqa: E731
-    split = lambda x: fill(x).reshape(parts, size, *x.shape[1:])  # noqa: E731
+    split = lambda x: _filled(x, parts * size - P).reshape(parts, size, *x.shape[1:])  # noqa: E731
     join = lambda x: x.reshape(parts * size, *x.shape[2:])[:P]  # noqa: E731
     return jax.tree.map(join, jax.lax.map(function, jax.tree.map(split, plans)))
+
+
+def _filled(x, count):
+    """Repeats the last of x [P, ...] `count` times more."""
+    return jnp.concatenate([x, jnp.repeat(x[-1:], count, axis=0)])
 
 
 def _nothing(mean):
