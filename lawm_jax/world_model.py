@@ -436,7 +436,7 @@ def remember(model, params, s, z):
 
     Returns:
       memory: the last state, [B, 1, N, D], and keys and values of the steps before it, none or
-      one pair of [depth, B, T-1, N, heads, head_dim]. What the last step does depends on the
+      one pair of [depth, B, heads, T-1, N, head_dim]. What the last step does depends on the
       latent to come.
 
     Raises:
@@ -514,7 +514,7 @@ def _continue(model, params, memory, steps, lead):
         )
         state = _finish(model, state)
         states.append(state)
-        joined = lambda old, new: jnp.concatenate([old, new], axis=2)  # noqa: E731
+        joined = lambda old, new: jnp.concatenate([old, new], axis=3)  # noqa: E731
         own = (jax.tree.map(joined, *own, new),) if own else (new,)
     return jnp.concatenate(states, axis=1)
 

@@ -17,14 +17,14 @@ def draw(shape, seed=0):
 
 def dense_attention(q, k, v, mask):
     """Computes attention of flat tokens, one query and head at a time, in float64."""
-    B, Q, heads, dim = q.shape
+    B, heads, Q, dim = q.shape
     out = np.zeros(q.shape)
     for b in range(B):
         for head in range(heads):
             for i in range(Q):
-                logits = k[b, :, head].astype(np.float64) @ q[b, i, head] / dim**0.5
+                logits = k[b, head].astype(np.float64) @ q[b, head, i] / dim**0.5
                 weight = np.exp(logits - logits.max()) * mask[i]
-                out[b, i, head] = weight / weight.sum() @ v[b, :, head]
+                out[b, head, i] = weight / weight.sum() @ v[b, head]
     return out
 
 
@@ -32,27 +32,27 @@ def dense_attention(q, k, v, mask):
 @pytest.mark.parametrize("causal", [True, False])
 def test_attention_equals_a_dense_reference(causal, short, monkeypatch):
     monkeypatch.setattr(blocks, "SHORT", short)
-    q, k, v = (draw((2, 3, 4, 2, 8), i) for i in range(3))
+    q, k, v = (draw((2, 2, 3, 4, 8), i) for i in range(3))
     step = np.arange(12) // 4
     mask = step[:, None] >= step if causal else np.ones((12, 12))
-    flat = (x.reshape(2, 12, 2, 8) for x in (q, k, v))
+    flat = (x.reshape(2, 2, 12, 8) for x in (q, k, v))
     expected = dense_attention(*flat, mask).reshape(q.shape)
     np.testing.assert_allclose(blocks.attention(q, k, v, causal), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("shared", [1, 2], ids=["one context", "a context each"])
 def test_cached_attention_sees_all_past_steps_and_itself(shared):
-    q, k, v = (draw((2, 1, 4, 2, 8), i) for i in range(3))
-    far = [draw((shared, 3, 4, 2, 8), i) for i in (3, 4)]
-    near = [draw((2, 1, 4, 2, 8), i) for i in (5, 6)]
+    q, k, v = (draw((2, 2, 1, 4, 8), i) for i in range(3))
+    far = [draw((shared, 2, 3, 4, 8), i) for i in (3, 4)]
+    near = [draw((2, 2, 1, 4, 8), i) for i in (5, 6)]
     out = blocks.cached_attention(q, k, v, (tuple(far), tuple(near)))
     steps = (
-        np.concatenate([np.repeat(a, 2 // shared, 0), b, c], 1)
+        np.concatenate([np.repeat(a, 2 // shared, 0), b, c], 2)
         for a, b, c in zip(far, near, (k, v), strict=True)
     )
-    keys, values = (x.reshape(2, 20, 2, 8) for x in steps)
-    expected = dense_attention(q[:, 0], keys, values, np.ones((4, 20)))
-    np.testing.assert_allclose(out[:, 0], expected, atol=1e-5)
+    keys, values = (x.reshape(2, 2, 20, 8) for x in steps)
+    expected = dense_attention(q[:, :, 0], keys, values, np.ones((4, 20)))
+    np.testing.assert_allclose(out[:, :, 0], expected, atol=1e-5)
 
 
 def test_layer_norm_equals_numpy():
@@ -84,32 +84,32 @@ def test_rotary_tables_equal_a_loop_over_positions_and_channels(tiled, grid):
 
 
 def test_interleaved_rotation_turns_pairs_as_complex_numbers():
-    x, angles = draw((2, 3, 9, 2, 16)), rotary(3, 9, 16, 0, False, 0)
-    turned = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * angles[None, :, :, None, ::2])
+    x, angles = draw((2, 2, 3, 9, 16)), rotary(3, 9, 16, 0, False, 0)
+    turned = (x[..., ::2] + 1j * x[..., 1::2]) * np.exp(1j * angles[None, None, :, :, ::2])
     expected = np.stack([turned.real, turned.imag], -1).reshape(x.shape)
     np.testing.assert_allclose(rope.rotate(x, *rope.table(3, 9, 16)), expected, atol=1e-5)
 
 
 def test_tiled_rotation_turns_the_members_of_a_pair_by_their_own_angles():
-    x, angles = draw((2, 3, 9, 2, 16)), rotary(3, 9, 16, 0, True, 0)
+    x, angles = draw((2, 2, 3, 9, 16)), rotary(3, 9, 16, 0, True, 0)
     expected = np.zeros(x.shape)
     for c in range(16):
         partner = -x[..., c + 1] if c % 2 == 0 else x[..., c - 1]
-        angle = angles[None, :, :, None, c]
+        angle = angles[None, None, :, :, c]
         expected[..., c] = x[..., c] * np.cos(angle) + partner * np.sin(angle)
     out = rope.rotate(x, *rope.table(3, 9, 16, tiled=True))
     np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_interleaved_rotations_depend_on_relative_positions_alone():
-    q, k = draw((1, 3, 4, 1, 16)), draw((1, 3, 4, 1, 16), 1)
+    q, k = draw((1, 1, 3, 4, 16)), draw((1, 1, 3, 4, 16), 1)
 
     def logits(start):
         a, b = (rope.rotate(x, *rope.table(3, 4, 16, start=start)) for x in (q, k))
-        return jnp.einsum("btnhd,bsmhd->btnsm", a, b)
+        return jnp.einsum("bhtnd,bhsmd->btnsm", a, b)
 
     np.testing.assert_allclose(logits(0), logits(7), atol=1e-4)
-    unrotated = np.einsum("btnhd,bsmhd->btnsm", q, k)
+    unrotated = np.einsum("bhtnd,bhsmd->btnsm", q, k)
     assert np.abs(logits(0) - unrotated).max() > 0.1
 
 
@@ -180,13 +180,13 @@ def test_a_cached_stack_equals_the_uncached_one(stack):
     module, params, x, condition = stack
     apply = lambda *args, **kw: module.apply({"params": params}, *args, **kw)  # noqa: E731
     full, (keys, values) = apply(x, condition, keep=True)
-    assert keys.shape == values.shape == (DEPTH, 2, 3, 4, HEADS, WIDTH // HEADS)
+    assert keys.shape == values.shape == (DEPTH, 2, HEADS, 3, 4, WIDTH // HEADS)
     step, past = jax.jit(lambda *args: apply(*args, keep=True)), ()
     for t in range(3):
         out, new = step(x[:, t : t + 1], condition[:, t : t + 1], past)
         past = (*past, new)
         assert_close(out, full[:, t : t + 1])
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x, axis=2), *past)
+    joined = jax.tree.map(lambda *x: jnp.concatenate(x, axis=3), *past)
     assert_close(joined, (keys, values))
 
 

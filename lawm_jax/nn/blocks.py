@@ -23,28 +23,28 @@ def attend(q, k, v, mask=None, past=()):
     """Computes softmax attention with float32 logits.
 
     Args:
-      q: [B, Q, heads, head_dim].
-      k, v: [B, K, heads, head_dim].
+      q: [B, heads, Q, head_dim].
+      k, v: [B, heads, K, head_dim].
       mask: [Q or 1, K] bool, which keys a query sees, or None for all.
-      past: pairs of more keys and values, [B or 1, K', heads, head_dim] each; with a mask there
+      past: pairs of more keys and values, [B or 1, heads, K', head_dim] each; with a mask there
         are none. A batch of 1 is all queries' and never copied: one product of B x Q rows.
 
     Returns:
-      [B, Q, heads, head_dim], in q's dtype.
+      [B, heads, Q, head_dim], in q's dtype.
     """
     pairs = [*past, (k, v)]
     scale = q.shape[-1] ** -0.5
     logits = [
-        jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) for k, _ in pairs
+        jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32) for k, _ in pairs
     ]
     logits = jnp.concatenate(logits, axis=-1) * scale
     if mask is not None:
         logits = jnp.where(mask[None, None], logits, -jnp.inf)
     weights = jax.nn.softmax(logits, axis=-1).astype(q.dtype)
-    ends = np.cumsum([k.shape[1] for k, _ in pairs])[:-1]
+    ends = np.cumsum([k.shape[2] for k, _ in pairs])[:-1]
     weights = jnp.split(weights, ends, axis=-1)
     out, *more = [
-        jnp.einsum("bhqk,bkhd->bqhd", w, v) for w, (_, v) in zip(weights, pairs, strict=True)
+        jnp.einsum("bhqk,bhkd->bhqd", w, v) for w, (_, v) in zip(weights, pairs, strict=True)
     ]
     return sum(more, out)
 
@@ -56,23 +56,23 @@ def attention(q, k, v, causal):
     and (T + 1) / 2T of the dense work. Short ones take a mask: less to compile and to launch.
 
     Args:
-      q, k, v: [B, T, N, heads, head_dim].
+      q, k, v: [B, heads, T, N, head_dim].
       causal: whether a token sees no later time step.
 
     Returns:
-      [B, T, N, heads, head_dim].
+      [B, heads, T, N, head_dim].
     """
-    B, T, N, heads, dim = q.shape
+    B, heads, T, N, dim = q.shape
     if causal and T * N > SHORT:
-        past = [(B, (t + 1) * N, heads, dim) for t in range(T)]
+        past = [(B, heads, (t + 1) * N, dim) for t in range(T)]
         steps = [
-            attend(q[:, t], k[:, : t + 1].reshape(past[t]), v[:, : t + 1].reshape(past[t]))
+            attend(q[:, :, t], k[:, :, : t + 1].reshape(past[t]), v[:, :, : t + 1].reshape(past[t]))
             for t in range(T)
         ]
-        return jnp.stack(steps, axis=1)
+        return jnp.stack(steps, axis=2)
     step = jnp.arange(T * N) // N
     mask = step[:, None] >= step[None] if causal and T > 1 else None
-    flat = (B, T * N, heads, dim)
+    flat = (B, heads, T * N, dim)
     return attend(q.reshape(flat), k.reshape(flat), v.reshape(flat), mask).reshape(q.shape)
 
 
@@ -80,14 +80,14 @@ def cached_attention(q, k, v, past):
     """Computes a new step's attention to itself and to the steps before it.
 
     Args:
-      q, k, v: [B, 1, N, heads, head_dim], of the new step.
-      past: pairs of keys and values of earlier steps, [B or 1, T, N, heads, head_dim] each; those
+      q, k, v: [B, heads, 1, N, head_dim], of the new step.
+      past: pairs of keys and values of earlier steps, [B or 1, heads, T, N, head_dim] each; those
         with a batch of 1 are shared by all of the batch.
 
     Returns:
-      [B, 1, N, heads, head_dim].
+      [B, heads, 1, N, head_dim].
     """
-    flat = lambda x: x.reshape(len(x), -1, *x.shape[3:])  # noqa: E731
+    flat = lambda x: x.reshape(*x.shape[:2], -1, x.shape[-1])  # noqa: E731
     out = attend(flat(q), flat(k), flat(v), past=jax.tree.map(flat, past))
     return out.reshape(q.shape)
 
@@ -132,10 +132,10 @@ class Block(nn.Module):
 
         h = norm1(x).astype(self.dtype)
         qkv = dense((3, D), "qkv")(h).reshape(B, T, N, 3, self.heads, D // self.heads)
-        q, k, v = (qkv[..., i, :, :] for i in range(3))
+        q, k, v = jnp.transpose(qkv, (3, 0, 4, 1, 2, 5))
         q, k = rope.rotate(q, *rotary), rope.rotate(k, *rotary)
         h = cached_attention(q, k, v, past) if past else attention(q, k, v, self.causal)
-        x = x + gate1 * dense(D, "proj")(h.reshape(B, T, N, D))
+        x = x + gate1 * dense(D, "proj")(jnp.moveaxis(h, 1, 3).reshape(B, T, N, D))
         h = dense(self.mlp or 4 * D, "fc1")(norm2(x).astype(self.dtype))
         x = x + gate2 * dense(D, "fc2")(jax.nn.gelu(h, approximate=False))
         return x, (k, v)
@@ -175,14 +175,14 @@ class Stack(nn.Module):
           x: [B, T, N, D].
           condition: [B, T, C], each step's own condition, or None.
           past: what earlier calls kept of the steps before x, in order, each (keys, values) of
-            [depth, B or 1, T', N, heads, head_dim]; with any, T is 1.
+            [depth, B or 1, heads, T', N, head_dim]; with any, T is 1.
           keep: whether to return x's own keys and values.
 
         Returns:
           [B, T, N, D], and with `keep` also (keys, values).
         """
         T, N = x.shape[1:3]
-        start = sum(keys.shape[2] for keys, _ in past)
+        start = sum(keys.shape[3] for keys, _ in past)
         rotary = rope.table(
             T, N, self.width // self.heads, start=start, tiled=self.tiled, grid=self.grid
         )

@@ -77,14 +77,15 @@ class Controller(nn.Module):
                 name="stack",
             )(tokens)
             tokens = norm(tokens[:, 0], "norm_tokens")
-            split = lambda x: x.reshape(own * T, -1, self.heads, self.width // self.heads)  # noqa: E731
+            heads = own * T, -1, self.heads, self.width // self.heads
+            split = lambda x: x.reshape(heads).swapaxes(1, 2)  # noqa: E731
             q, k, v = (
                 dense(self.width, name)(of)
                 for name, of in (("q", norm(x, "norm_q")), ("k", tokens), ("v", tokens))
             )
             # All actions that start from one state are queries of one attention to its tokens.
             q = q.reshape(own, -1, T, self.width).swapaxes(1, 2)
-            seen = attend(split(q), split(k), split(v)).reshape(q.shape)
+            seen = attend(split(q), split(k), split(v)).swapaxes(1, 2).reshape(q.shape)
             seen = seen.swapaxes(1, 2).reshape(x.shape)
             x = x + dense(self.width, "proj")(seen)
             h = jax.nn.gelu(dense(4 * self.width, "fc1")(norm(x, "norm_mlp")), approximate=False)

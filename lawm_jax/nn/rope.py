@@ -57,13 +57,13 @@ def rotate(x, cos, sin):
     """Rotates interleaved pairs of channels of queries or keys.
 
     Args:
-      x: [B, T, N, heads, head_dim].
+      x: [B, heads, T, N, head_dim].
       cos, sin: [T, N, head_dim] float32, from `table`.
 
     Returns:
-      [B, T, N, heads, head_dim], in x's dtype.
+      [B, heads, T, N, head_dim], in x's dtype.
     """
-    cos, sin = cos[None, :, :, None], sin[None, :, :, None]
+    cos, sin = cos[None, None], sin[None, None]
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     swapped = jnp.stack([-pairs[..., 1], pairs[..., 0]], axis=-1).reshape(x.shape)
     return (x * cos + swapped * sin).astype(x.dtype)
