@@ -34,7 +34,7 @@ _BUFFER_BYTES = 2**29  # of decoded clips that wait for their batch, per process
 def clips(config, split="train", *, process_index=0, process_count=1, skipped=None):
     """Starts an endless stream of batches.
 
-    Each of `process_count` processes gets its share of the same global batch. An unreadable file is
+    Each of `process_count` processes gets its block of the same global batch. An unreadable file is
     reported once and another one, drawn from the same source by the example's own seed, takes its
     place: batches stay full, weights of the mixture hold, and processes stay in step.
 
@@ -96,17 +96,22 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     buffer = max(1, min(_BUFFER_BYTES // piece_bytes, 2 * batch // piece) // workers)
     threads = min(buffer, 16, max(1, (os.cpu_count() or 1) // workers))
 
+    def mine(index):  # a process has a block of each batch: the order does not depend on them
+        before, place = divmod(index, batch)
+        return examples[(before * process_count + process_index) * batch + place]
+
     def start(done):
-        mine = examples[done + process_index :: process_count]
+        left = own[done // process_count :]
         if not data.workers:
-            read = mine.to_iter_dataset(grain.ReadOptions(threads, buffer))
+            read = left.to_iter_dataset(grain.ReadOptions(threads, buffer))
             return iter(read.batch(batch, drop_remainder=True))
         if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain's workers read flags
             absl.flags.FLAGS.mark_as_parsed()
-        read = mine.batch(piece).to_iter_dataset(grain.ReadOptions(threads, buffer))
+        read = left.batch(piece).to_iter_dataset(grain.ReadOptions(threads, buffer))
         read = read.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
         return iter(read.batch(batch // piece, drop_remainder=True, batch_fn=_joined))
 
+    own = grain.MapDataset.range(len(examples)).map(mine)
     shapes = {key: value.shape for key, value in shared.items()}
     return stream.Stream(start, data.batch, shapes)
 
