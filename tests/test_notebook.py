@@ -1,0 +1,60 @@
+"""The notebook of colab/, as a newcomer runs it, with few steps."""
+
+import pathlib
+import re
+
+import pytest
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+pytest.importorskip("ipykernel")
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "colab" / "quickstart.ipynb"
+
+
+@pytest.fixture
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
+
+
+def code(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_the_notebook_runs_from_the_first_cell_to_the_last(notebook, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device, as on a laptop
+    (settings,) = (c for c in code(notebook) if "parameters" in c.metadata.get("tags", ()))
+    settings.source = f"import os\nos.environ |= dict(WORK={str(tmp_path)!r}, STEPS='2', "
+    settings.source += "CONTROLLER_STEPS='2', CLIPS='2')"
+    client = nbclient.NotebookClient(
+        notebook, timeout=600, resources={"metadata": {"path": str(NOTEBOOK.parent)}}
+    )
+    client.execute()  # raises where a cell does
+    outputs = [output for cell in code(notebook) for output in cell.outputs]
+    text = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert re.search(r"step 2/2 +loss [\d.]+.*clips/s", text)
+    assert "held-out one-step IDM error, panda" in text
+    assert re.search(r"^ +noisy +0\.\d+ \[", text, re.M)  # the planner's table
+    shown = [
+        output.data
+        for output in outputs
+        if output.output_type in ("display_data", "execute_result")
+    ]
+    assert sum("image/png" in data for data in shown) == 2
+    assert sum("<video" in data.get("text/html", "") for data in shown) == 4
+
+
+def test_the_notebook_holds_no_outputs_and_no_logic(notebook):
+    for cell in code(notebook):
+        assert not cell.outputs and cell.execution_count is None
+        assert not re.search(r"^\s*(def|class|for|while|lambda)\b", cell.source, re.M)
+        assert len(cell.source.splitlines()) <= 20
+
+
+def test_the_notebook_names_files_that_are_there(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells)
+    paths = re.findall(r"\.\./([\w./]+)", text)
+    assert len(paths) >= 6
+    for path in paths:
+        assert (ROOT / path.rstrip(".")).exists(), path
