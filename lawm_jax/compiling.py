@@ -31,7 +31,7 @@ def device_per_core():
     """Makes each core of the CPU a device, unless the user has said how many devices it is to be.
 
     To be called before JAX is used. A function that is spread over devices keeps the cores busier
-    than one whose every operation is: planning takes TODO of the time.
+    than one whose every operation is: planning takes three quarters of the time on 2.
     """
     if jax.config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
         has = hasattr(os, "sched_getaffinity")

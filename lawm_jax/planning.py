@@ -7,7 +7,7 @@ as infinite.
 
 * Several tasks at once: `jax.vmap` over key, mean, std and what `cost` closes over; each task has
   its own `chunk`.
-* Several devices: `spread` the cost over them.
+* Several devices: `spread` the cost over them or, of more tasks than devices, the tasks.
 * Plans of fewer numbers: search for those, and let `cost` make plans of them. A straight line of h
   steps is `lambda total: cost(jnp.repeat(total / h, h, axis=1))` with mean and std of [1, U].
 """
@@ -248,25 +248,28 @@ def cem_gradient(
     return _descend(cost, starts, std, clip, steps, rate, chunk)
 
 
-def spread(cost, mesh):
-    """Makes a cost whose candidates are shared out among devices; few and small collectives.
+def spread(function, mesh):
+    """Makes all devices compute a part of a function's rows each.
 
     Args:
-      cost: as in `cem`; what it closes over, such as parameters, is on all devices.
+      function: of arrays [P, ...] to arrays [P, ...], each row for itself, such as a cost of plans,
+        or a planner of P tasks; what it closes over, such as parameters, is on all devices.
       mesh: jax.sharding.Mesh, the devices.
 
     Returns:
-      The same function of plans [P, T, U] -> [P], for any P.
+      The same function, for any P.
     """
     if mesh.size == 1:
-        return cost
+        return function
     parts = PartitionSpec(mesh.axis_names)
-    local = jax.shard_map(cost, mesh=mesh, in_specs=parts, out_specs=parts, check_vma=False)
+    local = jax.shard_map(function, mesh=mesh, in_specs=parts, out_specs=parts, check_vma=False)
 
-    def price(plans):
-        return local(_filled(plans, -len(plans) % mesh.size))[: len(plans)]
+    def run(*rows):
+        P = len(jax.tree.leaves(rows)[0])
+        found = local(*jax.tree.map(lambda x: _filled(x, -P % mesh.size), rows))
+        return jax.tree.map(lambda x: x[:P], found)
 
-    return price
+    return run
 
 
 def _check(mean, std, low, high, iterations, chunk):
