@@ -199,47 +199,43 @@ def estimate(run, chip):
       chip: work.Chip of one device.
 
     Returns:
-      dict: `flops` and `bytes` per device and step (the share of the batch, all weights; the
-      state is read and written once), `model_flops` per clip (what is computed again for lack of
-      memory, and the optimiser, left out), `intensity` in FLOPs per byte, `seconds` per step and
-      what sets them, `bound`; `clips` per second and device.
+      dict: `flops` and `bytes` per device and step (its share of the batch, all weights; its share
+      of the state is read, updated and written), of these `optimiser_flops`; `model_flops` per
+      clip (without the optimiser, and without what is computed again for lack of memory);
+      `intensity` in FLOPs per byte; `seconds` per step, and what sets them, `bound`; `clips` per
+      second and device.
     """
     import jax
 
     from lawm_jax import work
     from lawm_jax.training import loop
 
-    share = {
-        key: jax.ShapeDtypeStruct((len_of(x) // run.mesh.size, *x.shape[1:]), x.dtype)
-        for key, x in run.batch.items()
-    }
-    clips = len_of(share["video"])
+    video = run.batch["video"]
+    clips = video.shape[0] // run.mesh.size
+    batch = {"video": jax.ShapeDtypeStruct((clips, *video.shape[1:]), video.dtype)}
     nets = {name: getattr(run.model, name) for name in ("inverse", "predictor")}
     nets = {name: net and net.clone(remat=False) for name, net in nets.items()}
     plain = dataclasses.replace(run.model, **nets)
     step = lambda model: lambda *args: loop.train_step(model, run.tx, *args)  # noqa: E731
-    args = run.frozen, run.like, share
+    args = run.frozen, run.like, batch
     flops, size = work.count(step(run.model), *args)
     once, _ = work.count(step(plain), *args)
     params = run.like["params"]
     update, _ = work.count(run.tx.update, params, run.like["opt"], params)
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, run.like["opt"])))
-    size += 2 * state / run.mesh.shape["fsdp"]
+    fsdp = run.mesh.shape["fsdp"]
+    flops, size = flops - update + update / fsdp, size + 2 * state / fsdp
     seconds, bound = work.roofline(flops, size, chip)
     return {
         "flops": flops,
         "bytes": size,
-        "optimiser_flops": update,
+        "optimiser_flops": update / fsdp,
         "model_flops": (once - update) / clips,
         "intensity": flops / size,
         "seconds": seconds,
         "bound": bound,
         "clips": clips / seconds,
     }
-
-
-def len_of(x):
-    return x.shape[0]
 
 
 def versions():

@@ -18,7 +18,10 @@ class Chip:
     source: str
 
 
-GOOGLE, NVIDIA = "https://docs.cloud.google.com/tpu/docs/", "https://www.nvidia.com/en-us/data-center/"
+GOOGLE, NVIDIA = (
+    "https://docs.cloud.google.com/tpu/docs/",
+    "https://www.nvidia.com/en-us/data-center/",
+)
 CHIPS = {
     "v4": Chip(32 * 2**30, 275e12, 1200e9, GOOGLE + "v4"),
     "v5e": Chip(16e9, 197e12, 800e9, GOOGLE + "v6e"),

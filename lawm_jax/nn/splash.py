@@ -1,4 +1,4 @@
-"""Attention on TPUs by the splash kernel, which keeps logits on the chip and skips masked blocks."""
+"""Attention on TPUs by the splash kernel: logits stay on the chip, masked blocks are skipped."""
 
 import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels

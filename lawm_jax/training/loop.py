@@ -100,7 +100,9 @@ class Run:
         if devices is None:
             frozen = _frozen(self.model, config, video)
         else:
-            frozen = {"encoder": jax.eval_shape(lambda: world_model.draw_encoder(self.model, video))}
+            frozen = {
+                "encoder": jax.eval_shape(lambda: world_model.draw_encoder(self.model, video))
+            }
         s = world_model.state_shape(self.model, frozen["encoder"], video)
         cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
         self.batch = {"states": cached} if states else {"video": video}
