@@ -70,7 +70,7 @@ def main(argv):
         result = check(config, found, chip)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    asked = {"topology": TOPOLOGY.value, "slices": SLICES.value, "config": sys.argv[1:]}
+    asked = {"topology": TOPOLOGY.value, "slices": SLICES.value, "flags": sys.argv[1:]}
     result = asked | {"chips": chips} | result | versions()
     print(describe(result))
     if JSON.value:
