@@ -167,6 +167,7 @@ def check(config, devices, chip):
     """
     import jax
 
+    from lawm_jax import compiling
     from lawm_jax.training import loop
 
     if "predictor" not in config or config["latent"]["kind"] == "labelled":
@@ -174,9 +175,10 @@ def check(config, devices, chip):
     run = loop.Run(config, devices=devices)
     result = {"device": devices[0].device_kind, "mesh": dict(run.mesh.shape), "fits": True}
     result |= {"batch": config["data"]["batch"], "hbm": chip.memory} | estimate(run, chip)
-    start = time.monotonic()
+    platform, start = devices[0].platform, time.monotonic()
+    options = UNTIMED if platform in ("gpu", "cuda") else compiling.options(platform)
     try:
-        compiled = run.lower().compile(UNTIMED if devices[0].platform in ("gpu", "cuda") else {})
+        compiled = run.lower().compile(options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
