@@ -223,10 +223,11 @@ def estimate(run, chip):
     flops, size = work.count(step(run.model), *args)
     once, _ = work.count(step(plain), *args)
     params = run.like["params"]
-    update, _ = work.count(run.tx.update, params, run.like["opt"], params)
+    update, moved = work.count(run.tx.update, params, run.like["opt"], params)
     state = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((params, run.like["opt"])))
     fsdp = run.mesh.shape["fsdp"]
-    flops, size = flops - update + update / fsdp, size + 2 * state / fsdp
+    flops = flops - update + update / fsdp
+    size = size - moved + (moved + 2 * state) / fsdp
     seconds, bound = work.roofline(flops, size, chip)
     return {
         "flops": flops,

@@ -134,9 +134,7 @@ class Run:
         """Lowers the step for the mesh's devices: jax.stages.Lowered."""
         spread = sharding.batch_sharding(self.mesh)
         batch = _shapes(self.batch, jax.tree.map(lambda _: spread, self.batch))
-        platform = self.mesh.devices.flat[0].platform
-        traced = self.step.trace(self.frozen, self.like, batch)
-        return traced.lower(lowering_platforms=(platform,))
+        return self.step.lower(self.frozen, self.like, batch)
 
     def begin(self, data=None):
         """Makes the first state, on the mesh; a controller's latents are measured on a batch."""

@@ -81,9 +81,8 @@ def _orthogonalise():
         def one(x, axes):
             ends = axes.reduction_axis, axes.output_axis
             scale = max(1, x.shape[ends[1]] / x.shape[ends[0]]) ** 0.5
-            x = jnp.moveaxis(x, ends, (-2, -1))
-            out = newton_schulz(x.reshape(-1, *x.shape[-2:])).reshape(x.shape)
-            return scale * jnp.moveaxis(out, (-2, -1), ends)
+            x = newton_schulz(jnp.moveaxis(x, ends, (-2, -1)))
+            return scale * jnp.moveaxis(x, (-2, -1), ends)
 
         return jax.tree.map(one, updates, matrix_axes(updates)), state
 
@@ -91,32 +90,34 @@ def _orthogonalise():
 
 
 def newton_schulz(x):
-    """Moves the singular values of matrices towards 1: [matrices, in, out], float32.
+    """Moves the singular values of matrices towards 1: [in, out] or [depth, ..., in, out], float32.
 
-    Where the trainer's step names a mesh, each device takes whole matrices: of parts, every step
-    would gather and sum some. optax's own function takes them as they lie.
+    Where the trainer's step names a mesh, each device takes whole layers: of parts of matrices,
+    every step would gather and sum some. optax's own function takes them as they lie.
 
     Source: Jordan et al. 2024.
     """
-    count, wide = len(x), x.shape[1] <= x.shape[2]
-    x = _whole(x if wide else x.swapaxes(1, 2))
-    x = x / (jnp.linalg.norm(x, axis=(1, 2), keepdims=True) + 1e-8)
+    depth, wide = len(x), x.shape[-2] <= x.shape[-1]
+    x = _whole(x if wide else x.swapaxes(-1, -2))
+    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
 
     def body(_, x):
         a, b, c = QUINTIC
-        gram = x @ x.swapaxes(1, 2)
+        gram = x @ x.swapaxes(-1, -2)
         return a * x + (b * gram + c * gram @ gram) @ x
 
-    x = _whole(jax.lax.fori_loop(0, 5, body, x))[:count]
-    return x if wide else x.swapaxes(1, 2)
+    x = jax.lax.fori_loop(0, 5, body, x)
+    if x.ndim > 2:
+        x = _whole(x)[:depth]
+    return x if wide else x.swapaxes(-1, -2)
 
 
 def _whole(x):
-    """Spreads matrices [matrices, in, out] over `fsdp`, with zeros up to a multiple of it."""
+    """Spreads layers [depth, ...] over `fsdp`, with zeros up to a multiple of it."""
     fsdp = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
-    if fsdp == 1 or len(x) == 1:
+    if fsdp == 1 or x.ndim == 2:
         return x
-    x = jnp.pad(x, ((0, -len(x) % fsdp), (0, 0), (0, 0)))
+    x = jnp.pad(x, [(0, -len(x) % fsdp)] + [(0, 0)] * (x.ndim - 1))
     return jax.lax.with_sharding_constraint(x, PartitionSpec("fsdp"))
 
 
