@@ -178,9 +178,13 @@ def init_encoder(model, video):
                 f"{options['name']}: {model.encoder}"
             )
         return found[1]
+    return jax.jit(lambda: draw_encoder(model, video))()
+
+
+def draw_encoder(model, video):
+    """Draws an encoder's parameters, as its public weights are laid out; `video` as in `init`."""
     shape = jax.eval_shape(lambda v: _prepare(model, v), video)
-    init = jax.jit(lambda key: model.encoder.init(key, jnp.zeros((1, *shape.shape[1:])))["params"])
-    return init(jax.random.key(0))
+    return model.encoder.init(jax.random.key(0), jnp.zeros((1, *shape.shape[1:])))["params"]
 
 
 def state_shape(model, encoder, video):

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lawm_jax.nn import blocks, rope
+from lawm_jax.nn import blocks, rope, splash
 from lawm_jax.nn.blocks import Block, Stack
+from lawm_jax.training import sharding
 
 DEPTH, WIDTH, HEADS = 3, 24, 2
 
@@ -38,6 +39,51 @@ def test_attention_equals_a_dense_reference(causal, short, monkeypatch):
     flat = (x.reshape(2, 2, 12, 8) for x in (q, k, v))
     expected = dense_attention(*flat, mask).reshape(q.shape)
     np.testing.assert_allclose(blocks.attention(q, k, v, causal), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_kernel_of_tpus_equals_attention_elsewhere(causal):
+    mesh = sharding.make_mesh(devices=jax.devices()[:1]).abstract_mesh
+    qkv = [jnp.array(draw((1, 1, 2, 128, 16), i)) for i in range(3)]
+
+    def kernel(q, k, v):
+        with jax.sharding.use_abstract_mesh(mesh):
+            return splash.attention(q, k, v, causal, mesh, interpret=True)
+
+    def both(run):
+        loss = lambda *qkv: jnp.sin(run(*qkv)).sum()  # noqa: E731
+        return jax.jit(lambda *qkv: (run(*qkv), jax.grad(loss, (0, 1, 2))(*qkv)))(*qkv)
+
+    (out, grads), (expected, expected_grads) = map(
+        both, (kernel, lambda *qkv: dense_jax(*qkv, causal))
+    )
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for grad, other in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(grad, other, atol=1e-4)
+        assert np.abs(other).max() > 0.1
+
+
+def dense_jax(q, k, v, causal):
+    """Computes attention by JAX's own function, with a mask."""
+    B, heads, T, N, dim = q.shape
+    step = np.arange(T * N) // N
+    mask = jnp.array(step[:, None] >= step) if causal else None
+    flat = (x.reshape(B, heads, T * N, dim).swapaxes(1, 2) for x in (q, k, v))
+    return jax.nn.dot_product_attention(*flat, mask=mask).swapaxes(1, 2).reshape(q.shape)
+
+
+def test_the_kernel_is_for_tpus_whose_mesh_is_known():
+    qkv = [jax.ShapeDtypeStruct((4, 2, 3, 128, 16), jnp.float32)] * 3
+    trace = lambda *qkv: str(jax.make_jaxpr(lambda *x: blocks.attention(*x, True))(*qkv))  # noqa: E731
+    assert "pallas_call" not in trace(*qkv)
+    for platform, devices, taken in [("tpu", 4, True), ("cpu", 4, False), ("tpu", 3, False)]:
+        device = jax.sharding.AbstractDevice(platform, None, platform)
+        mesh = jax.sharding.AbstractMesh(
+            (devices, 1), ("data", "fsdp"), (blocks.AUTO,) * 2, abstract_device=device
+        )
+        with jax.sharding.use_abstract_mesh(mesh):
+            assert ("pallas_call" in trace(*qkv)) == taken
+            assert blocks.kernel_mesh(4, 300) is None  # no whole blocks
 
 
 @pytest.mark.parametrize("shared", [1, 2], ids=["one context", "a context each"])

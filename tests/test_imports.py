@@ -14,11 +14,13 @@ COMMANDS = {"train", "evaluate", "plan", "ingest", "study", "report", "aot"}
 # What a module may import of the package; the first name that fits counts, "x.*" fits all of x.
 ALLOWED = {
     "nn.rope": (),
-    "nn.blocks": ("nn.rope",),
+    "nn.splash": (),
+    "nn.blocks": ("nn.rope", "nn.splash"),
     "nn.*": ("nn.blocks", "nn.rope"),
     "latents": (),
     "planning": (),
     "compiling": (),
+    "work": (),
     "metrics": (),
     "figures": (),
     "data.*": ("data.*",),

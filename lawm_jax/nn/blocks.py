@@ -10,6 +10,7 @@ import numpy as np
 from lawm_jax.nn import rope
 
 SHORT = 256  # tokens; up to here masked attention is the faster one
+AUTO = jax.sharding.AxisType.Auto
 
 
 def layer_norm(x):
@@ -52,8 +53,10 @@ def attend(q, k, v, mask=None, past=()):
 def attention(q, k, v, causal):
     """Computes attention over all tokens, or over those of the same and of earlier time steps.
 
-    Long frame-causal sequences take one unmasked call per step against its past: exact, no mask,
-    and (T + 1) / 2T of the dense work. Short ones take a mask: less to compile and to launch.
+    Long sequences take a kernel on TPUs, where a mesh is known (see `kernel_mesh`). Elsewhere they
+    take one unmasked call per step against what it sees: exact, no mask, a T-th of the logits at
+    once and, if causal, (T + 1) / 2T of the dense work. Short ones take a mask: less to compile
+    and to launch.
 
     Args:
       q, k, v: [B, heads, T, N, head_dim].
@@ -63,17 +66,35 @@ def attention(q, k, v, causal):
       [B, heads, T, N, head_dim].
     """
     B, heads, T, N, dim = q.shape
-    if causal and T * N > SHORT:
-        past = [(B, heads, (t + 1) * N, dim) for t in range(T)]
-        steps = [
-            attend(q[:, :, t], k[:, :, : t + 1].reshape(past[t]), v[:, :, : t + 1].reshape(past[t]))
-            for t in range(T)
-        ]
+    if T > 1 and T * N > SHORT:
+        if mesh := kernel_mesh(B, T * N):
+            from lawm_jax.nn import splash  # slow to import
+
+            return splash.attention(q, k, v, causal, mesh)
+        see = lambda x, t: x[:, :, : t + 1 if causal else T].reshape(B, heads, -1, dim)  # noqa: E731
+        steps = [attend(q[:, :, t], see(k, t), see(v, t)) for t in range(T)]
         return jnp.stack(steps, axis=2)
     step = jnp.arange(T * N) // N
     mask = step[:, None] >= step[None] if causal and T > 1 else None
     flat = (B, heads, T * N, dim)
     return attend(q.reshape(flat), k.reshape(flat), v.reshape(flat), mask).reshape(q.shape)
+
+
+def kernel_mesh(batch, tokens):
+    """Finds the mesh to run TPU kernels on, which the compiler can't spread over devices itself.
+
+    Args:
+      batch, tokens: number of sequences and their length.
+
+    Returns:
+      The abstract mesh that the function is being traced for (`jax.sharding.use_abstract_mesh`, as
+      the trainer's step does, or `jax.set_mesh`), all of its axes left to the compiler; or None
+      where there is none, it is not of TPUs, or the kernel does not take such sequences.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    device = getattr(mesh, "abstract_device", None)
+    fits = device is not None and device.platform == "tpu" and set(mesh.axis_types) == {AUTO}
+    return mesh if fits and batch % mesh.size == 0 and tokens % 128 == 0 else None
 
 
 def cached_attention(q, k, v, past):

@@ -78,14 +78,16 @@ def make_state(model, tx, s, key):
 class Run:
     """Holds what a run needs besides its data: the model, the mesh, the state, the jitted step."""
 
-    def __init__(self, config, states=False):
+    def __init__(self, config, states=False, devices=None):
         """Builds everything; nothing is written.
 
         Args:
           config: nested dict or ConfigDict.
           states: whether batches hold states instead of video.
+          devices: those of a topology description, to compile the step for a machine that isn't
+            here: nothing is loaded then, and `frozen` holds shapes. By default JAX's own.
         """
-        self.mesh = sharding.make_mesh(**config["mesh"])
+        self.mesh = sharding.make_mesh(**config["mesh"], devices=devices)
         data = config["data"]
         self.model = world_model.build(config)
         self.tx, self.schedule = optim.make(config["optim"], config["steps"])
@@ -95,7 +97,12 @@ class Run:
             )
         clip = (data["batch"], data["frames"], data["size"], data["size"], 3)
         video = jax.ShapeDtypeStruct(clip, jnp.uint8)
-        frozen = _frozen(self.model, config, video)
+        if devices is None:
+            frozen = _frozen(self.model, config, video)
+        else:
+            frozen = {
+                "encoder": jax.eval_shape(lambda: world_model.draw_encoder(self.model, video))
+            }
         s = world_model.state_shape(self.model, frozen["encoder"], video)
         cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
         self.batch = {"states": cached} if states else {"video": video}
@@ -108,22 +115,26 @@ class Run:
                 )
             self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
             self.actions = controlling.statistics(config)
-        self.frozen = jax.device_put(frozen, sharding.state_sharding(self.mesh, frozen))
+        spread = sharding.state_sharding(self.mesh, frozen)
+        self.frozen = _shapes(frozen, spread) if devices else jax.device_put(frozen, spread)
         self.key = jax.random.key(config["seed"])
         make = lambda key: make_state(self.model, self.tx, s, key)  # noqa: E731
         shapes = jax.eval_shape(make, self.key)
         self.shardings = sharding.state_sharding(self.mesh, shapes)
         self.make = jax.jit(make, out_shardings=self.shardings)
-        self.like = jax.tree.map(
-            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            shapes,
-            self.shardings,
-        )
-        self.step = jax.jit(
-            lambda frozen, state, batch: train_step(self.model, self.tx, frozen, state, batch),
-            donate_argnums=1,
-            out_shardings=(self.shardings, None),
-        )
+        self.like = _shapes(shapes, self.shardings)
+
+        def step(frozen, state, batch):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for kernels of TPUs
+                return train_step(self.model, self.tx, frozen, state, batch)
+
+        self.step = jax.jit(step, donate_argnums=1, out_shardings=(self.shardings, None))
+
+    def lower(self):
+        """Lowers the step for the mesh's devices: jax.stages.Lowered."""
+        spread = sharding.batch_sharding(self.mesh)
+        batch = _shapes(self.batch, jax.tree.map(lambda _: spread, self.batch))
+        return self.step.lower(self.frozen, self.like, batch)
 
     def begin(self, data=None):
         """Makes the first state, on the mesh; a controller's latents are measured on a batch."""
@@ -148,17 +159,21 @@ class Run:
     @contextlib.contextmanager
     def compiling(self):
         """Compiles the step in a thread, while the body makes or restores the state."""
-        spread = sharding.batch_sharding(self.mesh)
-        batch = {
-            key: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=spread)
-            for key, x in self.batch.items()
-        }
-        lowered = self.step.lower(self.frozen, self.like, batch)
+        lowered = self.lower()
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             options = compiling.options(self.mesh.devices.flat[0].platform)
             step = pool.submit(lowered.compile, options)
             yield
         self.step = step.result()
+
+
+def _shapes(tree, shardings):
+    """Returns a tree's shapes and dtypes, with their shardings: jax.ShapeDtypeStructs."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
 
 
 def _frozen(model, config, video):

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-# Newton-Schulz: the same quintic five times. Written out, optax loops instead of unrolling it.
-QUINTIC = ((3.4445, -4.7750, 2.0315),) * 5
+QUINTIC = (3.4445, -4.7750, 2.0315)  # of Newton-Schulz, five times
 MATRICES = ("qkv", "proj", "fc1", "fc2", "modulation")
 
 
@@ -30,8 +30,8 @@ def make(config, steps):
     share = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, 2), config["final"])
     decay = optax.add_decayed_weights(config["weight_decay"])
     muon = optax.chain(
-        scale_by_muon(QUINTIC, weight_dimension_numbers=matrix_axes),
-        _scale_by_shape(),
+        scale_by_muon(QUINTIC, 0, weight_dimension_numbers=matrix_axes),  # the momentum alone
+        _orthogonalise(),
         decay,
         optax.scale_by_learning_rate(lambda step: config["muon"] * share(step)),
     )
@@ -72,18 +72,53 @@ def matrix_axes(params):
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def _scale_by_shape():
-    """Scales an orthogonal update by sqrt(max(1, out / in)), as Muon's authors do."""
+def _orthogonalise():
+    """Orthogonalises the momentum, times sqrt(max(1, out / in)), as Muon's authors do."""
 
     def update(updates, state, params=None):
         del params
 
-        def scale(x, axes):
-            return x * max(1, x.shape[axes.output_axis] / x.shape[axes.reduction_axis]) ** 0.5
+        def one(x, axes):
+            ends = axes.reduction_axis, axes.output_axis
+            scale = max(1, x.shape[ends[1]] / x.shape[ends[0]]) ** 0.5
+            x = newton_schulz(jnp.moveaxis(x, ends, (-2, -1)))
+            return scale * jnp.moveaxis(x, (-2, -1), ends)
 
-        return jax.tree.map(scale, updates, matrix_axes(updates)), state
+        return jax.tree.map(one, updates, matrix_axes(updates)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def newton_schulz(x):
+    """Moves the singular values of matrices towards 1: [in, out] or [depth, ..., in, out], float32.
+
+    Where the trainer's step names a mesh, each device takes whole layers: of parts of matrices,
+    every step would gather and sum some. optax's own function takes them as they lie.
+
+    Source: Jordan et al. 2024.
+    """
+    depth, wide = len(x), x.shape[-2] <= x.shape[-1]
+    x = _whole(x if wide else x.swapaxes(-1, -2))
+    x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
+
+    def body(_, x):
+        a, b, c = QUINTIC
+        gram = x @ x.swapaxes(-1, -2)
+        return a * x + (b * gram + c * gram @ gram) @ x
+
+    x = jax.lax.fori_loop(0, 5, body, x)
+    if x.ndim > 2:
+        x = _whole(x)[:depth]
+    return x if wide else x.swapaxes(-1, -2)
+
+
+def _whole(x):
+    """Spreads layers [depth, ...] over `fsdp`, with zeros up to a multiple of it."""
+    fsdp = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
+    if fsdp == 1 or x.ndim == 2:
+        return x
+    x = jnp.pad(x, [(0, -len(x) % fsdp)] + [(0, 0)] * (x.ndim - 1))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec("fsdp"))
 
 
 def _is_kernel(params):

@@ -4,7 +4,8 @@ import math
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 SMALL = 2**14  # elements; smaller arrays are replicated, a collective would cost more
 
@@ -32,9 +33,22 @@ def make_mesh(data=-1, fsdp=1, devices=None):
             f"mesh.data, mesh.fsdp: expected a product of {len(devices)} devices, got {data} and "
             f"{fsdp}"
         )
-    return jax.make_mesh(
-        (data, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2, devices=devices
-    )
+    return Mesh(_grid(data, fsdp, devices), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def _grid(data, fsdp, devices):
+    """Arranges devices so that neighbours along `fsdp` are near each other: [data, fsdp].
+
+    `jax.make_mesh` takes no part of a torus's axis (8 of 4x4x4) and no more than one slice.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1 and data % slices == 0:
+        return mesh_utils.create_hybrid_device_mesh(
+            (data // slices, fsdp), (slices, 1), devices, allow_split_physical_axes=True
+        )
+    if slices > 1:
+        return np.array(devices).reshape(data, fsdp)
+    return mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
 
 
 def state_sharding(mesh, tree):

@@ -1,0 +1,59 @@
+"""Attention on TPUs by the splash kernel: logits stay on the chip, masked blocks are skipped."""
+
+import jax
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+BLOCKS = (256, 128)  # tokens; 256 is a frame of V-JEPA 2, so no block is masked in part
+
+
+class FrameCausal(masks._ComputableMask):
+    """Lets a token see those of its own and of earlier steps, of `tokens` each."""
+
+    def __init__(self, steps, tokens):
+        self.size = steps, tokens
+        see = lambda q, k: q // tokens >= k // tokens  # noqa: E731
+        super().__init__(shape=(steps * tokens,) * 2, mask_function=see)
+
+    def __eq__(self, other):
+        return isinstance(other, FrameCausal) and self.size == other.size
+
+    def __hash__(self):
+        return hash(self.size)
+
+
+def attention(q, k, v, causal, mesh, interpret=False):
+    """Computes attention over all tokens, or over those of the same and of earlier time steps.
+
+    Args:
+      q, k, v: [B, heads, T, N, head_dim], T * N a multiple of 128.
+      causal: whether a token sees no later time step.
+      mesh: the abstract mesh over all of whose axes B is spread, which its size divides. The
+        compiler can't split a kernel, so it is told that each device takes its own clips.
+      interpret: whether to run the kernel step by step in JAX, on any device.
+
+    Returns:
+      [B, heads, T, N, head_dim].
+
+    Raises:
+      ValueError: T * N is no multiple of 128.
+    """
+    _, heads, T, N, dim = q.shape
+    block = next((size for size in BLOCKS if T * N % size == 0), None)
+    if block is None:
+        raise ValueError(f"q: expected T * N to be a multiple of {BLOCKS[-1]}, got {T} * {N}")
+    names = "q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq"
+    kernel = kernels.make_splash_mha(
+        masks.MultiHeadMask([FrameCausal(T if causal else 1, N if causal else T * N)] * heads),
+        head_shards=1,
+        q_seq_shards=1,
+        block_sizes=kernels.BlockSizes(**{f"block_{name}": block for name in names}),
+        interpret=interpret,
+    )
+    clips = jax.P(mesh.axis_names)
+    run = jax.shard_map(
+        jax.vmap(kernel), mesh=mesh, in_specs=(clips,) * 3, out_specs=clips, check_vma=False
+    )
+    flat = (*q.shape[:2], T * N, dim)
+    q = q * dim**-0.5  # the kernel does not
+    return run(q.reshape(flat), k.reshape(flat), v.reshape(flat)).reshape(q.shape)

@@ -1,0 +1,225 @@
+"""Compiling the training step for machines that aren't there."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import topologies
+
+from lawm_jax import aot, work
+from lawm_jax.training import loop, sharding
+
+LAPTOP = work.Chip(memory=2**30, flops=1e12, bandwidth=1e11, source="")
+
+
+def tiny(get_config):
+    """Makes a tiny config that shards its larger arrays over 4 of 8 devices."""
+    c = get_config("size=tiny")
+    c.data.update(size=32, resize=32)
+    c.encoder.merge = 1
+    c.mesh.update(data=2, fsdp=4)
+    return c.to_dict()
+
+
+@pytest.fixture(scope="module")
+def result(get_config, devices):
+    """What is found of the tiny config on 8 virtual devices."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "SMALL", 64)
+        return aot.check(tiny(get_config), devices, LAPTOP)
+
+
+def test_the_step_compiled_ahead_is_the_trainers(get_config, devices):
+    config = tiny(get_config)
+    ahead, real = loop.Run(config, devices=devices), loop.Run(config)
+    assert ahead.lower().as_text() == real.lower().as_text()
+
+
+def test_nothing_is_loaded_for_a_step_compiled_ahead(get_config, devices):
+    config = tiny(get_config)
+    config["encoder"]["weights"] = "/nowhere"
+    run = loop.Run(config, devices=devices)
+    leaves = jax.tree.leaves((run.frozen, run.like, run.batch))
+    assert {type(x) for x in leaves} == {jax.ShapeDtypeStruct}
+
+
+def test_a_steps_memory_holds_its_arguments_and_the_state_is_donated(
+    result, get_config, devices, monkeypatch
+):
+    monkeypatch.setattr(sharding, "SMALL", 64)
+    run, memory = loop.Run(tiny(get_config), devices=devices), result["memory"]
+    local = lambda x: x.sharding.shard_shape(x.shape)  # noqa: E731
+    size = lambda tree: sum(  # noqa: E731
+        np.prod(local(x), dtype=int) * x.dtype.itemsize
+        for x in jax.tree.leaves(tree)
+        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+    )
+    state, frozen, video = size(run.like), size(run.frozen), 8 * 4 * 32 * 32 * 3 // 8
+    assert memory["argument"] == pytest.approx(state + frozen + video, rel=0.01)
+    assert memory["alias"] == pytest.approx(state, rel=0.01)
+    kept = memory["argument"] + memory["temp"] + memory["generated_code"]
+    assert kept <= memory["total"] < kept + 0.05 * state  # the next state takes the place of this
+    assert result["fits"] and result["mesh"] == {"data": 2, "fsdp": 4}
+
+
+def compiled(monkeypatch, compile):
+    """Puts a function in place of the compiler."""
+    lowered = types.SimpleNamespace(compile=lambda options: compile())
+    monkeypatch.setattr(loop.Run, "lower", lambda run: lowered)
+
+
+@pytest.mark.parametrize("room, fits", [(125, True), (124, False)])
+def test_a_step_fits_if_all_that_is_there_at_once_does(
+    room, fits, get_config, devices, monkeypatch
+):
+    sizes = dict(argument=100, output=60, alias=55, temp=18, generated_code=2)  # 125 at once
+    found = types.SimpleNamespace(**{f"{name}_size_in_bytes": n for name, n in sizes.items()})
+    compiled(monkeypatch, lambda: types.SimpleNamespace(memory_analysis=lambda: found))
+    result = aot.check(tiny(get_config), devices, work.Chip(room, 1e12, 1e11, ""))
+    assert result["fits"] == fits
+    shown = aot.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
+    assert ("does not fit" in shown and "--batch-per-chip" in shown) != fits
+
+
+def test_a_step_that_the_compiler_finds_no_room_for_does_not_fit(get_config, devices, monkeypatch):
+    def compile():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 20G of 15.75G hbm")
+
+    compiled(monkeypatch, compile)
+    result = aot.check(tiny(get_config), devices, LAPTOP)
+    assert not result["fits"]
+    shown = aot.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
+    assert "does not fit" in shown and "20G of 15.75G" in shown
+
+
+def test_the_times_are_those_of_the_work(result):
+    seconds = max(result["flops"] / LAPTOP.flops, result["bytes"] / LAPTOP.bandwidth)
+    assert result["seconds"] == seconds
+    assert result["clips"] == 1 / seconds  # 8 clips on 8 devices
+    shown = aot.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
+    assert f"{8 / seconds:.0f} in all" in shown and "1 clips per chip" in shown
+
+
+def test_the_large_models_work_per_clip_is_the_sum_by_hand(get_config, devices):
+    c = get_config("size=large")
+    c.data.batch = 16
+    found = aot.estimate(loop.Run(c.to_dict(), devices=devices), work.CHIPS["v5p"])
+    D, N, T = 1024, 256, 8
+
+    def tower(depth, steps, seen):  # `seen` pairs of frames
+        return depth * (2 * steps * N * 12 * D**2 + 4 * D * N**2 * seen)
+
+    encoder = tower(24, T, 36) + 2 * T * N * 1536 * D
+    forward = tower(24, T - 1, 28) + 2 * 2 * 7 * N * D**2  # the first and the last layer
+    inverse = tower(12, T - 1, 7) + 2 * 7 * N * (2 * D) * D + 2 * 7 * N * D * 2 * D
+    by_hand = encoder + 3 * (forward + inverse)
+    assert found["model_flops"] == pytest.approx(by_hand, rel=0.01)
+    again = (found["flops"] - found["optimiser_flops"]) / 2 - found["model_flops"]
+    assert 0.8 < again / (forward + inverse) < 1  # each block's forward pass, a second time
+
+
+@pytest.mark.parametrize(
+    "topology",
+    ["v5p", "v5p-64", "v5p:64", "v5p:4x4x4x4", "v3:4x4", "v5p:0x4", "h100:8x8x8", "", "h100:x8"],
+)
+def test_a_topology_that_is_none_is_refused(topology):
+    with pytest.raises(ValueError, match="--topology: expected one of v4, v5e, .* got "):
+        aot.devices(topology)
+
+
+def test_gpus_have_no_slices():
+    with pytest.raises(ValueError, match="--slices: expected 1, .* got 2"):
+        aot.devices("h100:2x8", 2)
+
+
+@pytest.mark.parametrize("topology, extra", [("v5p:4x4x4", "tpu"), ("h100:8x8", "cuda")])
+def test_a_compiler_that_is_missing_is_named(topology, extra, monkeypatch):
+    def missing(*args, **kwargs):
+        raise RuntimeError("not installed")
+
+    monkeypatch.setattr(topologies, "get_topology_desc", missing)
+    with pytest.raises(ValueError, match=rf"not installed.*pip install 'lawm_jax\[{extra}\]'"):
+        aot.devices(topology)
+
+
+@pytest.mark.parametrize("arg", ["controller", "labelled"])
+def test_only_a_world_models_config_is_taken(arg, get_config, devices):
+    config = tiny(get_config)
+    if arg == "labelled":
+        config["latent"]["kind"] = "labelled"
+    else:
+        del config["predictor"]
+    with pytest.raises(ValueError, match="--config: expected a world model"):
+        aot.check(config, devices, LAPTOP)
+
+
+def test_the_command_says_what_is_wrong_and_exits_with_1():
+    command = [sys.executable, "-m", "lawm_jax.aot", "--topology", "v5p-64"]
+    command += ["--config", "configs/lawm.py:size=tiny"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "--topology: expected one of" in run.stdout + run.stderr
+
+
+def test_results_are_added_to_a_file(tmp_path):
+    for row in ({"a": 1}, {"a": 2}):
+        aot.add(tmp_path / "aot.json", row)
+    assert json.loads((tmp_path / "aot.json").read_text()) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_chip_of_two_devices_is_divided():
+    half = aot.share(work.CHIPS["tpu7x"], 2)
+    assert (half.memory, half.flops) == (96 * 2**30, 1153.5e12)
+
+
+def test_every_kind_of_a_topology_is_a_chip_with_its_source():
+    assert set(aot.TPUS) | set(aot.GPUS) == set(work.CHIPS)
+    assert set(aot.SPECS) == set(aot.GPUS)
+    assert all(chip.source.startswith("https://") for chip in work.CHIPS.values())
+
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu: pip install 'lawm_jax[tpu]'"
+)
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """Lets several processes load libtpu, without its messages."""
+    for name, value in aot.QUIET.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.pod
+@needs_libtpu
+@pytest.mark.parametrize("topology, slices", [("v5p:4x4x4", 1), ("v5p:4x4x4", 2), ("v6e:16x16", 1)])
+def test_a_mesh_keeps_its_inner_axis_within_a_slice(topology, slices, quiet):
+    _, chips, found = aot.devices(topology, slices)
+    mesh = sharding.make_mesh(fsdp=8, devices=found)
+    assert mesh.devices.shape == (chips // 8, 8) and len(set(mesh.devices.flat)) == chips
+    for row in mesh.devices:
+        assert len({getattr(device, "slice_index", None) for device in row}) == 1
+        spread = np.ptp([device.coords for device in row], axis=0)
+        assert np.prod(spread + 1) == 8  # a box of neighbours
+
+
+@pytest.mark.pod
+@needs_libtpu
+def test_a_tiny_step_compiles_for_tpus_with_their_own_attention(get_config, quiet):
+    config = get_config("size=tiny").to_dict()
+    config["data"] |= dict(size=256, resize=256, frames=6)
+    config["encoder"] |= dict(name="vjepa2_tiny", weights="", merge=1, dtype="bfloat16")
+    for name in ("predictor", "inverse"):
+        config[name] |= dict(width=128, heads=2, depth=2, dtype="bfloat16")
+    config["mesh"] = dict(data=-1, fsdp=4)
+    kind, chips, found = aot.devices("v5e:2x4")
+    assert "tpu_custom_call" in loop.Run(config, devices=found).lower().as_text()
+    result = aot.check(config, found, work.CHIPS[kind])
+    assert result["fits"] and chips == 8
+    assert result["memory"]["argument"] > 6 * 256 * 256 * 3  # a clip, and parameters
