@@ -19,6 +19,7 @@ ALLOWED = {
     "latents": (),
     "planning": (),
     "compiling": (),
+    "work": (),
     "metrics": (),
     "figures": (),
     "data.*": ("data.*",),
