@@ -1,4 +1,4 @@
-"""The copy of the network in PyTorch, which benchmarks.planner compares with, is a copy."""
+"""The copies in PyTorch that the benchmarks compare with are copies; and each benchmark runs."""
 
 import dataclasses
 
@@ -10,6 +10,7 @@ import pytest
 import lawm_jax as lawm
 from lawm_jax import world_model
 from lawm_jax.nn.controller import Controller
+from lawm_jax.training import optim
 
 torch = pytest.importorskip("torch")
 
@@ -65,3 +66,74 @@ def test_what_the_copy_lacks_is_refused(pair):
     model, params, *_ = pair
     with pytest.raises(ValueError, match="model: expected one of nano's"):
         torch_model.sizes(dataclasses.replace(model, normalise=True), params)
+
+
+OPTIM = dict(muon=0.04, adamw=2e-3, weight_decay=0.04, b2=0.95, warmup=0.2, final=0.01)
+
+
+def noise_of(state, shape):
+    """Draws the noise that the next training step draws for its latents."""
+    return tensor(jax.random.normal(jax.random.split(state["key"], 3)[1], shape))
+
+
+def assert_equal(copy, tree, tolerance, find=lambda x: x, but=()):
+    """Asserts that tensors of the copy's parameters are near arrays, relative to each's largest."""
+    from benchmarks import torch_model
+
+    arrays, named = torch_model.state_dict(tree), dict(copy.named_parameters())
+    assert arrays.keys() == named.keys()
+    for name, x in arrays.items():
+        if name.endswith(but):
+            continue
+        size = np.abs(x).max()
+        assert size > 0, name
+        np.testing.assert_allclose(
+            find(named[name]).detach(), x, rtol=0, atol=tolerance * size, err_msg=name
+        )
+
+
+@pytest.mark.parametrize(
+    ("kind", "normalise"), [("noisy", True), ("sparse", False), ("none", False)]
+)
+def test_loss_and_gradients_are_those_of_pytorch(tiny, kind, normalise):
+    from benchmarks import torch_training
+
+    model, params, s = tiny(kind, normalise=normalise, strength=0.01)
+    copy, state = torch_training.make(model, params), {"key": jax.random.key(6)}
+    value = copy(tensor(s), noise_of(state, (2, 3, 16)))
+    value.backward()
+    key = jax.random.split(state["key"], 3)[1]
+    ours = jax.jit(jax.value_and_grad(lambda params: world_model.loss(model, params, s, key)[0]))
+    expected, grads = ours(params)
+    assert value.item() == pytest.approx(float(expected), rel=1e-5)
+    assert_equal(copy, grads, 1e-4, lambda x: x.grad)
+
+
+def test_training_steps_are_those_of_pytorch(tiny):
+    from benchmarks import torch_training
+
+    model, params, s = tiny("noisy")
+    copy = torch_training.make(model, params)
+    tx, share = optim.make(OPTIM, 10)
+    theirs = torch_training.Optimiser(copy, OPTIM, lambda step: float(share(step)))
+    state = {"params": params, "opt": tx.init(params), "step": 0, "key": jax.random.key(7)}
+    step = jax.jit(lambda state: lawm.train_step(model, tx, {}, state, {"states": s}))
+    for _ in range(4):  # the rate of the first is 0
+        loss = copy(tensor(s), noise_of(state, (2, 3, 16)))
+        loss.backward()
+        theirs.step()
+        state, metrics = step(state)
+        assert loss.item() == pytest.approx(float(metrics["loss"]), rel=1e-4)
+    # A bias of all keys alike does not change a softmax: its gradient is rounding, which AdamW
+    # makes as large as any.
+    assert_equal(copy, state["params"], 1e-3, but=("qkv.bias", "pool.bias"))
+    moved = jax.tree.map(lambda x, y: np.abs(x - y).max(), state["params"], params)
+    assert min(jax.tree.leaves(moved)) > 1e-3
+
+
+def test_latents_that_the_copy_lacks_are_refused(tiny):
+    from benchmarks import torch_training
+
+    model, params, _ = tiny("discrete")
+    with pytest.raises(ValueError, match="latent.kind: expected one of .*noisy.*got 'discrete'"):
+        torch_training.make(model, params)

@@ -1,0 +1,237 @@
+"""Measures how fast a model trains: python -m benchmarks.train_step [--sizes S] [--json FILE].
+
+Compares the trainer's own step with its twin in PyTorch (torch_training.py: the same loss,
+gradients and updates, held to ours by a test), as it is and by torch.compile. In turn, in one
+process, on the same states, drawn at random, so that no video is read: forward, backward, Muon and
+AdamW in float32. Ours also with every core of a CPU a device, among which the batch is shared. The
+ratio is the best of ours to the best of theirs. Sizes:
+
+  nano   configs/lawm.py:size=nano: 128 wide, 3 + 2 blocks, 8 steps of 16 tokens, batch 8
+  wide   192 wide, 6 + 4 blocks, 8 steps of 64 tokens, batch 4
+  large  the paper's: V-JEPA 2 ViT-L encodes 16 frames to 8 steps of 256 tokens, 1024 wide, 24 + 12
+         blocks, bfloat16, batch 8 a device; ours alone, with the share of the speed of a plain
+         matrix product that it makes of the device, and where its time goes
+  tiny   large's way with a tiny model, to try it
+
+By default nano and wide on a CPU, large on anything else; that was not run. Needs
+`pip install -e '.[torch]'` and a C++ compiler; about 6 minutes on 2 cores.
+"""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+from absl import app, flags
+
+from benchmarks import timing
+
+SIZES = flags.DEFINE_list("sizes", None, "Which sizes to measure; by default what suits.")
+JSON = flags.DEFINE_string("json", None, "File to write the results to.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each comparison.", 1)
+STEPS = flags.DEFINE_integer("steps", 10, "Steps of a round.", 1)
+PROFILE = flags.DEFINE_integer("profile", 0, "Print that many of our longest operations.", 0)
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
+COMPARED = "nano", "wide"  # with PyTorch, from stored states
+
+
+def make_config(size, devices=1):
+    """Returns the config of a size, for a number of devices."""
+    from configs import lawm
+
+    c = lawm.get_config(f"size={'nano' if size == 'wide' else size}")
+    c.mesh.update(data=-1, fsdp=1)
+    if size == "wide":
+        c.data.update(size=256, batch=4)
+        c.predictor.update(width=192, heads=3, depth=6)
+        c.inverse.update(width=192, heads=3, depth=4)
+    if size == "tiny":
+        c.encoder.update(name="vjepa2_tiny", merge=1, normalise=True)
+        c.data.batch = 2 * devices
+    if size == "large":
+        c.data.batch = 8 * devices
+    if size in ("tiny", "large"):
+        c.encoder.weights = ""  # drawn at random
+    return c.to_dict()
+
+
+def ours(config, devices, steps):
+    """Returns a function that takes `steps` steps, from states, on the devices: the trainer's step.
+
+    Also returns the model, its first parameters and the states.
+    """
+    import jax
+
+    from lawm_jax import compiling, world_model
+    from lawm_jax.training import loop, optim, sharding
+
+    model, mesh = world_model.build(config), sharding.make_mesh(devices=devices)
+    tx, _ = optim.make(config["optim"], config["steps"])
+    data = config["data"]
+    video = jax.ShapeDtypeStruct((data["batch"], data["frames"], *2 * [data["size"]], 3), np.uint8)
+    encoder = world_model.init_encoder(model, video)
+    s = world_model.state_shape(model, encoder, video)
+    states = np.random.default_rng(0).normal(size=s.shape).astype(np.float32)
+    make = functools.partial(loop.make_state, model, tx, s)
+    shardings = sharding.state_sharding(mesh, jax.eval_shape(make, jax.random.key(0)))
+    state = jax.jit(make, out_shardings=shardings)(jax.random.key(0))
+    params = jax.device_get(state["params"])
+    batch = sharding.place(mesh, {"states": states})
+    step = jax.jit(
+        lambda state, batch: loop.train_step(model, tx, {}, state, batch),
+        donate_argnums=0,
+        out_shardings=(shardings, None),
+    )
+    step = step.lower(state, batch).compile(compiling.options())
+
+    def train(number):
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = step(state, batch)
+        return float(metrics["loss"])
+
+    train.text = step.as_text()
+    return train, model, params, states
+
+
+def theirs(model, params, states, config, steps, compiled=False):
+    """Returns a function that takes `steps` of the same steps in PyTorch."""
+    import torch
+
+    from benchmarks import torch_training
+    from lawm_jax.training import optim
+
+    torch.set_num_threads(timing.cores())
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    wrap = torch.compile if compiled else lambda function: function
+    _, share = optim.make(config["optim"], config["steps"])
+    share = np.asarray([share(step) for step in range(1000)]).tolist()  # XLA has no part in it
+    copy = torch_training.make(model, params).to(device)
+    optimiser = torch_training.Optimiser(
+        copy, config["optim"], share.__getitem__, wrap(torch_training.orthogonalise)
+    )
+    loss, s = wrap(copy), torch.tensor(states, device=device)
+    shape = (len(s), s.shape[1] - 1, model.latent.dim)
+
+    def train(number):
+        for _ in range(steps):
+            value = loss(s, torch.randn(shape, device=device))
+            value.backward()
+            optimiser.step()
+        return value.item()
+
+    return train
+
+
+def compare(size, rounds, steps, longest):
+    """Times ours and theirs in turn; returns the rows with "clips/s", and the ratio of the best."""
+    import jax
+
+    config = make_config(size)
+    alone, model, params, states = ours(config, jax.devices()[:1], steps)
+    rows = {"lawm_jax": alone}
+    if 1 < jax.device_count() and len(states) % jax.device_count() == 0:
+        rows["lawm_jax, a device per core"] = ours(config, jax.devices(), steps)[0]
+    copy = functools.partial(theirs, model, params, states, config, steps)
+    rows |= {"PyTorch": copy(), "PyTorch, compiled": copy(compiled=True)}
+    found = timing.in_turn(rows, rounds)
+    print(f"{size}: {len(states)} clips of states {states.shape[1:]}")
+    speed = {}
+    for name, row in found.items():
+        assert np.isfinite(row["results"]).all(), f"{name}: the loss is not finite"
+        row["clips/s"] = [steps * len(states) / seconds for seconds in row.pop("seconds")]
+        row["losses"] = row.pop("results")
+        speed[name] = np.median(row["clips/s"])
+        print(f"  {name:30}{speed[name]:9.2f} clips/s, the first {row['first']:.1f} s", flush=True)
+    if longest:
+        show(timing.profile(lambda: alone(0), alone.text), steps, longest)
+    best = lambda mine: max(v for k, v in speed.items() if k.startswith("lawm_jax") == mine)  # noqa: E731
+    return found, best(True) / best(False)
+
+
+def show(profile, steps, longest):
+    """Prints the longest operations of a step, and what share of all operations' time they are."""
+    total = sum(time for time, _ in profile)
+    print(f"  {total / steps:.2f} ms of operations a step, of which")
+    for time, name in profile[:longest]:
+        print(f"  {time / steps:10.2f} ms {time / total:6.1%}  {name}")
+
+
+def whole(size, rounds, steps, longest):
+    """Times the trainer's step from video; returns what was found, and the share of the peak.
+
+    The peak is that of one product of two large matrices, in the model's precision, measured here.
+    What a step needs is counted without what is computed again to save memory.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    from lawm_jax import work
+    from lawm_jax.training import loop
+
+    config = make_config(size, jax.device_count())
+    run = loop.Run(config)
+    (key, x), random = *run.batch.items(), np.random.default_rng(0)
+    batch = run.place({key: random.integers(0, 256, x.shape, np.uint8)})
+    once = {k: getattr(run.model, k).clone(remat=False) for k in ("predictor", "inverse")}
+    once = dataclasses.replace(run.model, **once)
+    flops, _ = work.count(
+        lambda *args: loop.train_step(once, run.tx, *args), run.frozen, run.like, run.batch
+    )
+    with run.compiling():
+        state = run.begin()
+
+    def train(number):
+        nonlocal state
+        for _ in range(steps):
+            state, metrics = run.step(run.frozen, state, batch)
+        return float(jax.device_get(metrics["loss"]))
+
+    n = 512 if jax.default_backend() == "cpu" else 8192
+    a = jnp.full((n, n), 1e-3, config["predictor"]["dtype"])
+    product = jax.jit(lambda a: jax.lax.fori_loop(0, 20, lambda _, x: x @ a, a))
+    found = timing.in_turn(
+        {"lawm_jax": train, "peak": lambda _: product(a).block_until_ready()}, rounds
+    )
+    seconds = {name: np.median(row["seconds"]) for name, row in found.items()}
+    peak = 20 * 2 * n**3 / seconds["peak"] * jax.device_count()
+    speed = steps * flops / seconds["lawm_jax"]
+    row = {
+        "first": found["lawm_jax"]["first"],
+        "clips/s": [steps * x.shape[0] / s for s in found["lawm_jax"]["seconds"]],
+        "FLOPs of a step": flops,
+        "FLOP/s": speed,
+        "FLOP/s of a product": peak,
+    }
+    print(
+        f"{size}: {x.shape[0]} clips {x.shape[1:]}, {np.median(row['clips/s']):.2f} clips/s, "
+        f"{speed / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s, the first {row['first']:.1f} s"
+    )
+    profile = timing.profile(lambda: train(0), run.step.as_text())
+    show(profile, steps, longest or 20)
+    row["ms of operations"] = [[time / steps, name] for time, name in profile[:50]]
+    return {"lawm_jax": row}, speed / peak
+
+
+def main(argv):
+    """Runs all and prints the results."""
+    del argv
+    import jax
+
+    from lawm_jax import compiling
+
+    compiling.device_per_core()
+    sizes = SIZES.value or (COMPARED if jax.default_backend() == "cpu" else ["large"])
+    results = timing.about("jax", *(["torch"] if set(sizes) & set(COMPARED) else []))
+    headline = []
+    for size in sizes:
+        measure, unit = (compare, "x PyTorch") if size in COMPARED else (whole, "of the peak")
+        results[size], ratio = measure(size, ROUNDS.value, STEPS.value, PROFILE.value)
+        headline.append(f"{size} {ratio:.2f} {unit}")
+    timing.save(JSON.value, results)
+    print(", ".join(headline))
+
+
+if __name__ == "__main__":
+    app.run(main)
