@@ -12,12 +12,11 @@ import inspect
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lawm_jax import compiling, metrics, planning, world_model
 from lawm_jax.data import poses
 from lawm_jax.metrics import show
-from lawm_jax.training import sharding
 
 PLANNERS = {
     name: getattr(planning, name) for name in ("cem", "icem", "mppi", "gradient", "cem_gradient")
@@ -84,7 +83,7 @@ def searcher(model, std, planner="cem", options=None, hold=1):
     if not options.keys() <= known.keys():
         raise ValueError(f"options: expected those of {planner}, got {sorted(options)}")
     samples = options.get("samples", known["samples"].default)
-    mesh = sharding.make_mesh()
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     @functools.partial(jax.jit, compiler_options=compiling.options())
