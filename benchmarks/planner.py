@@ -18,17 +18,17 @@ The costs compared are those of the plans that both return, the last Gaussian's 
 
 import contextlib
 import functools
-import importlib.metadata
 import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 from absl import app, flags
+
+from benchmarks import timing
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run with a controller of the Panda.")
 JSON = flags.DEFINE_string("json", None, "File to write the results to.")
@@ -183,7 +183,7 @@ def theirs(sizes, arrays, samples, iterations, compiled=False):
     from stable_worldmodel import PlanConfig
     from stable_worldmodel.solver import CEMSolver
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(timing.cores())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = torch_model.load(sizes, arrays).to(device, dtype)
@@ -206,28 +206,23 @@ def theirs(sizes, arrays, samples, iterations, compiled=False):
 
 
 def in_turn(planners, tasks, rounds):
-    """Times planners in turn, each on the same tasks.
-
-    Args:
-      planners: name -> function of a task and a seed.
-      tasks: used one after the other.
-      rounds: number of rounds.
+    """Times planners, functions of a task and a seed, in turn, each on the same tasks.
 
     Returns:
       name -> {"first": seconds of the first plan, "plans/s": of each round, "plans": found}.
     """
-    rows = {}
-    for name, plan in planners.items():
-        begin = time.perf_counter()
-        plan(tasks[-1], 0)
-        rows[name] = {"first": time.perf_counter() - begin, "plans/s": [], "plans": []}
-    for i in range(rounds):
-        for name, plan in planners.items():
-            begin = time.perf_counter()
-            found = plan(tasks[i % len(tasks)], i)[0]
-            rows[name]["plans/s"].append(1 / (time.perf_counter() - begin))
-            rows[name]["plans"].append(found)
-    return rows
+    calls = {
+        name: lambda i, plan=plan: plan(tasks[i % len(tasks)], i)[0]
+        for name, plan in planners.items()
+    }
+    return {
+        name: {
+            "first": row["first"],
+            "plans/s": [1 / seconds for seconds in row["seconds"]],
+            "plans": row["results"],
+        }
+        for name, row in timing.in_turn(calls, rounds).items()
+    }
 
 
 def show(title, rows, base=None):
@@ -308,13 +303,7 @@ def main(argv):
     sizes = torch_model.sizes(model, params)
     parts = {key: params[key] for key in ("predictor", "controller")}
     arrays = torch_model.state_dict(parts | {"std": std})
-    cpu = next(line for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    names = "jax", "torch", "stable-worldmodel"
-    results = {
-        "machine": f"{len(os.sched_getaffinity(0))} x {cpu.split(':')[1].strip()}",
-        "commit": commit.stdout.strip(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
+    results = timing.about("jax", "torch", "stable-worldmodel") | {
         "model": "trained" if workdir else "at random",
         "samples": samples,
     }
@@ -378,9 +367,7 @@ def main(argv):
         for name, case in cases.items():
             found[name] = memory(folder, *case)
             print(f"  {name:34}{found[name][0]:6} MB before, at most {found[name][1]}", flush=True)
-    if JSON.value:
-        with open(JSON.value, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+    timing.save(JSON.value, results)
     print(f"{min(headline):.2f} x CEMSolver ({headline[0]:.2f} x without torch.compile)")
 
 
