@@ -22,8 +22,10 @@ def layer_norm(x):
 def gelu(x):
     """Computes the exact GELU, x times the normal distribution function; x's dtype is kept.
 
-    By erf: jax.nn.gelu takes erfc, exact in the far tail, at twice the time on a CPU.
+    In float32 by erf, on a CPU half as long as erfc, which keeps the tail of lower precisions.
     """
+    if x.dtype != jnp.float32:
+        return jax.nn.gelu(x, approximate=False)
     return 0.5 * x * (1 + jax.lax.erf(x * 0.5**0.5))
 
 
