@@ -10,7 +10,6 @@ The resident memory is that of a training process while 10,000 clips are read.
 """
 
 import concurrent.futures
-import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -23,6 +22,8 @@ import av
 import numpy as np
 import psutil
 from absl import app, flags
+
+from benchmarks import timing
 
 JSON = flags.DEFINE_string("json", None, "File to write the results to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each comparison.", 5)
@@ -242,13 +243,7 @@ def ingested(film, folder):
 def main(argv):
     """Runs all and prints the results."""
     del argv
-    cpu = next(line for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    results = {
-        "machine": f"{os.cpu_count()} x {cpu.split(':')[1].strip()}",
-        "commit": commit.stdout.strip(),
-        "versions": {name: importlib.metadata.version(name) for name in ("av", "decord", "grain")},
-    }
+    results = timing.about("av", "decord", "grain")
     with tempfile.TemporaryDirectory() as folder:
         film = make_film(os.path.join(folder, "film.mp4"))
         places = ingested(film, folder)
@@ -287,9 +282,7 @@ def main(argv):
         }
         for name, values in resident.items():
             print(f"{name:28}{values} MB over {MEMORY.value} clips")
-    if JSON.value:
-        with open(JSON.value, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+    timing.save(JSON.value, results)
     lawm = np.median(speeds["raw 720p, lawm_jax"])
     large = np.median(speeds["ingested, 256 px"])
     print(f"raw {lawm / decord:.2f} x decord, ingested at 256 px {large / decord:.1f} x decord")

@@ -10,27 +10,29 @@ context of 4 states, our own search without cache and shared context, our other 
 defaults, and the memory of a process that does nothing but plan.
 
 W is a run with a controller of the Panda; without it the network is drawn at random and so are the
-states. Needs `pip install -e '.[bench,torch]'` and a C++ compiler; about 8 minutes. On a GPU both
-sides take bfloat16; that was not run.
+states. --size=large plans with the paper's model at random, ours alone, by CEM and with a tenth of
+its calls by iCEM. Needs `pip install -e '.[bench,torch]'` and a C++ compiler, large neither; about
+8 minutes. On a GPU both sides take bfloat16; that was not run.
 
 The costs compared are those of the plans that both return, the last Gaussian's mean, by our model.
 """
 
 import contextlib
 import functools
-import importlib.metadata
 import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
 
 import numpy as np
 from absl import app, flags
 
+from benchmarks import timing
+
 WORKDIR = flags.DEFINE_string("workdir", None, "Run with a controller of the Panda.")
+SIZE = flags.DEFINE_enum("size", "nano", ["nano", "large", "tiny"], "tiny: to try large's way.")
 JSON = flags.DEFINE_string("json", None, "File to write the results to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each comparison.", 1)
 SAMPLES = flags.DEFINE_integer("samples", 300, "Candidates.", 20)
@@ -39,10 +41,11 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 H, ELITES, ITERATIONS = 3, 10, 15
 FEW = 3  # iterations where only the ratio of two speeds is asked
 CHUNK = 60  # of a device, whose activations fit a core's cache; the copy gains nothing by chunks
+STATES = {"tiny": (4, 32), "nano": (16, 448), "large": (256, 1024)}  # tokens, features
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
 
 
-def make_model(workdir=None):
+def make_model(workdir=None, size="nano"):
     """Returns a world model with a controller, and its parameters."""
     import jax
 
@@ -53,12 +56,12 @@ def make_model(workdir=None):
 
     if workdir:
         return lawm.load(workdir, controller=os.path.join(workdir, "controller", "panda"))
-    c = config.get_config("size=nano")
-    c.controller = controller.get_config("size=nano").controller
+    c = config.get_config(f"size={size}")
+    c.controller = controller.get_config(f"size={size}").controller
     if jax.default_backend() != "cpu":
         c.predictor.dtype = c.controller.dtype = "bfloat16"
     model = lawm.build(c)
-    s = jax.ShapeDtypeStruct((1, 2, 16, 448), np.float32)
+    s = jax.ShapeDtypeStruct((1, 2, *STATES[size]), np.float32)
 
     @jax.jit
     def draw(key):
@@ -75,7 +78,7 @@ def make_model(workdir=None):
     return model, draw(jax.random.key(0))
 
 
-def make_tasks(model, params, workdir, count, context):
+def make_tasks(model, params, workdir, count, context, size="nano"):
     """Returns `count` tasks: states [1, context, N, D], latents between them, a goal [1, N, D].
 
     The goal is what a clip shows H steps later or, of a model at random, what a random plan leads
@@ -105,8 +108,8 @@ def make_tasks(model, params, workdir, count, context):
     @jax.jit
     def draw(params, key):
         keys = jax.random.split(key, 4)
-        s = jax.random.normal(keys[0], (1, T, 16, 448))
-        z = jax.random.normal(keys[1], (1, T - 1, 64))
+        s = jax.random.normal(keys[0], (1, T, *STATES[size]))
+        z = jax.random.normal(keys[1], (1, T - 1, model.latent.dim))
         u = std[None] * jax.random.normal(keys[2], (1, *std.shape))
         goal = world_model.drive(model, params, lawm.remember(model, params, s, z), u)[:, -1]
         return s, z, goal + 0.5 * jax.random.normal(keys[3], goal.shape)
@@ -183,7 +186,7 @@ def theirs(sizes, arrays, samples, iterations, compiled=False):
     from stable_worldmodel import PlanConfig
     from stable_worldmodel.solver import CEMSolver
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(timing.cores())
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     model = torch_model.load(sizes, arrays).to(device, dtype)
@@ -206,28 +209,23 @@ def theirs(sizes, arrays, samples, iterations, compiled=False):
 
 
 def in_turn(planners, tasks, rounds):
-    """Times planners in turn, each on the same tasks.
-
-    Args:
-      planners: name -> function of a task and a seed.
-      tasks: used one after the other.
-      rounds: number of rounds.
+    """Times planners, functions of a task and a seed, in turn, each on the same tasks.
 
     Returns:
       name -> {"first": seconds of the first plan, "plans/s": of each round, "plans": found}.
     """
-    rows = {}
-    for name, plan in planners.items():
-        begin = time.perf_counter()
-        plan(tasks[-1], 0)
-        rows[name] = {"first": time.perf_counter() - begin, "plans/s": [], "plans": []}
-    for i in range(rounds):
-        for name, plan in planners.items():
-            begin = time.perf_counter()
-            found = plan(tasks[i % len(tasks)], i)[0]
-            rows[name]["plans/s"].append(1 / (time.perf_counter() - begin))
-            rows[name]["plans"].append(found)
-    return rows
+    calls = {
+        name: lambda i, plan=plan: plan(tasks[i % len(tasks)], i)[0]
+        for name, plan in planners.items()
+    }
+    return {
+        name: {
+            "first": row["first"],
+            "plans/s": [1 / seconds for seconds in row["seconds"]],
+            "plans": row["results"],
+        }
+        for name, row in timing.in_turn(calls, rounds).items()
+    }
 
 
 def show(title, rows, base=None):
@@ -292,96 +290,119 @@ def _resident(field):
         return round(int(next(line for line in file if line.startswith(field)).split()[1]) / 1024)
 
 
+def speeds(rows):
+    """Returns what is kept of a comparison."""
+    return {name: {key: row[key] for key in ("first", "plans/s")} for name, row in rows.items()}
+
+
+def compare(model, params, sizes, arrays, context, iterations, chunk):
+    """Times ours and theirs in turn; returns the rows of `in_turn`, their speeds and the tasks."""
+    rounds, samples = ROUNDS.value, SAMPLES.value
+    options = dict(samples=samples, elites=ELITES, iterations=iterations)
+    copy = functools.partial(theirs, sizes, arrays, samples, iterations)
+    planners = {
+        "lawm_jax": ours(model, params, **options, chunk=chunk),
+        "lawm_jax, all at once": ours(model, params, **options),
+        "CEMSolver": copy(),
+        "CEMSolver, compiled": copy(compiled=True),
+    }
+    if context > 1:
+        planners["lawm_jax, all computed anew"] = ours(model, params, False, **options, chunk=chunk)
+    tasks = make_tasks(model, params, WORKDIR.value, max(rounds, 2), context)
+    rows = in_turn(planners, tasks, rounds)
+    title = f"context of {context}, {iterations} iterations"
+    return title, rows, show(title, rows, "lawm_jax"), tasks
+
+
+def costs(model, params, rows, tasks):
+    """Prices the plans of all planners, and that of not moving, on the tasks of each round."""
+    tasks, still = tasks[: ROUNDS.value], np.zeros_like(first_std(params))
+    plans = {name: row["plans"] for name, row in rows.items()} | {"no action": [still] * len(tasks)}
+    found = {name: price(model, params, each, tasks) for name, each in plans.items()}
+    for name, values in found.items():
+        print(f"  {name:34}cost {np.mean(values):.4f}", flush=True)
+    return found
+
+
+def memories(task, sizes, arrays):
+    """Measures the memory of processes that do nothing but plan."""
+    samples, found = SAMPLES.value, {}
+    cases = {
+        f"lawm_jax, {samples} samples": ("ours", samples),
+        f"lawm_jax, {10 * samples} samples": ("ours", 10 * samples),
+        f"lawm_jax, {10 * samples}, chunk={samples}": ("ours", 10 * samples, samples),
+        f"CEMSolver, {samples} samples": ("theirs", samples),
+        f"CEMSolver, {10 * samples} samples": ("theirs", 10 * samples),
+        f"CEMSolver, compiled, {samples}": ("compiled", samples),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        task = dict(zip(("states", "latents", "goal"), map(np.asarray, task), strict=True))
+        np.savez(os.path.join(folder, "task.npz"), **arrays, **task)
+        with open(os.path.join(folder, "sizes.json"), "w", encoding="utf-8") as file:
+            json.dump({"sizes": sizes, "workdir": WORKDIR.value}, file)
+        for name, case in cases.items():
+            found[name] = memory(folder, *case)
+            print(f"  {name:34}{found[name][0]:6} MB before, at most {found[name][1]}", flush=True)
+    return found
+
+
+def alone(size):
+    """Times our CEM, and iCEM with a tenth of its calls, with a model of a size at random."""
+    import jax
+
+    from lawm_jax import planning
+
+    model, params = make_model(size=size)
+    tasks = make_tasks(model, params, None, max(ROUNDS.value, 2), 1, size)
+    few = SAMPLES.value * ITERATIONS // 10
+    planners = {
+        "cem": ours(model, params, samples=SAMPLES.value, iterations=ITERATIONS, chunk=CHUNK),
+        "icem": ours(model, params, planner=planning.icem, samples=few // 10, iterations=10),
+    }
+    rows = in_turn(planners, tasks, ROUNDS.value)
+    show(f"{size}, lawm_jax alone", rows)
+    stats = jax.devices()[0].memory_stats() or {}
+    return {"size": size, "peak bytes": stats.get("peak_bytes_in_use")} | speeds(rows)
+
+
 def main(argv):
     """Runs all and prints the results."""
     del argv
     import jax
 
-    from benchmarks import torch_model
     from lawm_jax import compiling, planning
 
     compiling.device_per_core()
-    workdir, samples, rounds = WORKDIR.value, SAMPLES.value, ROUNDS.value
-    chunk = CHUNK * jax.device_count()
-    model, params = make_model(workdir)
-    std = first_std(params)[0]
+    if SIZE.value != "nano":
+        timing.save(JSON.value, timing.about("jax") | alone(SIZE.value))
+        return
+    from benchmarks import torch_model
+
+    model, params = make_model(WORKDIR.value)
     sizes = torch_model.sizes(model, params)
     parts = {key: params[key] for key in ("predictor", "controller")}
-    arrays = torch_model.state_dict(parts | {"std": std})
-    cpu = next(line for line in open("/proc/cpuinfo") if line.startswith("model name"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    names = "jax", "torch", "stable-worldmodel"
-    results = {
-        "machine": f"{len(os.sched_getaffinity(0))} x {cpu.split(':')[1].strip()}",
-        "commit": commit.stdout.strip(),
-        "versions": {name: importlib.metadata.version(name) for name in names},
-        "model": "trained" if workdir else "at random",
-        "samples": samples,
+    arrays = torch_model.state_dict(parts | {"std": first_std(params)[0]})
+    results = timing.about("jax", "torch", "stable-worldmodel") | {
+        "model": "trained" if WORKDIR.value else "at random",
+        "samples": SAMPLES.value,
     }
-
-    def both(iterations):
-        options = dict(samples=samples, elites=ELITES, iterations=iterations)
-        copy = functools.partial(theirs, sizes, arrays, samples, iterations)
-        return {
-            "lawm_jax": ours(model, params, **options, chunk=chunk),
-            "lawm_jax, all at once": ours(model, params, **options),
-            "CEMSolver": copy(),
-            "CEMSolver, compiled": copy(compiled=True),
-        }
-
-    for context, iterations in (1, ITERATIONS), (4, FEW):
-        tasks = make_tasks(model, params, workdir, max(rounds, 2), context)
-        planners = both(iterations)
-        if context > 1:
-            options = dict(samples=samples, elites=ELITES, iterations=iterations, chunk=chunk)
-            planners["lawm_jax, all computed anew"] = ours(model, params, False, **options)
-        rows = in_turn(planners, tasks, rounds)
-        title = f"context of {context}, {iterations} iterations"
-        speed = show(title, rows, "lawm_jax")
-        if context == 1:
-            best = max(speed["lawm_jax"], speed["lawm_jax, all at once"])
-            headline = [best / speed[k] for k in ("CEMSolver", "CEMSolver, compiled")]
-            first = tasks
-            nothing = price(model, params, [0 * std[None].repeat(H, 0)] * rounds, tasks[:rounds])
-            costs = {
-                k: price(model, params, row["plans"], tasks[:rounds]) for k, row in rows.items()
-            }
-            results["costs"] = costs | {"no action": nothing}
-            for name, values in results["costs"].items():
-                print(f"  {name:34}cost {np.mean(values):.4f}", flush=True)
-        results[title] = {
-            k: {key: row[key] for key in ("first", "plans/s")} for k, row in rows.items()
-        }
+    copy, chunk = (model, params, sizes, arrays), CHUNK * jax.device_count()
+    title, rows, speed, tasks = compare(*copy, 1, ITERATIONS, chunk)
+    results |= {title: speeds(rows), "costs": costs(model, params, rows, tasks)}
+    title, rows, *_ = compare(*copy, 4, FEW, chunk)
+    results[title] = speeds(rows)
     others = {
         name: ours(model, params, planner=getattr(planning, name))
         for name in ("icem", "mppi", "gradient", "cem_gradient")
     }
-    rows = in_turn(others, first, min(rounds, 3))
+    rows = in_turn(others, tasks, min(ROUNDS.value, 3))
     show("other planners of lawm_jax, at their defaults", rows)
-    results["other planners"] = {
-        k: {key: row[key] for key in ("first", "plans/s")} for k, row in rows.items()
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        task = dict(zip(("states", "latents", "goal"), map(np.asarray, first[0]), strict=True))
-        np.savez(os.path.join(folder, "task.npz"), **arrays, **task)
-        with open(os.path.join(folder, "sizes.json"), "w", encoding="utf-8") as file:
-            json.dump({"sizes": sizes, "workdir": workdir}, file)
-        cases = {
-            f"lawm_jax, {samples} samples": ("ours", samples),
-            f"lawm_jax, {10 * samples} samples": ("ours", 10 * samples),
-            f"lawm_jax, {10 * samples}, chunk={samples}": ("ours", 10 * samples, samples),
-            f"CEMSolver, {samples} samples": ("theirs", samples),
-            f"CEMSolver, {10 * samples} samples": ("theirs", 10 * samples),
-            f"CEMSolver, compiled, {samples}": ("compiled", samples),
-        }
-        results["resident MB, before and at most"] = found = {}
-        for name, case in cases.items():
-            found[name] = memory(folder, *case)
-            print(f"  {name:34}{found[name][0]:6} MB before, at most {found[name][1]}", flush=True)
-    if JSON.value:
-        with open(JSON.value, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
-    print(f"{min(headline):.2f} x CEMSolver ({headline[0]:.2f} x without torch.compile)")
+    results["other planners"] = speeds(rows)
+    results["resident MB, before and at most"] = memories(tasks[0], sizes, arrays)
+    timing.save(JSON.value, results)
+    best = max(speed["lawm_jax"], speed["lawm_jax, all at once"])
+    plain, compiled = (best / speed[name] for name in ("CEMSolver", "CEMSolver, compiled"))
+    print(f"{min(plain, compiled):.2f} x CEMSolver ({plain:.2f} x without torch.compile)")
 
 
 if __name__ == "__main__":

@@ -65,16 +65,16 @@ def save(path, results):
             json.dump(results, file, indent=1)
 
 
-def profile(function, text, calls=3):
+def profile(function, text, steps=1):
     """Measures where the time of a compiled function goes.
 
     Args:
-      function: called without arguments; returns when its work is done.
+      function: called without arguments, once; returns when its work is done.
       text: the compiled program's, `compiled.as_text()`.
-      calls: how many are traced.
+      steps: how often the function runs it.
 
     Returns:
-      (milliseconds of a call, operation) with the longest first. Operations are named by the end of
+      (milliseconds of a step, operation), the longest first. Operations are named by the end of
       their path in the program (forward and backward are told apart); the times of several threads
       or devices add up.
     """
@@ -82,8 +82,7 @@ def profile(function, text, calls=3):
 
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
-            for _ in range(calls):
-                function()
+            function()
         (path,) = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
         with gzip.open(path) as file:
             events = json.load(file)["traceEvents"]
@@ -93,8 +92,16 @@ def profile(function, text, calls=3):
         operation = event.get("args", {}).get("hlo_op", "")
         # A loop or a call lasts as long as what it holds, which is listed too.
         if operation and not re.match(r"(while|call|conditional)[.\d]*$", operation):
-            times[_shorten(paths.get(operation, operation))] += event["dur"] / 1e3 / calls
+            times[_shorten(paths.get(operation, operation))] += event["dur"] / 1e3 / steps
     return [(time, name) for name, time in times.most_common()]
+
+
+def show(profile, longest):
+    """Prints the longest operations of a profile, and what share of all operations they are."""
+    total = sum(spent for spent, _ in profile)
+    print(f"  {total:.2f} ms of operations a step, of which")
+    for spent, name in profile[:longest]:
+        print(f"  {spent:10.2f} ms {spent / total:6.1%}  {name}")
 
 
 def _shorten(path):

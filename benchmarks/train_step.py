@@ -145,17 +145,9 @@ def compare(size, rounds, steps, longest):
         speed[name] = np.median(row["clips/s"])
         print(f"  {name:30}{speed[name]:9.2f} clips/s, the first {row['first']:.1f} s", flush=True)
     if longest:
-        show(timing.profile(lambda: alone(0), alone.text), steps, longest)
+        timing.show(timing.profile(lambda: alone(0), alone.text, steps), longest)
     best = lambda mine: max(v for k, v in speed.items() if k.startswith("lawm_jax") == mine)  # noqa: E731
     return found, best(True) / best(False)
-
-
-def show(profile, steps, longest):
-    """Prints the longest operations of a step, and what share of all operations' time they are."""
-    total = sum(time for time, _ in profile)
-    print(f"  {total / steps:.2f} ms of operations a step, of which")
-    for time, name in profile[:longest]:
-        print(f"  {time / steps:10.2f} ms {time / total:6.1%}  {name}")
 
 
 def whole(size, rounds, steps, longest):
@@ -208,9 +200,9 @@ def whole(size, rounds, steps, longest):
         f"{size}: {x.shape[0]} clips {x.shape[1:]}, {np.median(row['clips/s']):.2f} clips/s, "
         f"{speed / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s, the first {row['first']:.1f} s"
     )
-    profile = timing.profile(lambda: train(0), run.step.as_text())
-    show(profile, steps, longest or 20)
-    row["ms of operations"] = [[time / steps, name] for time, name in profile[:50]]
+    profile = timing.profile(lambda: train(0), run.step.as_text(), steps)
+    timing.show(profile, longest or 20)
+    row["ms of operations"] = profile[:50]
     return {"lawm_jax": row}, speed / peak
 
 
@@ -221,6 +213,7 @@ def main(argv):
 
     from lawm_jax import compiling
 
+    compiling.keep_memory()
     compiling.device_per_core()
     sizes = SIZES.value or (COMPARED if jax.default_backend() == "cpu" else ["large"])
     results = timing.about("jax", *(["torch"] if set(sizes) & set(COMPARED) else []))

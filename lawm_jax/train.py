@@ -22,8 +22,10 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
+    from lawm_jax import compiling
     from lawm_jax.training import loop, processes
 
+    compiling.keep_memory()
     processes.start()
     if loop.fit(CONFIG.value, WORKDIR.value) is None:
         sys.exit(STOPPED)

@@ -1,9 +1,11 @@
 """Attention, rotary positions and the stack of blocks, against numpy and against plain loops."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from lawm_jax.nn import blocks, rope, splash
 from lawm_jax.nn.blocks import Block, Stack
@@ -119,6 +121,28 @@ def rotary(steps, tokens, head_dim, start, tiled, grid):
                     j = i % (part // 2) if tiled else i // 2
                     angles[t, n, axis * part + i] = place * 10000 ** (-j / (part / 2))
     return angles
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 3e-7), ("bfloat16", 8e-3)])
+def test_gelu_and_its_gradient_equal_scipys(dtype, tolerance):
+    x = np.linspace(-8, 8, 2001).astype(dtype).astype(np.float32)
+    y, slope = jax.vmap(jax.value_and_grad(blocks.gelu))(jnp.asarray(x, dtype))
+    assert y.dtype == slope.dtype == dtype
+    phi = scipy.stats.norm.cdf(x.astype(np.float64))
+    size = 1 + np.abs(x)
+    assert (np.abs(y.astype(np.float32) - x * phi) / size).max() < tolerance
+    expected = phi + x * scipy.stats.norm.pdf(x)
+    assert (np.abs(slope.astype(np.float32) - expected) / size).max() < tolerance
+
+
+def test_products_of_matrices_equal_those_of_more_axes():
+    x, kernel = draw((2, 3, 4, 8)), draw((8, 3, 5), 1)
+    ours = lambda x, kernel: blocks.product(x, kernel, (((3,), (0,)), ((), ())), precision=None)  # noqa: E731
+    np.testing.assert_allclose(ours(x, kernel), np.tensordot(x, kernel, 1), atol=1e-5)
+    dense = nn.DenseGeneral((3, 5))
+    params = dense.init(jax.random.key(0), x)
+    got = dense.clone(dot_general=blocks.product).apply(params, x)
+    np.testing.assert_allclose(got, dense.apply(params, x), atol=1e-5)
 
 
 @pytest.mark.parametrize("tiled, grid", [(False, 0), (True, 0), (False, 16)])

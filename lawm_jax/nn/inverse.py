@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lawm_jax.nn.blocks import Stack, attend
+from lawm_jax.nn.blocks import Stack, attend, product
 
 
 class InverseDynamics(nn.Module):
@@ -44,7 +44,7 @@ class InverseDynamics(nn.Module):
         """
         B, T, N, _ = s.shape
         pairs = jnp.concatenate([s[:, :-1], s[:, 1:]], axis=-1).astype(self.dtype)
-        x = nn.Dense(self.width, name="embed", dtype=self.dtype)(pairs)
+        x = nn.Dense(self.width, name="embed", dtype=self.dtype, dot_general=product)(pairs)
         x = x.reshape(B * (T - 1), 1, N, self.width)
         x = Stack(
             self.width,
@@ -57,7 +57,7 @@ class InverseDynamics(nn.Module):
         )(x)
         x = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x)[:, 0].astype(self.dtype)
         query = self.param("query", nn.initializers.normal(0.02), (self.width,))
-        kv = nn.DenseGeneral((2, self.width), name="pool", dtype=self.dtype)(x)
+        kv = nn.DenseGeneral((2, self.width), name="pool", dtype=self.dtype, dot_general=product)(x)
         kv = kv.reshape(*kv.shape[:3], self.heads, -1)
         k, v = jnp.transpose(kv, (2, 0, 3, 1, 4))
         q = jnp.broadcast_to(query.astype(self.dtype), (len(x), self.width))

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lawm_jax.nn.blocks import Stack, layer_norm
+from lawm_jax.nn.blocks import Stack, layer_norm, product
 
 
 class Predictor(nn.Module):
@@ -42,7 +42,7 @@ class Predictor(nn.Module):
           [B, T, N, D] float32, and with `keep` also (keys, values).
         """
         dense = lambda features, name, **k: nn.DenseGeneral(  # noqa: E731
-            features, name=name, dtype=self.dtype, **k
+            features, name=name, dtype=self.dtype, dot_general=product, **k
         )
         condition = nn.silu(dense(self.width, "latent1")(z.astype(self.dtype)))
         condition = nn.silu(dense(self.width, "latent2")(condition))

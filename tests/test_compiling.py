@@ -1,0 +1,30 @@
+"""What a process keeps of the memory that it has freed."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import ctypes, sys
+from lawm_jax import compiling
+
+if sys.argv[1] == "keep":
+    compiling.keep_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+block = libc.malloc(2**27)
+ctypes.memset(ctypes.c_void_p(block), 1, 2**27)
+libc.free(block)
+status = open("/proc/self/status").read()
+print(int(status.split("VmRSS:")[1].split()[0]) // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="of glibc")
+def test_freed_memory_is_kept_where_asked():
+    run = lambda what: subprocess.run(  # noqa: E731
+        [sys.executable, "-c", CODE, what], check=True, capture_output=True, text=True
+    )
+    kept, given_back = (int(run(what).stdout) for what in ("keep", "leave"))
+    assert kept - given_back > 100  # MB, of 128
