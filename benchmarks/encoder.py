@@ -8,6 +8,7 @@ shared, and frame-causal, as training uses it. The ratio is the best of ours, no
 
   small  ViT-S: 384 wide, 12 blocks, 4 clips of 16 frames of 128 pixels
   large  ViT-L's width, 1024, 4 of its 24 blocks, 2 clips of 16 frames of 256 pixels
+  vitl   all 24 blocks, 8 clips: for a GPU
   tiny   to try it
 
 Both sides in float32, on a GPU in bfloat16; that was not run. Needs `pip install -e '.[torch]'` and
@@ -34,6 +35,7 @@ WORK = {
     "tiny": (96, 4, 2, 32, 2),
     "small": (384, 6, 12, 128, 4),
     "large": (1024, 16, 4, 256, 2),
+    "vitl": (1024, 16, 24, 256, 8),
 }
 
 

@@ -556,3 +556,53 @@ def test_signals_reach_every_local_process_as_sigterm(name, machine):
     out, _ = process.communicate(timeout=60)
     assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
     assert process.returncode == 143
+
+
+@pytest.fixture
+def snake(machine):
+    """Returns the path of a python whose encoder fails and whose other modules do nothing."""
+    results = (
+        """for word; do [[ $word != --json=* ]] || echo '{"large": 1.5}' >"${word#--json=}"; done"""
+    )
+    machine.stand_in(
+        "snake",
+        f"""case "$1 $2" in
+"-m benchmarks.encoder") echo "no room for it" >&2; exit 3 ;;
+-m*) {results} ;;
+*) exec {sys.executable} "$@" ;;
+esac
+""",
+    )
+    return str(machine.bin / "snake")
+
+
+def test_a_gpu_check_notes_what_failed_and_goes_on(machine, snake):
+    out = machine.folder / "gpu.json"
+    args = "gpu_check.sh", f"--python={snake}", f"--out={out}"
+    result = machine.run(*args, JAX_PLATFORMS="cpu")
+    assert result.returncode == 1 and result.stdout.endswith(f"{out}: encoder failed\n")
+    parts = ["tests", "train_step", "planner", "encoder", "training", "evaluation"]
+    found = json.loads(out.read_text())
+    assert list(found) == ["machine", "commit", "versions", "device", *parts]
+    assert [found[name]["exit code"] for name in parts] == [0, 0, 0, 3, 0, 0]
+    assert "no room for it" in found["encoder"]["log"]
+    assert found["planner"]["large"] == found["train_step"]["large"] == 1.5
+    assert list((machine.folder / "tmp").iterdir()) == []
+    run = [call[2:] for call in machine.calls if call[1:2] == ["-m"]]
+    assert [words[0] for words in run][1:4] == [f"benchmarks.{name}" for name in parts[1:4]]
+
+
+def test_a_gpu_check_takes_less_than_9_minutes_and_says_what_it_would_run(machine, snake):
+    result = machine.run("gpu_check.sh", f"--python={snake}", "--dry-run")
+    assert result.returncode == 0 and machine.calls == []
+    limits = [int(row.split()[3]) for row in result.stdout.splitlines()]
+    assert len(limits) == 6 and sum(limits) < 9 * 60
+
+
+def test_a_gpu_check_without_a_gpu_is_an_error(machine, snake):
+    result = machine.run("gpu_check.sh", f"--python={snake}", JAX_PLATFORMS="cuda")
+    assert result.returncode == 2
+    assert "expected a device of JAX_PLATFORMS=cuda, got none" in result.stderr
+    result = machine.run("gpu_check.sh", "--smal")
+    assert result.returncode == 2 and "--small" in result.stderr
+    assert "--dry-run" in machine.run("gpu_check.sh", "--help").stdout
