@@ -157,7 +157,7 @@ def _closed(config, task, models, scenes, horizons, asked):
     tell = lambda i: print(f"\repisode {i}/{len(scenes)}", end="\r", file=sys.stderr)  # noqa: E731
     for horizon in horizons:
         rows = closed.evaluate(models, encode, asks, scenes, training, horizon, done=tell, **asked)
-        measured = {"radius": asks.radius, "policy_steps": asks.steps, "steps": 2 * asks.steps}
+        measured = {"radius": asks.radius, "policy_steps": asks.steps, "steps": asks.limit}
         plans.append({"horizon": horizon} | measured | {"rows": rows})
         print(closed.table(task, asks, horizon, rows), flush=True)
     return plans

@@ -25,7 +25,7 @@ class Task(NamedTuple):
 
     Attributes:
       places: function without arguments to an endless iterator of what `_scene` draws from.
-      steps: of the policy from start to goal; twice as many may be taken.
+      steps: of the policy from start to goal.
       radius: m, where a goal counts as reached.
       axes: how many numbers of a simulator's state are a position (m), the first ones.
       held: whether a plan holds one action, as `planning.walk` does.
@@ -36,6 +36,11 @@ class Task(NamedTuple):
     radius: float
     axes: int
     held: bool
+
+    @property
+    def limit(self):
+        """How many steps may be taken."""
+        return 2 * self.steps
 
 
 class Scene(NamedTuple):
@@ -204,12 +209,7 @@ def evaluate(
       ValueError: as `planning.search`, or training clips have not one action per step or are too
         short.
     """
-    T = training.s.shape[1]
-    if training.actions is None or training.actions.shape[1] != T - 1:
-        got = None if training.actions is None else training.actions.shape
-        raise ValueError(f"training: expected {T - 1} actions for {T} states, got {got}")
-    if not 0 < horizon < T:
-        raise ValueError(f"horizon: expected 1 to {T - 1}, those of the training, got {horizon}")
+    planning.true_actions("training", training, horizon)
     mean, std = planning.gaussian(training, horizon, task.held)
     low, high = training.actions.min((0, 1)), training.actions.max((0, 1))
     if bound is not None:
@@ -229,7 +229,7 @@ def evaluate(
         for name, search in searches.items():
             ways[name] = _planned(search, encode, scene, mean, key)
         for name, act in ways.items():
-            paths.setdefault(name, []).append(lead(scene, act, 2 * task.steps))
+            paths.setdefault(name, []).append(lead(scene, act, task.limit))
         if done:
             done(i + 1)
     return _rows(paths, task.radius, [scene.group for scene in scenes])
@@ -280,7 +280,7 @@ def table(name, task, horizon, rows):
     """Writes rows of `evaluate` for a terminal."""
     lines = [
         f"closed loop, plans of {horizon} steps, {name}: goals {rows[0]['path'][0]:.3f} m away, "
-        f"{2 * task.steps} steps [95 % interval]",
+        f"{task.limit} steps [95 % interval]",
         f"  {'':<16}{'at the end within':<24}{'at any time':<24}distance at the end",
         f"  {'':<16}{f'{task.radius:g} m of the goal':<24}{'':<24}",
     ]

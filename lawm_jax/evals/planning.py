@@ -196,7 +196,8 @@ def reach(models, clips, training, horizon=3, planner="cem", options=None, bound
 
     Source: Garrido et al. 2026, section 6.
     """
-    u = _actions(clips, training, horizon, least=3)
+    u = true_actions("clips", clips, horizon, least=3)
+    true_actions("training", training, horizon, least=3)
     first = gaussian(training, horizon)
     options = (REACH if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
     plans = _plans(models, clips, training, u, first, planner, options, 1, seed)
@@ -249,7 +250,8 @@ def walk(
 
     Source: Garrido et al. 2026, section 6; Bar et al. 2025, "Navigation World Models".
     """
-    u = _actions(clips, training, horizon, exactly=3)
+    u = true_actions("clips", clips, horizon, exactly=3)
+    true_actions("training", training, horizon, exactly=3)
     first = gaussian(training, horizon, held=True)
     options = (WALK if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
@@ -310,18 +312,27 @@ def trajectory_errors(planned, true):
     return rms(a - b), rms(moves), np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
 
 
-def _actions(clips, training, horizon, least=0, exactly=None):
-    """Checks that horizon and actions fit: the true actions [n, horizon, U]."""
-    for name, x in (("clips", clips), ("training", training)):
-        T = x.s.shape[1]
-        if x.actions is None or x.actions.shape[1] != T - 1:
-            got = None if x.actions is None else x.actions.shape
-            raise ValueError(f"{name}: expected {T - 1} actions for {T} states, got {got}")
-        U = x.actions.shape[2]
-        if U < least or exactly not in (None, U):
-            raise ValueError(f"{name}: expected actions of {exactly or least} numbers, got {U}")
-        if not 0 < horizon < T:
-            raise ValueError(f"horizon: expected 1 to {T - 1}, those of the {name}, got {horizon}")
+def true_actions(name, clips, horizon, least=0, exactly=None):
+    """Returns the actions [n, horizon, U] that clips begin with.
+
+    Args:
+      name: of the argument that the clips are, for errors.
+      clips: `Clips` with an action for each step.
+      horizon: number of actions.
+      least, exactly: what U has to be.
+
+    Raises:
+      ValueError: the clips have no such actions, or too few steps.
+    """
+    T = clips.s.shape[1]
+    if clips.actions is None or clips.actions.shape[1] != T - 1:
+        got = None if clips.actions is None else clips.actions.shape
+        raise ValueError(f"{name}: expected {T - 1} actions for {T} states, got {got}")
+    U = clips.actions.shape[2]
+    if U < least or exactly not in (None, U):
+        raise ValueError(f"{name}: expected actions of {exactly or least} numbers, got {U}")
+    if not 0 < horizon < T:
+        raise ValueError(f"horizon: expected 1 to {T - 1}, those of the {name}, got {horizon}")
     return clips.actions[:, :horizon]
 
 
