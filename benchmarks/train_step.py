@@ -166,7 +166,7 @@ def whole(size, rounds, steps, longest):
     run = loop.Run(config)
     (key, x), random = *run.batch.items(), np.random.default_rng(0)
     batch = run.place({key: random.integers(0, 256, x.shape, np.uint8)})
-    once = {k: getattr(run.model, k).clone(remat=False) for k in ("predictor", "inverse")}
+    once = {k: getattr(run.model, k).clone(remat="") for k in ("predictor", "inverse")}
     once = dataclasses.replace(run.model, **once)
     flops, _ = work.count(
         lambda *args: loop.train_step(once, run.tx, *args), run.frozen, run.like, run.batch

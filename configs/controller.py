@@ -69,7 +69,7 @@ def get_config(arg=""):
         width=width,
         heads=heads,
         depth=2,
-        remat=not small,
+        remat="" if small else "dots",
         unroll=1,
         dtype=dtype,
     )

@@ -69,7 +69,7 @@ def get_config(arg=""):
         perceptual="effnet" if small else "lpips_vgg",  # see perceptual.py
         weight=0.03 if small else 0.5,  # of that distance, against the L1 error on the scale 0..1
         frames=1 if small else 4,  # of each clip, drawn at random, that it is taken on; 0: all
-        remat=not small,
+        remat="" if small else "dots",
         unroll=1,
         dtype=dtype,
     )

@@ -216,7 +216,7 @@ def estimate(run, chip):
     clips = video.shape[0] // run.mesh.size
     batch = {"video": jax.ShapeDtypeStruct((clips, *video.shape[1:]), video.dtype)}
     nets = {name: getattr(run.model, name) for name in ("inverse", "predictor")}
-    nets = {name: net and net.clone(remat=False) for name, net in nets.items()}
+    nets = {name: net and net.clone(remat="") for name, net in nets.items()}
     plain = dataclasses.replace(run.model, **nets)
     step = lambda model: lambda *args: loop.train_step(model, run.tx, *args)  # noqa: E731
     args = run.frozen, run.like, batch

@@ -50,7 +50,7 @@ META_NAMES = (
 META_PARTS = ("target_encoder", "ema_encoder", "encoder")
 
 
-def make_encoder(name, causal=True, dtype="float32", remat=False, unroll=1):
+def make_encoder(name, causal=True, dtype="float32", remat="", unroll=1):
     """Makes an encoder's recipe.
 
     Args:

@@ -236,7 +236,9 @@ def expected(stack):
     return outcome(loop, params, x, condition)
 
 
-@pytest.mark.parametrize("options", [{}, {"remat": True}, {"unroll": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"remat": "dots"}, {"remat": "blocks"}, {"unroll": 3}], ids=str
+)
 def test_scanned_blocks_equal_a_loop_over_blocks(stack, expected, options):
     module, params, x, condition = stack
     module = module.clone(**options)
@@ -244,6 +246,11 @@ def test_scanned_blocks_equal_a_loop_over_blocks(stack, expected, options):
     got = outcome(run, params, x, condition)
     assert float(np.abs(expected[1][2]).min()) > 0  # of the condition: the inverse model's signal
     assert_close(got, expected)
+
+
+def test_what_is_computed_again_has_a_name():
+    with pytest.raises(ValueError, match="remat: expected '' or one of .*dots.*, got 'all'"):
+        jax.eval_shape(Stack(24, 2, 3, remat="all").init, jax.random.key(0), draw((1, 2, 4, 24)))
 
 
 def test_a_cached_stack_equals_the_uncached_one(stack):

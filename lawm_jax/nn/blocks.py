@@ -11,6 +11,7 @@ from lawm_jax.nn import rope
 
 SHORT = 256  # tokens; up to here masked attention is the faster one
 AUTO = jax.sharding.AxisType.Auto
+REMAT = {"blocks": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 def layer_norm(x):
@@ -194,7 +195,8 @@ class Stack(nn.Module):
       causal: whether attention is frame-causal.
       tiled, grid: the rotary convention, see `rope.table`.
       mlp: hidden width of the MLP; 0 stands for four times the width.
-      remat: whether the backward pass computes each block again instead of keeping its insides.
+      remat: what the backward pass computes again instead of keeping it: "blocks", each block;
+        "dots", all of it but products with weights, so attention and what is cheap; "" nothing.
       unroll: blocks per iteration of the loop; a CPU runs shallow stacks faster unrolled.
       dtype: of matrix products and activations; parameters, norms and softmax are float32.
     """
@@ -207,7 +209,7 @@ class Stack(nn.Module):
     tiled: bool = False
     grid: int = 0
     mlp: int = 0
-    remat: bool = False
+    remat: str = ""
     unroll: int = 1
     dtype: Any = jnp.float32
 
@@ -236,7 +238,9 @@ class Stack(nn.Module):
             return x, kept if keep else None
 
         if self.remat:
-            body = nn.remat(body, prevent_cse=False)
+            if self.remat not in REMAT:
+                raise ValueError(f"remat: expected '' or one of {[*REMAT]}, got {self.remat!r}")
+            body = nn.remat(body, prevent_cse=False, policy=REMAT[self.remat])
         loop = nn.scan(
             body,
             variable_axes={"params": 0},

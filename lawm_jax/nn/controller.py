@@ -38,7 +38,7 @@ class Controller(nn.Module):
     width: int
     heads: int
     depth: int = 2
-    remat: bool = False
+    remat: str = ""
     unroll: int = 1
     dtype: Any = jnp.float32
 

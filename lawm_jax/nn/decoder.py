@@ -32,7 +32,7 @@ class Decoder(nn.Module):
     perceptual: str = ""
     weight: float = 0.0
     frames: int = 0
-    remat: bool = False
+    remat: str = ""
     unroll: int = 1
     dtype: Any = jnp.float32
 

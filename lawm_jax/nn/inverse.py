@@ -28,7 +28,7 @@ class InverseDynamics(nn.Module):
     width: int
     heads: int
     depth: int = 12
-    remat: bool = False
+    remat: str = ""
     unroll: int = 1
     dtype: Any = jnp.float32
 

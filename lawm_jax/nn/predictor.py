@@ -24,7 +24,7 @@ class Predictor(nn.Module):
     width: int
     heads: int
     depth: int
-    remat: bool = False
+    remat: str = ""
     unroll: int = 1
     dtype: Any = jnp.float32
 

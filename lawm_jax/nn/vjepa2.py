@@ -49,7 +49,7 @@ class VJEPA2(nn.Module):
     causal: bool = True
     tiled: bool = True
     grid: int = 0
-    remat: bool = False
+    remat: str = ""
     unroll: int = 1
     dtype: Any = jnp.dtype("float32")
 
