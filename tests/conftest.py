@@ -28,6 +28,13 @@ import pytest  # noqa: E402
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget():
+    """Lets go of a file's compiled programs, which otherwise grow to 7 GB."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def devices():
     """Returns 8 devices, or skips the test on a machine with fewer."""
