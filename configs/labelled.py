@@ -10,7 +10,7 @@ nano: 2 CPU cores, less than configs/lawm.py takes. large: the setting of
 configs/lawm.py on clips of 8 frames; not run here.
 """
 
-import configs.lawm
+from lawm_jax.configs import lawm
 
 SIZES = "tiny", "nano", "large"
 SOURCES = "panda", "nav"
@@ -30,7 +30,7 @@ def get_config(arg=""):
             f"--config: expected size={'|'.join(SIZES)} and source={'|'.join(SOURCES)}, got "
             f"size={size} and source={source}"
         )
-    c = configs.lawm.get_config(f"size={size},latent=none")
+    c = lawm.get_config(f"size={size},latent=none")
     del c.inverse
     c.latent.update(kind="labelled", dim=3)
     if size == "large":  # one frame is one step, so that a real action is one latent action

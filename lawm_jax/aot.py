@@ -21,9 +21,10 @@ import sys
 import time
 
 from absl import app, flags
-from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file of a world model.")
+from lawm_jax.flags import define_config
+
+CONFIG = define_config("config", None, "Config file of a world model.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "KIND:CHIPS, such as v5p:4x4x4 or h100:8x8.")
 SLICES = flags.DEFINE_integer("slices", 1, "TPU slices of that shape.", lower_bound=1)
 BATCH = flags.DEFINE_integer("batch-per-chip", None, "Clips; else data.batch.", lower_bound=1)

@@ -13,7 +13,8 @@ it would read video. --statistics measures the actions of a labelled source, for
 import os
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+
+from lawm_jax.flags import define_config
 
 VIDEOS = flags.DEFINE_string("videos", None, "Folder, glob or list of video files.")
 SOURCE = flags.DEFINE_string("source", None, "KIND:WHERE: droid, recon, lerobot, tfds, mini, ...")
@@ -28,7 +29,7 @@ HOLDOUT = flags.DEFINE_float("holdout", 0.05, "Share to test on, where the sourc
 WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that read.", 1)
 LIMIT = flags.DEFINE_float("limit", 120.0, "Seconds without progress to give a file up after.")
 PART = flags.DEFINE_string("part", "0/1", "i/n: this is the ith of n machines that share --out.")
-ENCODER = config_flags.DEFINE_config_file("encoder", None, "Config: store its encoder's states.")
+ENCODER = define_config("encoder", None, "Config: store its encoder's states.")
 VALIDATE = flags.DEFINE_bool("validate", False, "Only check, and report.")
 STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure the actions of --source.")
 CLIPS = 16  # that a device encodes at a time

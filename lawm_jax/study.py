@@ -25,15 +25,17 @@ import time
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lawm_jax.flags import define_config
+
 STUDIES = ("mixture",)
 LATENTS = ("sparse", "noisy", "discrete", "none")
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; made where it is missing.")
-CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/lawm.py:size=nano", "Of the world models, with sources and a mixture."
+CONFIG = define_config(
+    "config", "lawm.py:size=nano", "Of the world models, with sources and a mixture."
 )
-CONTROLLER = config_flags.DEFINE_config_file(
-    "controller", "configs/controller.py:size=nano", "Of the controllers."
+CONTROLLER = define_config(
+    "controller", "controller.py:size=nano", "Of the controllers."
 )
 INSIDE = flags.DEFINE_string("inside", "panda", "Name of the source to plan on.")
 OUTSIDE = flags.DEFINE_list("outside", None, "Names of the others; all others of the mixture.")

@@ -9,9 +9,10 @@ import signal
 import sys
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, see configs/.")
+from lawm_jax.flags import define_config
+
+CONFIG = define_config("config", None, "Config file, see configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where it is missing.")
 flags.mark_flags_as_required(["config", "workdir"])
 STOPPED = 128 + signal.SIGTERM

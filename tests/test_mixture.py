@@ -102,9 +102,9 @@ def listed(*flags):
 def three(tmp_path):
     """A config of three sources."""
     text = (
-        "import configs.lawm\n"
+        "from lawm_jax.configs import lawm\n"
         "def get_config(arg=''):\n"
-        "    c = configs.lawm.get_config(arg)\n"
+        "    c = lawm.get_config(arg)\n"
         "    c.data.sources = dict(arm='droid:/d', web='/web', walks='mini:nav', rest='/rest')\n"
         "    c.data.mixture = dict(arm=7, web=3, walks=1, rest=2)\n"  # whole numbers, too
         "    return c\n"
@@ -186,9 +186,9 @@ def test_a_small_study_runs_from_no_share_to_all_and_what_is_done_stays_done(tmp
             for file in sorted((MINI / source / split).iterdir())[:8]:  # four episodes
                 shutil.copy(file, folder)
     text = (
-        "import configs.lawm\n"
+        "from lawm_jax.configs import lawm\n"
         "def get_config(arg=''):\n"
-        "    c = configs.lawm.get_config(arg)\n"
+        "    c = lawm.get_config(arg)\n"
         f"    c.data.sources = {{x: f'mini:{tmp_path}/{{x}}' for x in ('panda', 'nav')}}\n"
         "    return c\n"
     )
