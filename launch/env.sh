@@ -1,14 +1,13 @@
 # shellcheck shell=bash
 # Sourced by the other scripts: enters the environment, and installs lawm_jax where it is missing.
 #   LAWM_VENV    the environment's folder; default .venv in the repository's root
-#   LAWM_EXTRAS  what to install beside the package; default all that the tests need.
-#                LAWM_EXTRAS=test is much smaller: no simulators, no torch to compare with.
+#   LAWM_EXTRAS  what to install beside the package, such as cuda or test,sim,torch; default nothing
 #   LAWM_UV      1 fetches Python 3.12 by uv where python3 is too old, as on the machines of TPUs.
 # An environment that is there already, and was made for the same requirements, is used as it is.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 LAWM_VENV=${LAWM_VENV:-$ROOT/.venv}
-LAWM_EXTRAS=${LAWM_EXTRAS:-test,sim,torch}
+LAWM_EXTRAS=${LAWM_EXTRAS:-}
 
 if [ ! -x "$LAWM_VENV/bin/python" ]; then
     python=$(command -v python3 || true) recent='import sys; sys.exit(sys.version_info < (3, 11))'
@@ -24,12 +23,12 @@ if [ ! -x "$LAWM_VENV/bin/python" ]; then
     echo "making the environment $LAWM_VENV"
     "$python" -m venv "$LAWM_VENV"
 fi
-wanted="$LAWM_EXTRAS $(cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml" | cksum)"
-if [ "$(cat "$LAWM_VENV/.lawm_jax" 2>/dev/null)" != "$wanted" ]; then
-    echo "installing lawm_jax[$LAWM_EXTRAS]"
+wanted="${LAWM_EXTRAS:-package} $(cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml" | cksum)"
+if ! grep -qsxF "$wanted" "$LAWM_VENV/.lawm_jax"; then # a line for each choice of extras
+    echo "installing lawm_jax${LAWM_EXTRAS:+[$LAWM_EXTRAS]}"
     "$LAWM_VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
-        --editable "${ROOT}[${LAWM_EXTRAS}]"
-    echo "$wanted" >"$LAWM_VENV/.lawm_jax"
+        --editable "${ROOT}${LAWM_EXTRAS:+[$LAWM_EXTRAS]}"
+    echo "$wanted" >>"$LAWM_VENV/.lawm_jax"
 fi
 PATH=$LAWM_VENV/bin:$PATH
 # Compiled programs are kept between commands: starting again takes seconds.

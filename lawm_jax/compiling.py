@@ -2,7 +2,9 @@
 
 import ctypes
 import functools
+import glob
 import os
+import pathlib
 
 import jax
 
@@ -54,3 +56,30 @@ def keep_memory():
     mallopt(-1, -1)  # M_TRIM_THRESHOLD: give nothing back
     mallopt(-4, 0)  # M_MMAP_MAX: take nothing apart
     mallopt(-8, 1)  # M_ARENA_MAX: a thread's own pool can't hold more than 64 MB
+
+
+# PCI devices of Google that are TPUs: v2 and v3, v4, v5p, v5e, v6e, tpu7x.
+TPUS = "0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"
+
+
+def accelerator():
+    """Returns what JAX computes on, such as "gpu: NVIDIA A100-SXM4-40GB" or "cpu".
+
+    Raises:
+      RuntimeError: this machine has a GPU of NVIDIA or a TPU, and JAX computes on the CPU.
+    """
+    if jax.default_backend() != "cpu":
+        return f"{jax.default_backend()}: {jax.devices()[0].device_kind}"
+    pci = [path.parent for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")]
+    ids = [tuple((path / x).read_text().strip() for x in ("vendor", "device")) for path in pci]
+    tpu = any(vendor == "0x1ae0" and device in TPUS for vendor, device in ids)
+    for name, extra, found in (
+        ("a GPU", "cuda12", glob.glob("/dev/nvidia[0-9]*")),
+        ("a TPU", "tpu", tpu),
+    ):
+        if found:
+            raise RuntimeError(
+                f"expected JAX to compute on this machine's accelerator: it has {name} and JAX "
+                f"computes on the CPU; install 'jax[{extra}]=={jax.__version__}' and restart"
+            )
+    return "cpu"

@@ -1,9 +1,12 @@
-"""What a process keeps of the memory that it has freed."""
+"""What a process keeps of the memory that it has freed, and what it computes on."""
 
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from lawm_jax import compiling
 
 CODE = """
 import ctypes, sys
@@ -28,3 +31,14 @@ def test_freed_memory_is_kept_where_asked():
     )
     kept, given_back = (int(run(what).stdout) for what in ("keep", "leave"))
     assert kept - given_back > 100  # MB, of 128
+
+
+def test_a_gpu_that_jax_leaves_unused_is_an_error(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.setattr(compiling.glob, "glob", lambda pattern: [])
+    assert compiling.accelerator() == "cpu"
+    monkeypatch.setattr(compiling.glob, "glob", lambda pattern: ["/dev/nvidia0"])
+    with pytest.raises(RuntimeError, match=r"it has a GPU and JAX computes on the CPU; install"):
+        compiling.accelerator()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert compiling.accelerator().startswith("gpu: ")

@@ -55,6 +55,8 @@ def test_the_notebook_holds_no_outputs_and_no_logic(notebook):
 def test_the_notebook_names_files_that_are_there(notebook):
     text = "\n".join(cell.source for cell in notebook.cells)
     paths = re.findall(r"\.\./([\w./]+)", text)
-    assert len(paths) >= 6
+    assert len(paths) >= 3
     for path in paths:
         assert (ROOT / path.rstrip(".")).exists(), path
+    for config in re.findall(r"--config (\S+?):", text):
+        assert (ROOT / "configs" / config).exists(), config
