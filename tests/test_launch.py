@@ -64,7 +64,7 @@ class Machine:
         (venv / "bin" / "python").symlink_to(sys.executable)
         files = [(ROOT / name).read_bytes() for name in ("requirements.txt", "pyproject.toml")]
         sum_ = subprocess.run(["cksum"], input=b"".join(files), capture_output=True).stdout
-        (venv / ".lawm_jax").write_text(f"{extras} {sum_.decode().strip()}\n")
+        (venv / ".lawm_jax").write_text(f"{extras or 'package'} {sum_.decode().strip()}\n")
         return venv
 
     def run(self, script, *args, **env):
@@ -282,6 +282,7 @@ def test_workers_get_the_checkout_the_environment_and_the_words_as_they_were(mac
     assert (home / "lawm.log").read_text() == result.stdout
 
 
+@pytest.mark.skipif(not shutil.which("pkill"), reason="needs procps")
 def test_the_same_line_joins_a_command_that_runs_and_stop_ends_it(machine, workers):
     code = (
         "import signal, sys, time; print('begins', flush=True)\n"
