@@ -31,13 +31,13 @@ def run(*command, cwd, **env):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Builds the source distribution and, from that, the wheel, in a copy of what git tracks."""
+    """Builds the source distribution and from that the wheel, of a copy of what git tracks."""
     copy, out = (tmp_path_factory.mktemp(name) for name in ("checkout", "dist"))
     files = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", cwd=ROOT)
     (copy / "files").write_text(files)
     run("tar", "--null", "--files-from", copy / "files", "-cf", copy / "all.tar", cwd=ROOT)
     run("tar", "-xf", "all.tar", cwd=copy)
-    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, copy, cwd=copy)
+    run(sys.executable, "-m", "build", "--outdir", out, copy, cwd=copy)
     (found,) = out.glob("lawm_jax-*.whl")
     return found
 
