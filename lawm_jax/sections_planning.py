@@ -83,9 +83,10 @@ def walk(runs):
     text = (
         "Can one plan a way? The plan holds one action over all steps, as the paper's straight "
         "lines do, and is judged by the poses that it leads to: ATE is the root mean square "
-        "distance of positions, RPE that of single moves, in metres, without alignment; yaw is the "
-        "error of the last heading. The mean action is hard to beat in ATE: look at heading and "
-        "correlation, too. The truth, held, is about the best that one action can do."
+        "distance of positions, RPE that of the displacements of single steps, in metres, in the "
+        "frame of the start, without alignment, as in NWM; yaw is the error of the last heading. "
+        "The mean action is hard to beat in ATE: look at heading and correlation, too. "
+        "The truth, held, is about the best that one action can do."
     )
     columns = [("ATE, m", 3, "ate"), ("minus mean action", "+3", "paired"), ("RPE, m", 3, "rpe")]
     columns += [("ATE, waypoints", 2, "ate_waypoints"), ("RPE, waypoints", 2, "rpe_waypoints")]

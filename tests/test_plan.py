@@ -180,40 +180,53 @@ def test_poses_are_products_of_moves_and_give_the_moves_back():
         poses.follow(np.zeros(3))
 
 
-def test_trajectory_errors_are_those_of_the_relative_poses():
+def test_trajectory_errors_are_those_of_positions_in_the_frame_of_the_start():
     for planned, true in zip(*paths(), strict=True):
         ate, rpe, yaw = (x[0] for x in planning.trajectory_errors(planned[None], true[None]))
         a, b = matrices(planned), matrices(true)
-        assert ate == pytest.approx(np.sqrt(((a - b)[:, :2, 2] ** 2).sum(1).mean()))
-        inverse = np.linalg.inv
-        pairs = zip(a[:-1], a[1:], b[:-1], b[1:], strict=True)
-        errors = [inverse(inverse(q) @ w) @ (inverse(p) @ v) for p, v, q, w in pairs]
-        assert rpe == pytest.approx(np.sqrt(np.mean([(e[:2, 2] ** 2).sum() for e in errors])))
-        turn = inverse(b[-1]) @ a[-1]
+        off = (a - b)[:, :2, 2]
+        assert ate == pytest.approx(np.sqrt((off**2).sum(1).mean()))
+        assert rpe == pytest.approx(np.sqrt((np.diff(off, axis=0) ** 2).sum(1).mean()))
+        turn = np.linalg.inv(b[-1]) @ a[-1]
         assert yaw == pytest.approx(abs(np.arctan2(turn[1, 0], turn[0, 0])), abs=1e-6)
     with pytest.raises(ValueError, match="expected .n, at least 2, 3., got"):
         planning.trajectory_errors(planned[None, :1], true[None, :1])
 
 
-def test_trajectory_errors_are_evos():
+def test_a_straight_plan_of_an_arcs_speed_has_the_chords_of_its_turns_as_rpe():
+    # 8 steps of 0.25 m that turn by 90 degrees in all: before step k the heading is off by k pi/16.
+    straight = np.tile(np.float32([0.25, 0, 0]), (1, 8, 1))
+    arc = straight + np.float32([0, 0, np.pi / 16])
+    chords = 2 * 0.25 * np.sin(np.pi / 32 * np.arange(1, 8))
+    _, rpe, yaw = planning.trajectory_errors(straight, arc)
+    assert rpe[0] == pytest.approx(np.sqrt(np.mean(chords**2))) == pytest.approx(0.208, abs=5e-4)
+    assert yaw[0] == pytest.approx(np.pi / 2, abs=1e-6)
+
+
+def test_trajectory_errors_are_evos_as_nwm_calls_it():
     reason = "needs pip install evo"
+    ape = pytest.importorskip("evo.main_ape", reason=reason)
+    rpe = pytest.importorskip("evo.main_rpe", reason=reason)
     core = pytest.importorskip("evo.core.metrics", reason=reason)
     trajectory = pytest.importorskip("evo.core.trajectory", reason=reason)
 
-    def spatial(actions):
-        found = np.tile(np.eye(4), (len(actions), 1, 1))
-        flat = matrices(actions)
-        found[:, :2, :2], found[:, :2, 3] = flat[:, :2, :2], flat[:, :2, 2]
-        return trajectory.PosePath3D(poses_se3=list(found))
+    def path(actions):
+        """Positions alone, and one heading for all, as NWM's `actions_to_traj`."""
+        flat = matrices(actions)[:, :2, 2]
+        where = np.concatenate([flat, np.zeros((len(flat), 1))], 1)
+        turned = np.tile([0.0, 0, 0, 1], (len(flat), 1))
+        times = np.arange(len(flat), dtype=float)
+        return trajectory.PoseTrajectory3D(where, turned, times)
 
+    part = core.PoseRelation.translation_part
+    options = dict(pose_relation=part, align=False, correct_scale=False)
+    frames = dict(delta=1.0, delta_unit=core.Unit.frames, rel_delta_tol=0.1)
     for planned, true in zip(*paths(), strict=True):
-        ate, rpe, _ = planning.trajectory_errors(planned[None], true[None])
-        part = core.PoseRelation.translation_part
-        expected = []
-        for metric in (core.APE(part), core.RPE(part, 1, core.Unit.frames)):
-            metric.process_data((spatial(true), spatial(planned)))
-            expected.append(metric.get_statistic(core.StatisticsType.rmse))
-        assert (ate[0], rpe[0]) == pytest.approx(expected, rel=1e-6)
+        pair = path(true), path(planned)
+        expected = [ape.ape(*pair, **options), rpe.rpe(*pair, **options, **frames)]
+        ate, moves, _ = planning.trajectory_errors(planned[None], true[None])
+        found = [result.stats["rmse"] for result in expected]
+        assert (ate[0], moves[0]) == pytest.approx(found, rel=1e-6)
 
 
 def test_what_does_not_fit_is_refused(world, tiny):

@@ -285,20 +285,24 @@ def score(error):
 def trajectory_errors(planned, true):
     """Computes how far the poses that actions lead to are off, without alignment.
 
+    Positions are in the frame of the start, and so are displacements: headings count by where they
+    lead alone, as in NWM, which gives all poses the same one.
+
     Args:
       planned, true: [n, H, 3], forward, to the left (metres), turn to the left (radians).
 
     Returns:
       ate: [n], metres: root mean square distance of positions after each step.
-      rpe: [n], metres: root mean square difference of the moves between successive ones of these
-        poses, each in the own frame; the move to the first one does not count.
+      rpe: [n], metres: root mean square difference of the displacements between successive ones of
+        these positions; the displacement to the first one does not count.
       yaw: [n], radians: absolute difference of the last headings, at most pi.
 
     Raises:
       ValueError: shapes differ, or there are fewer than 2 steps.
 
-    Source: Sturm et al. 2012, "A Benchmark for the Evaluation of RGB-D SLAM Systems"; as in the
-    package evo, APE and RPE of the translation, delta 1 frame.
+    Source: `WM_Planning_Evaluator` of github.com/facebookresearch/nwm, planning_eval.py (Bar et al.
+    2025): APE and RPE of the package evo, translation, delta 1 frame; Sturm et al. 2012, "A
+    Benchmark for the Evaluation of RGB-D SLAM Systems".
     """
     if planned.shape != true.shape or planned.ndim != 3 or planned.shape[1] < 2:
         raise ValueError(
@@ -307,8 +311,7 @@ def trajectory_errors(planned, true):
     a, b = poses.follow(planned), poses.follow(true)
     rms = lambda x: np.sqrt(np.square(x[..., :2]).sum(-1).mean(-1))  # noqa: E731
     turn = a[:, -1, 2] - b[:, -1, 2]
-    # A move between poses, seen from the first of them, is the action itself.
-    moves = (planned - true)[:, 1:].astype(np.float64)
+    moves = np.diff(a - b, axis=1)
     return rms(a - b), rms(moves), np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
 
 
