@@ -1,46 +1,139 @@
 """What the benchmarks share: timing in turn, where time goes, and what was measured on what."""
 
 import collections
+import datetime
 import glob
 import gzip
 import importlib.metadata
+import itertools
 import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import time
 
+import numpy as np
 
-def in_turn(functions, rounds):
+
+def in_turn(functions, rounds, limit=0, ours=None):
     """Times functions in turn, so that whatever else the machine does slows all of them alike.
 
     Args:
       functions: name -> function of the number of the round, which returns when its work is done.
-      rounds: number of rounds.
+      rounds: least number of rounds.
+      limit: most rounds; more than `rounds` are run until the interval of `ratio` is narrow.
+      ours: see `ratio`.
 
     Returns:
-      name -> {"first": seconds of a call before all rounds, which compiles, "seconds": of each
-      round, "results": what each round returned}.
+      name -> {"first": seconds of a call before all rounds, which compiles, "seconds" and
+      "CPU seconds": of each round, "results": what each round returned}.
     """
     rows = {}
     for name, function in functions.items():
         begin = time.perf_counter()
         function(0)
-        rows[name] = {"first": time.perf_counter() - begin, "seconds": [], "results": []}
-    for i in range(rounds):
+        first = time.perf_counter() - begin
+        rows[name] = {"first": first, "seconds": [], "CPU seconds": [], "results": []}
+    for i in itertools.count():
+        if i >= rounds and (i >= limit or _is_narrow(*ratio(rows, ours)[1])):
+            return rows
         for name, function in functions.items():
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.process_time()
             result = function(i)
             rows[name]["seconds"].append(time.perf_counter() - begin)
+            rows[name]["CPU seconds"].append(time.process_time() - cpu)
             rows[name]["results"].append(result)
-    return rows
+
+
+def ratio(rows, ours):
+    """Computes how many times as fast our fastest function is as the fastest of the others.
+
+    Args:
+      rows: of `in_turn`.
+      ours: what the names of our functions begin with.
+
+    Returns:
+      The median over rounds of the ratio of both times in one round, and its 95 % interval, by
+      bootstrap of the rounds.
+    """
+    fastest = [
+        min((row["seconds"] for row in part), key=np.median)
+        for part in (
+            [row for name, row in rows.items() if name.startswith(ours) == mine]
+            for mine in (True, False)
+        )
+    ]
+    ratios = np.divide(fastest[1], fastest[0])
+    drawn = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.percentile(np.median(drawn, axis=1), (2.5, 97.5))
+    return float(np.median(ratios)), (float(low), float(high))
+
+
+def _is_narrow(low, high):
+    return high - low < 0.04 * low
+
+
+def busy(row):
+    """Returns the median over rounds of how many cores a function of `in_turn` kept busy."""
+    return float(np.median(np.divide(row["CPU seconds"], row["seconds"])))
+
+
+MULTIPLY = """
+import os, sys, time
+import numpy as np
+
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(sys.argv[1])]})
+a = np.full((256, 256), 1e-3, np.float32)
+for line in sys.stdin:
+    count, end = 0, time.perf_counter() + float(line)
+    while time.perf_counter() < end:
+        a @ a
+        count += 1
+    print(count, flush=True)
+"""
+
+
+def together(rounds=9, seconds=0.4):
+    """Measures how many matrix products all cores make at once, as a multiple of one core's.
+
+    The number of cores, if each is a core of its own; about 1.4 where two are halves of one core
+    (simultaneous multithreading), as in most small cloud machines, which need not say so.
+
+    Returns:
+      The median over rounds.
+    """
+    threads = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", MULTIPLY, str(core)],
+            env=os.environ | dict.fromkeys(threads, "1"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for core in range(cores())
+    ]
+
+    def count(workers, seconds):
+        for worker in workers:
+            print(seconds, file=worker.stdin, flush=True)
+        return sum(int(worker.stdout.readline()) for worker in workers)
+
+    count(workers, 0.1)  # all have started
+    found = [count(workers, seconds) / count(workers[:1], seconds) for _ in range(rounds)]
+    for worker in workers:
+        worker.communicate()
+    return float(np.median(found))
 
 
 def about(*packages):
-    """Returns {"machine", "commit", "versions"}, to be stored with results."""
+    """Returns what was measured, on what and when, to be stored with results."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return {
+        "date": datetime.date.today().isoformat(),
         "machine": f"{cores()} x {_processor()}",
         "commit": commit.stdout.strip(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
@@ -59,10 +152,15 @@ def _processor():
 
 
 def save(path, results):
-    """Writes results as JSON, unless the path is None."""
-    if path:
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(results, file, indent=1)
+    """Adds results to the list "days" of a JSON file, unless the path is None."""
+    if not path:
+        return
+    days = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            days = json.load(file)["days"]
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({"days": [*days, results]}, file, indent=1)
 
 
 def profile(function, text, steps=1):
