@@ -1,11 +1,14 @@
 """Paths as people write them."""
 
+import glob
+import os
 import pathlib
 import pwd
+import shutil
 
 import pytest
 
-from lawm_jax.data import paths
+from lawm_jax.data import paths, video
 
 
 def test_a_tilde_is_the_home_folder_and_urls_stay(monkeypatch):
@@ -24,3 +27,78 @@ def test_a_tilde_is_the_home_folder_and_urls_stay(monkeypatch):
     assert paths.expand(pathlib.Path("~/x")) == "/home/ann/x"
     with pytest.raises(TypeError):
         paths.expand(None)
+
+
+def _tree(root, *files):
+    for file in files:
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(b"x")
+
+
+def test_each_real_file_is_listed_once_whatever_links_lead_to_it(tmp_path):
+    _tree(tmp_path, "z/a.mp4", "z/deep/b.MP4", "z/.hidden/c.mp4", "other/c.mp4", "z/notes.txt")
+    z = tmp_path / "z"
+    (z / "latest").symlink_to(".")  # in circles
+    (z / "again").symlink_to("..")
+    (z / "0first.mp4").symlink_to("a.mp4")
+    (z / "A").symlink_to("deep")
+    (z / "gone.mp4").symlink_to("nowhere.mp4")
+    (z / "self.mp4").symlink_to("self.mp4")
+    (z / "hard.mp4").hardlink_to(z / "a.mp4")
+    (z / "outside.mp4").symlink_to(tmp_path / "other/c.mp4")
+    files = ["a.mp4", "again/other/c.mp4", "deep/b.MP4", "outside.mp4"]
+    # other/c.mp4 lies one link away on either path.
+    assert paths.below(str(z), (".mp4",)) == ["a.mp4", "again/other/c.mp4", "deep/b.MP4"]
+    (z / "again").unlink()
+    assert paths.below(str(z), (".mp4",)) == [files[0], files[2], files[3]]
+    assert paths.below(str(tmp_path), (".mp4",)) == ["other/c.mp4", "z/a.mp4", "z/deep/b.MP4"]
+    assert paths.below(str(tmp_path / "none")) == []
+
+
+def test_patterns_match_as_globs_do_without_following_circles(tmp_path, monkeypatch):
+    _tree(tmp_path, "a.mp4", "d/b.mp4", "d/e/c.avi", "d/e/f/d.mp4", "d/.g/x.mp4", "d/e/f/no.txt")
+    monkeypatch.chdir(tmp_path)
+    suffixes = (".mp4", ".avi")
+    patterns = ["**/*.mp4", "**", "d/**", "d/**/f/*", "*/e/**/*.mp4", "**/e/**/*", "d/*.mp4"]
+    patterns += ["*.m?4", "d/**/*.mp4", f"{tmp_path}/**/[bc].*", "d/none/**/*.mp4", "**/**/*.avi"]
+    for pattern in patterns:
+        found = glob.glob(pattern, recursive=True)  # right where there are no links
+        expected = {p for p in found if p.endswith(suffixes) and os.path.isfile(p)}
+        assert paths.matching(pattern, suffixes) == sorted(expected), pattern
+    for name in "pqrs":  # 4^40 paths
+        (tmp_path / name).symlink_to(".")
+    assert paths.matching("**/*.mp4", suffixes) == ["a.mp4", "d/b.mp4", "d/e/f/d.mp4"]
+    assert paths.matching("?/b.mp4", suffixes) == ["d/b.mp4"]
+
+
+def test_an_identity_does_not_depend_on_the_spelling(tmp_path, monkeypatch):
+    _tree(tmp_path, "day/a.mp4")
+    (tmp_path / "link").symlink_to("day")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    real = os.path.realpath(tmp_path / "day/a.mp4")
+    same = ["day/a.mp4", "./day//a.mp4", "day/../day/a.mp4", "link/a.mp4", "~/day/a.mp4"]
+    for one in [*same, str(tmp_path / "link/a.mp4"), f"file://{tmp_path}/link/a.mp4"]:
+        assert paths.identity(one) == real
+    assert paths.identity("gs://b//x/y/") == paths.identity("gs://b/x/y") == "gs://b/x/y"
+    assert paths.identity("gs://b/X/y") != "gs://b/x/y"
+
+
+def test_links_put_no_video_on_both_sides_of_the_split(tmp_path, videos):
+    folder = tmp_path / "day"
+    shutil.copytree(videos, folder)
+    before = video.split_videos(str(folder), 0.4)
+    (folder / "latest").symlink_to(".")
+    (tmp_path / "picked").mkdir()
+    (tmp_path / "picked" / "one.mp4").symlink_to("../day/1.mp4")
+    os.link(folder / "2.mp4", folder / "aside.mp4")
+    (folder / "0.webm").symlink_to("1.mp4")
+    assert video.split_videos(str(folder), 0.4)[0] != []
+    assert len(video.find_videos(str(folder))) == 6
+    # Links by later names move no file to the other side.
+    os.unlink(folder / "aside.mp4")
+    assert video.split_videos(str(folder), 0.4) == before
+    for pattern in str(tmp_path), f"{tmp_path}/**/*", [str(tmp_path), str(folder)]:
+        train, test = video.split_videos(pattern, 0.4)
+        real = [{os.path.realpath(path) for path in side} for side in (train, test)]
+        assert len(train) + len(test) == 6 and not real[0] & real[1]

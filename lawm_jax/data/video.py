@@ -15,6 +15,7 @@ import posixpath
 import numpy as np
 
 from lawm_jax.data import container, decode, episodes, frames, lists
+from lawm_jax.data import paths as paths_
 
 UnreadableVideo = frames.UnreadableVideo
 SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".m4v", ".mpg", ".mpeg")
@@ -242,7 +243,7 @@ def _listed(pattern):
             system, inside = _system(pattern)
             with system.open(inside, "rb") as file:
                 return lists.read(pattern, file)
-        pattern = os.path.expanduser(pattern)
+        pattern = paths_.expand(pattern)
         with open(pattern, "rb") as file:
             return lists.read(pattern, file)
     except IsADirectoryError:
@@ -254,7 +255,9 @@ def _listed(pattern):
 def _keys(pattern):
     """Maps each path that `pattern` matches to its path within the folder that was searched."""
     if not isinstance(pattern, str):
-        return {path: key for one in reversed(pattern) for path, key in _keys(one).items()}
+        found = {path: key for one in reversed(pattern) for path, key in _keys(one).items()}
+        local = paths_.once(path for path in found if "://" not in path)
+        return {path: found[path] for path in found if "://" in path} | {p: found[p] for p in local}
     found = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
     if not found:
         raise ValueError(f"videos: no file with a suffix of {' '.join(SUFFIXES)} in {pattern!r}")
@@ -262,17 +265,15 @@ def _keys(pattern):
 
 
 def _local_keys(pattern):
-    root = pattern = os.path.expanduser(pattern)
+    root = pattern = paths_.expand(pattern)
     if os.path.isfile(pattern):
         return {pattern: os.path.basename(pattern)}
     if os.path.isdir(pattern):
-        found = glob.iglob(os.path.join(glob.escape(pattern), "**", "*"), recursive=True)
-    else:
-        found = glob.iglob(pattern, recursive=True)
-        while glob.has_magic(root):
-            root = os.path.dirname(root)
-    paths = [p for p in found if p.lower().endswith(SUFFIXES) and os.path.isfile(p)]
-    return {path: os.path.relpath(path, root or ".").replace(os.sep, "/") for path in paths}
+        return {os.path.join(pattern, key): key for key in paths_.below(pattern, SUFFIXES)}
+    while glob.has_magic(root):
+        root = os.path.dirname(root)
+    found = paths_.matching(pattern, SUFFIXES)
+    return {path: os.path.relpath(path, root or ".").replace(os.sep, "/") for path in found}
 
 
 def _remote_keys(pattern):
