@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, poses, tfds, video
+from lawm_jax.data import episodes, frames, paths, poses, tfds, video
 
 RATE = 15.0  # steps per second
 SEEN = "steps/observation/"  # what the arm and its cameras see, in the TFDS form
@@ -50,7 +50,7 @@ def source(name, where, split, data, view, camera="exterior_image_1_left"):
     Source: Khazatsky et al. 2024, "DROID"; the raw form as in github.com/facebookresearch/vjepa2,
     app/vjepa_droid/droid.py, and github.com/droid-dataset/droid, droid/postprocessing.
     """
-    where = os.path.expanduser(where)
+    where = paths.expand(where)
     if os.path.isfile(os.path.join(where, "dataset_info.json")):
         examples, items = tfds.open_examples(name, where, split, data.holdout)
         there = [one.removeprefix(SEEN) for one in examples.images if one.startswith(SEEN)]
@@ -78,6 +78,9 @@ class _Recorded:
 
     examples: tfds.Examples
     images: str
+
+    def identity(self, item):
+        return self.examples.identity(item)
 
     @contextlib.contextmanager
     def __call__(self, item):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lawm_jax.data import frames as frames_
+from lawm_jax.data import paths
 
 UnreadableVideo = frames_.UnreadableVideo
 
@@ -37,7 +38,7 @@ class Episodes:
       name: what an error message calls it.
       items: the episodes, in a fixed order; anything that `open` takes.
       open: item -> a context manager that gives an `Episode`, or raises `UnreadableVideo`;
-        picklable.
+        picklable. Where items aren't paths it has `identity`, see `identity`.
       frames: number of frames F of a clip.
       stride: steps of the episode between two frames.
       view: `frames.View`, or None to read labels alone.
@@ -98,6 +99,21 @@ class Episodes:
             return {"episode": item, "start": int(indices[0])} | arrays
         except (ValueError, OSError) as error:
             raise UnreadableVideo(str(item), str(error), float(indices[0])) from error
+
+
+def identity(source, item):
+    """Returns a name of an item that is the same however the path of its data is spelt.
+
+    Args:
+      source: see `lawm_jax.data`.
+      item: one of its items.
+
+    Returns:
+      A str: the real path or the URL of the item's file or folder. Where those hold many items,
+      `#` and the item's number follow. Of ingested records, that of what they were made from.
+    """
+    known = getattr(getattr(source, "open", None), "identity", None)
+    return known(item) if known else paths.identity(getattr(item, "path", item))
 
 
 def stride(name, rate, fps):

@@ -25,7 +25,7 @@ import re
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, video
+from lawm_jax.data import episodes, frames, paths, video
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 
@@ -58,7 +58,7 @@ def source(name, where, split, data, view, camera="", actions="action", state="o
         `data.fps`, or paths that lead out of its folder.
     """
     try:
-        recording = _read(os.path.expanduser(where), camera, actions, state)
+        recording = _read(paths.expand(where), camera, actions, state)
     except _DAMAGE as error:
         raise ValueError(f"{name}: {_reason(error)}") from error
     stride = episodes.stride(name, recording.fps, data.fps)
@@ -123,6 +123,10 @@ class _Recording:
                 yield episodes.Episode(length, arrays)
         except _DAMAGE as error:
             raise episodes.UnreadableVideo(str(item), f"{path}: {_reason(error)}") from error
+
+    def identity(self, item):
+        """Returns the name of an episode, see `episodes.identity`."""
+        return f"{paths.identity(self.root)}#{item}"
 
     def path(self, row, kind):
         """Returns the path of an episode's "data" or "videos"; raises ValueError, see `_path`."""

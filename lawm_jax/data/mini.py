@@ -13,7 +13,7 @@ import zipfile
 
 import numpy as np
 
-from lawm_jax.data import episodes, video
+from lawm_jax.data import episodes, paths, video
 
 FOLDER = str(pathlib.Path(__file__).resolve().parents[1] / "assets" / "lawm_mini")
 FPS = 4.0
@@ -34,8 +34,8 @@ def source(name, where, split, data, view):
     """
     if data.fps != FPS:
         raise ValueError(f"data.fps: {name} has {FPS} frames a second, got {data.fps}")
-    folder = os.path.join(FOLDER, where, split)  # just `where` if that is absolute
-    items = tuple(sorted(glob.glob(os.path.join(glob.escape(folder), "*.mp4"))))
+    folder = os.path.join(FOLDER, paths.expand(where), split)  # just `where` if that is absolute
+    items = tuple(paths.once(glob.glob(os.path.join(glob.escape(folder), "*.mp4"))))
     if not items:
         raise ValueError(f"{name}: no episodes *.mp4 in {folder!r}")
     return episodes.Episodes(name, items, _open, data.frames, 1, view)

@@ -16,6 +16,7 @@ import numpy as np
 
 from lawm_jax.data import droid, frames, lerobot, mini, recon, records, statistics, tfds, video
 from lawm_jax.data import episodes as episodes_
+from lawm_jax.data import paths as paths_
 
 KINDS = {
     "videos": video.source,
@@ -147,6 +148,26 @@ def episodes(config, name, split="test", *, most=None, skipped=None):
             failures.add(found.name, error)
 
 
+def identities(config, name, split="train"):
+    """Lists what the items of one source are, however its path is spelt.
+
+    Two configs that share an identity read the same file, folder or episode: with or without a
+    slash at the end, by a relative path, a link or a glob, or from ingested records of it. Data
+    that was copied, or ingested where it was mounted elsewhere, has other identities.
+
+    Args:
+      config, name, split: as in `source`.
+
+    Returns:
+      A tuple of str, one for each of the source's items, in their order; see `episodes.identity`.
+
+    Raises:
+      ValueError: as `source` does.
+    """
+    found = source(config, name, split)
+    return tuple(episodes_.identity(found, item) for item in found.items)
+
+
 def names(config):
     """Lists the sources to train on."""
     return sorted(name for name, weight in _weights(config.data).items() if weight > 0)
@@ -226,7 +247,7 @@ def statistics_of(config):
         )
     spec = config.data.videos or config.data.sources[name]
     kind, _, where = str(spec).partition(":")
-    folder = os.path.expanduser(where.partition("?")[0])
+    folder = paths_.expand(where.partition("?")[0])
     folder = os.path.join(mini.FOLDER, folder) if kind == "mini" else folder
     found = source(config, name)
     if kind not in KINDS or not isinstance(found, episodes_.Episodes):

@@ -11,14 +11,13 @@ isolated_nwm_infer.py), Open X-Embodiment's conversion says 3.
 """
 
 import contextlib
-import glob
 import logging
 import math
 import os
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, poses
+from lawm_jax.data import episodes, frames, paths, poses
 
 RATE = 4.0  # frames a second
 
@@ -49,15 +48,14 @@ def source(name, where, split, data, view, rate=RATE):
       ValueError: there are no files, `rate` isn't positive, or less than `data.fps`.
     """
     stride = episodes.stride(name, _positive(name, rate), data.fps)
-    folder = os.path.expanduser(where)
-    paths = sorted(glob.glob(os.path.join(glob.escape(folder), "**", "*.hdf5"), recursive=True))
-    if not paths:
+    folder = paths.expand(where)
+    keys = paths.below(folder, (".hdf5",))
+    if not keys:
         raise ValueError(f"{name}: no trajectories *.hdf5 in {where!r}")
-    keys = [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
     train, test = episodes.split(keys, data.holdout)
     if train == test:
-        _LOG.warning("%s is the only trajectory: it is used for training and testing", paths[0])
-    items = tuple(paths[i] for i in (train if split == "train" else test))
+        _LOG.warning("%s is the only trajectory: it is used for training and testing", keys[0])
+    items = tuple(os.path.join(folder, keys[i]) for i in (train if split == "train" else test))
     return episodes.Episodes(name, items, _open, data.frames, stride, view)
 
 

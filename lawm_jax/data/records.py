@@ -19,7 +19,7 @@ import os
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames
+from lawm_jax.data import episodes, frames, paths
 
 RAW_BELOW = 128  # pixels: smaller frames need little space, and no decoding
 OPTIONS = "group_size:1,uncompressed"  # of the writer: any record can be read alone
@@ -43,6 +43,7 @@ def source(name, where, split, data, view):
       ValueError: there is no complete set, it has another rate, or its clips of states another
         number of frames.
     """
+    where = paths.expand(where)
     info = read_info(where)
     if not 0.9 < info["fps"] / data.fps < 1.1:
         raise ValueError(
@@ -59,7 +60,7 @@ def source(name, where, split, data, view):
     ends = np.cumsum(info["records"][split], dtype=np.int64)
     if not len(ends) or not ends[-1]:
         raise ValueError(f"{name}: there are no records to {split} on")
-    shards = _Shards(os.path.join(where, split), ends)
+    shards = _Shards(os.path.join(where, split), ends, info.get("source", ""))
     return episodes.Episodes(
         name, range(ends[-1]), shards, count, 1, view, encoder and json.dumps(encoder)
     )
@@ -71,6 +72,7 @@ def read_info(where):
     Raises:
       ValueError: it isn't one, or not complete.
     """
+    where = paths.expand(where)
     try:
         with open(os.path.join(where, "info.json"), encoding="utf-8") as file:
             return json.load(file)
@@ -139,12 +141,42 @@ def unpack(record):
 class _Shards:
     """Opens records by their number; picklable."""
 
-    def __init__(self, folder, ends):
-        """Takes the folder of a split, and how many records its shards hold up to each one."""
-        self.folder, self.ends, self.readers = folder, ends, {}
+    def __init__(self, folder, ends, made_from):
+        """Takes the folder of a split, how many records its shards hold up to each one, a spec."""
+        self.folder, self.ends, self.made_from = folder, ends, made_from
+        self.readers, self.identities = {}, {}
 
     def __getstate__(self):
-        return self.__dict__ | {"readers": {}}
+        return self.__dict__ | {"readers": {}, "identities": {}}
+
+    def identity(self, item):
+        """Returns the name of what a record was made from, see `episodes.identity`."""
+        path, place = self._place(item)
+        if path not in self.identities:
+            self.identities[path] = self._identities(path)
+        known = self.identities[path]
+        return known[place] if place < len(known) else f"{paths.identity(path)}#{place}"
+
+    def _identities(self, path):
+        """Lists what the records of a shard were made from; nothing where that isn't known."""
+        try:
+            with open(report_path(path), encoding="utf-8") as file:
+                rows = json.load(file)
+            named = []
+            for row in rows:
+                name = row.get("identity") or self._made_from(row["path"])
+                named += [name] * row["records"]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return []
+        return named if all(named) else []
+
+    def _made_from(self, path):
+        """Guesses the identity of an item of records that were made before it was stored."""
+        kind, _, where = self.made_from.partition(":")
+        if kind == "lerobot":
+            return f"{paths.identity(where.partition('?')[0])}#{path}"
+        path = path.partition("#t=")[0]
+        return paths.identity(path) if "://" in path or os.path.exists(path) else None
 
     def read(self, item):
         """Returns the bytes of a record."""
@@ -180,6 +212,11 @@ class _Shards:
 def shard_path(folder, number):
     """Names a shard."""
     return os.path.join(folder, f"{number:05}.array_record")
+
+
+def report_path(path):
+    """Names the JSON file beside a shard that says what each of its items came to."""
+    return path.removesuffix(".array_record") + ".json"
 
 
 _LENGTH = ("states", "ends", "video")

@@ -16,7 +16,7 @@ import time
 import types
 from typing import NamedTuple
 
-from lawm_jax.data import frames, pipeline, records
+from lawm_jax.data import episodes, frames, pipeline, records
 
 SHARDS = 1024  # at most about so many of a split, of 16 items or more
 
@@ -199,7 +199,8 @@ def _work(plan, source, out, unit, bad, at, parent):
             writer = array_record_module.ArrayRecordWriter(path, records.OPTIONS)
             stack.callback(writer.close)
         for item, name in zip(unit.items, source.items, strict=True):
-            row = {"path": str(name), "reason": bad.get(item)}
+            row = {"path": str(name), "identity": episodes.identity(source, name)}
+            row |= {"reason": bad.get(item)}
             row |= {"records": 0, "frames": 0, "dropped": 0, "labelled": False}
             for part in _parts(plan, source, name, row) if item not in bad else ():
                 at[0], at[1] = item, time.monotonic()
@@ -290,7 +291,7 @@ def _steps(out, counts):
 
 
 def _report_path(out, unit):
-    return os.path.join(out, unit.split, f"{unit.number:05}.json")
+    return records.report_path(records.shard_path(os.path.join(out, unit.split), unit.number))
 
 
 def _partial(path, process=None):

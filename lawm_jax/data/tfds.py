@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, tfrecord
+from lawm_jax.data import episodes, frames, paths, tfrecord
 
 TESTS = "test", "validation", "val"  # names of a split to test on; the first that is there
 
@@ -74,7 +74,7 @@ def open_examples(name, where, split, holdout, part=""):
     Raises:
       ValueError: there is no such data set.
     """
-    where = os.path.expanduser(where)
+    where = paths.expand(where)
     info, features = (_read(name, where, file) for file in ("dataset_info.json", "features.json"))
     parts = [one["name"] for one in info.get("splits", ())]
     test = next((test for test in TESTS if test in parts), None)
@@ -149,6 +149,11 @@ class Examples:
         except (ValueError, IndexError, RuntimeError, OSError) as error:
             raise frames.UnreadableVideo(item, str(error)) from error
 
+    def identity(self, item):
+        """Returns the name of an example, see `episodes.identity`."""
+        shard, number = map(int, item.split("/"))
+        return f"{paths.identity(self._paths[shard])}#{number}"
+
     def _open(self):
         """Opens the records: anything that gives a record's bytes by its number."""
         if self._format == "tfrecord":
@@ -188,6 +193,9 @@ class _Video:
     actions: dict
     state: dict
     stride: int
+
+    def identity(self, item):
+        return self.examples.identity(item)
 
     @contextlib.contextmanager
     def __call__(self, item):
