@@ -12,7 +12,7 @@ import itertools
 import math
 from typing import NamedTuple
 
-from lawm_jax.data import container, frames
+from lawm_jax.data import container
 
 TICK = 1e-3  # seconds; Matroska rounds timestamps to it
 
@@ -70,10 +70,9 @@ def shown(film, times, picture, grace=True):
                 done += 1
                 yield value
         except errors as error:
-            where = f"at {times.at(done):.3g} s"
-            raise frames.UnreadableVideo(
-                film.path, f"{where}: {container.reason(error)}", times.start
-            ) from error
+            where = f"at {times.at(done):.3g} s: "
+            raise container.unreadable(film.path, error, times.start, where) from error
+        film.broken = fresh.broken
 
 
 def _repeated(found, times, picture):
@@ -88,12 +87,20 @@ def _repeated(found, times, picture):
 def _every(film, times, done, grace):
     """Yields frames and how many of `times` show them, from number `done` on; decodes them all."""
     for back in _BACK:
-        packets, top = film.packets(times.at(done) - back)
-        last = None
+        # Where a timestamp may be wrong, the frames around it put it right.
+        packets, top = film.packets(times.at(done) - back - (_BACK[1] if film.loose else 0))
+        last, wrong = None, False
         for frame in _frames(film, packets):
             if frame.pts is None:
                 raise ValueError("frame without a timestamp")
             now = film.seconds(frame.pts)
+            if last is not None and now < film.seconds(last.pts) - TICK:
+                if wrong or not film.loose:
+                    raise ValueError(f"timestamps go back, from {film.seconds(last.pts):.3g} s")
+                frame.pts, wrong = film.following(last), True
+                now = film.seconds(frame.pts)
+            else:
+                wrong = False
             if last is None and not top:
                 # H.264 shows no frame before it is whole; others need a keyframe to be.
                 whole = frame.key_frame or film.stream.codec_context.name == "h264"
@@ -126,6 +133,8 @@ def _frames(film, packets):
             if following is not None:
                 frame.pts, following = following, following + 1
             yield frame
+    if film.broken:  # else the last packet, an empty one, did this
+        yield from film.stream.codec_context.decode(None)
 
 
 def _end(film, shown, grace):
@@ -137,7 +146,7 @@ def _end(film, shown, grace):
 def _chosen(film, times, grace):
     """Yields the same as `_every`, or raises `_Doubtful`; decodes as little as possible."""
     decoder = film.stream.codec_context
-    if film.unordered:
+    if film.unordered or film.loose:
         raise _Doubtful
     skips = _skips(decoder)
     due, entry, last = {}, None, -math.inf

@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import struct
+from typing import NamedTuple
 
 import numpy as np
 
@@ -103,6 +105,47 @@ class View:
         return (0, 0, width, height), scaled, mirrored
 
 
+class Upright(NamedTuple):
+    """How to turn a stored picture upright: swap rows and columns, then mirror."""
+
+    transposed: bool = False
+    across: bool = False  # left and right
+    down: bool = False  # top and bottom
+
+    def apply(self, picture):
+        """Turns [H, W, ...] upright, as a view."""
+        picture = picture.swapaxes(0, 1) if self.transposed else picture
+        return picture[:: -1 if self.down else 1, :: -1 if self.across else 1]
+
+
+UPRIGHT = {  # by EXIF's number
+    1: Upright(),
+    2: Upright(across=True),
+    3: Upright(across=True, down=True),
+    4: Upright(down=True),
+    5: Upright(transposed=True),
+    6: Upright(transposed=True, across=True),
+    7: Upright(transposed=True, across=True, down=True),
+    8: Upright(transposed=True, down=True),
+}
+
+
+def displayed(picture):
+    """Returns the `Upright` that the display matrix of an `av.VideoFrame` asks for."""
+    try:
+        matrix = picture.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists none where FFmpeg knows one kind more; this is no mirror image
+        turns = round(picture.rotation / 90) % 4
+        return (UPRIGHT[1], UPRIGHT[8], UPRIGHT[3], UPRIGHT[6])[turns]
+    if matrix is None:
+        return UPRIGHT[1]
+    # x, y of the picture are shown at a x + c y, b x + d y
+    a, b, _, c, d = (int(number) for number in np.frombuffer(bytes(matrix), np.int32)[:5])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Upright(True, c < 0, b < 0)
+    return Upright(False, a < 0, d < 0)
+
+
 class Scaler:
     """Makes frames of one clip; not to be shared between threads."""
 
@@ -110,34 +153,49 @@ class Scaler:
         self.view = view
         self._key = None
 
-    def frame(self, picture, aspect=1.0):
+    def frame(self, picture, aspect=1.0, upright=None):
         """Returns an `av.VideoFrame` as uint8 [size, size, 3] RGB: cropped, scaled, upright.
+
+        Args:
+          picture: the frame.
+          aspect: width over height of one pixel.
+          upright: `Upright`, or None for what the frame itself says.
 
         Raises:
           ValueError: the picture's shape is absurd.
         """
         shape = picture.width, picture.height, picture.format.name
-        key = *shape, picture.rotation, aspect
+        upright = upright or displayed(picture)
+        key = *shape, upright, aspect
         if key != self._key:
-            self._turns = round(picture.rotation / 90) % 4
-            self._graph, self._corner, self._mirrored = self._plan(*shape, aspect)
+            self._graph, self._corner, self._mirrored = self._plan(*shape, aspect, upright)
             self._key = key
         self._graph.push(picture)
         scaled = self._graph.pull().to_ndarray()
         (top, left), size = self._corner, self.view.size
-        square = np.rot90(scaled[top : top + size, left : left + size], self._turns)
+        square = upright.apply(scaled[top : top + size, left : left + size])
         return square[:, ::-1] if self._mirrored else square
 
-    def _plan(self, width, height, pixels, aspect):
+    def _plan(self, width, height, pixels, aspect, upright):
         """Returns what scales a part of pictures, the corner of the square in it, and the flip."""
         import av
 
-        if self._turns % 2:  # on its side: the crop is that of the upright picture
-            (y, x, h, w), (tall, wide), mirrored = self.view.crop(height, width, 1 / aspect)
+        size = self.view.size
+        if upright.transposed:
+            W, H, shape = height, width, 1 / aspect
         else:
-            (x, y, w, h), (wide, tall), mirrored = self.view.crop(width, height, aspect)
+            W, H, shape = width, height, aspect
+        (x, y, w, h), (wide, tall), mirrored = self.view.crop(W, H, shape)  # when upright
+        left, top = (wide - size) // 2, (tall - size) // 2
+        if upright.across:
+            x, left = W - x - w, wide - size - left
+        if upright.down:
+            y, top = H - y - h, tall - size - top
+        if upright.transposed:
+            x, y, w, h, wide, tall, left, top = y, x, h, w, tall, wide, top, left
         graph = av.filter.Graph()
-        graph.threads = 1
+        if hasattr(graph, "threads"):  # PyAV 17 on; those before start a thread per core
+            graph.threads = 1
         graph.link_nodes(
             graph.add_buffer(width=width, height=height, format=pixels, time_base=1),
             graph.add("crop", f"{w}:{h}:{x}:{y}:exact=1"),  # copies nothing
@@ -145,10 +203,12 @@ class Scaler:
             graph.add("format", "rgb24"),
             graph.add("buffersink"),
         ).configure()
-        return graph, ((tall - self.view.size) // 2, (wide - self.view.size) // 2), mirrored
+        return graph, (top, left), mirrored
 
     def image(self, data):
         """Decodes a compressed image, JPEG or PNG, or takes uint8 [H, W, 3]; see `frame`.
+
+        It comes upright, as its EXIF says.
 
         Raises:
           ValueError: the bytes are no such image, or a damaged one.
@@ -156,7 +216,7 @@ class Scaler:
         import av
 
         if isinstance(data, np.ndarray):
-            return self.frame(av.VideoFrame.from_ndarray(data, format="rgb24"))
+            return self.frame(av.VideoFrame.from_ndarray(data, format="rgb24"), 1.0, UPRIGHT[1])
         name = {b"\xff\xd8": "mjpeg", b"\x89P": "png"}.get(bytes(data[:2]))
         if name is None:
             raise ValueError(f"expected a JPEG or PNG image, got bytes {bytes(data[:8])!r}")
@@ -170,7 +230,7 @@ class Scaler:
             pictures = codec.decode(av.Packet(data))
             if len(pictures) != 1 or pictures[0].is_corrupt:
                 raise ValueError(f"damaged {name} image")
-            return self.frame(pictures[0])
+            return self.frame(pictures[0], 1.0, UPRIGHT[_orientation(data)])
         except av.FFmpegError as error:
             raise ValueError(f"damaged {name} image: {error.strerror}") from error
 
@@ -183,6 +243,45 @@ MAX_PIXELS = 2**26  # of one picture; a header may promise more
 CHECKS = "crccheck+bitstream+buffer+explode"  # else what is missing is painted grey
 # As exact as swscale gets: without them white is right, but most else up to 2 levels too dark.
 FLAGS = "bilinear+full_chroma_int+full_chroma_inp+accurate_rnd"
+
+
+def _orientation(data):
+    """Returns the EXIF orientation of a JPEG or PNG file, 1 to 8; 1 where it has none."""
+    try:
+        exif = _exif(data)
+        order = {b"II": "<", b"MM": ">"}[exif[:2]]
+        (table,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, table)
+        for entry in range(table + 2, table + 2 + 12 * count, 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
+            if tag == 0x0112:
+                return value if value in UPRIGHT else 1
+    except (KeyError, struct.error):  # none, or damaged
+        pass
+    return 1
+
+
+def _exif(data):
+    """Returns the EXIF bytes of a JPEG or PNG file, or none."""
+    if data[:2] == b"\x89P":
+        at = 8
+        while at + 8 <= len(data):
+            size, kind = struct.unpack_from(">I4s", data, at)
+            if kind == b"eXIf":
+                return data[at + 8 : at + 8 + size]
+            at += 12 + size
+        return b""
+    at = 2
+    while data[at : at + 1] == b"\xff":
+        while data[at + 1 : at + 2] == b"\xff":
+            at += 1  # padding
+        kind, size = struct.unpack_from(">BH", data, at + 1)
+        if kind == 0xDA:  # the picture begins
+            return b""
+        if kind == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
+            return data[at + 10 : at + 2 + size]
+        at += 2 + size
+    return b""
 
 
 def _box(random, area, ratio, width, height):

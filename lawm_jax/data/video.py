@@ -14,7 +14,7 @@ import posixpath
 
 import numpy as np
 
-from lawm_jax.data import container, decode, episodes, frames, lists
+from lawm_jax.data import container, decode, episodes, errors, frames, lists
 from lawm_jax.data import paths as paths_
 
 UnreadableVideo = frames.UnreadableVideo
@@ -89,6 +89,8 @@ class Videos:
                     film.clock.restart()
             except UnreadableVideo as error:
                 failure = error
+            if film.broken and done + len(held) < times.count:
+                failure = failure or UnreadableVideo(str(item), film.broken)
             if len(held) > most:
                 even = len(held) >= 2 * least
                 yield part((len(held) + 1) // 2 if even else most)
@@ -213,7 +215,8 @@ def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
         part = "" if within == (0.0, math.inf) else str(lists.Part("", first, last))
         reason = f"{end - first:.3g} s long, needs more than {span:.3g} s"
         raise UnreadableVideo(path + part, reason)
-    raise UnreadableVideo(path, f"no frame at {times.at(len(shown)):.3g} s", at)
+    reason = f"no frame at {times.at(len(shown)):.3g} s"
+    raise UnreadableVideo(path, f"{reason}: {film.broken}" if film.broken else reason, at)
 
 
 def _picture(film, scaler):
@@ -249,7 +252,7 @@ def _listed(pattern):
     except IsADirectoryError:
         return None
     except OSError as error:
-        raise ValueError(f"videos: {pattern}: {container.reason(error)}") from error
+        raise ValueError(f"videos: {pattern}: {errors.reason(error)}") from error
 
 
 def _keys(pattern):

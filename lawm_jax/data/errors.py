@@ -1,0 +1,121 @@
+"""Tells errors of the system, which may be gone when tried again, from those that a file causes.
+
+What is neither, such as a TypeError, is a bug, and ends the run.
+"""
+
+import errno
+import logging
+import time
+
+PAUSES = 0.1, 0.5, 2.0, 8.0  # seconds before another attempt
+
+_LOG = logging.getLogger(__name__)
+# Of an OSError: it will be the same tomorrow. ENXIO and EINVAL: of what is no ordinary file.
+_LASTING = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.ENXIO,
+    errno.EFBIG,
+    errno.EOVERFLOW,
+    errno.EROFS,
+    errno.EOPNOTSUPP,
+}
+# FFmpeg calls damage in a file EIO, EAGAIN, ENOMEM, ERANGE and more, but none of these.
+_SYSTEM = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.EBUSY,
+    errno.ESTALE,
+    errno.EREMOTEIO,
+    errno.ETIMEDOUT,
+    errno.ECONNRESET,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+}
+# Libraries of remote file systems, whose errors of the network have no number.
+_NETWORK = {"aiohttp", "requests", "urllib3", "http", "botocore", "aiobotocore", "gcsfs", "google"}
+
+
+def transient(error):
+    """Returns whether an error, or what caused it, is one of the system that may pass.
+
+    Args:
+      error: an exception; that it was raised `from` another one is followed.
+    """
+    seen = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if _transient(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+def _transient(error):
+    import av
+
+    answer = status(error)
+    if answer:
+        return answer >= 500 or answer in (408, 425, 429)
+    if isinstance(error, av.FFmpegError):
+        return error.errno in _SYSTEM
+    if isinstance(error, (TimeoutError, ConnectionError, InterruptedError, BlockingIOError)):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno not in _LASTING
+    return type(error).__module__.partition(".")[0] in _NETWORK
+
+
+def status(error):
+    """Returns the HTTP status that an error, of whatever library, holds, or None."""
+    for holder in error, getattr(error, "response", None):
+        for name in "status", "status_code", "code":
+            found = getattr(holder, name, None)
+            if isinstance(found, int) and 400 <= found < 600:
+                return int(found)
+    return None
+
+
+def reason(error):
+    """Returns what to tell about an error."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    cause = error
+    while cause is not None:
+        if status(cause) and str(status(cause)) not in text:
+            return f"HTTP {status(cause)}: {text}"
+        cause = cause.__cause__
+    return text
+
+
+def retried(function, what):
+    """Calls a function, and again after a pause where the system fails.
+
+    Args:
+      function: takes nothing.
+      what: what the log says of it.
+
+    Returns:
+      What the function returns.
+
+    Raises:
+      Exception: what the function raises, at last.
+    """
+    for pause in PAUSES:
+        try:
+            return function()
+        except Exception as error:  # a remote file system may raise anything
+            if not transient(error):
+                raise
+            _LOG.warning("%s: %s; trying again in %g s", what, reason(error), pause)
+        time.sleep(pause)
+    return function()
