@@ -80,15 +80,18 @@ def closure(session, wheel, there):
 
 
 def install(session, pins):
-    """Builds the wheel and installs it with what the tests need; returns its path."""
+    """Builds the wheel, installs it and then what the tests need, which moves nothing; its path."""
     folder = pathlib.Path(session.create_tmp())
     for old in folder.glob("*.whl"):
         old.unlink()
-    constraints = folder / "constraints.txt"
-    constraints.write_text("\n".join(pins))
     session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT))
     (wheel,) = map(str, folder.glob("lawm_jax-*.whl"))
-    session.install("-q", "-c", str(constraints), f"{wheel}[test]")
+    constraints = folder / "constraints.txt"
+    for wanted in (wheel, f"{wheel}[test]"):
+        constraints.write_text("\n".join(pins))
+        session.install("-q", "-c", str(constraints), wanted)
+        text = session.run("python", "-m", "pip", "freeze", "--exclude", "lawm_jax", silent=True)
+        pins = text.splitlines()
     return wheel
 
 
