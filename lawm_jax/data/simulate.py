@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 
+from lawm_jax.data import poses
 from lawm_jax.data.simulators import RATE, LeftLevel, Navigation, Panda
 
 FRAMES = 64
@@ -74,17 +75,12 @@ def record(simulator, policy, frames):
 def displacements(states):
     """Returns what each step achieved, float32 [F-1, 3], from states [F, k].
 
-    Of Panda states (k = 4): dx, dy, dz in the base frame. Of navigation states (k = 3): dx forward,
-    dy left, dyaw left, in the body frame before the step.
+    Of Panda states (k = 4): dx, dy, dz in the base frame. Of navigation states (k = 3): those of
+    `poses.body_frame`: dx forward, dy left, dyaw left, in the body frame before the step.
     """
-    states = states.astype(np.float64)
-    change = np.diff(states[:, :3], axis=0)
     if states.shape[1] == 3:
-        cos, sin = np.cos(states[:-1, 2]), np.sin(states[:-1, 2])
-        dx, dy, dyaw = change.T
-        dyaw = (dyaw + np.pi) % (2 * np.pi) - np.pi
-        change = np.stack([cos * dx + sin * dy, cos * dy - sin * dx, dyaw], axis=1)
-    return change.astype(np.float32)
+        return poses.body_frame(states[:, :2], states[:, 2])
+    return np.diff(states[:, :3], axis=0).astype(np.float32)
 
 
 def panda_episode(seed, frames=FRAMES):

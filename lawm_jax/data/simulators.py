@@ -5,16 +5,16 @@ quarter of a second should achieve, in the units of the labels of lawm_mini. Nee
 packages of `pip install lawm_jax[sim]`.
 """
 
+import ctypes
 import importlib
-import importlib.util
 import os
 import pathlib
-import re
 import sys
 
 import numpy as np
 
 RATE = 4  # frames per second
+ROBOT = pathlib.Path(__file__).resolve().parents[1] / "assets" / "franka_panda" / "panda.urdf"
 
 
 class LeftLevel(RuntimeError):
@@ -29,18 +29,27 @@ def _need(*modules):
         raise ImportError(f"{error}; the simulators need: pip install lawm_jax[sim]") from error
 
 
+def _mujoco():
+    """Imports MuJoCo such that it renders without a display, or says what it needs for that."""
+    if sys.platform == "linux":  # mujoco reads this when it is first imported
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        (mujoco,) = _need("mujoco")
+    except (AttributeError, ctypes.ArgumentError) as error:
+        # So PyOpenGL fails where a library lacks, and does not say which.
+        opengl = sys.modules.get("OpenGL.platform")
+        if opengl is None or None not in (opengl.PLATFORM.EGL, opengl.PLATFORM.GL):
+            raise
+        needs = "libEGL and libOpenGL; Debian, Ubuntu: apt install libegl1 libopengl0"
+        raise ImportError(f"MuJoCo renders with {needs}") from error
+    return mujoco
+
+
 def _robot(mujoco):
-    """Returns the specification of the Franka Panda of `pybullet_data`, with position servos."""
-    found = importlib.util.find_spec("pybullet_data")
-    if found is None:
-        raise ImportError("no pybullet_data (robot meshes); pip install lawm_jax[sim]")
-    root = pathlib.Path(found.submodule_search_locations[0], "franka_panda")
-    urdf = (root / "panda.urdf").read_text().replace("package://", f"{root}/")
-    # Without the visual meshes: the collision meshes look alike at 128 px, at a tenth of the cost.
-    urdf = re.sub(r"<visual>.*?</visual>", "", urdf, flags=re.DOTALL)
-    keep = 'strippath="false" discardvisual="false" fusestatic="false" balanceinertia="true"'
-    options = f"<mujoco><compiler {keep}/></mujoco>"
-    spec = mujoco.MjSpec.from_string(re.sub(r"(<robot[^>]*>)", rf"\1{options}", urdf, count=1))
+    """Returns the specification of a Franka Panda with position servos."""
+    # The links look like their collision meshes: at 128 px these are hard to tell from the visual
+    # ones, at a tenth of the cost.
+    spec = mujoco.MjSpec.from_file(str(ROBOT))
     for body in spec.bodies[1:]:
         body.gravcomp = 1
         dark = body.name in {"panda_hand", "panda_leftfinger", "panda_rightfinger"}
@@ -75,9 +84,7 @@ class Panda:
     CAMERA, TARGET, FOVY = (1.30, 0.78, 0.80), (0.48, -0.01, 0.22), 35.0
 
     def __init__(self, seed, size=128):
-        if sys.platform == "linux":  # mujoco reads this when it is first imported
-            os.environ.setdefault("MUJOCO_GL", "egl")
-        (self.mujoco,) = _need("mujoco")
+        self.mujoco = _mujoco()
         rng = np.random.default_rng(seed)
         self.model = self._scene(rng, size)
         self.data, self.scratch = self.mujoco.MjData(self.model), self.mujoco.MjData(self.model)
@@ -100,7 +107,7 @@ class Panda:
         self.renderer = self.mujoco.Renderer(self.model, size, size)
 
     def _scene(self, rng, size):
-        """Builds table, room, light, camera and objects around the robot of `pybullet_data`."""
+        """Builds table, room, light, camera and objects around the robot."""
         mj, kind, texture = self.mujoco, self.mujoco.mjtGeom, self.mujoco.mjtTexture
         spec = _robot(mj)
         spec.option.timestep, spec.option.integrator = 0.005, mj.mjtIntegrator.mjINT_IMPLICITFAST
