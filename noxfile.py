@@ -7,6 +7,7 @@ an empty folder, and runs the quick part of the tests, or those that follow a `-
 import json
 import pathlib
 import re
+import shutil
 
 import nox
 
@@ -84,6 +85,7 @@ def install(session, pins):
     folder = pathlib.Path(session.create_tmp())
     for old in folder.glob("*.whl"):
         old.unlink()
+    shutil.rmtree(ROOT / "build", ignore_errors=True)  # else files that are gone stay in the wheel
     session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT))
     (wheel,) = map(str, folder.glob("lawm_jax-*.whl"))
     constraints = folder / "constraints.txt"
