@@ -59,7 +59,7 @@ def _robot(mujoco):
     joint_type, servo = mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtGain.mjGAIN_FIXED
     for joint in spec.joints:
         joint.armature = 0.1
-        joint.damping = [2.0, 0, 0][: np.size(joint.damping)]  # a polynomial since mujoco 3.17
+        joint.damping = [2.0, 0, 0] if np.ndim(joint.damping) else 2.0  # a polynomial since 3.17
         actuator = spec.add_actuator(name=joint.name, target=joint.name, trntype=joint_type)
         actuator.gaintype, actuator.biastype = servo, mujoco.mjtBias.mjBIAS_AFFINE
         stiff, damp = (200, 10) if "finger" in joint.name else (8000, 320)
