@@ -1,7 +1,9 @@
 """Clips of recorded episodes: what all labelled sources share."""
 
 import dataclasses
+import functools
 import hashlib
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from lawm_jax.data import frames as frames_
 from lawm_jax.data import paths
 
 UnreadableVideo = frames_.UnreadableVideo
+
+_LOG = logging.getLogger(__name__)
 
 
 class Episode(NamedTuple):
@@ -33,6 +37,8 @@ class Episode(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class Episodes:
     """Reads clips from episodes of a constant rate.
+
+    A clip that meets damage, or a label that isn't a finite number, can't be read; the others can.
 
     Attributes:
       name: what an error message calls it.
@@ -70,7 +76,8 @@ class Episodes:
     def parts(self, item, most, least=0):
         """Yields all of one episode, every `stride`th step, in parts of up to `most` frames.
 
-        They are even where the last one would be shorter than `least`.
+        They are even where the last one would be shorter than `least`. A part that can't be read is
+        halved, and its halves, down to a clip; the error of the first one comes at the end.
         """
         with self.open(item) as episode:
             if not episode.length:
@@ -79,8 +86,20 @@ class Episodes:
             parts = np.split(steps, range(most, len(steps), most))
             if len(parts[-1]) < least:
                 parts = np.array_split(steps, len(parts))
-            for indices in parts:
-                yield self._arrays(item, episode, indices, self.view)
+            failure, tries = None, 0
+            waiting = parts[::-1]
+            while waiting:
+                indices = waiting.pop()
+                try:
+                    yield self._arrays(item, episode, indices, self.view)
+                except UnreadableVideo as error:
+                    failure, tries = failure or error, tries + 1
+                    if error.start is None or tries > _TRIES:
+                        raise failure from None
+                    if len(indices) >= 2 * max(self.frames, least):
+                        waiting += np.array_split(indices, 2)[::-1]
+            if failure:
+                raise failure
 
     def _latest(self, item, episode):
         latest = episode.length - 1 - (self.frames - 1) * self.stride
@@ -96,6 +115,10 @@ class Episodes:
     def _arrays(self, item, episode, indices, view):
         try:
             arrays = episode.arrays(np.asarray(indices), view)
+            for key in "actions", "state":
+                if key in arrays and not np.isfinite(arrays[key]).all():
+                    step = int(np.argmin(np.isfinite(arrays[key]).all(1)))
+                    raise ValueError(f"{key} at step {indices[step]}: expected finite numbers")
             return {"episode": item, "start": int(indices[0])} | arrays
         except (ValueError, OSError) as error:
             raise UnreadableVideo(str(item), str(error), float(indices[0])) from error
@@ -116,17 +139,33 @@ def identity(source, item):
     return known(item) if known else paths.identity(getattr(item, "path", item))
 
 
+_TRIES = 64  # damaged parts of an episode after which it is given up
+
+
 def stride(name, rate, fps):
     """Returns how many steps of `rate` per second make one of about `fps`.
 
-    Rounded up, as the evaluations on DROID do (15 to 4 Hz: every 4th step, 3.75 Hz).
+    Of all that there are the one of the nearest rate, by their quotient; it is logged where it is
+    another. 15 Hz is read at 3.75 for 4, as the evaluations on DROID do, 5 at 5 and 6 at 3.
 
     Raises:
       ValueError: the recording is slower than `fps`.
     """
     if rate < 0.9 * fps:
         raise ValueError(f"data.fps: {name} has {rate:g} frames a second, fewer than {fps:g}")
-    return max(1, math.ceil(rate / fps - 0.1))
+    below = max(1, math.floor(rate / fps))
+    steps = min(below, below + 1, key=lambda n: abs(math.log(rate / n / fps)))
+    if not math.isclose(rate / steps, fps, rel_tol=1e-3):
+        _say(name, rate, steps, fps)
+    return steps
+
+
+@functools.cache
+def _say(name, rate, steps, fps):
+    """Logs at which rate a source is read, once."""
+    level = logging.INFO if abs(rate / steps / fps - 1) < 0.1 else logging.WARNING
+    got = f"{rate / steps:.4g} frames a second: every {steps} of {rate:.4g}"
+    _LOG.log(level, "%s: for data.fps=%g it is read at %s", name, fps, got)
 
 
 def split(keys, holdout):

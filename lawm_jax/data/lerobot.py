@@ -6,8 +6,11 @@
   data/**.parquet            a row per frame: actions, state, perhaps the images
   videos/**.mp4              else a file per camera
 
-In v2 an episode has files of its own; in v3 files hold many, end to end. Row i and frame i of an
-episode belong together: the frame is shown i / fps after the episode's `from_timestamp`.
+In v2 an episode has files of its own; in v3 files hold many, end to end. A row belongs to the frame
+shown at `from_timestamp` plus its `timestamp`, as for LeRobot itself, which refuses a row that has
+no frame within 0.1 ms. Here each row must have a frame within a quarter of a frame's time and each
+frame a row, or the episode is refused; and `timestamp`, `frame_index` and `index` must count the
+rows at about the rate of info.json, or the clip is refused.
 
 Source: github.com/huggingface/lerobot, lerobot/common/datasets/utils.py (v2) and src/lerobot/
 datasets/dataset_metadata.py, dataset_reader.py and dataset_writer.py (v3). That reader ignores the
@@ -17,21 +20,23 @@ datasets/dataset_metadata.py, dataset_reader.py and dataset_writer.py (v3). That
 import contextlib
 import dataclasses
 import glob
-import json
 import logging
-import math
 import os
 import re
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, paths, video
+from lawm_jax.data import episodes, frames, metadata, pace, paths, recent, video
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
+# Where labels are by default: LeRobot's own name for them, and what else is usual.
+USUAL = {"actions": ("action", "actions"), "state": ("observation.state", "state")}
+
+BOOKKEEPING = "timestamp", "frame_index", "episode_index", "index", "task_index"
+NUMBERS = ("float", "int", "uint", "bool")  # how the names of such types begin
 
 _LOG = logging.getLogger(__name__)
-# What damaged files bring about.
-_DAMAGE = ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError
+_KEPT = 256  # episodes whose frames' times are remembered
 
 
 def source(name, where, split, data, view, camera="", actions="action", state="observation.state"):
@@ -57,10 +62,12 @@ def source(name, where, split, data, view, camera="", actions="action", state="o
       ValueError: it is no such data set, has no such feature, fewer frames a second than
         `data.fps`, or paths that lead out of its folder.
     """
+    import pyarrow
+
     try:
         recording = _read(paths.expand(where), camera, actions, state)
-    except _DAMAGE as error:
-        raise ValueError(f"{name}: {_reason(error)}") from error
+    except (ValueError, OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{name}: {error}") from error
     stride = episodes.stride(name, recording.fps, data.fps)
     recording = dataclasses.replace(recording, stride=stride)
     numbers = recording.table["number"].tolist()
@@ -84,8 +91,9 @@ class _Recording:
       columns: which features are "actions" and "state"; those that there are.
       table: arrays with an entry per episode: its number, rising, and its length; "data" and
         "videos" [2], which files it lies in; the first of its rows; start and, at most, end of its
-        frames in seconds.
+        frames in seconds, and where the next episode's begin.
       stride: rows from one frame of a clip to the next.
+      shown: remembers when the frames of episodes are shown.
     """
 
     root: str
@@ -96,11 +104,13 @@ class _Recording:
     columns: dict
     table: dict
     stride: int = 1
+    shown: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(_KEPT))
 
     @contextlib.contextmanager
     def __call__(self, item):
         import pyarrow.parquet
 
+        damage = pyarrow.ArrowException, OSError, ValueError
         row = int(np.searchsorted(self.table["number"], item))
         length, first = int(self.table["length"][row]), int(self.table["first"][row])
         path = self.path(row, "data")
@@ -112,17 +122,20 @@ class _Recording:
                     raise ValueError(f"{file.metadata.num_rows} rows, needs {first + length}")
 
                 def arrays(indices, view):
-                    clip = self._labels(file, item, first, indices)
+                    try:
+                        clip = self._labels(file, item, first, indices)
+                    except damage as error:
+                        raise ValueError(f"{path}: {error}") from error
                     if view is None:
                         return clip
                     if "videos" in self.templates:
-                        return clip | {"video": self._shown(item, row, indices, view)}
+                        return clip | {"video": self._video(item, row, file, indices, view)}
                     images = _images(_rows(file, first + indices, [self.camera], 16), self.camera)
                     return clip | {"video": frames.Scaler(view).images(images)}
 
                 yield episodes.Episode(length, arrays)
-        except _DAMAGE as error:
-            raise episodes.UnreadableVideo(str(item), f"{path}: {_reason(error)}") from error
+        except damage as error:
+            raise episodes.UnreadableVideo(str(item), f"{path}: {error}") from error
 
     def identity(self, item):
         """Returns the name of an episode, see `episodes.identity`."""
@@ -138,69 +151,143 @@ class _Recording:
     def _labels(self, file, item, first, indices):
         """Returns actions and state of an episode's rows `indices`, where there are some."""
         wanted = np.arange(indices[0], indices[-1] + 1)
+        there = file.schema_arrow.names
         columns = {"episode_index", "frame_index", *self.columns.values()}
+        missing = columns - set(there)
+        if missing:
+            raise ValueError(f"expected columns {sorted(missing)}, there are {there}")
+        columns |= {"index", "timestamp"} & set(there)
         rows = _rows(file, first + wanted, sorted(columns), 1024)
         for column, expected in ("episode_index", item), ("frame_index", wanted):
             if (_numbers(rows, column)[:, 0] != expected).any():
                 raise ValueError(f"rows {first + wanted[[0, -1]]} have another {column}")
+        if "index" in columns and (np.diff(_numbers(rows, "index")[:, 0]) != 1).any():
+            raise ValueError(f"rows {first + wanted[[0, -1]]} have gaps in their index")
+        if "timestamp" in columns:
+            self._check_pace(_numbers(rows, "timestamp")[:, 0], wanted)
         clip = {key: _numbers(rows, column) for key, column in self.columns.items()}
         if "actions" in clip:
             U = clip["actions"].shape[1]
             clip["actions"] = clip["actions"][:-1].reshape(-1, self.stride * U)
         if "state" in clip:
             clip["state"] = clip["state"][:: self.stride]
-        if not all(np.isfinite(values).all() for values in clip.values()):
-            raise ValueError(f"expected finite numbers in {', '.join(self.columns.values())}")
         return {key: values.astype(np.float32) for key, values in clip.items()}
 
-    def _shown(self, item, row, indices, view):
+    def _check_pace(self, stamps, wanted):
+        """Raises ValueError where rows aren't a step of info.json's rate apart, by `timestamp`."""
+        steps = np.diff(stamps) * self.fps
+        if not (np.abs(steps - 1) < 0.5).all():
+            worst = int(np.abs(steps - 1).argmax())
+            raise ValueError(
+                f"timestamp: expected rows {1 / self.fps:.4g} s apart, as info.json says, got "
+                f"{steps[worst] / self.fps:.4g} s from frame {wanted[worst]} to the next"
+            )
+        if len(steps) and abs(steps.mean() - 1) > 0.1:
+            raise ValueError(
+                f"timestamp: expected {self.fps:g} rows a second, as info.json says, got "
+                f"{self.fps / steps.mean():.4g}"
+            )
+
+    def _frames(self, row, path, file):
+        """Returns when each frame of an episode is shown, seconds from the start of its file.
+
+        Raises:
+          ValueError: they aren't those of its rows, one by one.
+        """
+        length, first = int(self.table["length"][row]), int(self.table["first"][row])
+        start, early = float(self.table["start"][row]), 0.5 / self.fps
+        shown = pace.times(path, start - early, float(self.table["stop"][row]) - early)
+        if len(shown) != length:
+            raise ValueError(f"expected a frame for each row, got {len(shown)} for {length} rows")
+        if "timestamp" in file.schema_arrow.names:
+            rows = _rows(file, first + np.arange(length), ["timestamp"], 2**16)
+            stamps = start + _numbers(rows, "timestamp")[:, 0]
+        else:
+            stamps = start + np.arange(length) / self.fps
+        late = np.abs(shown - stamps)
+        if not (late <= pace.NEAR / self.fps).all():
+            wrong = int(np.argmax(~(late <= pace.NEAR / self.fps)))
+            raise ValueError(
+                f"expected frame {wrong} at {stamps[wrong]:.4f} s, the timestamp of its row, got "
+                f"{shown[wrong]:.4f} s: video and rows have different rates, or lost some"
+            )
+        return shown
+
+    def _video(self, item, row, file, indices, view):
         """Returns the frames `indices` of an episode from its video, uint8 [F, size, size, 3]."""
-        # The middle of each frame: added up, durations of episodes miss the exact timestamps.
-        times = self.table["start"][row] + (indices + 0.5) / self.fps
-        if times[-1] >= self.table["end"][row]:
-            raise ValueError("more rows than frames: the next episode's video begins before")
-        path, rate = self.path(row, "videos"), self.fps / self.stride
+        path = self.path(row, "videos")
         try:
-            return video.read_clip(path, times[0], len(times), rate, view)["video"]
+            shown = self.shown.get(row, lambda row: self._frames(row, path, file))
+        except (episodes.UnreadableVideo, ValueError) as error:  # no clip of it can be read
+            reason = str(error) if path in str(error) else f"{path}: {error}"
+            raise episodes.UnreadableVideo(str(item), reason) from error
+        if shown[indices[-1]] + 0.5 / self.fps >= self.table["end"][row]:
+            raise ValueError("more rows than frames: the next episode's video begins before")
+        start, rate = pace.sampling(shown, indices)
+        try:
+            return video.read_clip(path, start, len(indices), rate, view)["video"]
         except episodes.UnreadableVideo as error:
             start = None if error.start is None else float(indices[0])
             raise episodes.UnreadableVideo(str(item), str(error), start) from error
 
 
 def _read(root, camera, actions, state):
-    """Reads a data set's metadata; errors of any kind in `_DAMAGE` say what is wrong with it."""
+    """Reads a data set's metadata; a ValueError says what is wrong with it."""
     path = os.path.join(root, "meta", "info.json")
     if not os.path.isfile(path):
         raise ValueError(f"expected a LeRobot data set, there is no {path!r}")
-    with open(path, encoding="utf-8") as file:
-        info = json.load(file)
-    missing = {"codebase_version", "fps", "features", "data_path"} - info.keys()
-    if missing:
-        raise ValueError(f"{path}: expected {sorted(missing)}, there is none")
-    version, fps, features = info["codebase_version"], float(info["fps"]), info["features"]
-    if version not in VERSIONS or not 0 < fps < math.inf:
-        raise ValueError(f"{path}: expected {', '.join(VERSIONS)}, got {version!r} with fps {fps}")
-    camera = _camera(features, camera)
-    columns = {"actions": _column(features, "actions", actions, "action")}
-    columns["state"] = _column(features, "state", state, "observation.state")
+    info = metadata.load(path, "a LeRobot info.json")
+    version = metadata.field(path, info, "codebase_version", "a string")
+    if version not in VERSIONS:
+        raise ValueError(f"{path}: codebase_version: expected {', '.join(VERSIONS)}, got {version}")
+    fps = float(metadata.field(path, info, "fps", "a positive number"))
+    features = metadata.field(path, info, "features", "an object")
+    types = {}
+    for key, value in features.items():
+        metadata.check(path, f"features, {key}", value, "an object")
+        types[key] = metadata.field(f"{path}: features, {key}", value, "dtype", "a string")
+    camera = _camera(types, camera)
+    columns = {"actions": _column(types, "actions", actions)}
+    columns["state"] = _column(types, "state", state)
     columns = {key: column for key, column in columns.items() if column}
-    templates = {"data": info["data_path"]}
-    if features[camera]["dtype"] == "video":
-        templates["videos"] = info["video_path"]
+    templates = {"data": metadata.field(path, info, "data_path", "a string")}
+    if types[camera] == "video":
+        templates["videos"] = metadata.field(path, info, "video_path", "a string")
     if version == "v3.0":
         table = _read_parquet(root, camera if "videos" in templates else None)
     else:
-        table = _read_jsonl(root)
-    chunk = int(info.get("chunks_size", 1000))
+        table = _read_jsonl(os.path.join(root, "meta", "episodes.jsonl"))
+    chunk = metadata.check(path, "chunks_size", info.get("chunks_size", 1000), "a positive integer")
     recording = _Recording(root, templates, chunk, fps, camera, columns, table)
-    for kind in templates:
-        recording.path(0, kind)
+    _check_files(recording)
     return recording
 
 
-def _camera(features, wanted):
+def _check_files(recording):
+    """Says how many files are missing; raises ValueError where none of a kind is there."""
+    for kind in recording.templates:
+        rows = range(len(recording.table["number"]))
+        files = dict.fromkeys(recording.path(row, kind) for row in rows)
+        there = [os.path.isfile(path) for path in files]
+        if not any(there):
+            raise ValueError(
+                f"expected {len(files)} files of {kind}, there is not one: {min(files)}"
+            )
+        if not all(there):
+            lost = [path for path, is_there in zip(files, there, strict=True) if not is_there]
+            _LOG.warning(
+                "%s: %d of %d files of %s are missing: %s ...",
+                recording.root,
+                len(lost),
+                len(files),
+                kind,
+                ", ".join(lost[:3]),
+            )
+
+
+def _camera(types, wanted):
     """Returns the feature to show: the wanted one, or the only one."""
-    cameras = [key for key, value in features.items() if value["dtype"] in ("video", "image")]
+    cameras = [key for key, kind in types.items() if kind in ("video", "image")]
     if wanted in cameras:
         return wanted
     if wanted or len(cameras) != 1:
@@ -208,28 +295,43 @@ def _camera(features, wanted):
     return cameras[0]
 
 
-def _column(features, option, wanted, usual):
+def _column(types, option, wanted):
     """Returns the feature that an option stands for, or None."""
-    kinds = ("float", "int", "uint", "bool")
-    numbers = [key for key, value in features.items() if value["dtype"].startswith(kinds)]
+    numbers = [key for key, kind in types.items() if kind.startswith(NUMBERS)]
     if wanted in numbers:
         return wanted
-    if wanted == "none" or wanted == usual and usual not in features:
+    if wanted == "none":
         return None
-    raise ValueError(f"{option}: expected one of {numbers}, got {wanted!r}")
+    others = [key for key in numbers if key not in BOOKKEEPING]
+    if wanted != USUAL[option][0]:
+        raise ValueError(f"{option}: expected one of {others} or none, got {wanted!r}")
+    for usual in USUAL[option]:
+        if usual in numbers:
+            return usual
+    if others:
+        text = "there is no feature %r, so clips have no %s; choose by ?%s=NAME one of %s"
+        _LOG.warning(text, wanted, option, option, others)
+    return None
 
 
-def _read_jsonl(root):
+def _read_jsonl(path):
     """Reads the table of a v2 data set."""
     rows = []
-    with open(os.path.join(root, "meta", "episodes.jsonl"), encoding="utf-8") as file:
-        for line in filter(str.strip, file):
-            row = json.loads(line)
-            rows.append((row["episode_index"], row["length"]))
-    number, length = np.array(rows, np.int64).reshape(-1, 2).T
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                row = metadata.parse(line, where, "an episode")
+                keys = "episode_index", "length"
+                rows.append([metadata.field(where, row, key, "an integer >= 0") for key in keys])
+    try:
+        number, length = np.array(rows, np.int64).reshape(-1, 2).T
+    except OverflowError as error:
+        raise ValueError(f"{path}: expected smaller numbers: {error}") from error
     zero, files = np.zeros(len(rows), np.int64), np.zeros((len(rows), 2), np.int64)
     table = {"number": number, "length": length, "data": files, "videos": files}
-    return _sorted(table | {"first": zero, "start": zero, "end": np.full(len(rows), np.inf)})
+    whole = np.full(len(rows), np.inf)
+    return _sorted(path, table | {"first": zero, "start": zero, "end": whole, "stop": whole})
 
 
 def _read_parquet(root, camera):
@@ -237,22 +339,38 @@ def _read_parquet(root, camera):
     import pyarrow.parquet
 
     names = ["episode_index", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
-    places = ("chunk_index", "file_index", "from_timestamp")
+    places = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
     names += [f"videos/{camera}/{place}" for place in places if camera]
     pieces = []
     folder = glob.escape(os.path.join(root, "meta", "episodes"))
     for path in sorted(glob.glob(os.path.join(folder, "**", "*.parquet"), recursive=True)):
-        with pyarrow.parquet.ParquetFile(path) as file:
-            piece = file.read(names, use_threads=False)
+        try:
+            with pyarrow.parquet.ParquetFile(path) as file:
+                piece = file.read(names, use_threads=False)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise ValueError(f"{path}: expected a table of episodes, got: {error}") from error
         missing = set(names) - set(piece.column_names)
         if missing:
             raise ValueError(f"{path}: expected {sorted(missing)}, there is none")
+        for name in names:
+            kind = piece[name].type
+            whole = pyarrow.types.is_integer(kind)
+            fits = whole or name.endswith("_timestamp") and pyarrow.types.is_floating(kind)
+            if not fits or piece[name].null_count:
+                raise ValueError(f"{path}: {name}: expected numbers, got {kind} or empty cells")
         pieces.append(piece)
-    if not pieces:
+    if not pieces or not sum(map(len, pieces)):
         raise ValueError(f"{folder}: no episodes")
     number, length, index, *files = (
         np.concatenate([piece[name].to_numpy() for piece in pieces]) for name in names
     )
+    for name, values in (
+        ("episode_index", number),
+        ("length", length),
+        ("dataset_from_index", index),
+    ):
+        if (values < 0).any():
+            raise ValueError(f"{folder}: {name}: expected numbers >= 0, got {values.min()}")
     table = {"number": number, "length": length, "data": np.stack(files[:2], 1)}
     table["first"] = index - _within(table["data"], index)[0]
     if camera:
@@ -260,15 +378,18 @@ def _read_parquet(root, camera):
     table = {key: values.astype(np.int64) for key, values in table.items()}
     if camera:
         table["start"], table["end"] = files[4], _within(table["videos"], files[4])[1]
-    return _sorted(table)
+        table["stop"] = files[5]
+    return _sorted(folder, table)
 
 
-def _sorted(table):
+def _sorted(where, table):
     """Sorts a table by the episodes' numbers."""
     numbers, order = np.unique(table["number"], return_index=True)
     if not 0 < len(order) == len(table["number"]):
         total = len(table["number"])
-        raise ValueError(f"expected episodes with numbers of their own, got {total}, {len(order)}")
+        raise ValueError(
+            f"{where}: expected episodes with numbers of their own, got {total}, {len(order)}"
+        )
     return {key: values[order] for key, values in table.items()}
 
 
@@ -328,18 +449,31 @@ def _rows(file, rows, columns, batch):
 
 
 def _numbers(rows, column):
-    """Returns a column as float64 [rows, k]; one with more axes is flattened."""
+    """Returns a column as float64 [rows, k]; one with more axes is flattened.
+
+    Raises:
+      ValueError: it holds no numbers, or not as many in each row.
+    """
+    import pyarrow
+
+    kind = rows[column].type
+    while (
+        pyarrow.types.is_list(kind)
+        or pyarrow.types.is_large_list(kind)
+        or (pyarrow.types.is_fixed_size_list(kind))
+    ):
+        kind = kind.value_type
+    types = pyarrow.types
+    if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
+        raise ValueError(f"{column}: expected numbers, got {rows[column].type}")
     return np.asarray(rows[column].to_pylist(), np.float64).reshape(len(rows), -1)
 
 
 def _images(rows, column):
     """Returns the bytes of the images in a column; a `path` in their place isn't followed."""
-    images = [image and image["bytes"] for image in rows[column].to_pylist()]
-    if not all(images):
+    kind = rows[column].type
+    names = [kind.field(i).name for i in range(kind.num_fields)]
+    images = [image and image["bytes"] for image in rows[column].to_pylist() if "bytes" in names]
+    if not images or not all(images):
         raise ValueError(f"{column}: expected images in the rows")
     return images
-
-
-def _reason(error):
-    plain = isinstance(error, (OSError, ValueError))
-    return str(error) if plain else f"{type(error).__name__}: {error}"

@@ -19,7 +19,7 @@ import os
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, paths
+from lawm_jax.data import episodes, frames, paths, recent
 
 RAW_BELOW = 128  # pixels: smaller frames need little space, and no decoding
 OPTIONS = "group_size:1,uncompressed"  # of the writer: any record can be read alone
@@ -144,10 +144,12 @@ class _Shards:
     def __init__(self, folder, ends, made_from):
         """Takes the folder of a split, how many records its shards hold up to each one, a spec."""
         self.folder, self.ends, self.made_from = folder, ends, made_from
-        self.readers, self.identities = {}, {}
+        counts = np.diff(ends, prepend=0).tolist()
+        paths_ = [shard_path(folder, shard) for shard in range(len(counts))]
+        self.records, self.identities = ArrayRecords(paths_, counts), {}
 
     def __getstate__(self):
-        return self.__dict__ | {"readers": {}, "identities": {}}
+        return self.__dict__ | {"identities": {}}
 
     def identity(self, item):
         """Returns the name of what a record was made from, see `episodes.identity`."""
@@ -180,8 +182,7 @@ class _Shards:
 
     def read(self, item):
         """Returns the bytes of a record."""
-        path, place = self._place(item)
-        return self._reader(path).read([place])[0]
+        return self.records[item]
 
     @contextlib.contextmanager
     def __call__(self, item):
@@ -198,15 +199,36 @@ class _Shards:
         place = item - int(self.ends[shard - 1] if shard else 0)
         return shard_path(self.folder, shard), place
 
-    def _reader(self, path):
-        from array_record.python import array_record_module
 
-        if path not in self.readers:  # two threads may both open it: no harm
-            options = "readahead_buffer_size:0,max_parallelism:0"
-            self.readers[path] = array_record_module.ArrayRecordReader(
-                path, options=options, file_reader_buffer_size=32768
-            )
-        return self.readers[path]
+class ArrayRecords:
+    """Reads any record of ArrayRecord shards; picklable, to be shared between threads.
+
+    Only the shards that were read last stay open: there may be more than files may be.
+    """
+
+    def __init__(self, paths, counts):
+        """Takes the shards, and how many records each one should have."""
+        self.paths, self.ends = list(paths), np.cumsum(counts, dtype=np.int64)
+        self.readers = recent.Recent(recent.open_files())
+
+    def __getitem__(self, number):
+        """Returns the bytes of a record.
+
+        Raises:
+          IndexError, RuntimeError, ValueError, OSError: it is damaged, or the shard.
+        """
+        shard = int(np.searchsorted(self.ends, number, "right"))
+        reader = self.readers.get(self.paths[shard], _reader)
+        return reader.read([number - int(self.ends[shard - 1] if shard else 0)])[0]
+
+
+def _reader(path):
+    from array_record.python import array_record_module
+
+    options = "readahead_buffer_size:0,max_parallelism:0"
+    return array_record_module.ArrayRecordReader(
+        path, options=options, file_reader_buffer_size=32768
+    )
 
 
 def shard_path(folder, number):

@@ -6,14 +6,14 @@ wrote is read without it: tensorflow_datasets 4.9 can't make a Video feature wit
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 import os
+import re
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, paths, tfrecord
+from lawm_jax.data import episodes, frames, metadata, paths, records, tfrecord
 
 TESTS = "test", "validation", "val"  # names of a split to test on; the first that is there
 
@@ -75,8 +75,15 @@ def open_examples(name, where, split, holdout, part=""):
       ValueError: there is no such data set.
     """
     where = paths.expand(where)
-    info, features = (_read(name, where, file) for file in ("dataset_info.json", "features.json"))
-    parts = [one["name"] for one in info.get("splits", ())]
+    files = [os.path.join(where, file) for file in ("dataset_info.json", "features.json")]
+    try:
+        info, features = (metadata.load(f, f"a TFDS folder with {os.path.basename(f)}") for f in files)
+        splits = metadata.check(files[0], "splits", info.get("splits", []), "a list")
+        for one in splits:
+            metadata.check(files[0], "splits", one, "an object")
+        parts = [metadata.field(files[0], one, "name", "a string") for one in splits]
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
     test = next((test for test in TESTS if test in parts), None)
     if not parts or part and part not in parts:
         raise ValueError(f"{name}: part: expected one of {', '.join(parts)}, got {part!r}")
@@ -99,18 +106,24 @@ class Examples:
 
     def __init__(self, name, where, part, info, features):
         """Takes what an error message calls it, folder, split and what TFDS wrote about the set."""
+        path = f"{name}: {os.path.join(where, 'dataset_info.json')}"
         chosen = next(one for one in info["splits"] if one["name"] == part)
-        self._counts = [int(count) for count in chosen.get("shardLengths", ())]
+        counts = metadata.check(path, "shardLengths", chosen.get("shardLengths", []), "a list")
+        if not all(str(count).isdecimal() and len(str(count)) < 16 for count in counts):
+            raise ValueError(f"{path}: shardLengths: expected whole numbers, got {counts[:9]}")
+        self._counts = [int(count) for count in counts]
         self._format = info.get("fileFormat", "tfrecord")
         if self._format not in ("array_record", "tfrecord"):
             raise ValueError(f"{name}: expected ArrayRecord or TFRecord files, got {self._format}")
         template = chosen.get("filepathTemplate") or "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-        files = list(_files(template, info["name"], part, self._format, len(self._counts)))
+        metadata.check(path, "filepathTemplate", template, "a string")
+        title = metadata.field(path, info, "name", "a string")
+        files = list(_files(path, template, title, part, self._format, len(self._counts)))
         if any(os.path.basename(file) != file for file in files):
             raise ValueError(f"{name}: expected files in its folder, got {files[0]}")
         self._paths = [os.path.join(where, file) for file in files]
         self._records = None
-        found = list(_features(features))
+        found = list(_features(f"{name}: {os.path.join(where, 'features.json')}", features))
         self.images = [one for one, kind, shape in found if kind == "image" and len(shape) == 1]
         self.widths = {
             one: math.prod(shape[1:])
@@ -131,7 +144,9 @@ class Examples:
         if not any(there):
             raise ValueError(f"{name}: expected records in {self._paths[:1]}, there are none")
         if not all(there):
-            _LOG.warning("%s: %d of %d shards are missing", name, there.count(False), len(there))
+            lost = [path for path, is_there in zip(self._paths, there, strict=True) if not is_there]
+            some = ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
+            _LOG.warning("%s: %d of %d shards are missing: %s", name, len(lost), len(there), some)
         shards = [(i, count) for i, count in enumerate(self._counts) if there[i]]
         return tuple(f"{shard:05}/{number}" for shard, count in shards for number in range(count))
 
@@ -158,10 +173,7 @@ class Examples:
         """Opens the records: anything that gives a record's bytes by its number."""
         if self._format == "tfrecord":
             return tfrecord.Records(self._paths, self._counts)
-        from array_record.python import array_record_data_source
-
-        pairs = zip(self._paths, self._counts, strict=True)
-        return array_record_data_source.ArrayRecordDataSource([f"{p}[0:{n}]" for p, n in pairs])
+        return records.ArrayRecords(self._paths, self._counts)
 
 
 def check(name, option, wanted, there):
@@ -176,11 +188,14 @@ def rows(features, name, width):
     """Returns a label of an example, float64 [T, width].
 
     Raises:
-      ValueError: it has another shape, or a value isn't finite.
+      ValueError: it has another shape.
     """
-    array = np.asarray(features.get(name, ()), np.float64)
-    if array.size % width or not np.isfinite(array).all():
-        raise ValueError(f"{name}: expected finite numbers, {width} for each frame")
+    found = features.get(name, ())
+    if len(found) and isinstance(found[0], bytes):
+        raise ValueError(f"{name}: expected numbers, got bytes")
+    array = np.asarray(found, np.float64)
+    if array.size % width:
+        raise ValueError(f"{name}: expected {width} numbers for each frame, got {array.size}")
     return array.reshape(-1, width)
 
 
@@ -230,43 +245,53 @@ class _Video:
         yield episodes.Episode(len(images), arrays)
 
 
-def _read(name, where, file):
-    """Reads a JSON file of a TFDS folder."""
-    try:
-        with open(os.path.join(where, file), encoding="utf-8") as opened:
-            return json.load(opened)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name}: expected a TFDS folder with {file}: {error}") from error
-
-
-def _files(template, name, part, kind, count):
+def _files(where, template, name, part, kind, count):
     """Lists the names of the shards of a split."""
+    fields = {"DATASET": name, "SPLIT": part, "FILEFORMAT": kind}
+
+    def fill(match):
+        if match[1] not in fields:
+            raise ValueError(f"{where}: filepathTemplate: unknown field in {template!r}")
+        return fields[match[1]]
+
     for shard in range(count):
-        place = {"SHARD_INDEX": f"{shard:05}", "NUM_SHARDS": f"{count:05}"}
-        place["SHARD_X_OF_Y"] = f"{shard:05}-of-{count:05}"
-        yield template.format(DATASET=name, SPLIT=part, FILEFORMAT=kind, **place)
+        fields |= {"SHARD_INDEX": f"{shard:05}", "NUM_SHARDS": f"{count:05}"}
+        fields["SHARD_X_OF_Y"] = f"{shard:05}-of-{count:05}"
+        yield re.sub(r"\{(\w*)\}", fill, template)  # str.format could fill the memory
 
 
-def _features(node, name="", shape=()):
+def _features(where, node, name="", shape=()):
     """Yields name, kind and shape of the features in features.json; None is any length.
 
     Kinds are "image", "number" and "other"; the shape of an image is that of the sequence it is in.
+
+    Raises:
+      ValueError: the file at `where` is damaged.
     """
+    metadata.check(where, name or "features", node, "an object")
+
+    def inner(node, key):
+        return metadata.field(f"{where}: {name or 'features'}", node, key, "an object")
+
     if "featuresDict" in node:
-        for key, inner in node["featuresDict"]["features"].items():
-            yield from _features(inner, f"{name}/{key}" if name else key, shape)
+        for key, one in inner(inner(node, "featuresDict"), "features").items():
+            yield from _features(where, one, f"{name}/{key}" if name else key, shape)
     elif "sequence" in node:
-        yield from _features(node["sequence"]["feature"], name, (*shape, None))
+        yield from _features(where, inner(inner(node, "sequence"), "feature"), name, (*shape, None))
     elif "image" in node:
         yield name, "image", shape
     elif "video" in node:
         yield name, "image", (*shape, None)
     elif "tensor" in node:
-        tensor = node["tensor"]
-        number = tensor["dtype"].startswith(("float", "int", "uint", "bool"))
+        tensor = inner(node, "tensor")
+        dtype = metadata.field(f"{where}: {name}", tensor, "dtype", "a string")
+        number = dtype.startswith(("float", "int", "uint", "bool"))
         plain = tensor.get("encoding", "none") == "none"
-        inner = [int(size) for size in tensor.get("shape", {}).get("dimensions", ())]
-        inner = [None if size < 0 else size for size in inner]
-        yield name, "number" if number and plain else "other", (*shape, *inner)
+        sizes = inner({"shape": {}} | tensor, "shape").get("dimensions", [])
+        metadata.check(where, f"{name}, dimensions", sizes, "a list")
+        if not all(str(size).removeprefix("-").isdecimal() for size in sizes):
+            raise ValueError(f"{where}: {name}, dimensions: expected numbers, got {sizes}")
+        sizes = [None if int(size) < 0 else int(size) for size in sizes]
+        yield name, "number" if number and plain else "other", (*shape, *sizes)
     else:
         yield name, "other", shape

@@ -1,0 +1,65 @@
+"""Reads JSON files that others wrote: what is wrong with one is said with its path."""
+
+import json
+import math
+
+KINDS = {
+    "an object": lambda value: isinstance(value, dict),
+    "a list": lambda value: isinstance(value, list),
+    "a string": lambda value: isinstance(value, str),
+    "a positive number": lambda value: _number(value) and 0 < value < math.inf,
+    "a number >= 0": lambda value: _number(value) and 0 <= value < math.inf,
+    "an integer >= 0": lambda value: isinstance(value, int) and _number(value) and value >= 0,
+    "a positive integer": lambda value: isinstance(value, int) and _number(value) and value > 0,
+}
+
+
+def load(path, what):
+    """Returns the object that a JSON file holds.
+
+    Args:
+      path: of the file.
+      what: what it should be, for an error message.
+
+    Raises:
+      ValueError: there is no such file, it can't be read, or it holds no JSON object.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"{path}: expected {what}, got: {reason}") from error
+    return parse(text, path, what)
+
+
+def parse(text, where, what):
+    """Returns the object that a JSON text from `where` holds; see `load`."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: expected {what} as JSON, got: {error}") from error
+    return check(where, what, found, "an object")
+
+
+def check(where, name, value, kind):
+    """Returns a value, or raises ValueError where it isn't of a kind of `KINDS`."""
+    if not KINDS[kind](value):
+        raise ValueError(f"{where}: {name}: expected {kind}, got {_short(value)}")
+    return value
+
+
+def field(where, found, name, kind):
+    """Returns an entry of an object, or raises ValueError where it isn't of a kind of `KINDS`."""
+    if name not in found:
+        raise ValueError(f"{where}: expected {name!r}, {kind}; there is none")
+    return check(where, name, found[name], kind)
+
+
+def _number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
