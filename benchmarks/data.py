@@ -232,7 +232,7 @@ def ingested(film, folder):
         os.link(film, os.path.join(films, f"{copy}.mp4"))
     for size in 64, 128, 256:
         out = os.path.join(folder, str(size))
-        ingest(films, out, f"--size={size}")
+        ingest(films, out, f"--size={size}", f"--resize={size}")
         places[f"ingested, {size} px"] = f"records:{out}", size
     out = os.path.join(folder, "states")
     ingest(films, out, "--encoder=configs/lawm.py:size=nano", f"--encoder.data.frames={F}")

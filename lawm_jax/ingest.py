@@ -21,12 +21,14 @@ SOURCE = flags.DEFINE_string("source", None, "KIND:WHERE: droid, recon, lerobot,
 OUT = flags.DEFINE_string("out", None, "Folder to write to.")
 FPS = flags.DEFINE_float("fps", 4.0, "Frames per second.")
 SIZE = flags.DEFINE_integer("size", 256, "Side of a frame, pixels; a centre crop.")
-RESIZE = flags.DEFINE_integer("resize", 0, "Short side before the crop, pixels; 0: as --size.")
-FRAMES = flags.DEFINE_integer("frames", 128, "Most frames of a record.", 2)
-LEAST = flags.DEFINE_integer("least", 16, "Fewest frames of a record.", 2)
+RESIZE = flags.DEFINE_integer(
+    "resize", 0, "Short side before the crop, as data.resize; 0: as in training, 292/256 of --size."
+)
+FRAMES = flags.DEFINE_integer("frames", 128, "Most frames of a record.")
+LEAST = flags.DEFINE_integer("least", 16, "Fewest frames of a record.")
 QUALITY = flags.DEFINE_integer("quality", -1, "Of JPEG; 0: raw; -1: 90 from 128 pixels on, or raw.")
 HOLDOUT = flags.DEFINE_float("holdout", 0.05, "Share to test on, where the source has no split.")
-WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that read.", 1)
+WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that read.")
 LIMIT = flags.DEFINE_float("limit", 120.0, "Seconds without progress to give a file up after.")
 PART = flags.DEFINE_string("part", "0/1", "i/n: this is the ith of n machines that share --out.")
 ENCODER = define_config("encoder", None, "Config: store its encoder's states.")
@@ -42,52 +44,62 @@ def main(argv):
     if bool(VIDEOS.value) == bool(SOURCE.value):
         raise app.UsageError("expected --videos or --source, and not both")
     logging.set_verbosity(logging.WARNING)
-    from lawm_jax.data import records, shards
+    from lawm_jax.data import paths, records, shards
 
     spec = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
     quality = QUALITY.value
-    if quality < 0:
+    if quality == -1:
         quality = 0 if SIZE.value < records.RAW_BELOW else 90
     plan = shards.Plan(
         source=spec,
         fps=FPS.value,
         size=SIZE.value,
-        resize=RESIZE.value or SIZE.value,
+        resize=RESIZE.value or SIZE.value * 292 // 256,
         frames=FRAMES.value,
         least=min(LEAST.value, FRAMES.value),
         quality=quality,
         holdout=HOLDOUT.value,
         write=not VALIDATE.value,
     )
+    part = tuple(int(n) for n in PART.value.split("/") if n.isdecimal())
+    if len(part) != 2 or "/".join(map(str, part)) != PART.value:
+        raise SystemExit(f"--part: expected i/n with 0 <= i < n, got {PART.value}")
+    try:
+        shards.check(plan, WORKERS.value, LIMIT.value, part)
+    except ValueError as error:
+        raise SystemExit(f"--{error}") from None
     if STATISTICS.value:
         _measure(plan)
         return
     if not OUT.value:
-        raise app.UsageError("expected --out")
+        raise SystemExit("--out: expected a folder to write to, got none")
+    out = paths.expand(OUT.value)
     encode = None
     if ENCODER.value:
         plan, encode = _encoder(plan, ENCODER.value)
-    part = tuple(int(number) for number in PART.value.split("/"))
-    info = shards.ingest(
-        plan, OUT.value, workers=WORKERS.value, limit=LIMIT.value, part=part, encode=encode
-    )
+    try:
+        info = shards.ingest(
+            plan, out, workers=WORKERS.value, limit=LIMIT.value, part=part, encode=encode
+        )
+    except BlockingIOError as error:
+        raise SystemExit(str(error)) from None
     if info is None:
-        print(f"{OUT.value}: part {PART.value} is done; other parts are missing yet")
+        print(f"{out}: part {PART.value} is done; other parts are missing yet")
         return
-    print(_summary(info))
+    print(_summary(out, info))
     if plan.write and info["total_labelled"]:
-        _measure(plan._replace(source=f"records:{OUT.value}"), replace=True)
+        _measure(plan._replace(source=f"records:{out}"), replace=True)
 
 
-def _summary(info):
+def _summary(out, info):
     text = (
-        f"{OUT.value}: {info['total_items'] - info['total_bad']} of {info['total_items']} items, "
+        f"{out}: {info['total_items'] - info['total_bad']} of {info['total_items']} items, "
         f"{info['total_records']} records, {info['total_frames']} frames"
     )
     if info["total_dropped"]:
         text += f", {info['total_dropped']} frames left out that were too few for a record"
     if info["total_bad"]:
-        text += f"; {info['total_bad']} items have a problem, see {OUT.value}/report.jsonl"
+        text += f"; {info['total_bad']} items have a problem, see {out}/report.jsonl"
     return text
 
 
@@ -141,10 +153,10 @@ def _encoder(plan, config):
 
 def _measure(plan, replace=False):
     """Measures the labels of a source to train on, and stores that beside the data."""
-    from lawm_jax.data import mini, shards, statistics
+    from lawm_jax.data import mini, paths, shards, statistics
 
     kind, _, where = plan.source.partition(":")
-    where = os.path.expanduser(where.partition("?")[0])
+    where = paths.expand(where.partition("?")[0])
     folder = os.path.join(mini.FOLDER, where) if kind == "mini" else where
     source = shards.open_source(plan, "train")
     path = statistics.write(folder, statistics.measure(source, plan.fps), replace=replace)

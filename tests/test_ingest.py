@@ -122,7 +122,8 @@ def test_records_are_the_same_for_any_number_of_workers_and_machines(robot, tmp_
 
 
 def command(*options):
-    return [sys.executable, "-m", "lawm_jax.ingest", f"--size={SIZE}", *map(str, options)]
+    size = f"--size={SIZE}", f"--resize={SIZE}"
+    return [sys.executable, "-m", "lawm_jax.ingest", *size, *map(str, options)]
 
 
 def test_killed_and_started_again_it_leaves_no_holes_and_no_duplicates(robot, tmp_path):
@@ -256,7 +257,7 @@ def test_a_wrong_rate_a_wrong_folder_and_wrong_flags_are_answered(robot, tmp_pat
         pipeline.clips(config(f"records:{tmp_path}"))
     for options, text in (
         (["--out=x"], "expected --videos or --source"),
-        ([f"--source=mini:{robot}"], "expected --out"),
+        ([f"--source=mini:{robot}"], "--out: expected a folder"),
     ):
         failed = subprocess.run(command(*options), cwd=ROOT, capture_output=True, text=True)
         assert failed.returncode and text in failed.stdout + failed.stderr

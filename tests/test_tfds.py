@@ -194,11 +194,11 @@ def test_a_set_with_splits_is_read_by_its_splits(folders, kind):
             for clip in clips + list(source.fixed(item)):
                 assert clip.keys() == {"video", "episode", "start"}
                 shown = numbers(clip["video"])
-                assert np.diff(shown).tolist() == [7] * (F - 1)
+                assert np.diff(shown).tolist() == [6] * (F - 1)
                 video, start = divmod(shown[0] - first, 50)
-                assert start == clip["start"] and start + 3 * 7 < lengths[video]
+                assert start == clip["start"] and start + 3 * 6 < lengths[video]
                 seen.add(video)
-        assert seen == {i for i, count in enumerate(lengths) if count >= 22}
+        assert seen == {i for i, count in enumerate(lengths) if count >= 19}
 
 
 RLDS = "video=steps/observation/image&actions=steps/action/world_vector,steps/action/gripper"

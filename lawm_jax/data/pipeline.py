@@ -6,13 +6,17 @@ none of them.
 """
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
 import urllib.parse
 
 import numpy as np
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError("lawm_jax reads data on Linux and macOS; on Windows use WSL") from error
 
 from lawm_jax.data import droid, frames, lerobot, mini, recon, records, statistics, tfds, video
 from lawm_jax.data import episodes as episodes_

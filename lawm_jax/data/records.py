@@ -13,15 +13,18 @@ record is a safetensors file of consecutive frames of one video or episode:
 """
 
 import contextlib
+import dataclasses
 import io
 import json
+import logging
 import os
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, paths, recent
+from lawm_jax.data import episodes, frames, metadata, paths, recent
 
 RAW_BELOW = 128  # pixels: smaller frames need little space, and no decoding
+_LOG = logging.getLogger(__name__)
 OPTIONS = "group_size:1,uncompressed"  # of the writer: any record can be read alone
 
 
@@ -40,8 +43,8 @@ def source(name, where, split, data, view):
       `encoder` says of which encoder.
 
     Raises:
-      ValueError: there is no complete set, it has another rate, or its clips of states another
-        number of frames.
+      ValueError: there is no complete set, it has another rate, it was cropped closer than `view`,
+        or its clips of states have another number of frames or another view.
     """
     where = paths.expand(where)
     info = read_info(where)
@@ -60,7 +63,8 @@ def source(name, where, split, data, view):
     ends = np.cumsum(info["records"][split], dtype=np.int64)
     if not len(ends) or not ends[-1]:
         raise ValueError(f"{name}: there are no records to {split} on")
-    shards = _Shards(os.path.join(where, split), ends, info.get("source", ""))
+    trim = _trim(name, info, view) if view else None
+    shards = _Shards(os.path.join(where, split), ends, info.get("source", ""), trim)
     return episodes.Episodes(
         name, range(ends[-1]), shards, count, 1, view, encoder and json.dumps(encoder)
     )
@@ -73,15 +77,52 @@ def read_info(where):
       ValueError: it isn't one, or not complete.
     """
     where = paths.expand(where)
-    try:
-        with open(os.path.join(where, "info.json"), encoding="utf-8") as file:
-            return json.load(file)
-    except FileNotFoundError:
+    path = os.path.join(where, "info.json")
+    if not os.path.exists(path):
         if os.path.exists(os.path.join(where, "plan.json")):
             text = "it is not ingested to the end yet; the same ingest command continues"
         else:
             text = "expected a folder that lawm_jax.ingest wrote, there is no info.json"
-        raise ValueError(f"records:{where}: {text}") from None
+        raise ValueError(f"records:{where}: {text}")
+    info = metadata.load(path, "the info.json of an ingested folder")
+    metadata.field(path, info, "fps", "a positive number")
+    counts = metadata.field(path, info, "records", "an object")
+    for split in "train", "test":
+        for count in metadata.field(f"{path}: records", counts, split, "a list"):
+            metadata.check(path, f"records, {split}", count, "an integer >= 0")
+    if info.setdefault("encoder", None) is not None:
+        metadata.check(path, "encoder", info["encoder"], "an object")
+    for key in {"frames", "size", "resize", "steps"} & info.keys():
+        metadata.check(path, key, info[key], "a positive integer")
+    if "steps" in info:
+        metadata.field(path, info, "frames", "a positive integer")
+    return info
+
+
+def _trim(name, info, view):
+    """Returns side and centre of stored frames, pixels, where `view` shows the centre alone.
+
+    Raises:
+      ValueError: `view` shows more than is stored, or other than the states that are stored are of.
+    """
+    if "size" not in info or "resize" not in info:
+        _LOG.warning("%s: its info.json says no resize, taken for uncropped", name)
+    size = info.get("size", view.size)
+    share = size / info.get("resize", size)
+    ratio = view.size / view.resize / share
+    if abs(ratio - 1) < 0.01:  # but for rounding
+        return None
+    made = f"with size {size} and resize {info.get('resize', size)}"
+    hint = f"--resize {round(size * view.resize / view.size)}"
+    if ratio > 1 or info["encoder"]:
+        raise ValueError(
+            f"data.resize: {name} was ingested {made}, got size {view.size} and resize "
+            f"{view.resize}, another part of the picture; set data.resize to "
+            f"{round(view.size / share)}, or ingest again with {hint}"
+        )
+    text = "%s was ingested %s: its frames are enlarged to show what size %d and resize %d do; %s"
+    _LOG.warning(text, name, made, view.size, view.resize, f"ingest with {hint} for sharper ones")
+    return size, max(1, round(size * ratio))
 
 
 def pack(part, step, quality):
@@ -141,9 +182,12 @@ def unpack(record):
 class _Shards:
     """Opens records by their number; picklable."""
 
-    def __init__(self, folder, ends, made_from):
-        """Takes the folder of a split, how many records its shards hold up to each one, a spec."""
-        self.folder, self.ends, self.made_from = folder, ends, made_from
+    def __init__(self, folder, ends, made_from, trim):
+        """Takes the folder of a split and how many records its shards hold up to each one.
+
+        `made_from` is the spec of what they were made from, `trim` as `_trim` returns it.
+        """
+        self.folder, self.ends, self.made_from, self.trim = folder, ends, made_from, trim
         counts = np.diff(ends, prepend=0).tolist()
         paths_ = [shard_path(folder, shard) for shard in range(len(counts))]
         self.records, self.identities = ArrayRecords(paths_, counts), {}
@@ -192,7 +236,9 @@ class _Shards:
         except (ValueError, RuntimeError, IndexError, StopIteration, OSError) as error:
             path, place = self._place(item)
             raise episodes.UnreadableVideo(f"{path}[{place}]", f"damaged: {error}") from error
-        yield episodes.Episode(length, lambda indices, view: arrays(stored, indices, view))
+        yield episodes.Episode(
+            length, lambda indices, view: arrays(stored, indices, view, self.trim)
+        )
 
     def _place(self, item):
         shard = int(np.searchsorted(self.ends, item, "right"))
@@ -244,8 +290,11 @@ def report_path(path):
 _LENGTH = ("states", "ends", "video")
 
 
-def arrays(stored, indices, view):
-    """Returns the clip of an unpacked record's frames `indices`, as `episodes.Episode` has it."""
+def arrays(stored, indices, view, trim=None):
+    """Returns the clip of an unpacked record's frames `indices`, as `episodes.Episode` has it.
+
+    With `trim` = (side, centre), pixels, only the centre of the stored frames is shown.
+    """
     first, step = stored["start"]
     clip = {
         "episode": stored["episode"].tobytes().decode(errors="surrogateescape"),
@@ -272,6 +321,12 @@ def arrays(stored, indices, view):
         images = [data[first[i] : ends[i]] for i in indices]
     else:
         images = list(stored["video"][indices])
-        if images[0].shape[:2] == (view.size, view.size) and view.seed is None:
+        if not trim and images[0].shape[:2] == (view.size, view.size) and view.seed is None:
             return clip | {"video": np.stack(images)}
+    if trim:
+        side, centre = trim
+        whole = frames.Scaler(frames.View(side, side)).images(images)
+        first = (side - centre) // 2
+        images = list(whole[:, first : first + centre, first : first + centre])
+        view = dataclasses.replace(view, resize=view.size)
     return clip | {"video": frames.Scaler(view).images(images)}

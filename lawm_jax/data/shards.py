@@ -8,15 +8,17 @@ crashes or blocks its reader costs that worker, not the run.
 import collections
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import time
 import types
 from typing import NamedTuple
 
-from lawm_jax.data import episodes, frames, pipeline, records
+from lawm_jax.data import episodes, frames, metadata, paths, pipeline, records
 
 SHARDS = 1024  # at most about so many of a split, of 16 items or more
 
@@ -74,7 +76,59 @@ def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=
     Raises:
       ValueError: nothing matches, nothing can be read, or `out` holds something else.
       RuntimeError: a worker failed, and not because of a file: a full disk, for example.
+      BlockingIOError: another process is doing the same part of `out`.
     """
+    check(plan, workers, limit, part)
+    out = paths.expand(out)
+    with _alone(out, part):
+        return _ingest(plan, out, workers, limit, part, encode, show)
+
+
+def check(plan, workers=1, limit=120.0, part=(0, 1)):
+    """Raises ValueError where an argument of `ingest` is out of its range; says which."""
+    for name, value, good, expected in (
+        ("fps", plan.fps, 0 < plan.fps <= 1000, "more than 0 and at most 1000"),
+        ("size", plan.size, 8 <= plan.size <= 8192, "8 to 8192 pixels"),
+        ("resize", plan.resize, plan.size <= plan.resize <= 65536, f"at least size = {plan.size}"),
+        ("frames", plan.frames, plan.frames >= 2, "at least 2"),
+        ("least", plan.least, 2 <= plan.least <= plan.frames, f"2 to frames = {plan.frames}"),
+        ("quality", plan.quality, 0 <= plan.quality <= 100, "0 to 100"),
+        ("holdout", plan.holdout, 0 <= plan.holdout <= 1, "0 to 1"),
+        ("workers", workers, workers >= 1, "at least 1"),
+        ("limit", limit, limit >= 1, "at least 1 second"),
+        ("part", "/".join(map(str, part)), 0 <= part[0] < part[1], "i/n with 0 <= i < n"),
+    ):
+        if not good:
+            raise ValueError(f"{name}: expected {expected}, got {value}")
+
+
+@contextlib.contextmanager
+def _alone(out, part):
+    """Locks one part of a folder; raises BlockingIOError where another process has it."""
+    import fcntl
+
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise ValueError(f"out: expected a folder, got the file {out}")
+    os.makedirs(out, exist_ok=True)
+    mine = os.path.join(out, f".ingest-{part[0]}-of-{part[1]}.lock")
+    others = glob.glob(os.path.join(glob.escape(out), ".ingest-*-of-*.lock"))
+    clashing = [path for path in others if not path.endswith(f"-of-{part[1]}.lock")]
+    with contextlib.ExitStack() as stack:
+        for path in [*clashing, mine]:
+            file = stack.enter_context(open(path, "a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                text = f"{out}: another process is ingesting into it; wait for it, or end it"
+                raise BlockingIOError(text) from None
+            except OSError:  # a file system without locks
+                pass
+            stack.callback(lambda path=path: os.path.exists(path) and os.remove(path))
+        yield
+
+
+def _ingest(plan, out, workers, limit, part, encode, show):
+    """Does what `ingest` does, in a folder of its own."""
     sources = {split: open_source(plan, split) for split in ("train", "test")}
     size = max(16, -(-max(len(source.items) for source in sources.values()) // SHARDS))
     _claim(out, plan, sources, size)
@@ -117,10 +171,10 @@ def _claim(out, plan, sources, size):
     wanted = json.loads(json.dumps(wanted))
     path = os.path.join(out, "plan.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            before = json.load(file)
-    except FileNotFoundError:
-        os.makedirs(out, exist_ok=True)
+        before = metadata.load(path, "the plan of an ingest")
+    except ValueError:
+        if os.path.exists(path):
+            raise
         _write(path, json.dumps(wanted, indent=1))
         return
     changed = [
@@ -144,7 +198,7 @@ def _run(plan, sources, out, todo, workers, limit, encode, advance):
         while waiting or running:
             while waiting and len(running) < workers:
                 unit, bad = waiting.popleft()
-                at = spawn.Array("d", [unit.items.start, time.monotonic()], lock=False)
+                at = spawn.Array("d", [unit.items.start, math.inf], lock=False)
                 source = sources[unit.split]
                 mine = dataclasses.replace(source, items=[source.items[i] for i in unit.items])
                 work = (plan, mine, out, unit, bad, at, os.getpid())
@@ -191,6 +245,7 @@ def _work(plan, source, out, unit, bad, at, parent):
     """
     from array_record.python import array_record_module
 
+    at[1] = time.monotonic()  # not before: starting takes its time, too
     report = []
     with contextlib.ExitStack() as stack:
         writer = None

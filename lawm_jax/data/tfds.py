@@ -77,7 +77,9 @@ def open_examples(name, where, split, holdout, part=""):
     where = paths.expand(where)
     files = [os.path.join(where, file) for file in ("dataset_info.json", "features.json")]
     try:
-        info, features = (metadata.load(f, f"a TFDS folder with {os.path.basename(f)}") for f in files)
+        info, features = (
+            metadata.load(f, f"a TFDS folder with {os.path.basename(f)}") for f in files
+        )
         splits = metadata.check(files[0], "splits", info.get("splits", []), "a list")
         for one in splits:
             metadata.check(files[0], "splits", one, "an object")
