@@ -485,10 +485,9 @@ def test_a_damaged_frame_costs_the_clips_that_show_it(tfrecords, order, tmp_path
 @pytest.mark.parametrize(
     "key, values, reason",
     [
-        ("observation/cartesian_position", lambda v: v[:-1], "6 for each frame"),
+        ("observation/cartesian_position", lambda v: v[:-1], "expected 6 numbers for each frame"),
         ("observation/cartesian_position", lambda v: v[:-6], r"\d+ poses and \d+ gripper"),
         ("observation/gripper_position", lambda v: v[:-1], r"\d+ poses and \d+ gripper"),
-        ("observation/gripper_position", lambda v: [np.nan, *v[1:]], "finite numbers"),
         ("observation/gripper_position", lambda v: [], r"\d+ poses and 0 gripper"),
         ("observation/exterior_image_1_left", lambda v: v[1:], r"for \d+ frames"),
         ("observation/exterior_image_1_left", lambda v: [], "for 0 frames"),
@@ -533,20 +532,29 @@ def spoil_raw(fault, folder, path, gripper):
             return "no metadata"
         case "metadata without the camera":
             metadata.write_text("{}")
-            return "KeyError: 'ext1_mp4_path'"
+            return "Fri_0.json: expected 'ext1_mp4_path', a string"
         case "null in the metadata":
             metadata.write_text('{"ext1_mp4_path": null}')
-            return "TypeError"
+            return "Fri_0.json: ext1_mp4_path: expected a string, got None"
         case "half of the metadata":
             metadata.write_text(metadata.read_text()[:-10])
-            return "JSONDecodeError"
+            return "Fri_0.json: expected an episode's metadata as JSON, got: Unterminated"
         case "half a trajectory":
             trajectory.write_bytes(trajectory.read_bytes()[:2000])
             return "OSError"
         case "no poses":
             with h5py.File(trajectory, "a") as file:
                 del file["observation/robot_state/cartesian_position"]
-            return "KeyError"
+            return "cartesian_position: expected numbers with 2 axes, got None"
+        case "poses of text":
+            with h5py.File(trajectory, "a") as file:
+                del file["observation/robot_state/cartesian_position"]
+                file["observation/robot_state/cartesian_position"] = np.full((30, 6), b"near")
+            return "cartesian_position: expected numbers with 2 axes"
+        case "a lost frame":
+            times = [i / 60 for i in range(len(path)) if i != 9]
+            test_data.write(video, times, (128, 72))
+            return "aren't evenly spaced"
         case "too few poses":
             write_raw(folder, path[:-3], gripper[:-3])
             return f"{len(path) - 3} poses and .* for {len(path)} frames"
@@ -576,7 +584,15 @@ def spoil_raw(fault, folder, path, gripper):
     "fault",
     ["no metadata", "metadata without the camera", "null in the metadata", "half of the metadata"]
     + ["half a trajectory", "no poses", "too few poses", "too few gripper positions"]
-    + ["poses that are no numbers", "no video", "half a video", "uneven frames", "one frame"],
+    + [
+        "poses that are no numbers",
+        "poses of text",
+        "a lost frame",
+        "no video",
+        "half a video",
+        "uneven frames",
+        "one frame",
+    ],
 )
 def test_every_kind_of_broken_raw_episode_is_refused_with_its_reason(raw, fault, tmp_path):
     root = shutil.copytree(raw, tmp_path / "raw")
@@ -667,3 +683,33 @@ def test_droid_is_read_without_tensorflow(array_record, tfrecords, raw):
     lines = out.splitlines()
     assert lines.count("(4, 48, 48, 3)") >= 12
     assert all("9 steps" in line for line in lines if not line.startswith("("))
+
+
+@pytest.mark.parametrize("form", ["tfrecords", "raw"])
+def test_a_label_that_is_no_number_loses_the_clips_that_meet_it(form, request, tmp_path):
+    where = request.getfixturevalue(form)
+    if form == "raw":
+        root = shutil.copytree(where, tmp_path / "raw")
+        folder = next(root.glob("*/*/*/Fri_0"))
+        path, gripper = recorded(0)
+        gripper[20] = np.nan
+        write_raw(folder, path, gripper)
+        item = str(folder)
+    else:
+        item = "00000/1"
+
+        def change(features):
+            features["steps/observation/gripper_position"].float_list.value[20] = np.nan
+
+        root = rewritten(where, tmp_path / "bad", item, change)
+    _, source = everything(root)
+    met = set()
+    with source.open(item) as episode:
+        starts = range(episode.length - (F - 1) * source.stride)
+        for start in starts:
+            try:
+                source._read(item, episode, start, VIEW)
+            except frames.UnreadableVideo as error:
+                assert error.start == start and "expected finite numbers" in error.reason
+                met.add(start)
+    assert met == {20 - i * source.stride for i in range(F)} & set(starts)

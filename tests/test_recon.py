@@ -135,7 +135,7 @@ def broken(tmp_path):
         "huge.hdf5": "chunks (67108864,)",
         "uneven.hdf5": "(12, 12, 11) images, positions and yaws",
         "lost.hdf5": "expected finite numbers",
-        "names.hdf5": "could not convert",
+        "names.hdf5": "jackal/position: expected numbers, got |S5",
         "line.hdf5": "expected [F, 2]",
         "short.hdf5": "3 steps, needs 4",
         "noise.hdf5": "damaged mjpeg image",

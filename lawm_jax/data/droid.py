@@ -3,16 +3,19 @@
 import contextlib
 import dataclasses
 import glob
-import json
 import os
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, paths, poses, tfds, video
+from lawm_jax.data import episodes, frames, metadata, pace, paths, poses, recent, tfds, video
 
 RATE = 15.0  # steps per second
 SEEN = "steps/observation/"  # what the arm and its cameras see, in the TFDS form
 LABELS = f"{SEEN}cartesian_position", f"{SEEN}gripper_position"
+_RAW_LABELS = {
+    "observation/robot_state/cartesian_position": 2,
+    "observation/robot_state/gripper_position": 1,
+}
 # What the cameras of the TFDS form are called in the raw form's metadata.
 CAMERAS = {
     "exterior_image_1_left": "ext1",
@@ -108,25 +111,28 @@ class _Raw:
     """Opens folders of the raw form, where `key` of the metadata names the video."""
 
     key: str
+    shown: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(256))
 
     @contextlib.contextmanager
     def __call__(self, item):
         import h5py
 
         try:
-            metadata = sorted(glob.glob(os.path.join(glob.escape(item), "metadata_*.json")))
-            with open(metadata[0], encoding="utf-8") as file:
-                recorded = os.path.basename(json.load(file)[self.key])
-            with h5py.File(os.path.join(item, "trajectory.h5"), "r") as file:
-                state = file["observation/robot_state"]
-                path, gripper = state["cartesian_position"][()], state["gripper_position"][()]
-            recorded = os.path.join(item, "recordings", "MP4", recorded)
-            count, rate = _pace(recorded)
-        except IndexError as error:
-            raise frames.UnreadableVideo(item, "no metadata_*.json, or no video") from error
-        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            described = sorted(glob.glob(os.path.join(glob.escape(item), "metadata_*.json")))
+            if not described:
+                raise ValueError("no metadata_*.json")
+            known = metadata.load(described[0], "an episode's metadata")
+            recorded = metadata.field(described[0], known, self.key, "a string")
+            recorded = os.path.join(item, "recordings", "MP4", os.path.basename(recorded))
+            with h5py.File(os.path.join(item, "trajectory.h5"), "r", locking=False) as file:
+                path, gripper = (_rows(file, key, axes) for key, axes in _RAW_LABELS.items())
+            shown = self.shown.get(recorded, _even_times)
+        except frames.UnreadableVideo as error:
+            raise frames.UnreadableVideo(item, str(error)) from error
+        except (OSError, KeyError, ValueError, RuntimeError) as error:  # h5py has these for damage
             raise frames.UnreadableVideo(item, f"{type(error).__name__}: {error}") from error
         # Frame i belongs to row i. The last grab of a recording may have no row, or no frame.
+        count = len(shown)
         if abs(count - len(path)) > 1 or len(gripper) != len(path):
             reason = f"{len(path)} poses and {len(gripper)} gripper positions"
             raise frames.UnreadableVideo(item, f"{reason} for {count} frames of {recorded}")
@@ -134,10 +140,9 @@ class _Raw:
         def arrays(indices, view):
             clip = _labels(path[indices], gripper[indices])
             if view is not None:
-                step = indices[1] - indices[0] if len(indices) > 1 else 1
-                start = (indices[0] + 0.5) / rate  # in the middle of the time a frame is shown
+                start, rate = pace.sampling(shown, indices)  # the player's rate, not the arm's
                 try:
-                    read = video.read_clip(recorded, start, len(indices), rate / step, view)
+                    read = video.read_clip(recorded, start, len(indices), rate, view)
                 except frames.UnreadableVideo as error:
                     raise ValueError(str(error)) from error
                 clip["video"] = read["video"]
@@ -162,24 +167,24 @@ def _raw_episodes(where):
     return sorted(found)
 
 
-def _pace(path):
-    """Returns number and rate of a video's frames; the rate is the player's, not the arm's.
+def _even_times(path):
+    """Returns when the frames of a video are shown, see `pace.times`.
 
     Raises:
-      ValueError: it is no MP4, or its frames aren't evenly spaced: times don't tell their number.
-      IndexError: there is no video stream.
+      ValueError: they aren't evenly spaced, as where one was lost: rows after it have others.
     """
-    import av
+    shown = pace.times(path)
+    even = np.linspace(shown[0], shown[-1], len(shown)) if len(shown) else shown
+    if len(shown) < 2 or np.abs(shown - even).max() > pace.NEAR * (even[1] - even[0]):
+        raise ValueError(f"{path}: {len(shown)} frames that aren't evenly spaced")
+    return shown
 
-    try:
-        with av.open(os.path.abspath(path), format="mp4") as container:
-            stream = container.streams.video[0]
-            times = np.array([entry.timestamp for entry in stream.index_entries])
-            count, base = stream.frames, stream.time_base
-    except av.FFmpegError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    step = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0
-    late = times - times[0] - step * np.arange(len(times))
-    if len(times) != count or not step or np.abs(late).max() > step / 4:
-        raise ValueError(f"{path}: {count} frames that aren't evenly spaced")
-    return count, float(1 / (step * base))
+
+def _rows(file, key, axes):
+    """Returns an array of numbers of an HDF5 file, one row or number for each step."""
+    import h5py
+
+    found = file.get(key)
+    if not isinstance(found, h5py.Dataset) or found.ndim != axes or found.dtype.kind not in "fiu":
+        raise ValueError(f"{file.filename}: {key}: expected numbers with {axes} axes, got {found}")
+    return found[()]

@@ -76,6 +76,11 @@ def _open(path):
     try:
         with h5py.File(path, "r", locking=False) as file:  # not all network disks have locks
             images, position, yaw = (_dataset(file, key) for key in _KEYS)
+            for key, found, axes in zip(_KEYS, (images, position, yaw), (1, 2, 1), strict=True):
+                if found.ndim < axes or axes == 2 and found.shape[1] < 2:
+                    raise ValueError(f"{key}: expected [F{', 2' * (axes == 2)}], got {found.shape}")
+                if found is not images and found.dtype.kind not in "fiu":
+                    raise ValueError(f"{key}: expected numbers, got {found.dtype}")
             lengths = len(images), len(position), len(yaw)
             if len(set(lengths)) > 1:
                 raise ValueError(f"{lengths} images, positions and yaws")
@@ -93,7 +98,7 @@ def _open(path):
                 return clip
 
             yield episodes.Episode(len(images), arrays)
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:  # what h5py has for damage
         raise episodes.UnreadableVideo(path, str(error)) from error
 
 
