@@ -131,7 +131,7 @@ def broken(tmp_path):
         "blind.hdf5": "no dataset images/rgb_left",
         "group.hdf5": "jackal/position is no array",
         "flat.hdf5": "no dataset images/rgb_left",
-        "scalar.hdf5": "scalar dataset",
+        "scalar.hdf5": "jackal/yaw: expected [F], got ()",
         "huge.hdf5": "chunks (67108864,)",
         "uneven.hdf5": "(12, 12, 11) images, positions and yaws",
         "lost.hdf5": "expected finite numbers",

@@ -90,8 +90,13 @@ def open_examples(name, where, split, holdout, part=""):
     if not parts or part and part not in parts:
         raise ValueError(f"{name}: part: expected one of {', '.join(parts)}, got {part!r}")
     if not part and test and "train" in parts:
-        examples = Examples(name, where, "train" if split == "train" else test, info, features)
-        return examples, examples.items(name)
+        own = Examples(name, where, test, info, features)
+        if own.there():
+            examples = own if split == "test" else Examples(name, where, "train", info, features)
+            return examples, examples.items(name)
+        text = "%s: there is no shard of %s: %s; some of train is held out in its place"
+        _LOG.warning(text, name, test, ", ".join(own.paths[:3]))
+        part = "train"
     examples = Examples(name, where, part or parts[0], info, features)
     items = examples.items(name)
     train, test = episodes.split(items, holdout)
@@ -102,6 +107,7 @@ class Examples:
     """Reads examples of one split of a TFDS data set; picklable, to be shared between threads.
 
     Attributes:
+      paths: of its shards.
       images: names of the features that are sequences of images.
       widths: maps names of features to how many numbers there are for a frame.
     """
@@ -123,7 +129,7 @@ class Examples:
         files = list(_files(path, template, title, part, self._format, len(self._counts)))
         if any(os.path.basename(file) != file for file in files):
             raise ValueError(f"{name}: expected files in its folder, got {files[0]}")
-        self._paths = [os.path.join(where, file) for file in files]
+        self.paths = [os.path.join(where, file) for file in files]
         self._records = None
         found = list(_features(f"{name}: {os.path.join(where, 'features.json')}", features))
         self.images = [one for one, kind, shape in found if kind == "image" and len(shape) == 1]
@@ -136,17 +142,21 @@ class Examples:
     def __getstate__(self):
         return self.__dict__ | {"_records": None}
 
+    def there(self):
+        """Tells whether any of its shards is there."""
+        return any(map(os.path.isfile, self.paths))
+
     def items(self, name):
         """Lists "SHARD/NUMBER" of the records, of those shards that are there.
 
         Raises:
           ValueError: there are none.
         """
-        there = [os.path.isfile(path) for path in self._paths]
+        there = [os.path.isfile(path) for path in self.paths]
         if not any(there):
-            raise ValueError(f"{name}: expected records in {self._paths[:1]}, there are none")
+            raise ValueError(f"{name}: expected records in {self.paths[:1]}, there are none")
         if not all(there):
-            lost = [path for path, is_there in zip(self._paths, there, strict=True) if not is_there]
+            lost = [path for path, is_there in zip(self.paths, there, strict=True) if not is_there]
             some = ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
             _LOG.warning("%s: %d of %d shards are missing: %s", name, len(lost), len(there), some)
         shards = [(i, count) for i, count in enumerate(self._counts) if there[i]]
@@ -169,13 +179,13 @@ class Examples:
     def identity(self, item):
         """Returns the name of an example, see `episodes.identity`."""
         shard, number = map(int, item.split("/"))
-        return f"{paths.identity(self._paths[shard])}#{number}"
+        return f"{paths.identity(self.paths[shard])}#{number}"
 
     def _open(self):
         """Opens the records: anything that gives a record's bytes by its number."""
         if self._format == "tfrecord":
-            return tfrecord.Records(self._paths, self._counts)
-        return records.ArrayRecords(self._paths, self._counts)
+            return tfrecord.Records(self.paths, self._counts)
+        return records.ArrayRecords(self.paths, self._counts)
 
 
 def check(name, option, wanted, there):
