@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_data import config
 
-from lawm_jax.data import pipeline, shards
+from lawm_jax.data import frames, pipeline, shards
 
 REAL = pathlib.Path(__file__).resolve().parents[2] / "shared/real"
 BRIDGE, ROBOT = REAL / "bridge_rlds/1.0.0", REAL / "lerobot_v21"
@@ -49,12 +49,12 @@ def nearest(frame, pictures):
 
 def bridge_examples():
     """Parses the records by tensorflow_datasets' own message."""
-    from tensorflow_datasets.core.proto import tf_example_pb2 as proto
+    from tensorflow_datasets.proto import tf_example_generated_pb2 as proto
 
     data, at, found = next(BRIDGE.glob("*-train.*")).read_bytes(), 0, []
     while at < len(data):
         length = int.from_bytes(data[at : at + 8], "little")
-        features = proto.SerializedExample.FromString(data[at + 12 : at + 12 + length])
+        features = proto.Example.FromString(data[at + 12 : at + 12 + length])
         found.append(features.features.feature)
         at += 16 + length
     return found
@@ -97,13 +97,13 @@ def test_a_robots_rows_have_the_frames_of_their_times_and_what_is_missing_is_nam
         table = pq.read_table(ROBOT / f"data/chunk-000/episode_{episode:06}.parquet")
         action, state = (np.array(table[k].to_pylist()) for k in ("action", "observation.state"))
         path = ROBOT / f"videos/chunk-000/observation.images.cam_high/episode_{episode:06}.mp4"
-        pictures = {}
+        pictures, scaled, scaler = {}, {}, frames.Scaler(found.view)
         with av.open(str(path)) as film:
             for frame in film.decode(video=0):
-                pictures[round(frame.time * 30)] = frame.to_image()
+                row = round(frame.time * 30)
+                pictures[row], scaled[row] = shown(frame.to_image()), scaler.frame(frame)
                 if len(pictures) == 80:
                     break
-        pictures = [shown(pictures[i]) for i in range(80)]
         for start in 0, 7, 61:
             with found.open(episode) as opened:
                 clip = found._read(episode, opened, start, found.view)
@@ -112,8 +112,8 @@ def test_a_robots_rows_have_the_frames_of_their_times_and_what_is_missing_is_nam
             recorded = action[start : start + 9].reshape(3, 3 * 26).astype(np.float32)
             np.testing.assert_array_equal(clip["actions"], recorded)
             for row, frame in zip(rows, clip["video"], strict=True):
-                error = np.abs(frame.astype(int) - pictures[row]).mean()
-                assert error <= nearest(frame, pictures)[1] + 0.15 and error < 4
+                np.testing.assert_array_equal(frame, scaled[row])
+                assert np.abs(frame.astype(int) - pictures[row]).mean() < 4
 
 
 @robot

@@ -6,6 +6,7 @@ each holds `actions` float32 [T-1,U], where actions[t] leads frame t to t+1, and
 """
 
 import contextlib
+import dataclasses
 import glob
 import os
 import pathlib
@@ -13,7 +14,7 @@ import zipfile
 
 import numpy as np
 
-from lawm_jax.data import episodes, paths, video
+from lawm_jax.data import episodes, pace, paths, recent, video
 
 FOLDER = str(pathlib.Path(__file__).resolve().parents[1] / "assets" / "lawm_mini")
 FPS = 4.0
@@ -38,28 +39,53 @@ def source(name, where, split, data, view):
     items = tuple(paths.once(glob.glob(os.path.join(glob.escape(folder), "*.mp4"))))
     if not items:
         raise ValueError(f"{name}: no episodes *.mp4 in {folder!r}")
-    return episodes.Episodes(name, items, _open, data.frames, 1, view)
+    return episodes.Episodes(name, items, _Open(), data.frames, 1, view)
 
 
-@contextlib.contextmanager
-def _open(item):
-    try:
-        with np.load(os.path.splitext(item)[0] + ".npz") as labels:
-            actions, state = labels["actions"], labels["state"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise episodes.UnreadableVideo(item, f"its labels: {error}") from error
-    if len(actions) != len(state) - 1:
-        reason = f"its labels: {len(actions)} actions for {len(state)} states"
-        raise episodes.UnreadableVideo(item, reason)
+@dataclasses.dataclass(frozen=True)
+class _Open:
+    """Opens episodes by the path of their video; picklable.
 
-    def arrays(indices, view):
-        clip = {
-            "actions": actions[indices[:-1]].astype(np.float32),
-            "state": state[indices].astype(np.float32),
-        }
-        if view is not None:
-            read = video.read_clip(item, indices[0] / FPS, len(indices), FPS, view)
-            clip["video"] = read["video"]
-        return clip
+    Attributes:
+      frames: remembers how many frames the videos have.
+    """
 
-    yield episodes.Episode(len(state), arrays)
+    frames: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(2**14))
+
+    @contextlib.contextmanager
+    def __call__(self, item):
+        try:
+            with np.load(os.path.splitext(item)[0] + ".npz") as labels:
+                actions, state = labels["actions"], labels["state"]
+            for array in actions, state:
+                if array.ndim != 2 or array.dtype.kind not in "fiu":
+                    raise ValueError(f"expected numbers [T, k], got {array.dtype} {array.shape}")
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise episodes.UnreadableVideo(item, f"its labels: {error}") from error
+        if len(actions) != len(state) - 1:
+            reason = f"its labels: {len(actions)} actions for {len(state)} states"
+            raise episodes.UnreadableVideo(item, reason)
+
+        def arrays(indices, view):
+            clip = {
+                "actions": actions[indices[:-1]].astype(np.float32),
+                "state": state[indices].astype(np.float32),
+            }
+            if view is not None:
+                count = self.frames.get(item, _frames)
+                if count != len(state):
+                    reason = f"its labels: {len(state)} states for {count} frames"
+                    raise episodes.UnreadableVideo(item, reason)
+                read = video.read_clip(item, indices[0] / FPS, len(indices), FPS, view)
+                clip["video"] = read["video"]
+            return clip
+
+        yield episodes.Episode(len(state), arrays)
+
+
+def _frames(path):
+    """Returns the number of a video's frames; raises UnreadableVideo where they aren't at `FPS`."""
+    shown = pace.times(path)
+    if not (np.abs(shown - np.arange(len(shown)) / FPS) <= pace.NEAR / FPS).all():
+        raise episodes.UnreadableVideo(path, f"its frames don't come {FPS:g} times a second")
+    return len(shown)

@@ -29,8 +29,8 @@ def measure(source, fps):
 
     Returns:
       A dict: `fps`; `stride`, steps of the recording per frame; `source`, its name; `items`, their
-      number; `fingerprint` of their names; `skipped`, how many of them can't be read; and for each
-      of "actions" and "state" that there is a dict with lists of a number per dimension: `mean`,
+      number; `fingerprint` of their names; `skipped`, how many of them can't be read to the end;
+      and for each of "actions" and "state" that there is a dict with lists of a number per dimension: `mean`,
       `std` (of all, not of a sample), `min`, `max`, `q01` and `q99`, quantiles by linear
       interpolation; with `count`, of steps; and `quantiles`, "exact" or of how many steps, drawn at
       random with a fixed seed where there are more than `MOST` values.
@@ -44,20 +44,17 @@ def measure(source, fps):
     tables, skipped, reason = {}, 0, "there are none"
     for item in source.items:
         try:
-            (episode,) = source.parts(item, 2**62)
-            found = {key: np.asarray(episode[key], np.float64) for key in KEYS if key in episode}
-            for key, rows in found.items():
-                if not np.isfinite(rows).all():
-                    raise episodes.UnreadableVideo(str(item), f"{key} that aren't finite")
-                if key in tables and rows.shape[1:] != tables[key].mean.shape:
-                    got, width = rows.shape[1:], tables[key].mean.shape
-                    raise episodes.UnreadableVideo(str(item), f"{key} {got}, expected {width}")
+            for part in source.parts(item, 2**62):  # one, but for damaged episodes
+                found = {key: np.asarray(part[key], np.float64) for key in KEYS if key in part}
+                for key, rows in found.items():
+                    if key in tables and rows.shape[1:] != tables[key].mean.shape:
+                        got, width = rows.shape[1:], tables[key].mean.shape
+                        raise episodes.UnreadableVideo(str(item), f"{key} {got}, expected {width}")
+                for key, rows in found.items():
+                    tables.setdefault(key, _Table(rows.shape[1])).add(rows)
         except episodes.UnreadableVideo as error:
             _LOG.warning("left out %s", error)
             skipped, reason = skipped + 1, str(error)
-            continue
-        for key, rows in found.items():
-            tables.setdefault(key, _Table(rows.shape[1])).add(rows)
     if not tables:
         text = "no actions and no state" if skipped < len(source.items) else f"no item: {reason}"
         raise ValueError(f"{source.name}: expected labels, got {text}")
