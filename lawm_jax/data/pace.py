@@ -34,6 +34,8 @@ def times(path, first=0.0, last=math.inf):
             found.append(film.seconds(packet.pts))
             if packet.dts is not None and film.seconds(packet.dts) >= last:
                 break
+        if film.broken:
+            raise ValueError(film.broken)
     found = np.sort(np.array(found, np.float64))
     return found[(first <= found) & (found < last)]
 

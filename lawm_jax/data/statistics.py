@@ -31,8 +31,9 @@ def measure(source, fps):
       A dict: `fps`; `stride`, steps of the recording per frame; `source`, its name; `items`, their
       number; `fingerprint` of their names; `skipped`, how many of them can't be read to the end;
       and for each of "actions" and "state" that there is a dict with lists of a number per
-      dimension: `mean`, `std` (of all, not of a sample), `min`, `max`, `q01` and `q99`, quantiles by linear
-      interpolation; with `count`, of steps; and `quantiles`, "exact" or of how many steps, drawn at
+      dimension: `mean`, `std` (of all, not of a sample), `min`, `max`, `q01` and `q99`, quantiles
+      by linear interpolation; with `count`, of steps; and `quantiles`, "exact" or of how many
+      steps, drawn at
       random with a fixed seed where there are more than `MOST` values.
 
     Raises:
