@@ -95,7 +95,7 @@ class Episodes:
                 except UnreadableVideo as error:
                     failure, tries = failure or error, tries + 1
                     if error.start is None or tries > _TRIES:
-                        raise failure from None
+                        break
                     if len(indices) >= 2 * max(self.frames, least):
                         waiting += np.array_split(indices, 2)[::-1]
             if failure:
