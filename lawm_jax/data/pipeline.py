@@ -47,7 +47,8 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
       config: has `seed` and `data.{videos, sources, mixture, frames, fps, resize, size, augment,
         batch, holdout, workers}`. `mixture` maps names to weights and `sources` the same names to
         what they stand for, see `source`. `videos`, where it is not "", is the only source.
-        `batch` is the global batch.
+        `batch` is the global batch. Recordings of a constant rate are read at the nearest of its
+        fractions to `fps`, which is logged where it is another: see `episodes.stride`.
       split: "train" or "test"; sources without a split of their own hold out a `holdout` of theirs.
       process_index, process_count: which share to yield.
       skipped: path of a JSONL file that gets a line {"source", "path", "reason"} per unreadable
