@@ -16,7 +16,13 @@ from absl import app, flags, logging
 
 from lawm_jax.flags import define_config
 
-VIDEOS = flags.DEFINE_string("videos", None, "Folder, glob or list of video files.")
+from lawm_jax.data import video
+
+VIDEOS = flags.DEFINE_string(
+    "videos",
+    None,
+    f"Folder, glob or list of video files. Of folders and globs: {' '.join(video.SUFFIXES)}.",
+)
 SOURCE = flags.DEFINE_string("source", None, "KIND:WHERE: droid, recon, lerobot, tfds, mini, ...")
 OUT = flags.DEFINE_string("out", None, "Folder to write to.")
 FPS = flags.DEFINE_float("fps", 4.0, "Frames per second.")
@@ -153,10 +159,10 @@ def _encoder(plan, config):
 
 def _measure(plan, replace=False):
     """Measures the labels of a source to train on, and stores that beside the data."""
-    from lawm_jax.data import mini, paths, shards, statistics
+    from lawm_jax.data import mini, paths, pipeline, shards, statistics
 
     kind, _, where = plan.source.partition(":")
-    where = paths.expand(where.partition("?")[0])
+    where = paths.expand(pipeline.split_options("source", where)[0])
     folder = os.path.join(mini.FOLDER, where) if kind == "mini" else where
     source = shards.open_source(plan, "train")
     path = statistics.write(folder, statistics.measure(source, plan.fps), replace=replace)

@@ -16,6 +16,7 @@ import av
 import ml_collections
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 import scipy.stats
 
@@ -203,23 +204,84 @@ def test_a_flip_mirrors_exactly(tmp_path):
             np.testing.assert_array_equal(mirrored, straight[:, ::-1])
 
 
-@pytest.mark.parametrize("degrees, turns", [(90, 3), (180, 2), (270, 1)])
-def test_the_crop_of_a_rotated_video_is_one_of_the_upright_picture(tmp_path, degrees, turns):
-    path = tmp_path / "phone.mp4"
-    write(path, [places(240, 160)] * 8, "libx264", "yuv444p", options={"qp": "0"})
+# EXIF's number: the display matrix a, b, c, d, where x, y is shown at a x + c y, b x + d y, and PIL
+ORIENTATIONS = {
+    1: ((1, 0, 0, 1), None),
+    2: ((-1, 0, 0, 1), PIL.Image.Transpose.FLIP_LEFT_RIGHT),
+    3: ((-1, 0, 0, -1), PIL.Image.Transpose.ROTATE_180),
+    4: ((1, 0, 0, -1), PIL.Image.Transpose.FLIP_TOP_BOTTOM),
+    5: ((0, 1, 1, 0), PIL.Image.Transpose.TRANSPOSE),
+    6: ((0, 1, -1, 0), PIL.Image.Transpose.ROTATE_270),
+    7: ((0, -1, -1, 0), PIL.Image.Transpose.TRANSVERSE),
+    8: ((0, -1, 1, 0), PIL.Image.Transpose.ROTATE_90),
+}
+
+
+def upright(image, orientation):
+    """Turns uint8 [H, W, 3] upright with PIL."""
+    turn = ORIENTATIONS[orientation][1]
+    image = PIL.Image.fromarray(image)
+    return np.asarray(image if turn is None else image.transpose(turn))
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_video_comes_upright_whatever_its_display_matrix(tmp_path, orientation, suffix):
+    path, stored = tmp_path / f"a.{suffix}", places(241, 160)
+    write(path, [stored[:, :240]] * 4, "libx264", "yuv444p", options={"qp": "0"})
     data = bytearray(path.read_bytes())
-    sine, cosine = round(np.sin(np.radians(degrees))), round(np.cos(np.radians(degrees)))
-    at = data.index(b"tkhd") + 44  # the display matrix, clockwise
-    data[at : at + 24] = struct.pack(
-        ">6i", cosine << 16, sine << 16, 0, -sine << 16, cosine << 16, 0
-    )
+    a, b, c, d = (number << 16 for number in ORIENTATIONS[orientation][0])
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
-    drawn = view(seed=4, ratio=(1.3, 1.35))
-    x, y, w, h = drawn.crop(*((160, 240) if turns % 2 else (240, 160)))[0]
-    assert w > 1.25 * h  # of the upright picture
-    wanted = (y, x, h, w) if turns % 2 else (x, y, w, h)
-    (frame,) = video.read_clip(str(path), 0.0, 1, 4.0, drawn)["video"]
-    np.testing.assert_allclose(box(np.rot90(frame, -turns)), wanted, atol=1)
+    image = upright(stored[:, :240], orientation)
+    height, width = image.shape[:2]
+    whole = video.read_clip(str(path), 0.0, 1, 4.0, frames.View(159, 160))["video"][0]
+    assert np.abs(whole.astype(int) - centre(image, 159)).max() <= 3
+    for seed in range(3):
+        drawn = view(seed=seed, ratio=(1.3, 1.35))
+        x, y, w, h = drawn.crop(width, height)[0]  # of the upright picture
+        part = PIL.Image.fromarray(image[y : y + h, x : x + w])
+        wanted = np.asarray(part.resize((64, 64), PIL.Image.Resampling.BILINEAR)).astype(int)
+        (frame,) = video.read_clip(str(path), 0.0, 1, 4.0, drawn)["video"]
+        assert np.abs(frame - wanted)[4:-4, 4:-4].max() <= 3
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_images_come_upright_as_their_exif_says(orientation):
+    stored = smooth(120, 80)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = orientation
+    wanted = centre(upright(stored, orientation), 64).astype(int)
+    for kind, options in ("JPEG", {"quality": 95, "subsampling": 0}), ("PNG", {}):
+        data = compressed(stored, kind, exif=exif.tobytes(), **options)
+        got = frames.Scaler(frames.View(64, 80)).image(data)
+        assert np.abs(got - wanted).max() <= (1 if kind == "PNG" else 6)
+        other = np.asarray(PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(data))))
+        assert np.abs(got - centre(other, 64).astype(int)).max() <= 6
+    big = b"MM\0*\0\0\0\x08\0\1\x01\x12\0\3\0\0\0\1\0" + bytes([orientation]) + b"\0\0"
+    segment = b"\xff\xe1" + struct.pack(">H", 8 + len(big)) + b"Exif\0\0" + big
+    plain = compressed(stored, "JPEG", quality=95, subsampling=0)
+    xmp = b"\xff\xe1\0\x09XMP\0\0\0\0"[:11]
+    got = frames.Scaler(frames.View(64, 80)).image(plain[:2] + xmp + segment + plain[2:])
+    assert np.abs(got - wanted).max() <= 6
+
+
+def test_damaged_exif_leaves_an_image_as_it_is():
+    stored = smooth(80, 80)
+    plain = compressed(stored, "JPEG", quality=95)
+    wanted = frames.Scaler(frames.View(64, 80)).image(plain)
+    for exif in (
+        b"",
+        b"II",
+        b"XX*\0\x08\0\0\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"II*\0\x08\0\0\0\xff\xff\0",
+        b"II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x09\0\0\0",
+    ):
+        segment = b"\xff\xe1" + struct.pack(">H", 8 + len(exif)) + b"Exif\0\0" + exif
+        got = frames.Scaler(frames.View(64, 80)).image(plain[:2] + segment + plain[2:])
+        np.testing.assert_array_equal(got, wanted)
 
 
 def test_pixels_that_are_not_square_count_by_their_shape(tmp_path):

@@ -1,15 +1,20 @@
 """The stream of batches: mixtures, order, processes, resume, memory. Sources here are made up."""
 
+import collections
 import dataclasses
+import errno
+import itertools
 import json
 import threading
 import time
 
 import numpy as np
 import pytest
+import scipy.stats
+from drawing import every, write
 from test_data import config, same, take
 
-from lawm_jax.data import frames, pipeline
+from lawm_jax.data import errors, frames, pipeline, records, shards
 
 
 @dataclasses.dataclass
@@ -143,24 +148,79 @@ def test_clips_that_wait_for_their_batch_are_bounded_in_bytes(numbers, monkeypat
     assert source.reads <= 1 + 64 + 2 * 10
 
 
-def test_an_error_that_no_source_expects_is_reported_and_does_not_end_the_run(numbers, tmp_path):
+@pytest.mark.parametrize("kind", [TypeError, AttributeError, KeyError, AssertionError, ImportError])
+def test_an_error_of_the_code_ends_the_run(numbers, kind):
     source = Numbers("web", range(20))
     read = source.clip
 
     def clip(item, random):
         if item == 7:
-            raise KeyError("surprise")
+            raise kind("a bug")
+        return read(item, random)
+
+    source.clip = clip
+    with pytest.raises(kind, match="a bug"):
+        take(pipeline.clips(numbers({"web": 1.0}, web=source)), 10)
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+    monkeypatch.setattr(errors, "PAUSES", (0.0,) * 4)
+
+
+def test_what_the_system_fails_to_give_for_now_changes_nothing(numbers, no_pause, tmp_path):
+    """A reader that fails every 7th time gives the batches of one that never does."""
+    wanted = take(pipeline.clips(numbers({"web": 1.0}, web=Numbers("web", range(20)))), 10)
+    source, calls = Numbers("web", range(20)), itertools.count(1)
+    read = source.clip
+
+    def clip(item, random):
+        if next(calls) % 7 == 0:
+            cause = (TimeoutError("slow"), OSError(errno.ESTALE, "stale"))[item % 2]
+            raise frames.UnreadableVideo(str(item), "for now") from cause
         return read(item, random)
 
     source.clip = clip
     log = tmp_path / "skipped.jsonl"
-    batches = take(pipeline.clips(numbers({"web": 1.0}, web=source), skipped=str(log)), 10)
-    assert 7 not in np.concatenate([batch["episode"] for batch in batches])
-    assert json.loads(log.read_text()) == {
-        "source": "web",
-        "path": "7",
-        "reason": "KeyError: 'surprise'",
-    }
+    same(take(pipeline.clips(numbers({"web": 1.0}, web=source), skipped=str(log)), 10), wanted)
+    assert not log.exists()
+
+
+def test_a_file_that_the_system_never_gives_is_tried_every_time_and_an_outage_ends_the_run(
+    numbers, no_pause
+):
+    source, silent = Numbers("web", range(20)), {7}
+    read, tries = source.clip, []
+
+    def clip(item, random):
+        if item in silent:
+            tries.append(item)
+            raise frames.UnreadableVideo(str(item), "broken disk") from OSError(errno.EIO, "disk")
+        return read(item, random)
+
+    source.clip = clip
+    stream = pipeline.clips(numbers({"web": 1.0}, batch=20, web=source))
+    for _ in range(3):
+        assert 7 not in next(stream)["episode"]
+    assert len(tries) >= 3 * 5
+    silent.update(range(20))
+    with pytest.raises(frames.UnreadableVideo, match="broken disk"):
+        take(stream, 3)
+
+
+def test_another_file_in_place_of_a_broken_one_costs_nothing_of_the_source_size():
+    items = range(2**31 - 1)  # a permutation takes 16 GB
+    source = Numbers("web", items, bad=range(500))
+    reader = pipeline._Reader(source, 0, 0.0, pipeline._Failures(None))
+    clips = [reader(3, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    assert clips[0]["episode"] == clips[1]["episode"] != clips[2]["episode"]
+    assert clips[0]["episode"] >= 500
+    few = Numbers("web", range(30), bad=range(29))
+    reader = pipeline._Reader(few, 0, 0.0, pipeline._Failures(None))
+    assert all(reader(i, np.random.default_rng(i))["episode"] == 29 for i in range(30))
+    few.bad = range(30)
+    with pytest.raises(ValueError, match="no file can be read any more"):
+        reader(0, np.random.default_rng(0))
 
 
 def test_skipped_files_are_listed_once_over_threads_processes_and_restarts(tmp_path):
@@ -182,3 +242,35 @@ def test_skipped_files_are_listed_once_over_threads_processes_and_restarts(tmp_p
     rows = [json.loads(line) for line in [first, *rest]]
     assert sorted(int(row["path"]) for row in rows) == list(range(50))
     assert rows[0]["reason"] == "before"
+
+
+def test_clips_of_records_are_drawn_by_file_and_then_evenly_from_all_of_it():
+    lengths = [[8, 8, 4], [5], [3], [8]]  # frames of the records of four videos; a clip has 4
+    files = records.Files(lengths, 4)
+    assert len(files) == 4
+    random = np.random.default_rng(0)
+    draws = np.array([files.pick(0, random) for _ in range(11000)])
+    counts = np.bincount(draws, minlength=3)  # of 5, 5 and 1 places to start at
+    assert scipy.stats.chisquare(counts, np.array([5, 5, 1]) * 1000).pvalue > 1e-3
+    assert [files.pick(number, random) for number in (1, 2, 3)] == [3, 4, 5]
+
+
+def test_records_and_the_videos_that_they_were_made_from_give_clips_of_each_equally_often(tmp_path):
+    for name, count in ("long", 160), ("a", 12), ("b", 12), ("c", 12):
+        write(tmp_path / f"{name}.mp4", every(count, 4), (32, 32))
+    plan = shards.Plan(
+        str(tmp_path), fps=4.0, size=32, resize=32, frames=8, least=4, quality=0, holdout=0.0
+    )
+    shards.ingest(plan, str(tmp_path / "out"), show=False)
+    shares = []
+    for spec in str(tmp_path), f"records:{tmp_path}/out":
+        settings = config(spec, holdout=0.0, size=32, resize=32)
+        source = pipeline.source(settings, "videos")
+        stream = pipeline.clips(settings)
+        epochs = [np.concatenate([next(stream)["episode"] for _ in range(3)]) for _ in range(4)]
+        clips = [
+            source.clip(source.items[i], np.random.default_rng(0))
+            for i in sum(map(list, epochs), [])
+        ]
+        shares.append(collections.Counter(str(clip["episode"]) for clip in clips))
+    assert shares[0] == shares[1] and set(shares[0].values()) == {16}

@@ -112,7 +112,7 @@ def pans(tmp_path_factory):
         with av.open(str(root / name)) as file:
             stream = file.streams.video[0]
             decoded = list(file.decode(stream))
-            times = [float((f.pts - stream.start_time) * stream.time_base) for f in decoded]
+            times = [float((f.pts - decoded[0].pts) * stream.time_base) for f in decoded]
             if name == "unordered.avi":
                 times = np.arange(len(decoded)) / 25
             if name == "claims.mp4":

@@ -20,7 +20,8 @@ LIMIT = 30.0  # seconds of CPU time for a clip; a damaged file may keep a decode
 _WAIT = 60.0  # seconds for a local file to answer
 _BLOCK, _BLOCKS = 2**20, 8  # of a remote file: bytes to fetch at once, and blocks to keep
 _PACKETS = 64  # that are read at most to find the first frame
-_BACK, _JUMP = 0.5, 10.0  # seconds back and ahead from which on a clock has changed
+_REORDERED = 16  # packets from the top that hold the first three frames to show
+BACK, _JUMP = 0.5, 10.0  # seconds back and ahead from which on a clock has changed
 _BEFORE = 10.0  # seconds before everything
 _BUGS = TypeError, AttributeError, NameError, ImportError, AssertionError, MemoryError
 # Containers are told apart by content, whatever the suffix says. Playlists are not among them and
@@ -70,10 +71,16 @@ class Film:
         self._tick = self.stream.time_base
         # AVI knows no timestamps; FFmpeg finds those of frames out of order for older codecs only.
         name, codec = self.container.format.name, self.stream.codec_context
-        self.unordered = name == "avi" and codec.name in ("h264", "hevc") and codec.reorder_depth
+        reorders = getattr(codec, "reorder_depth", True)  # PyAV 17 on
+        self.unordered = name == "avi" and codec.name in ("h264", "hevc") and reorders
         self.loose = name == "mpeg"  # where a packet has none, FFmpeg may be frames off
         self._first = []  # packets from the top that were read to find the first frame
         self._zero = self._first_shown()
+
+    @property
+    def first(self):
+        """The timestamp of the first frame."""
+        return self._zero
 
     def check(self):
         """Raises UnreadableVideo once the time is over, and what a remote file raised."""
@@ -105,7 +112,10 @@ class Film:
         if start <= 0 and self._first is None:
             # The first timestamp may be any, and that of decoding lies before it.
             top = min(self._zero, 0) - int(_BEFORE / self._tick)
-            self.container.seek(top, stream=self.stream)
+            try:
+                self.container.seek(top, stream=self.stream)
+            except av.FFmpegError:  # FLV knows no time before 0
+                self.container.seek(0)
         first, self._first, self.read, self.broken = self._first or (), None, 0, ""
         return self._packets(first), start <= 0
 
@@ -116,7 +126,7 @@ class Film:
             self.check()
             if packet.dts is not None:
                 step = 0 if last is None else float((packet.dts - last) * self._tick)
-                if step < -_BACK or step > self._most:
+                if step < -BACK or step > self._most:
                     way = "go back" if step < 0 else "jump"
                     where = f"{self.seconds(last):.3g} s"
                     self.broken = f"timestamps {way} by {abs(step):.3g} s at {where}"
@@ -140,35 +150,35 @@ class Film:
         What the container states is often that of the sound, or 0. The packets tell it where they
         begin with a keyframe that nothing precedes; else the first frame is decoded.
         """
-        self._zero, low, horizon = 0, None, None
+        self._zero = 0
         packets = self._packets()
+        if self.container.format.name == "avi":
+            self._first = list(itertools.islice(packets, _REORDERED))
+            stamps = [p.dts if self.unordered or p.pts is None else p.pts for p in self._first]
+            low = _steady(sorted(stamp for stamp in stamps if stamp is not None))
+        else:
+            low = self._lowest(packets)
+        return self._first_decoded(packets) if low is None else low
+
+    def _lowest(self, packets):
+        """Returns the lowest timestamp of a frame to show; None where packets don't tell it."""
+        low = horizon = None
         for packet in itertools.islice(packets, _PACKETS):
             self._first.append(packet)
             if packet.dts is None and packet.pts is None and not packet.size:
                 break  # the end
-            if self.unordered:
-                if packet.is_keyframe:
-                    break
-                continue
-            if packet.pts is None or not self._first[0].is_keyframe:
-                low = None
-                break
+            first = self._first[0]
+            if packet.pts is None or not first.is_keyframe:
+                return None
+            if packet.dts is not None and packet.pts < packet.dts:
+                return None
             if not packet.is_discard:  # before the start of an edit list
                 low = packet.pts if low is None else min(low, packet.pts)
             if packet.dts is not None:
-                if packet.pts < packet.dts:
-                    low = None
-                    break
                 horizon = packet.dts if horizon is None else max(horizon, packet.dts)
             if None not in (low, horizon) and horizon >= low:
                 break
-        first = self._first[0] if self._first else None
-        if low is not None and (first.is_discard or low == first.pts):
-            return low
-        if self.unordered:
-            keys = (p.dts for p in self._first if p.is_keyframe and p.dts is not None)
-            return next(keys, 0)
-        return self._first_decoded(packets)
+        return low if low is not None and (first.is_discard or low == first.pts) else None
 
     def _first_decoded(self, packets):
         """Returns the timestamp of the first frame that a decoder gives."""
@@ -213,6 +223,17 @@ class Film:
         return max(begin + self.container.duration / 1e6 - first, 0)
 
 
+def _steady(stamps):
+    """Returns the first of an AVI's timestamps; None: there are none.
+
+    Where the sound begins first, FFmpeg writes the first frame, then the gap: the frame belongs to
+    its end.
+    """
+    if len(stamps) > 2 and stamps[1] - stamps[0] > 2 * (stamps[2] - stamps[1]) > 0:
+        return 2 * stamps[1] - stamps[2]
+    return stamps[0] if stamps else None
+
+
 @contextlib.contextmanager
 def opened(path, clock=None):
     """Opens a video, and turns every error in it into `UnreadableVideo`.
@@ -227,8 +248,11 @@ def opened(path, clock=None):
     import av
 
     clock, remote = clock or Clock(), None
+    version = int(av.__version__.split(".")[0])
     # PyAV 19 always reads what is no UTF-8; before it, a title in Latin-1 was an error.
-    lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+    lenient = {} if version >= 19 else {"metadata_errors": "replace"}
+    # Before 17 the options of streams, which these give too, crash where MPEG has none at first.
+    given = "options" if version >= 17 else "container_options"
     try:
         with contextlib.ExitStack() as stack:
             if "://" in path:
@@ -240,7 +264,7 @@ def opened(path, clock=None):
                 if not os.path.getsize(path):
                     raise UnreadableVideo(path, "empty file")
             container = stack.enter_context(
-                av.open(file, options=options, timeout=_WAIT, **lenient)
+                av.open(file, timeout=_WAIT, **{given: options}, **lenient)
             )
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:
@@ -347,11 +371,16 @@ class _Remote:
 
 def true_end(path, clock=None):
     """Returns when the last frame stops being shown, in seconds, by looking at every packet."""
-    end = None
     with opened(path, clock) as film:
-        for packet in film.packets()[0]:
-            shown = packet.dts if packet.pts is None else packet.pts  # AVI knows no pts
-            if shown is not None:
-                until = shown + (packet.duration or 0)
-                end = until if end is None else max(end, until)
-        return 0 if end is None else film.seconds(end)
+        return last_shown(film, 0.0) or 0
+
+
+def last_shown(film, start):
+    """Returns when the last frame from `start` on stops being shown, in seconds; None: no frame."""
+    end = None
+    for packet in film.packets(start)[0]:
+        shown = packet.dts if packet.pts is None else packet.pts  # AVI knows no pts
+        if shown is not None:
+            until = shown + (packet.duration or 0)
+            end = until if end is None else max(end, until)
+    return None if end is None else film.seconds(end)

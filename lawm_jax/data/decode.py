@@ -89,18 +89,20 @@ def _every(film, times, done, grace):
     for back in _BACK:
         # Where a timestamp may be wrong, the frames around it put it right.
         packets, top = film.packets(times.at(done) - back - (_BACK[1] if film.loose else 0))
-        last, wrong = None, False
+        last, wrong = None, 0
         for frame in _frames(film, packets):
             if frame.pts is None:
                 raise ValueError("frame without a timestamp")
             now = film.seconds(frame.pts)
             if last is not None and now < film.seconds(last.pts) - TICK:
-                if wrong or not film.loose:
+                if wrong > 1 and not top:
+                    break  # all of them may be wrong there
+                if not film.loose or now < film.seconds(last.pts) - container.BACK:
                     raise ValueError(f"timestamps go back, from {film.seconds(last.pts):.3g} s")
-                frame.pts, wrong = film.following(last), True
+                frame.pts, wrong = film.following(last), wrong + 1
                 now = film.seconds(frame.pts)
             else:
-                wrong = False
+                wrong = 0
             if last is None and not top:
                 # H.264 shows no frame before it is whole; others need a keyframe to be.
                 whole = frame.key_frame or film.stream.codec_context.name == "h264"
@@ -127,7 +129,7 @@ def _frames(film, packets):
     following = None  # timestamp, where only the order of the frames tells it
     for packet in packets:
         if film.unordered and following is None and packet.is_keyframe:
-            following = packet.dts
+            following = max(packet.dts, film.first)
         for frame in film.stream.codec_context.decode(packet):
             film.check()
             if following is not None:

@@ -49,6 +49,7 @@ class Episodes:
       stride: steps of the episode between two frames.
       view: `frames.View`, or None to read labels alone.
       encoder: where clips hold `states` instead of `video`, the encoder's config as JSON.
+      files: where several items are of one file, `records.Files`.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Episodes:
     stride: int
     view: frames_.View | None
     encoder: str | None = None
+    files: object = None
 
     def clip(self, item, random):
         """Reads a clip of one episode that starts at any of its steps, drawn by `random`."""

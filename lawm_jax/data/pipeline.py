@@ -6,6 +6,7 @@ none of them.
 """
 
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -18,7 +19,18 @@ try:
 except ImportError as error:
     raise ImportError("lawm_jax reads data on Linux and macOS; on Windows use WSL") from error
 
-from lawm_jax.data import droid, frames, lerobot, mini, recon, records, statistics, tfds, video
+from lawm_jax.data import (
+    droid,
+    errors,
+    frames,
+    lerobot,
+    mini,
+    recon,
+    records,
+    statistics,
+    tfds,
+    video,
+)
 from lawm_jax.data import episodes as episodes_
 from lawm_jax.data import paths as paths_
 
@@ -33,15 +45,21 @@ KINDS = {
 }
 
 _LOG = logging.getLogger(__name__)
+_SILENT = 3  # files in a row that the system doesn't give end the run
 _BUFFER_BYTES = 2**29  # of decoded clips that wait for their batch, per process
 
 
 def clips(config, split="train", *, process_index=0, process_count=1, skipped=None):
     """Starts an endless stream of batches.
 
-    Each of `process_count` processes gets its block of the same global batch. An unreadable file is
-    reported once and another one, drawn from the same source by the example's own seed, takes its
-    place: batches stay full, weights of the mixture hold, and processes stay in step.
+    Each of `process_count` processes gets its block of the same global batch. Of each source, an
+    epoch has one clip of every file or episode, however long, at a place drawn evenly from it. That
+    holds for raw video, recorded episodes and what was ingested of either.
+
+    An unreadable file is reported once and another one, drawn from the same source by the example's
+    own seed, takes its place: batches stay full, weights of the mixture hold, and processes stay in
+    step. What the system fails to give, as by a time-out, is asked for again; where that doesn't
+    help, the file is left out this once. An error of the code ends the run.
 
     Args:
       config: has `seed` and `data.{videos, sources, mixture, frames, fps, resize, size, augment,
@@ -90,7 +108,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     for reader in readers:
         reader.keys = shared
         seed = int(np.random.SeedSequence([config.seed, reader.rank]).generate_state(1)[0])
-        order = grain.MapDataset.range(len(reader.source.items)).seed(seed).shuffle().repeat()
+        order = grain.MapDataset.range(reader.count).seed(seed).shuffle().repeat()
         streams.append(order.random_map(reader))
     examples = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
 
@@ -221,14 +239,31 @@ def open_source(name, spec, split, data):
         return video.source(name, spec, split, data, view)
     if kind == "videos":  # globs have question marks, too
         return video.source(name, where, split, data, view)
-    where, _, query = where.partition("?")
-    options = dict(urllib.parse.parse_qsl(query, strict_parsing=bool(query)))
+    where, options = split_options(name, where)
+    arguments = name, where, split, data, view
     try:
-        return KINDS[kind](name, where, split, data, view, **options)
+        inspect.signature(KINDS[kind]).bind(*arguments, **options)
     except TypeError as error:
-        if options and "keyword argument" in str(error):
-            raise ValueError(f"{name}: {error}") from error
-        raise
+        raise ValueError(f"{name}: {error}") from error
+    return KINDS[kind](*arguments, **options)
+
+
+def split_options(name, where):
+    """Splits WHERE?OPTION=VALUE&... into the folder and a dict of options.
+
+    A folder may have a question mark in its name.
+
+    Raises:
+      ValueError: what follows the question mark are no options.
+    """
+    if os.path.exists(os.path.expanduser(where)) or "?" not in where:
+        return where, {}
+    folder, _, query = where.rpartition("?")
+    try:
+        return folder, dict(urllib.parse.parse_qsl(query, strict_parsing=True))
+    except ValueError as error:
+        text = f"expected a folder, or FOLDER?OPTION=VALUE&..., got {where!r}"
+        raise ValueError(f"{name}: {text}") from error
 
 
 def statistics_of(config):
@@ -252,7 +287,7 @@ def statistics_of(config):
         )
     spec = config.data.videos or config.data.sources[name]
     kind, _, where = str(spec).partition(":")
-    folder = paths_.expand(where.partition("?")[0])
+    folder = paths_.expand(split_options(name, where)[0])
     folder = os.path.join(mini.FOLDER, folder) if kind == "mini" else folder
     found = source(config, name)
     if kind not in KINDS or not isinstance(found, episodes_.Episodes):
@@ -326,54 +361,84 @@ class _Failures:
                 file.write(b"\n" * bool(half) + json.dumps(row).encode() + b"\n")
 
 
+def _order(first, count, random):
+    """Yields `first`, and then the other numbers below `count` in an order drawn by `random`.
+
+    One by one: hardly ever more than a few are wanted, of a count that may be millions.
+    """
+    seen = {first}
+    yield first
+    while len(seen) < count:
+        number = int(random.integers(count))
+        if number not in seen:
+            seen.add(number)
+            yield number
+
+
 class _Reader:
     """Reads one example of a source: picklable, since Grain sends it to worker processes."""
 
     def __init__(self, source, rank, cut, failures):
         self.source, self.rank, self.cut, self.failures = source, rank, cut, failures
+        self.files = getattr(source, "files", None)  # None: each item is one
+        self.count = len(source.items if self.files is None else self.files)
         self.hopeless = set()
         self.keys = None
 
     def __call__(self, index, random):
-        """Reads a clip of item `index`, or of the first readable one in an order from `random`."""
+        """Reads a clip of file `index`, or of the first readable one in an order from `random`."""
         seed = int(random.integers(2**63))
-        clip = self._read(index, seed)
-        if clip:
-            return clip
-        for other in random.permutation(len(self.source.items)):
-            clip = self._read(int(other), seed)
+        silent = 0
+        for file in _order(index, self.count, random):
+            try:
+                clip = self._read(file, seed)
+            except frames.UnreadableVideo:  # the system's fault, and not for this file alone
+                silent += 1
+                if silent == _SILENT:
+                    raise
+                continue
             if clip:
                 return clip
         raise ValueError(f"{self.source.name}: no file can be read any more")
 
     def check(self):
         """Returns the first clip that can be read; raises ValueError where there is none."""
-        for index in range(len(self.source.items)):
-            clip = self._read(index, 0)
+        for file in range(self.count):
+            clip = self._read(file, 0)
             if clip:
                 return clip
         reasons = [f"{path}: {why[0]}" for path, why in list(self.failures.reasons.items())[:5]]
-        count = len(self.source.items)
-        some = "; ".join(reasons + ["..."] * (count > 5))
-        raise ValueError(f"{self.source.name}: none of {count} files can be read: {some}")
+        some = "; ".join(reasons + ["..."] * (self.count > 5))
+        text = f"none of {self.count} files can be read: {some}"
+        raise ValueError(f"{self.source.name}: {text}")
 
-    def _read(self, index, seed):
-        """Returns the arrays of a clip to train on, or None."""
+    def _read(self, file, seed):
+        """Returns the arrays of a clip to train on, or None.
+
+        Raises:
+          UnreadableVideo: the system failed, again and again.
+        """
+        index = file
+        if self.files is not None:
+            index = self.files.pick(file, np.random.default_rng((seed, 1)))
         if index in self.hopeless:
             return None
-        try:
+
+        def read():
             # Afresh, so that a clip doesn't depend on how many were tried before.
             clip = self.source.clip(self.source.items[index], np.random.default_rng(seed))
             if self.cut and "video" in clip:
                 frames.refuse_cuts(clip, self.cut)
+            return clip
+
+        try:
+            clip = errors.retried(read, self.source.name)
         except frames.UnreadableVideo as error:
             self.failures.add(self.source.name, error)
+            if errors.transient(error):
+                raise
             if error.start is None:
                 self.hopeless.add(index)
-            return None
-        except Exception as error:  # whatever a file brings about, it must not end the run
-            path, reason = str(self.source.items[index]), f"{type(error).__name__}: {error}"
-            self.failures.add(self.source.name, frames.UnreadableVideo(path, reason))
             return None
         arrays = {key: value for key, value in clip.items() if isinstance(value, np.ndarray)}
         arrays |= {

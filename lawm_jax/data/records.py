@@ -65,9 +65,33 @@ def source(name, where, split, data, view):
         raise ValueError(f"{name}: there are no records to {split} on")
     trim = _trim(name, info, view) if view else None
     shards = _Shards(os.path.join(where, split), ends, info.get("source", ""), trim)
-    return episodes.Episodes(
-        name, range(ends[-1]), shards, count, 1, view, encoder and json.dumps(encoder)
-    )
+    files = Files(info["lengths"][split], data.frames) if "lengths" in info else None
+    encoder = encoder and json.dumps(encoder)
+    return episodes.Episodes(name, range(ends[-1]), shards, count, 1, view, encoder, files)
+
+
+class Files:
+    """Tells which records are of one video or episode, to draw each of these equally often.
+
+    Without this the long ones would be drawn more often than from where they were ingested.
+    """
+
+    def __init__(self, lengths, frames):
+        """Takes the numbers of frames of each file's records, in order, and those of a clip."""
+        self._ends = np.cumsum([len(records) for records in lengths], dtype=np.int64)
+        starts = [max(0, length - frames + 1) for records in lengths for length in records]
+        self._starts = np.append(0, np.cumsum(starts, dtype=np.int64))  # of clips, before a record
+
+    def __len__(self):
+        return len(self._ends)
+
+    def pick(self, number, random):
+        """Draws a record of one file, as often as clips may start in it."""
+        first, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
+        low, high = self._starts[first], self._starts[end]
+        if low == high:  # each one is too short
+            return first
+        return int(np.searchsorted(self._starts, random.integers(low, high), "right")) - 1
 
 
 def read_info(where):

@@ -18,7 +18,7 @@ import time
 import types
 from typing import NamedTuple
 
-from lawm_jax.data import episodes, frames, metadata, paths, pipeline, records
+from lawm_jax.data import episodes, errors, frames, metadata, paths, pipeline, records
 
 SHARDS = 1024  # at most about so many of a split, of 16 items or more
 
@@ -256,7 +256,7 @@ def _work(plan, source, out, unit, bad, at, parent):
         for item, name in zip(unit.items, source.items, strict=True):
             row = {"path": str(name), "identity": episodes.identity(source, name)}
             row |= {"reason": bad.get(item)}
-            row |= {"records": 0, "frames": 0, "dropped": 0, "labelled": False}
+            row |= {"records": 0, "lengths": [], "frames": 0, "dropped": 0, "labelled": False}
             for part in _parts(plan, source, name, row) if item not in bad else ():
                 at[0], at[1] = item, time.monotonic()
                 if os.getppid() != parent:
@@ -265,6 +265,7 @@ def _work(plan, source, out, unit, bad, at, parent):
                     step = getattr(source, "stride", 1 / plan.fps)
                     writer.write(records.pack(part, step, 0 if plan.encoder else plan.quality))
                 row["records"] += 1
+                row["lengths"].append(len(part["video"]))
                 row["labelled"] |= "actions" in part
                 row["frames"] += len(part["video"])
             report.append(row)
@@ -281,9 +282,9 @@ def _parts(plan, source, item, row):
             else:
                 yield part
     except frames.UnreadableVideo as error:
+        if errors.transient(error):  # the same command goes on with this very shard
+            raise
         row["reason"] = error.reason
-    except Exception as error:  # whatever a file brings about, it must not end the run
-        row["reason"] = f"{type(error).__name__}: {error}"
     if not row["reason"] and not row["records"]:
         row["reason"] = f"too short: {row['dropped']} frames, needs {plan.least}"
 
@@ -304,7 +305,7 @@ def _complete(plan, out, unit, worker, encode):
 
 def _finish(plan, out, units):
     """Writes report.jsonl and info.json, and clears away what killed workers left."""
-    counts = {"train": [], "test": []}
+    counts, lengths = {"train": [], "test": []}, {"train": [], "test": []}
     totals = collections.Counter()
     with open(_partial(os.path.join(out, "report.jsonl")), "w", encoding="utf-8") as file:
         for unit in units:
@@ -312,6 +313,8 @@ def _finish(plan, out, units):
                 rows = json.load(part)
             counts[unit.split].append(sum(row["records"] for row in rows))
             for row in rows:
+                if row["records"]:
+                    lengths[unit.split].append(row.get("lengths"))
                 totals["items"] += 1
                 totals["bad"] += row["reason"] is not None
                 for key in ("records", "frames", "dropped", "labelled"):
@@ -327,7 +330,13 @@ def _finish(plan, out, units):
             f"{plan.source}: none of {totals['items']} items can be read; the reasons are in "
             f"{os.path.join(out, 'report.jsonl')}"
         )
-    info = plan._asdict() | {"records": counts, **{f"total_{k}": n for k, n in totals.items()}}
+    info = plan._asdict() | {
+        "records": counts,
+        "lengths": lengths,
+        **{f"total_{k}": n for k, n in totals.items()},
+    }
+    if None in lengths["train"] + lengths["test"]:  # begun before they were noted
+        del info["lengths"]
     if plan.write:
         if plan.encoder and plan.frames == plan.least:
             info["steps"] = _steps(out, counts)

@@ -4,8 +4,10 @@ Codec, size, rate (constant or variable), orientation and shape of pixels may be
 knows. Files may lie on this machine or on a file system of fsspec, as gs://BUCKET/FILE.
 """
 
+import collections
 import collections.abc
 import dataclasses
+import functools
 import glob
 import logging
 import math
@@ -18,8 +20,12 @@ from lawm_jax.data import container, decode, episodes, errors, frames, lists
 from lawm_jax.data import paths as paths_
 
 UnreadableVideo = frames.UnreadableVideo
-SUFFIXES = (".mp4", ".avi", ".mov", ".webm", ".mkv", ".m4v", ".mpg", ".mpeg")
+SUFFIXES = tuple(  # of the containers that `container` opens
+    ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2p .m2ts .m2v .m4v .mkv .mov .mp4 .mpe "
+    ".mpeg .mpg .mts .mxf .ogg .ogm .ogv .qt .tod .ts .vob .webm .wmv .xvid".split()
+)
 
+_NEAR = 10.0  # seconds before the end, where a keyframe should be
 _LOG = logging.getLogger(__name__)
 
 
@@ -176,6 +182,8 @@ def duration(path):
     """
     with container.opened(path) as film:
         end = film.stated_end()
+        if end and not film.stream.duration:  # that of the sound, perhaps
+            end = container.last_shown(film, max(0, end - _NEAR)) or 0
     return end or container.true_end(path)
 
 
@@ -268,26 +276,77 @@ def _keys(pattern):
 
 
 def _local_keys(pattern):
-    root = pattern = paths_.expand(pattern)
+    pattern = paths_.expand(pattern)
     if os.path.isfile(pattern):
         return {pattern: os.path.basename(pattern)}
     if os.path.isdir(pattern):
-        return {os.path.join(pattern, key): key for key in paths_.below(pattern, SUFFIXES)}
-    while glob.has_magic(root):
-        root = os.path.dirname(root)
-    found = paths_.matching(pattern, SUFFIXES)
+        found = _only_videos(pattern, paths_.below(pattern), all_of=True)
+        return {os.path.join(pattern, key): key for key in found}
+    root, found = _escaped(pattern)
+    found = paths_.matching(found, SUFFIXES)
     return {path: os.path.relpath(path, root or ".").replace(os.sep, "/") for path in found}
+
+
+def _escaped(pattern):
+    """Returns the folder before the first part of a glob that is none, and the glob.
+
+    What exists as it is written, as a folder `[2024]`, is meant so, not as one of the letters.
+    """
+    parts = pattern.split("/")
+    for i, part in enumerate(parts):
+        if glob.has_magic(part) and not os.path.lexists("/".join(parts[: i + 1])):
+            break
+    else:
+        i = len(parts)
+    root, rest = "/".join(parts[:i]), parts[i:]
+    if not i:
+        return "", pattern
+    return root or "/", "/".join([glob.escape(root), *rest])
+
+
+def _only_videos(where, paths, all_of):
+    """Returns those paths that have a video's suffix; says once of a folder what it leaves out."""
+    paths = list(paths)
+    found = [path for path in paths if path.lower().endswith(SUFFIXES)]
+    if all_of and len(found) < len(paths):
+        others = collections.Counter(
+            posixpath.splitext(path)[1].lower() or "no suffix"
+            for path in paths
+            if not path.lower().endswith(SUFFIXES)
+        )
+        _say(where, ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8)))
+    return found
+
+
+@functools.cache
+def _say(where, others):
+    _LOG.warning("%s: left out what has no video's suffix: %s", where, others)
 
 
 def _remote_keys(pattern):
     system, root = _system(pattern)
-    if system.isfile(root):
-        return {pattern: posixpath.basename(root)}
-    found = system.glob(root) if glob.has_magic(root) else system.find(root)
-    while glob.has_magic(root):
+    try:
+        if system.isfile(root):
+            return {pattern: posixpath.basename(root)}
+        whole = not glob.has_magic(root) or system.isdir(root)
+        found = system.find(root) if whole else system.glob(root)
+    except OSError as error:
+        raise ValueError(f"videos: {pattern}: {errors.reason(error)}") from error
+    while not whole and glob.has_magic(root):
         root = posixpath.dirname(root)
-    paths = [path for path in found if path.lower().endswith(SUFFIXES)]
-    return {system.unstrip_protocol(path): posixpath.relpath(path, root) for path in paths}
+    paths = _only_videos(pattern, found, all_of=whole)
+    return {_url(pattern, system, path): posixpath.relpath(path, root or ".") for path in paths}
+
+
+def _url(pattern, system, path):
+    """Returns the URL of a path on a file system that `pattern` led to."""
+    links = pattern.split("::")  # as zip://*.mp4::s3://BUCKET/a.zip or simplecache::s3://BUCKET/*
+    if len(links) == 1:
+        return system.unstrip_protocol(path)
+    here = next(i for i, link in enumerate(links) if "://" in link)
+    scheme = links[here].partition("://")[0]
+    path = path if path.startswith(f"{scheme}://") else f"{scheme}://{path}"
+    return "::".join([*links[:here], path, *links[here + 1 :]])
 
 
 def _system(url):
@@ -296,5 +355,5 @@ def _system(url):
 
     try:
         return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:  # as where gcsfs is missing for gs://
-        raise ValueError(f"videos: {url}: {error}") from error
+    except (ImportError, ValueError, OSError) as error:  # as where gcsfs is missing for gs://
+        raise ValueError(f"videos: {url}: {errors.reason(error)}") from error
