@@ -14,9 +14,8 @@ import os
 
 from absl import app, flags, logging
 
-from lawm_jax.flags import define_config
-
 from lawm_jax.data import video
+from lawm_jax.flags import define_config
 
 VIDEOS = flags.DEFINE_string(
     "videos",

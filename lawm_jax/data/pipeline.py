@@ -256,7 +256,7 @@ def split_options(name, where):
     Raises:
       ValueError: what follows the question mark are no options.
     """
-    if os.path.exists(os.path.expanduser(where)) or "?" not in where:
+    if os.path.exists(paths_.expand(where)) or "?" not in where:
         return where, {}
     folder, _, query = where.rpartition("?")
     try:
