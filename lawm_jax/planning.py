@@ -1,9 +1,14 @@
 """Planners: pure functions that search for the cheapest plan under any cost function.
 
-All take (cost, key, mean, std, ...) and return the plan and its cost. Each is one `lax.scan`
-without a word to the host: jit it, or call it inside a jitted function. The mean that a search
-starts from is its first candidate, so the plan is never worse; a cost that is not a number counts
-as infinite.
+All take (cost, key, mean, std, ...) and return the plan and its cost. Each is one `lax.scan` with
+no host callbacks: jit it, or call it inside a jitted function. The mean that a search starts from
+is its first candidate, so the plan is never worse.
+
+Any cost will do. Infinite means infeasible, and a cost that is not a number counts as infinite:
+such plans neither are returned nor move the search. Planners but those by gradients only compare
+costs, so that a penalty of any size on infeasible plans does as well as infinity. Where all plans
+are infeasible the mean comes back, at an infinite cost. Plans are float32 and within the bounds,
+and costs are compared in float32, whatever JAX's default precision.
 
 * Several tasks at once: `jax.vmap` over key, mean, std and what `cost` closes over; each task has
   its own `chunk`.
@@ -17,6 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import PartitionSpec
+
+HUGE = 1e15  # a slope beyond it counts as this
 
 
 def cem(
@@ -36,7 +43,10 @@ def cem(
     """Plans by the cross-entropy method.
 
     Each iteration draws plans from a Gaussian and refits it to the cheapest ones; the mean itself
-    is always among the candidates.
+    is always among the candidates. The deviation is the unbiased one (n - 1), as in jepa-wms,
+    V-JEPA 2, NWM and stable-worldmodel: the biased one of 10 elites would halve it in 15
+    iterations. Of one elite it is 0. Where fewer plans are feasible than elites are asked for, the
+    missing ones keep the old deviation.
 
     Args:
       cost: function of plans [P, T, U] float32 -> [P], lower is better; it must be traceable.
@@ -46,7 +56,8 @@ def cem(
       momentum: weight of the old mean and std in the new ones, 0 to less than 1.
       low, high: bounds of a plan, a number or [U], known when traced; candidates are clipped.
       chunk: candidates evaluated at a time, at most; it bounds the memory. None for all.
-      average: whether to return the last Gaussian's mean, as NWM does, not the cheapest plan seen.
+      average: whether to return the last Gaussian's mean, as jepa-wms, V-JEPA 2 and NWM do, not the
+        cheapest plan seen; an infeasible mean gives way to this one.
 
     Returns:
       plan: [T, U], the cheapest one seen.
@@ -62,8 +73,11 @@ def cem(
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
     found = _refit(cost, key, mean, std, clip, samples, elites, iterations, momentum, chunk)
     if average:
-        mean = clip(found[0][None])
-        return mean[0], _prices(cost)(mean)[0]
+        last = clip(found[0][None])
+        price = _prices(cost)(last)[0]
+        feasible = jnp.isfinite(price)
+        plan, least = found[-1]
+        return jnp.where(feasible, last[0], plan), jnp.where(feasible, price, least)
     return found[-1]
 
 
@@ -127,17 +141,18 @@ def mppi(
     std,
     samples=300,
     iterations=15,
-    temperature=0.1,
+    temperature=0.05,
     low=-np.inf,
     high=np.inf,
     chunk=None,
 ):
-    """Plans by model predictive path integrals: the mean of all candidates, weighted by cost.
+    """Plans by model predictive path integrals: the mean of all candidates, the cheap ones first.
 
     Args:
       cost, key, mean, std, samples, iterations, low, high, chunk: as in `cem`; std stays.
-      temperature: of the weights exp(-cost / temperature), in standard deviations of the
-        candidates' finite costs, so that it fits any cost.
+      temperature: of the weights exp(-rank / temperature), a candidate's rank being the share of
+        candidates that are cheaper: it fits any cost, and no penalty on others blinds it to the
+        differences between feasible plans.
 
     Returns:
       plan: [T, U], the cheapest one seen.
@@ -147,7 +162,8 @@ def mppi(
       ValueError: as `cem`.
 
     Source: Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement
-    Learning"; the price of the controls themselves is `cost`'s affair.
+    Learning", whose weights are exp(-cost / temperature), with a temperature for each cost; the
+    price of the controls themselves is `cost`'s affair.
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
     if samples < 2 or temperature <= 0:
@@ -158,14 +174,17 @@ def mppi(
 
     def iterate(carry, key):
         mean, best = carry
-        noise = jax.random.normal(key, (samples - 1, *mean.shape))
+        noise = jax.random.normal(key, (samples - 1, *mean.shape), jnp.float32)
         plans = clip(jnp.concatenate([mean[None], mean[None] + std[None] * noise]))
         costs = _in_chunks(_prices(cost), plans, chunk)
-        scale = temperature * jnp.std(costs, where=jnp.isfinite(costs)) + 1e-12
-        weights = jax.nn.softmax(-costs / scale)
-        return (jnp.einsum("p,ptu->tu", weights, plans), _cheapest(best, plans, costs)), None
+        cheaper = jnp.searchsorted(jnp.sort(costs), costs, method="sort").astype(jnp.float32)
+        weights = jnp.exp(-cheaper / jnp.float32(temperature * samples)) * jnp.isfinite(costs)
+        total = weights.sum()  # at least 1, that of the cheapest, unless none is feasible
+        new = jnp.einsum("p,ptu->tu", weights, plans) / jnp.maximum(total, 1)
+        mean = jnp.where(total > 0, new, mean)
+        return (mean, _cheapest(best, plans, costs)), None
 
-    start = (mean, _nothing(mean))
+    start = (mean, _nothing(clip(mean[None])[0]))
     (_, best), _ = jax.lax.scan(iterate, start, jax.random.split(key, iterations))
     return best
 
@@ -204,7 +223,7 @@ def gradient(
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
     if samples < 1:
         raise ValueError(f"samples: expected at least 1, got {samples}")
-    noise = jax.random.normal(key, (samples - 1, *mean.shape))
+    noise = jax.random.normal(key, (samples - 1, *mean.shape), jnp.float32)
     starts = jnp.concatenate([mean[None], mean[None] + std[None] * noise])
     return _descend(cost, starts, std, clip, iterations, rate, chunk)
 
@@ -318,19 +337,34 @@ def _refit(
         if decay == 1:
             costs = _in_chunks(_prices(cost), plans, chunk)
         else:  # shapes cannot shrink within a scan, but whole chunks can be skipped
-            skip = lambda plans: jnp.full(len(plans), jnp.inf)  # noqa: E731
+            skip = lambda plans: jnp.full(len(plans), jnp.inf, jnp.float32)  # noqa: E731
             price = lambda x: jax.lax.cond(x[1][0] < size, _prices(cost), skip, x[0])  # noqa: E731
             costs = _in_chunks(price, (plans, jnp.arange(samples)), chunk)
         plans = jnp.concatenate([elite[:kept], plans])
         negative, order = jax.lax.top_k(-jnp.concatenate([elite_costs[:kept], costs]), elites)
         elite, best = plans[order], _cheapest(best, plans[order], -negative)
         mix = lambda old, new: momentum * old + (1 - momentum) * new  # noqa: E731
-        return (mix(mean, elite.mean(0)), mix(std, elite.std(0)), elite, -negative, best), None
+        new = _gaussian(mean, std, elite, jnp.isfinite(negative))
+        return (*map(mix, (mean, std), new), elite, -negative, best), None
 
     sizes = np.maximum(samples / decay ** np.arange(iterations), 2 * elites).astype(np.int32)
-    nobody = jnp.broadcast_to(mean[None], (elites, *mean.shape)), jnp.full(elites, jnp.inf)
-    start = (mean, std, *nobody, _nothing(mean))
+    first = clip(mean[None])
+    nobody = jnp.repeat(first, elites, axis=0), jnp.full(elites, jnp.inf, jnp.float32)
+    start = (mean, std, *nobody, _nothing(first[0]))
     return jax.lax.scan(iterate, start, (jax.random.split(key, iterations), sizes))[0]
+
+
+def _gaussian(mean, std, elite, feasible):
+    """Refits mean and std [T, U] to the elites [E, T, U] that are feasible [E].
+
+    Those that are missing count as drawn from the old Gaussian, but for the mean.
+    """
+    count = feasible.sum(dtype=jnp.int32).astype(jnp.float32)
+    part = feasible[:, None, None].astype(jnp.float32)
+    new = jnp.where(count > 0, (part * elite).sum(0) / jnp.maximum(count, 1), mean)
+    missing = jnp.minimum(len(elite) - count, len(elite) - 1)
+    squares = (part * jnp.square(elite - new[None])).sum(0) + missing * jnp.square(std)
+    return new, jnp.where(count > 0, jnp.sqrt(squares / max(len(elite) - 1, 1)), std)
 
 
 def _descend(cost, plans, std, clip, iterations, rate, chunk):
@@ -345,7 +379,8 @@ def _descend(cost, plans, std, clip, iterations, rate, chunk):
 
     def slope(plans):
         (_, costs), slopes = jax.value_and_grad(total, has_aux=True)(plans)
-        return costs, jnp.nan_to_num(slopes, posinf=0.0, neginf=0.0)
+        # Adam squares them: float32 ends at 3e38.
+        return costs, jnp.clip(jnp.nan_to_num(slopes), -HUGE, HUGE)
 
     def iterate(carry, _):
         plans, state, best = carry
@@ -364,23 +399,23 @@ def _noise(key, shape, exponent):
     It has the period 2 T and the power of frequency 1 / (2 T) also at frequency 0.
     """
     if exponent == 0:
-        return jax.random.normal(key, shape)
+        return jax.random.normal(key, shape, jnp.float32)
     P, T, U = shape
     frequency = np.maximum(np.abs(np.fft.fftfreq(2 * T)), 1 / (2 * T))
     power = frequency**-exponent
     gain = np.sqrt(power / power.mean()).astype(np.float32)
-    white = jnp.fft.fft(jax.random.normal(key, (P, 2 * T, U)), axis=1)
+    white = jnp.fft.fft(jax.random.normal(key, (P, 2 * T, U), jnp.float32), axis=1)
     return jnp.fft.ifft(white * gain[None, :, None], axis=1).real[:, :T]
 
 
 def _prices(cost):
-    """Returns the function plans [P, T, U] -> [P] that `cost` should be: never not a number."""
+    """Returns the function plans [P, T, U] -> [P] that `cost` should be: float32, and a number."""
 
     def price(plans):
         costs = cost(plans)
         if costs.shape != (len(plans),):
             raise ValueError(f"cost: expected a function to [{len(plans)}], got {costs.shape}")
-        costs = costs.astype(jnp.float32)
+        costs = jnp.maximum(costs.astype(jnp.float32), jnp.finfo(jnp.float32).min)
         return jnp.where(jnp.isnan(costs), jnp.inf, costs)
 
     return price

@@ -119,6 +119,144 @@ def test_costs_that_are_not_numbers_are_never_chosen(name):
     assert value < 0.5 * float(cost(ZEROS[None])[0])
 
 
+def square(plans):
+    target = jnp.array([[0.5, -0.5], [0.2, 0.3], [-0.4, 0.1]], jnp.float32)
+    return jnp.square(plans - target[None]).sum((1, 2))
+
+
+@functools.cache
+def one_program(name, low, high, *costs):
+    """Returns the jitted function (which of the costs, key, mean, std) -> plan, cost."""
+
+    def run(which, key, mean, std):
+        cost = lambda plans: jax.lax.switch(which, costs, plans)  # noqa: E731
+        return getattr(planning, name)(cost, key, mean, std, low=low, high=high)
+
+    return jax.jit(run)
+
+
+PENALTIES = jnp.inf, jnp.nan, 1e6, 1e30
+PENALISED = [  # on half of all plans, and on the mean that searches start from
+    lambda x, p=p: jnp.where(x[:, 0, 0] < 0.1, jnp.float32(p), square(x)) for p in PENALTIES
+]
+
+
+@pytest.mark.parametrize("bits", [32, 64])
+@pytest.mark.parametrize("name", PLANNERS)
+def test_a_penalty_of_any_size_on_half_of_the_plans_is_as_good_as_infinity(name, bits):
+    found = []
+    with jax.enable_x64(bits == 64):
+        for which in range(len(PENALTIES)):
+            run = one_program(name, -1.0, 1.0, *PENALISED)
+            plan, value = run(which, jax.random.key(0), jnp.zeros((3, 2)), jnp.ones((3, 2)))
+            assert plan.dtype == value.dtype == jnp.float32
+            assert np.abs(plan).max() <= 1 and plan[0, 0] >= 0.1
+            assert value == pytest.approx(float(square(plan[None])[0]), abs=1e-5)
+            found.append(float(value))
+    halfway = float(square(jnp.array([[[0.3, -0.2], [0, 0], [0, 0]]]))[0])
+    assert max(found) < 0.5 * halfway
+    assert found[1] == found[0] and max(found[2:]) <= 1.5 * found[0] + 0.01
+
+
+def few(plans):
+    """Two of a hundred plans, of those that are drawn first."""
+    return (plans > -0.1).all((1, 2)) & (plans < 0.55).all((1, 2))
+
+
+COSTS = {
+    "all infinite": lambda x: jnp.full(len(x), jnp.inf),
+    "none a number": lambda x: jnp.full(len(x), jnp.nan),
+    "all equal": lambda x: jnp.full(len(x), 7.0),
+    "minus infinity": lambda x: jnp.where(x[:, 0, 0] < 0.1, -jnp.inf, square(x)),
+    "huge": lambda x: 1e30 * square(x),
+    "mostly infinite": lambda x: jnp.where(few(x), square(x), jnp.inf),
+    "mostly penalised": lambda x: jnp.where(few(x), square(x), 1e30),
+}
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_whatever_costs_are_a_plan_is_finite_and_within_its_bounds(name):
+    mean, std = jnp.full((3, 2), 0.5), jnp.ones((3, 2))
+    first = jnp.clip(mean, -0.2, 0.4)[None]
+    for which, (what, cost) in enumerate(COSTS.items()):
+        run = one_program(name, -0.2, 0.4, *COSTS.values())
+        plan, value = run(which, jax.random.key(0), mean, std)
+        assert np.isfinite(plan).all(), what
+        assert plan.min() >= np.float32(-0.2) and plan.max() <= np.float32(0.4), what
+        if what in ("all infinite", "none a number"):
+            assert np.isposinf(value)
+            np.testing.assert_array_equal(plan, first[0])
+        else:
+            assert value <= cost(first)[0], what
+        if what.startswith("mostly") or what == "huge":
+            assert square(plan[None])[0] < 0.7 * square(first)[0], what
+
+
+def test_mppis_plan_depends_on_the_order_of_costs_alone():
+    orders = [lambda c: c, lambda c: 1e4 * c - 5, jnp.sqrt, lambda c: jnp.exp(2 * c)]
+    costs = [lambda x, f=f: f(cost(x)) for f in orders]
+    run = one_program("mppi", -np.inf, np.inf, *costs)
+    plans = [run(which, jax.random.key(0), ZEROS, ONES)[0] for which in range(len(orders))]
+    for plan in plans[1:]:
+        np.testing.assert_allclose(plan, plans[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cem", "icem"])
+def test_elites_give_their_unbiased_deviation(name):
+    # The optimum of 3 x 7 numbers is 2 deviations away: with the biased one the Gaussian narrows
+    # before it gets there, and the error is 0.165.
+    goals = 2 * jnp.sign(jax.random.normal(jax.random.key(1), (64, 3, 7)))
+    plan = getattr(planning, name)
+    options = dict(samples=300, elites=10, iterations=15)
+    if name == "icem":
+        options |= dict(momentum=0.0, exponent=0.0, keep=0.0, decay=1.0)
+
+    def error(key, goal):
+        found, _ = plan(
+            lambda x: jnp.square(x - goal[None]).sum((1, 2)),
+            key,
+            jnp.zeros((3, 7)),
+            jnp.ones((3, 7)),
+            **options,
+        )
+        return jnp.abs(found - goal).mean()
+
+    errors = jax.jit(jax.vmap(error))(jax.random.split(jax.random.key(0), 64), goals)
+    assert errors.mean() <= 0.105
+
+
+def test_the_next_gaussian_is_that_of_torch_of_the_elites():
+    torch = pytest.importorskip("torch")
+    seen = []
+
+    def recorded(plans):
+        costs = cost(plans)
+        jax.debug.callback(lambda *x: seen.append(x), plans, costs, ordered=True)
+        return costs
+
+    lawm.cem(recorded, jax.random.key(0), ZEROS, ONES, 50, 10, 2)
+    jax.effects_barrier()
+    (plans, costs), (later, _) = seen
+    elites = torch.tensor(plans[np.argsort(costs)[:10]])
+    noise = jax.random.normal(jax.random.split(jax.random.key(0), 2)[1], (49, 3, 2))
+    mean, std = elites.mean(0).numpy(), elites.std(0).numpy()
+    np.testing.assert_allclose(later[1:], mean + std * np.asarray(noise), atol=1e-5)
+
+
+def test_one_elite_is_no_reason_for_numbers_that_are_none():
+    for name in ("cem", "icem", "cem_gradient"):
+        plan, value = getattr(planning, name)(cost, jax.random.key(0), ZEROS, ONES, 50, 1)
+        assert np.isfinite(plan).all() and value <= cost(ZEROS[None])[0]
+
+
+def test_an_infeasible_mean_of_the_elites_gives_way_to_the_cheapest_plan():
+    # Two valleys and nothing between them that is allowed: their mean is not.
+    valleys = lambda x: jnp.where(jnp.abs(x[:, 0, 0]) < 0.9, jnp.inf, jnp.square(x).sum((1, 2)))  # noqa: E731
+    one = jnp.ones((1, 1))
+    plan, value = lawm.cem(valleys, jax.random.key(0), 0 * one, one, 300, 100, 1, average=True)
+    assert np.isfinite(value) and abs(plan[0, 0]) >= 0.9
+
+
 @each_planner
 def test_evaluating_in_chunks_changes_nothing(name):
     sizes = []
