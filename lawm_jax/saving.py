@@ -19,7 +19,7 @@ from lawm_jax.training import checkpoints, sharding
 PRIOR = "prior.safetensors"  # in a run's folder
 
 
-def load(workdir, step=None, mesh=None, decoder=None, controller=None):
+def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=False):
     """Loads a trained model, without its optimiser.
 
     Args:
@@ -30,15 +30,18 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None):
         WORKDIR/decoder where there is one, and else what the model itself has.
       controller: folder of the run that trained a controller of this model, or its name within
         WORKDIR/controller. None takes that in WORKDIR/controller where there is but one, "" none.
+      prior: whether to give the model the prior that `lawm_jax.evaluate` fitted to its latents, for
+        `sample_actions` given states. It makes another model, of another hash.
 
     Returns:
       (model, params), params with the encoder's, and the decoder's, the learned prior's and the
       controller's where there are such.
 
     Raises:
-      FileNotFoundError: no config.json or no checkpoint in the folder.
-      ValueError: no checkpoint can be read, the decoder is another encoder's, or the controller
-        another model's. One that no longer fits gets a warning where it is not named.
+      FileNotFoundError: no config.json or no checkpoint in the folder, or no prior asked for.
+      ValueError: no checkpoint can be read, the decoder is another encoder's, the controller
+        another model's, or the prior another step's or not readable. A controller that no longer
+        fits gets a warning where it is not named.
     """
     model = world_model.build(checkpoints.read_config(workdir))
     mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
@@ -72,7 +75,8 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None):
         decoder = own
     if decoder:
         model, params = _with_decoder(model, params, decoder, mesh)
-    model, params = _with_prior(model, params, os.path.join(workdir, PRIOR), restored[0], mesh)
+    if prior:
+        model, params = _with_prior(model, params, os.path.join(workdir, PRIOR), restored[0], mesh)
     return _with_controller(model, params, workdir, controller, restored[0], mesh)
 
 
@@ -147,7 +151,7 @@ def _with_controller(model, params, workdir, name, step, mesh):
 
 
 def save_prior(workdir, step, prior, params):
-    """Saves a learned prior beside the model that it was fitted to; `load` finds it.
+    """Saves a learned prior beside its model; `load(workdir, prior=True)` finds it.
 
     Args:
       workdir: of the model's run.
@@ -162,17 +166,28 @@ def save_prior(workdir, step, prior, params):
 
 
 def _with_prior(model, params, path, step, mesh):
-    """Gives a model the prior that was fitted to it, where there is one."""
+    """Gives a model the prior that was fitted to it."""
     if not os.path.exists(path):
-        return model, params
-    with safetensors.safe_open(path, "numpy") as file:
-        metadata = file.metadata()
-        if metadata["step"] != str(step):
-            return model, params
-        options = json.loads(metadata["prior"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        raise FileNotFoundError(
+            f"{path}: expected a learned prior, none was fitted yet; python -m lawm_jax.evaluate "
+            "--only sampling does it"
+        )
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        fitted, options = int(metadata["step"]), json.loads(metadata["prior"])
+        if not (isinstance(options, dict) and {type(x) for x in options.values()} == {int}):
+            raise ValueError(options)
+        network = Prior(width=options["width"], depth=options["depth"])
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected a learned prior as `save_prior` writes it, got {error!r}"
+        ) from error
+    if fitted != step:
+        raise ValueError(f"{path}: expected the prior of step {step}, got that of step {fitted}")
     text = json.dumps(json.loads(model.text) | {"prior": options}, sort_keys=True)
-    model = dataclasses.replace(model, prior=Prior(**options), text=text)
+    model = dataclasses.replace(model, prior=network, text=text)
     return model, params | {"prior": _place(unflatten_dict(arrays, sep="/"), mesh)}
 
 

@@ -270,6 +270,7 @@ def sampling(runs):
         "them apart: an AUC of 0.5 is ideal, 1 means that it always can. The energy distance of "
         "the two sets should stay below its null, which two sets of inferred ones stay below in 19 "
         "of 20 draws; change is how much samples move a state, 1 being as much as inferred ones. "
+        "Noisy latents are inferred by drawing from their posteriors. "
         "The paper "
         "(its Appendix B) finds that low capacity samples well and high capacity does not."
     )

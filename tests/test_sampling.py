@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ import scipy.stats
 
 import lawm_jax as lawm
 from lawm_jax import saving
-from lawm_jax.evals import sampling
+from lawm_jax.evals import batched, sampling
 from lawm_jax.nn import prior
 
 
@@ -171,7 +172,8 @@ def model(z, s):
         starts = {row.tobytes(): latent for row, latent in zip(s, z, strict=True)}
         return np.stack([starts[row.tobytes()] for row in states])
 
-    return types.SimpleNamespace(infer=infer, predict=lambda s, z: s + z[:, :, None, :1])
+    draw = lambda states, seed: infer(states)  # noqa: E731
+    return types.SimpleNamespace(draw=draw, predict=lambda s, z: s + z[:, :, None, :1])
 
 
 def test_the_measure_ranks_the_right_way_to_sample_above_wrong_ones():
@@ -217,7 +219,7 @@ def test_fitted_ways_to_sample_discrete_latents_give_codes():
     z = codebook[np.random.default_rng(0).integers(0, 5, (20, 7))]
     plain = model(z, s)
     predict = lambda s, z: seen.append(z) or plain.predict(s, z)  # noqa: E731
-    functions = types.SimpleNamespace(infer=plain.infer, predict=predict)
+    functions = types.SimpleNamespace(draw=plain.draw, predict=predict)
     known, states = sampling.flat(z), sampling.pooled(s[:, :-1])
     learned = prior.Prior(), prior.init(prior.Prior(), jax.random.key(0), known, states)
     rows, _ = sampling.measure(functions, {}, known, learned, s, np.arange(20), codebook)
@@ -227,6 +229,38 @@ def test_fitted_ways_to_sample_discrete_latents_give_codes():
         gap = scipy.spatial.distance.cdist(sampling.flat(drawn), codebook)
         assert gap.min(1).max() < 1e-6
         assert len(set(gap.argmin(1))) > 2
+
+
+class Moments(nn.Module):
+    """An inverse model that reads mean and log-variance off the next state's first token."""
+
+    @nn.compact
+    def __call__(self, s):
+        return s[:, 1:, 0]
+
+
+def test_noisy_latents_whose_aggregate_is_the_prior_cannot_be_told_from_it(tiny):
+    # Means N(0, 0.1) and a variance of 0.9: draws are exactly N(0, I), the means are not.
+    model, params, _ = tiny("noisy")
+    model = dataclasses.replace(model, inverse=Moments())
+    s = np.full((60, 9, 4, 32), np.log(0.9), np.float32)
+    s[..., :16] = np.sqrt(0.1) * normal((60, 9, 4, 16))
+    functions = batched.batched(model, params | {"inverse": {}}, batch=7)
+    z = functions.draw(s, 0)
+    assert scipy.stats.kstest(z.ravel(), "norm").pvalue > 1e-3
+    np.testing.assert_allclose(functions.infer(s), s[:, 1:, 0, :16], rtol=1e-6)
+    assert np.abs(functions.draw(s, 1) - z).mean() > 0.5
+    again = batched.batched(model, params | {"inverse": {}}, batch=60).draw(s, 0)
+    np.testing.assert_allclose(again, z, rtol=1e-5, atol=1e-6)  # whatever the batch
+    network = prior.Prior(width=8, depth=1)
+    learned = network, prior.init(network, jax.random.key(0), z[:, 0], s[:, 0])
+    ways, episodes = sampling.own(model, params), np.arange(60)
+    rows, _ = sampling.measure(functions, ways, sampling.flat(z), learned, s, episodes)
+    assert rows[0]["name"] == "N(0, I)"
+    assert rows[0]["auc"]["mean"] == pytest.approx(0.5, abs=0.06)
+    assert rows[0]["energy_distance"] < rows[0]["energy_null"]
+    means = sampling.flat(functions.infer(s))
+    assert sampling.two_sample(normal(means.shape, 3), means)["auc"]["mean"] > 0.95
 
 
 def test_latents_that_never_change_need_no_samples():
@@ -366,7 +400,9 @@ def test_a_prior_is_saved_with_its_model_and_is_no_other_steps(get_config, tmp_p
     s = np.random.default_rng(0).normal(size=(2, 4, 4, 448)).astype(np.float32)
     model, params = with_prior(model, params, s)
     saving.save_prior(str(tmp_path / "run"), 1, model.prior, params["prior"])
-    loaded, again = lawm.load(tmp_path / "run")
+    plain, without = lawm.load(tmp_path / "run")
+    assert plain == dataclasses.replace(model, prior=None) and "prior" not in without
+    loaded, again = lawm.load(tmp_path / "run", prior=True)
     assert loaded.prior == model.prior
     jax.tree.map(np.testing.assert_array_equal, again, params)
     lawm.save(tmp_path / "copy", loaded, again)
@@ -374,5 +410,12 @@ def test_a_prior_is_saved_with_its_model_and_is_no_other_steps(get_config, tmp_p
     assert copied == loaded
     jax.tree.map(np.testing.assert_array_equal, again, params)
     saving.save_prior(str(tmp_path / "run"), 2, model.prior, params["prior"])
-    loaded, again = lawm.load(tmp_path / "run")
-    assert loaded.prior is None and "prior" not in again
+    with pytest.raises(ValueError, match="expected the prior of step 1, got .*2"):
+        lawm.load(tmp_path / "run", prior=True)
+    (tmp_path / "run" / "prior.safetensors").write_bytes(b"no such file")
+    with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior as"):
+        lawm.load(tmp_path / "run", prior=True)
+    assert lawm.load(tmp_path / "run")[0] == plain
+    (tmp_path / "run" / "prior.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="prior.safetensors: .*evaluate"):
+        lawm.load(tmp_path / "run", prior=True)

@@ -18,11 +18,14 @@ class Batched(NamedTuple):
       predict: s [n, T, N, D], z [n, T, A] -> [n, T, N, D]; entry t predicts step t + 1 from the
         true past.
       rollout: s [n, T, N, D], z [n, T-1+P, A] -> [n, P, N, D], open loop.
+      draw: s [n, T, N, D] and a seed -> z [n, T-1, A]; noisy latents are drawn from their
+        posteriors, whose aggregate is what training holds to N(0, I), others as `infer` gives them.
     """
 
     infer: Callable
     predict: Callable
     rollout: Callable
+    draw: Callable | None = None
 
 
 def batched(model, params, batch=16, actions=None):
@@ -42,11 +45,28 @@ def batched(model, params, batch=16, actions=None):
     if model.latent.kind == "labelled":
         act = function(world_model.act)
         infer = lambda s: act(actions, s[:, :-1])  # noqa: E731
+    draw = lambda s, seed: infer(s)  # noqa: E731
+    if model.latent.kind == "noisy":
+        sampled = function(_posterior)
+
+        def draw(s, seed):
+            keys = jax.random.split(jax.random.key(seed), len(s))  # a clip's own, whatever `batch`
+            return sampled(s, np.asarray(jax.random.key_data(keys)))
+
     return Batched(
         infer,
         function(world_model.predict),
         function(world_model.rollout),
+        draw,
     )
+
+
+def _posterior(model, params, s, keys):
+    """Samples the latents of clips s [n, T, N, D], each by its own key [n, ...]."""
+    one = lambda s, key: world_model.infer_actions(  # noqa: E731
+        model, params, s[None], jax.random.wrap_key_data(key)
+    )
+    return jax.vmap(one)(s, keys)[0][:, 0]
 
 
 def encoder(model, params, batch=16):
@@ -62,6 +82,28 @@ def encoder(model, params, batch=16):
     """
     encode = jax.jit(lambda params, video: world_model.encode(model, params, video))
     return in_batches(encode, {"encoder": params["encoder"]}, batch)
+
+
+def frame_encoder(model, params, batch=16):
+    """Makes the function of a model that encodes each frame of clips for itself.
+
+    A state in a clip of a video encoder depends on the clip's other frames. Of a goal, and of what
+    is seen now, there is one picture: it fills a time step alone, as in jepa-wms and V-JEPA 2-AC
+    (`forward_target`), which repeat it over a tubelet.
+
+    Args:
+      model, params, batch: as in `encoder`; one frame of the model is one time step.
+
+    Returns:
+      A function of video uint8 [n, F, H, W, 3] to states float32 [n, F, N, D], numpy arrays.
+    """
+    encode = encoder(model, params, batch)
+
+    def run(video):
+        alone = encode(video.reshape(-1, 1, *video.shape[2:]))
+        return alone.reshape(*video.shape[:2], *alone.shape[2:])
+
+    return run
 
 
 def in_batches(function, params, batch=16):

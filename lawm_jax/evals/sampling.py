@@ -1,5 +1,8 @@
 """E10: whether sampled latent actions look like inferred ones, and do what those do.
 
+Noisy latents are inferred by drawing from their posteriors here, not as the posteriors' means:
+training holds the aggregate of the draws to N(0, I), and the forward model is trained on them.
+
 Source: Garrido et al. 2026, appendix B, which shows an embedding; the two-sample tests beside it
 say how far apart the two sets are.
 """
@@ -235,9 +238,9 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0,
     """Measures every way to sample one model's latents, on the held-out clips of one source.
 
     Args:
-      functions: the model's Batched.
+      functions: the model's Batched, of which `draw` and `predict` are used.
       ways: name -> function (key, shape, training latents [k, A]) -> z, as `own` makes them.
-      known: [m, A], latents inferred on training clips, for the fitted ways.
+      known: [m, A], latents drawn by `draw` for training clips, for the fitted ways.
       learned: network and params of a prior, from `fit`.
       s: [n, T, N, D] float32, states of held-out clips.
       episodes: [n] str, the episode of each held-out clip.
@@ -259,7 +262,7 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0,
     """
     if len(episodes) != len(s):
         raise ValueError(f"episodes: expected {len(s)}, one for each clip, got {len(episodes)}")
-    z = functions.infer(s)
+    z = functions.draw(s, seed)
     shape = z.shape
     groups = np.repeat(np.asarray(episodes), shape[1])
     inferred = flat(z)
