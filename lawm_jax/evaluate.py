@@ -1,7 +1,8 @@
 """Evaluates a trained model: python -m lawm_jax.evaluate --workdir W [--only ...] [--data ...].
 
-On held-out clips of every source it was trained on, or of all of --data (what some run was trained
-on: of its held-out part, for which the text of the source counts), it asks the paper's questions:
+On held-out clips of every source it was trained on, or of all of --data but the items that some run
+was trained on (files and episodes, however the path is spelt, and ingested or not), it asks the
+paper's questions:
 prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), control (E5, for
 a source that a run in W/controller was trained on), sampling (E10) and pictures (E11). Prints
 tables, writes W/eval/*.json, and pictures and films to W/report/. Runs in W/bounds/NAME, trained on
@@ -31,8 +32,8 @@ DATA = flags.DEFINE_multi_string(
     "NAME=SOURCE to evaluate on instead of the run's own, as in the config's data.sources.",
 )
 DECODER = flags.DEFINE_string("decoder", None, "Folder of the run of a decoder; W/decoder.")
-DISTANCE = flags.DEFINE_string(
-    "distance", "effnet", "Perceptual distance, or lpips_vgg, lpips_alex."
+DISTANCE = flags.DEFINE_enum(
+    "distance", "effnet", ["effnet", "lpips_vgg", "lpips_alex"], "Perceptual distance."
 )
 EMBEDDING = flags.DEFINE_enum("embedding", "pca", ["pca", "umap"], "umap: the paper's; see extras.")
 flags.mark_flags_as_required(["workdir"])
@@ -55,11 +56,12 @@ def main(argv):
     own = config.copy_and_resolve_references()
     main, folders = config.latent.kind, _bounds(workdir)
     folders.pop(main, None)
+    without = {}
     if DATA.value:
         given = dict(_named(x) for x in DATA.value)
         config.data.videos, config.data.sources = "", ml_collections.ConfigDict(given)
         config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(given, 1.0))
-        config.data.holdout = _unseen(given, workdir, folders.values())
+        config.data.holdout, without = _unseen(given, workdir, folders.values())
     loaded = {main: saving.load(workdir, decoder=DECODER.value)}
     loaded |= {name: saving.load(folder) for name, folder in folders.items()}
     for folder in ("eval", "report"):
@@ -70,7 +72,7 @@ def main(argv):
     folder = os.path.join(workdir, "report")
     options = folder, DISTANCE.value, EMBEDDING.value
     sources = [
-        source.Source(config, x, _known(x, loaded, folders), *options)
+        source.Source(config, x, _known(x, loaded, folders), *options, without.get(x, ()))
         for x in pipeline.names(config)
     ]
     if "sampling" in parts and main not in ("deterministic", "labelled"):
@@ -104,23 +106,52 @@ def _named(text):
 
 
 def _unseen(given, workdir, bounds):
-    """Returns the share of given sources that no run was trained on: all, or what one held out.
+    """Finds out what of given sources some run was trained on.
 
-    Sources are the same if their text is or, to a run of real actions, their name.
+    Args:
+      given: name -> what it stands for.
+      workdir, bounds: folders of the runs.
+
+    Returns:
+      The share of the sources that no run was trained on: all, or what one held out where the text
+      is the same or, to a run of real actions, the name; and name -> the identities of items that
+      runs were trained on, however the path was spelt, ingested or not.
     """
     from lawm_jax import controlling
     from lawm_jax.training import checkpoints
 
-    share = 1.0
+    share, without = 1.0, {name: set() for name in given}
     for name, spec in given.items():
-        for folder in (workdir, *bounds, *controlling.trained(workdir, name, spec)):
-            data = checkpoints.read_config(folder)["data"]
+        for folder in dict.fromkeys((workdir, *bounds, *controlling.trained(workdir, name, spec))):
+            config = checkpoints.read_config(folder)
+            data = config["data"]
             seen = [data["sources"][key] for key, weight in data["mixture"].items() if weight > 0]
             seen = [data["videos"]] if data["videos"] else seen
             if spec in seen or controlling.knows(folder, name, spec):
                 print(f"{name}: {folder} was trained on it, what that held out is evaluated")
                 share = min(share, data["holdout"])
-    return share
+            elif found := _trained_on(config, name, spec):
+                print(f"{name}: {folder} was trained on {len(found)} of its items: left out")
+                without[name] |= found
+    return share, without
+
+
+def _trained_on(config, name, spec):
+    """Returns the identities of a source's items that a run of a config was trained on."""
+    import ml_collections
+
+    from lawm_jax.data import pipeline
+
+    config = ml_collections.ConfigDict(config)
+    try:
+        trained = [set(pipeline.identities(config, key)) for key in pipeline.names(config)]
+    except (ValueError, OSError) as error:
+        print(f"{name}: cannot tell whether a run was trained on it, its data is gone: {error}")
+        return set()
+    config.data.update(videos="", holdout=1.0)
+    config.data.sources = ml_collections.ConfigDict({name: spec})
+    config.data.mixture = ml_collections.ConfigDict({name: 1.0})
+    return set.union(*trained) & set(pipeline.identities(config, name, "test"))
 
 
 def _bounds(workdir):

@@ -1,18 +1,26 @@
 """What of other data is evaluated, where some run may have been trained on it."""
 
 import json
+import os
+import shutil
 
+import ml_collections
+import numpy as np
 import pytest
 
-from lawm_jax import evaluate
+import configs.lawm
+from lawm_jax import evaluate, results
+from lawm_jax.data import pipeline
+from lawm_jax.evals import clips
 
 
-def run(folder, videos="", mixture=(), holdout=0.05, **parts):
+def run(folder, videos="", mixture=(), holdout=0.05, sources=None, **parts):
     """Writes the config of a run with a checkpoint."""
     (folder / "checkpoints" / "4").mkdir(parents=True)
-    sources = dict(a="lerobot:/a", b="lerobot:/b")
-    data = dict(videos=videos, sources=sources, mixture=dict(mixture), holdout=holdout)
-    (folder / "config.json").write_text(json.dumps({"data": data} | parts))
+    config = configs.lawm.get_config("size=tiny").to_dict()
+    sources = sources or dict(a="lerobot:/a", b="lerobot:/b")
+    config["data"] |= dict(videos=videos, sources=sources, mixture=dict(mixture), holdout=holdout)
+    (folder / "config.json").write_text(json.dumps(config | parts))
     return str(folder)
 
 
@@ -45,6 +53,41 @@ def runs(tmp_path):
 def test_what_a_run_was_trained_on_is_never_evaluated_and_that_is_said(
     runs, capsys, given, share, who
 ):
-    assert evaluate._unseen(given, *runs) == share
+    assert evaluate._unseen(given, *runs)[0] == share
     said = capsys.readouterr().out
     assert ("was trained on it" in said) == (share < 1) and (who == "model" or who in said)
+
+
+@pytest.mark.parametrize("spec", ["{}/", "day", "videos:{}", "{}/**/*.mp4", "link", "./day/*.mp4"])
+def test_files_of_training_are_never_held_out_however_the_folder_is_spelt(
+    videos, tmp_path, monkeypatch, capsys, spec
+):
+    folder = tmp_path / "day"
+    shutil.copytree(videos, folder)
+    shutil.copy(folder / "0.mp4", tmp_path / "new.mp4")
+    (tmp_path / "link").symlink_to("day")
+    monkeypatch.chdir(tmp_path)
+    model = run(tmp_path / "run", videos=str(folder), holdout=0.3)
+    config = ml_collections.ConfigDict(json.loads((tmp_path / "run" / "config.json").read_text()))
+    trained = {os.path.basename(path) for path in pipeline.identities(config, "videos")}
+    share, without = evaluate._unseen({"x": spec.format(folder)}, model, [])
+    assert share == 1 and {os.path.basename(path) for path in without["x"]} <= trained
+    assert f"was trained on {len(without['x'])} of its items" in capsys.readouterr().out
+    config.data.update(videos="", holdout=share)
+    config.data.sources = ml_collections.ConfigDict({"x": spec.format(folder)})
+    config.data.mixture = ml_collections.ConfigDict({"x": 1.0})
+    states = lambda video: np.zeros((len(video), 4, 1, 1), np.float32)  # noqa: E731
+    found = clips.held_out(config, "x", states, without=without["x"])
+    names = {os.path.basename(path) for path in found.episodes}
+    assert names and names.isdisjoint(trained)
+
+
+def test_data_that_is_gone_is_said_not_to_be_comparable(tmp_path, capsys):
+    model = run(tmp_path, videos=str(tmp_path / "gone"))
+    assert evaluate._unseen({"x": "elsewhere/*"}, model, []) == (1.0, {"x": set()})
+    assert "cannot tell whether a run was trained on it" in capsys.readouterr().out
+
+
+def test_every_evaluation_is_one_that_the_report_reads():
+    shown = {*results.PARTS, "control", "pictures"}
+    assert set(evaluate.PARTS) <= shown

@@ -187,6 +187,19 @@ def test_the_rows_are_json_come_out_twice_and_fit_a_table(rows):
     assert "0.100 [0.100, 0.100] / 0.100 [0.100, 0.100] = 1.00 [1.00, 1.00]" in text
 
 
+def test_a_distance_can_be_to_what_is_no_state(rows):
+    s, s_cut = rows["s"], rows["s_cut"]
+    frames = [1000 + x[:, FIRST : FIRST + 1] for x in (s_cut, s)]
+    distance = lambda a, b: np.abs(a + 1000 - b).mean((1, 2, 3))  # noqa: E731
+    asked = {"honest": HONEST}, s_cut, s, EPISODES, FIRST
+    plain, other = leakage.measure(*asked), leakage.measure(*asked, distance, truth=frames)
+    for one, two in zip(plain, other, strict=True):
+        for key in ("with", "without"):
+            assert two[key]["mean"] == pytest.approx(one[key]["mean"], rel=1e-3)
+    text = leakage.table({"rings": plain + [row | {"metric": "frames"} for row in other]})
+    assert text.index("(latent L1") < text.index("(frames")
+
+
 def test_a_trained_models_functions_fit(tiny):
     model, params, s = tiny("sparse")
     s = np.random.default_rng(0).normal(size=(6, *s.shape[1:])).astype(np.float32)

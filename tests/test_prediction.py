@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import lawm_jax as lawm
-from lawm_jax import metrics, world_model
+from lawm_jax import metrics, perceptual, world_model
 from lawm_jax.evals import batched, clips, pixels, prediction
 
 EPISODES = np.repeat([f"episode {i}" for i in range(5)], 2)
@@ -128,4 +128,8 @@ def test_pictures_of_true_states_are_measured_as_the_metrics_say(embedded):
     assert worse["psnr"]["mean"] < got["psnr"]["mean"] - 3
     assert worse["ssim"]["mean"] < got["ssim"]["mean"]
     assert worse["effnet"]["mean"] > 1.5 * got["effnet"]["mean"]
-    np.testing.assert_allclose(seen.between(seen.s, seen.s), 0, atol=1e-6)
+    painted = lawm.decode(model, params, seen.s[:, 1:])
+    assert np.abs(seen.to_frames(seen.s[:, 1:], np.asarray(painted))).max() < 1e-6
+    off = perceptual.distance(*perceptual.load("effnet"), painted, true).mean(1)
+    np.testing.assert_allclose(seen.to_frames(seen.s[:, 1:], true), off, rtol=1e-3)
+    assert off.min() > 0.01

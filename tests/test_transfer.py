@@ -106,6 +106,15 @@ def test_latents_that_do_nothing_have_a_ratio_of_1_and_a_note_that_says_so():
     assert note in transfer.table({"rings": {"cycle": [row]}})
 
 
+def test_a_distance_can_be_to_what_is_no_state():
+    s = rings()
+    distance = lambda a, b: np.abs(a + 1000 - b).mean((1, 2, 3))  # noqa: E731
+    (plain,) = transfer.cycle({"faithful": FAITHFUL}, s, EPISODES)
+    (other,) = transfer.cycle({"faithful": FAITHFUL}, s, EPISODES, 1, distance, 1000 + s[:, 1:])
+    for key in ("original", "cycle", "shuffled"):
+        assert other[key]["mean"] == pytest.approx(plain[key]["mean"], rel=1e-3, abs=1e-3)
+
+
 def test_a_context_keeps_its_own_latents():
     n, context = len(EPISODES), 3
     s = np.random.default_rng(0).normal(size=(n, T, 1, 1)).astype(np.float32)

@@ -140,7 +140,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     return stream.Stream(start, data.batch, shapes)
 
 
-def episodes(config, name, split="test", *, most=None, skipped=None):
+def episodes(config, name, split="test", *, most=None, skipped=None, without=()):
     """Yields the clips of one source at fixed places, in a fixed order.
 
     Clips of a file don't overlap; a video gives four at most, spread over its length.
@@ -151,6 +151,7 @@ def episodes(config, name, split="test", *, most=None, skipped=None):
       split: "train" or "test".
       most: number of items to read at most, evenly spread over the source; None reads all.
       skipped: as in `clips`.
+      without: set of `identities` of items to leave out.
 
     Yields:
       Dicts with `video` uint8 [F,H,W,3], `source` (the name), `episode` (path or number of the
@@ -161,11 +162,13 @@ def episodes(config, name, split="test", *, most=None, skipped=None):
       ValueError: nothing matches.
     """
     found = source(config, name, split)
-    failures = _Failures(skipped)
-    count = len(found.items)
+    failures, items = _Failures(skipped), found.items
+    if without:
+        items = [item for item in items if episodes_.identity(found, item) not in without]
+    count = len(items)
     for index in range(count) if most is None else np.linspace(0, count - 1, min(most, count)):
         try:
-            for clip in found.fixed(found.items[round(index)]):
+            for clip in found.fixed(items[round(index)]):
                 yield {**clip, "source": name}
         except frames.UnreadableVideo as error:
             failures.add(found.name, error)

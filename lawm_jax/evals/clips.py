@@ -21,7 +21,7 @@ class Clips(NamedTuple):
     episodes: np.ndarray
 
 
-def held_out(config, name, encode, most=256, items=128):
+def held_out(config, name, encode, most=256, items=128, without=()):
     """Loads the fixed held-out clips of one source.
 
     Args:
@@ -30,6 +30,7 @@ def held_out(config, name, encode, most=256, items=128):
       encode: video uint8 [n, F, H, W, 3] -> states [n, T, N, D].
       most: number of clips at most, evenly spread, since all are kept in memory.
       items: number of videos or episodes to read at most, evenly spread.
+      without: set of `pipeline.identities` of those that some model was trained on.
 
     Returns:
       Clips.
@@ -39,7 +40,7 @@ def held_out(config, name, encode, most=256, items=128):
     """
     from lawm_jax.data import pipeline
 
-    clips = list(pipeline.episodes(config, name, most=items))
+    clips = list(pipeline.episodes(config, name, most=items, without=without))
     if not clips:
         raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
     chosen = np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int)

@@ -3,7 +3,8 @@
 No action leads across a cut, so an error that stays small there came from a look at the future.
 The paper divides the error with a cut by that without. A cut is a bigger change anyway: copying
 the last frame alone doubles its error there. So every row also has its error relative to copying,
-at the cut, and stands beside a model that does copy the future, whose ratio is 1.
+at the cut, and stands beside a model that does copy the future, whose ratio is 1. Noisy latents
+are the means of their posteriors.
 
 Source: Garrido et al. 2026, section 5 and Table 1; the controls are ours.
 """
@@ -73,7 +74,7 @@ def stitch(video, episodes, tubelet=1):
     return np.concatenate([video[:, :cut], video[other, cut:]], axis=1), other
 
 
-def measure(models, s_cut, s, episodes, first, distance=None, main=None):
+def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=None):
     """Compares the error just after a cut with that of the same step without one.
 
     The model that copies the future is made up: its prediction is the true next state plus seeded
@@ -89,6 +90,8 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None):
       distance: (predicted s, true s), each [n, 1, N, D] -> [n], error of each clip; its __name__
         is the rows' metric. None: the mean absolute difference.
       main: names of the models that get a copy of the future beside them; None: the first.
+      truth: what `distance` compares predictions with, of the step after the cut and of the same
+        step without one, such as frames; None: the true states.
 
     Returns:
       One dict per row, copying the last frame first: `name`, `metric`, `with`, `without`
@@ -108,16 +111,16 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None):
         raise ValueError(f"s_cut: expected the shape of s, {s.shape}, got {s_cut.shape}")
     if not 0 < first < s.shape[1]:
         raise ValueError(f"first: expected 1 to {s.shape[1] - 1}, got {first}")
-    truth = s_cut[:, first : first + 1], s[:, first : first + 1]
+    real = s_cut[:, first : first + 1], s[:, first : first + 1]
     predicted = {"copy last frame": (s_cut[:, first - 1 : first], s[:, first - 1 : first])}
     for name, model in models.items():
         predicted[name] = tuple(_next(model, x, first) for x in (s_cut, s))
     for name in list(models)[:1] if main is None else main:
-        random, scale = np.random.default_rng(0), latent_l1(predicted[name][1], truth[1]).mean()
-        noisy = tuple(x + np.float32(scale) * _laplace(random, x.shape) for x in truth)
+        random, scale = np.random.default_rng(0), latent_l1(predicted[name][1], real[1]).mean()
+        noisy = tuple(x + np.float32(scale) * _laplace(random, x.shape) for x in real)
         predicted[f"copies the future (error of {name})"] = noisy
     errors = {
-        name: [np.asarray(distance(*pair)) for pair in zip(states, truth, strict=True)]
+        name: [np.asarray(distance(*pair)) for pair in zip(states, truth or real, strict=True)]
         for name, states in predicted.items()
     }
     copy = errors["copy last frame"]
@@ -140,12 +143,14 @@ def table(results):
     """Writes results (source -> rows of `measure`) as text for a terminal."""
     lines = []
     for source, rows in results.items():
-        lines += [
-            f"scene cuts, {source} ({rows[0]['metric']}, [95 % interval]); an error at the cut far "
-            "below that of copying, or a leak near 1, is a look at the future"
-        ]
-        width = max(len(row["name"]) for row in rows)
+        width, metric = max(len(row["name"]) for row in rows), None
         for row in rows:
+            if row["metric"] != metric:
+                metric = row["metric"]
+                lines += [
+                    f"scene cuts, {source} ({metric}, [95 % interval]); an error at the cut far "
+                    "below that of copying, or a leak near 1, is a look at the future"
+                ]
             leak = "      -" if row["leak"] is None else f"{row['leak']:7.2f}"
             lines.append(
                 f"  {row['name']:<{width}}  {show(row['with'])} / {show(row['without'])} = "

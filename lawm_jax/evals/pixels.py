@@ -58,6 +58,14 @@ class Pixels:
         }
         return {key: metrics.interval(x.mean(1), self.episodes) for key, x in values.items()}
 
-    def between(self, a, b):
-        """Computes the perceptual distance of decoded states, [k, P, N, D] each: [k] means."""
-        return self.perceptual(self.decode(a), self.decode(b)).mean(1)
+    def to_frames(self, s, frames):
+        """Computes the perceptual distance of decoded predictions to the video's own frames.
+
+        Args:
+          s: [k, P, N, D].
+          frames: uint8 [k, P * per_step, H, W, 3], those of the same steps.
+
+        Returns:
+          [k], means over frames.
+        """
+        return self.perceptual(self.decode(s), frames).mean(1)

@@ -28,7 +28,9 @@ TRAINING = 128  # clips of each source that the learned prior is fitted to
 class Source:
     """Asks one source's clips all questions; what several of them need is computed once."""
 
-    def __init__(self, config, name, loaded, folder, distance="effnet", embedding="pca"):
+    def __init__(
+        self, config, name, loaded, folder, distance="effnet", embedding="pca", without=()
+    ):
         """Reads and encodes the held-out clips.
 
         Args:
@@ -38,13 +40,14 @@ class Source:
           folder: for pictures.
           distance: perceptual, see `perceptual.load`.
           embedding: see `sampling.embed`.
+          without: see `clips.held_out`.
         """
         self.config, self.name, self.loaded, self.folder = config, name, loaded, folder
         self.embedding = embedding
         self.main, (self.model, self.params) = next(iter(loaded.items()))
         self.distance = distance
         self.encode = batched.encoder(self.model, self.params)
-        self.clips = clips.held_out(config, name, self.encode)
+        self.clips = clips.held_out(config, name, self.encode, without=without)
         make = lambda x: batched.batched(*x, actions=self.clips.actions)  # noqa: E731
         self.models = {key: make(value) for key, value in loaded.items()}
         # Real actions are known of the clips as they were, and not after a cut or a transfer.
@@ -78,23 +81,38 @@ class Source:
         return prediction.compare(self.models, self.clips.s, self.clips.episodes, self.pixels)
 
     def leakage(self):
-        """E2."""
+        """E2, in states and, where there is a decoder, in frames as the paper's Table 1."""
         if not self.pairs:
             return None
         s, first = self.clips.s, self.clips.s.shape[1] // 2
-        return leakage.measure(self.inferring, self.cut[1], s, self.clips.episodes, first)
+        rows = leakage.measure(self.inferring, self.cut[1], s, self.clips.episodes, first)
+        if self.pixels:
+            some, after = (
+                self.pixels.chosen,
+                slice(first * self.per_step, (first + 1) * self.per_step),
+            )
+            seen = [self.cut[1][some], s[some], self.clips.episodes[some]]
+            true = [video[some, after] for video in (self.cut[0], self.clips.video)]
+            rows += leakage.measure(self.inferring, *seen, first, self.to_frames, truth=true)
+        return rows
+
+    @property
+    def to_frames(self):
+        """A distance (predicted states, frames) -> [n], named as rows should call it."""
+        distance = lambda s, frames: self.pixels.to_frames(s, frames)  # noqa: E731
+        distance.__name__ = f"{self.distance}, decoded to frames"
+        return distance
 
     def transfer(self):
-        """E3, in states and, where there is a decoder, in pictures; E4."""
+        """E3, in states and, where there is a decoder, in frames as the paper's Table 2; E4."""
         if not self.pairs:
             return None
         s, episodes, pixels = self.clips.s, self.clips.episodes, self.pixels
         cycle = transfer.cycle(self.inferring, s, episodes)
         if pixels:
             alone = {self.main: self.models[self.main]}
-            seen = lambda a, b: pixels.between(a, b)  # noqa: E731
-            seen.__name__ = pixels.distance
-            cycle += transfer.cycle(alone, pixels.s, pixels.episodes, distance=seen)
+            asked = dict(distance=self.to_frames, truth=pixels.video[:, self.per_step :])
+            cycle += transfer.cycle(alone, pixels.s, pixels.episodes, **asked)
         locality = transfer.locality(self.inferring, s, episodes, self.model.merge)
         return {"cycle": cycle, "locality": locality}
 
@@ -195,7 +213,7 @@ class Source:
 
 
 def fit_prior(config, source):
-    """Fits one prior to latents of training clips of all sources.
+    """Fits one prior to latents of training clips of all sources, drawn as E10 draws them.
 
     Args:
       config: the run's.
@@ -207,7 +225,7 @@ def fit_prior(config, source):
     latents, states = [], []
     for name in pipeline.names(config):
         found = clips.training(config, name, source.encode, TRAINING)
-        latents.append(source.models[source.main].infer(found.s))
+        latents.append(source.models[source.main].draw(found.s, config.seed))
         states.append(found.s.mean(2, keepdims=True))  # all that a prior sees of a state
     z, s = np.concatenate(latents), np.concatenate(states)
     return sampling.flat(z), sampling.fit(z, s)

@@ -2,6 +2,7 @@
 
 E3, `cycle`: latents of A drive B, latents inferred from that prediction drive A again. E4,
 `locality`: a latent of something small that moves changes another scene where it was in the image.
+Noisy latents are the means of their posteriors.
 
 Source: Garrido et al. 2026, section 5, Table 2 and Figure 8. The control with shuffled latents and
 the measure of locality are ours: the paper shows pictures.
@@ -17,7 +18,7 @@ from lawm_jax.metrics import show
 NOTHING = 0.01
 
 
-def cycle(models, s, episodes, context=1, distance=None):
+def cycle(models, s, episodes, context=1, distance=None, truth=None):
     """Measures how much of latent actions survives a transfer to another clip and back.
 
     The latents of A drive the start of B; those inferred from that prediction drive the start of
@@ -32,6 +33,8 @@ def cycle(models, s, episodes, context=1, distance=None):
       context: true steps that a rollout starts from.
       distance: (predicted s, true s), each [n, T - context, N, D] -> [n], error of each clip; its
         __name__ is the rows' metric. None: the mean absolute difference.
+      truth: what `distance` compares predictions with, such as the frames of the steps after the
+        context; None: the true states.
 
     Returns:
       One dict per model: `name`, `metric`, `original`, `cycle`, `shuffled` (intervals of A's error
@@ -49,15 +52,15 @@ def cycle(models, s, episodes, context=1, distance=None):
     _check(episodes, len(s))
     pairs = partners(episodes, 2)
     metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
-    distance = distance or latent_l1
+    distance, truth = distance or latent_l1, s[:, context:] if truth is None else truth
     return [
         {"name": name, "metric": metric}
-        | _cycle_row(*_cycle_errors(model, s, *pairs, context, distance), episodes)
+        | _cycle_row(*_cycle_errors(model, s, *pairs, context, distance, truth), episodes)
         for name, model in models.items()
     ]
 
 
-def _cycle_errors(model, s, b, third, context, distance):
+def _cycle_errors(model, s, b, third, context, distance, truth):
     """Computes A's error [n] with its own, the transferred and the third clip's latents."""
     z = model.infer(s)
 
@@ -67,7 +70,7 @@ def _cycle_errors(model, s, b, third, context, distance):
 
     start = s[b, :context]
     moved = np.concatenate([start, drive(start, z[b], z)], axis=1)
-    error = lambda led: np.asarray(distance(drive(s, z, led), s[:, context:]))  # noqa: E731
+    error = lambda led: np.asarray(distance(drive(s, z, led), truth))  # noqa: E731
     return error(z), error(model.infer(moved)), error(z[third])
 
 
