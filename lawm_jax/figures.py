@@ -380,11 +380,11 @@ def loss_curve(path, runs):
 def read_metrics(path):
     """Reads metrics.jsonl: a list of dicts, one per logged step; but a half-written line."""
     lines = []
-    with open(path) as file:
+    with open(path, "rb") as file:
         for line in file:
             try:
                 lines.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
     return lines
 

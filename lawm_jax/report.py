@@ -175,6 +175,17 @@ def training(runs):
     return "Training", page.paragraph(text) + page.drawing(figures.loss_curve(None, lines), caption)
 
 
+def others(runs):
+    """Shows what other evaluations left, folded: whatever no section above knows."""
+    folded = [
+        page.folded(f"{run.label}: eval/{name}.json", found)
+        for run in runs
+        for name, found in run.others.items()
+        if found
+    ]
+    return ("Other evaluations", "".join(folded)) if folded else None
+
+
 def configs(runs):
     """Shows the configs, folded."""
     folded = [page.folded(f"{run.label}: {run.folder}", run.config) for run in runs if run.config]
@@ -196,6 +207,7 @@ SECTIONS = (
     sections.sampling,
     pictures,
     training,
+    others,
     configs,
 )
 

@@ -36,6 +36,7 @@ class Run(NamedTuple):
       files: of W/report that a page can show.
       skipped: number of files that could not be read.
       missing: [(what, command that makes it)].
+      others: name -> what W/eval/NAME.json holds, of evaluations that no section shows.
     """
 
     folder: pathlib.Path
@@ -48,6 +49,7 @@ class Run(NamedTuple):
     files: list
     skipped: int
     missing: list
+    others: dict
 
     @property
     def kind(self):
@@ -69,7 +71,7 @@ def read(folder):
             value = json.loads((folder / name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             missing.append((name, command))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             missing.append((f"{name} (it is there, but can't be read)", command))
         else:
             if isinstance(value, dict):
@@ -80,7 +82,10 @@ def read(folder):
     config = load("config.json", train)
     lines = []
     if (folder / "metrics.jsonl").exists():
-        lines = figures.read_metrics(folder / "metrics.jsonl")
+        lines, bad = _lines(folder / "metrics.jsonl")
+        if bad:
+            what = "what is there" if bad is True else f"line {', '.join(map(str, bad))}"
+            missing.append((f"metrics.jsonl: {what} can't be read, and is left out", train))
     else:
         missing.append(("metrics.jsonl", train))
     about = load("eval/about.json", evaluate)
@@ -94,6 +99,9 @@ def read(folder):
     for path in paths:
         for asked, rows in _plans(load(f"eval/{path.name}", plan)):
             evals["plan"].setdefault(asked, []).extend(rows)
+    known = {*(path.stem for path in paths), "about", "control", *PARTS}
+    unknown = [path for path in sorted((folder / "eval").glob("*.json")) if path.stem not in known]
+    others = {path.stem: load(f"eval/{path.name}", evaluate) for path in unknown}
     if driven and not paths:
         missing.append(("eval/plan_TASK.json", plan))
     files = sorted((folder / "report").glob("*"))
@@ -101,11 +109,32 @@ def read(folder):
     if not files:
         missing.append(("pictures in report/", f"{evaluate} --only pictures"))
     skipped = folder / "skipped.jsonl"
-    skipped = len(figures.read_metrics(skipped)) if skipped.exists() else 0
-    lines = [mapping(line) for line in lines]
+    skipped = len(_lines(skipped)[0]) if skipped.exists() else 0
     lines = [line for line in lines if all(real(line.get(k)) for k in ("step", "error", "copy"))]
     name = folder.resolve().name
-    return Run(folder, name, name, config, about, lines, evals, files, skipped, missing)
+    return Run(folder, name, name, config, about, lines, evals, files, skipped, missing, others)
+
+
+def _lines(path):
+    """Reads a JSONL file of dicts: these, and the numbers of lines that are none, True for all.
+
+    A last line without an end is one that is being written, or that a killed run left: no fault.
+    """
+    try:
+        rows = path.read_bytes().split(b"\n")
+    except OSError:
+        return [], True
+    found, bad = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            found.append(value)
+        elif number < len(rows) and row.strip():
+            bad.append(number)
+    return found, bad
 
 
 def _plans(found):

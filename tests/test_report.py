@@ -12,7 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from lawm_jax import figures, page
+from lawm_jax import figures, page, results
+from lawm_jax import report as report_module
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STRANGE = "<b>&\"'$x$"  # a source's name that must come out as it is
@@ -393,6 +394,29 @@ def test_runs_capacity_curves_training_and_skipped_files_are_shown(made, read):
     assert "training error / copying" in read.words
     # Rollouts, capacity, led by actions, plans by two planners, a way, closed loop, training.
     assert made.read_text().count("<svg") == 8
+
+
+def test_a_damaged_line_is_left_out_and_named_and_an_unknown_evaluation_is_shown(tmp_path):
+    run = tmp_path / "run"
+    lines = [json.dumps({"step": k, "error": 0.3, "copy": 0.4}).encode() for k in (1, 2, 3)]
+    lines = [lines[0], b'{"step": \xff\xfe}', lines[1], b"[1]", b"[" * 100_000, lines[2]]
+    run.mkdir()
+    (run / "metrics.jsonl").write_bytes(b"\n".join(lines) + b'\n{"step"')
+    (run / "skipped.jsonl").write_bytes(b'{"path": "a"}\n\xff\n')
+    (run / "eval").mkdir()
+    (run / "eval" / "prediction.json").write_bytes(b"\xff\xfe")
+    (run / "eval" / "leakage.json").write_bytes(b"[" * 100_000)
+    write(run / "eval" / "surprise.json", {"panda": 0.7351})
+    found = results.read(run)
+    assert [row["step"] for row in found.metrics] == [1, 2, 3] and found.skipped == 1
+    named = [what for what, _ in found.missing]
+    assert "metrics.jsonl: line 2, 4, 5 can't be read, and is left out" in named
+    assert {
+        f"eval/{x}.json (it is there, but can't be read)" for x in ("prediction", "leakage")
+    } <= {*named}
+    text = report_module.build([run])
+    assert "eval/surprise.json" in text and "0.7351" in text and "line 2, 4, 5" in text
+    assert len(figures.read_metrics(run / "metrics.jsonl")) == 4
 
 
 def test_the_page_goes_beside_the_first_run_by_default(runs, tmp_path):
