@@ -9,6 +9,10 @@ W/eval/plan_TASK.json; the same command gives the same numbers. Flags that chang
 of the name, such as W/eval/plan_panda_controller=blind_planner=mppi.json. A run that was trained on
 stored states has to name the video: --data TASK=SOURCE.
 
+Each picture is encoded alone, start and goal too, as jepa-wms and V-JEPA 2-AC do, so that no state
+tells of frames between. The forward model reads at most as many steps as in training: in plans that
+are longer its window slides, as in jepa-wms (8 steps of a model trained on clips of 8).
+
 With --closed-loop the actions of panda or nav are taken in the simulator (pip install
 lawm_jax[sim]), and planned anew at every step from what is then seen; W/eval/plan_TASK_closed.json.
 """
@@ -44,17 +48,29 @@ EPISODES = flags.DEFINE_integer(
 )
 CLOSED_LOOP = flags.DEFINE_bool("closed-loop", False, "Act in the simulator, plan at every step.")
 HORIZON = flags.DEFINE_multi_integer(
-    "horizon", None, "Steps of a plan; 3 for panda and droid, 8 and 4 for nav and recon."
+    "horizon",
+    None,
+    "Steps of a plan; 3 for panda and droid, 8 and 4 for nav and recon.",
+    lower_bound=1,
 )
 CONTROLLER = flags.DEFINE_string(
     "controller", None, "Folder, or name within W/controller; that of the source, of kind state."
 )
-SAMPLES = flags.DEFINE_integer("samples", None, "Candidates; the paper's number.")
-ITERATIONS = flags.DEFINE_integer("iterations", None, "Of the planner; the paper's number.")
+SAMPLES = flags.DEFINE_integer("samples", None, "Candidates; the paper's number.", lower_bound=1)
+ITERATIONS = flags.DEFINE_integer(
+    "iterations", None, "Of the planner; the paper's number.", lower_bound=1
+)
 BOUND = flags.DEFINE_float("bound", None, "Of plans, in deviations of training actions; none.")
+CHUNK = flags.DEFINE_integer(
+    "chunk",
+    None,
+    "Candidates predicted at a time: it bounds the memory; what a quarter of the device's takes.",
+    lower_bound=1,
+)
 JSON = flags.DEFINE_string("json", None, "File to write; one in W/eval, see above.")
 flags.mark_flags_as_required(["workdir", "task"])
-SETTINGS = DATA, CONTROLLER, PLANNER, EPISODES, HORIZON, SAMPLES, ITERATIONS, BOUND
+flags.register_validator("bound", lambda x: x is None or x > 0, "expected a positive number")
+SETTINGS = DATA, CONTROLLER, PLANNER, EPISODES, HORIZON, SAMPLES, ITERATIONS, BOUND, CHUNK
 
 
 def main(argv):
@@ -74,9 +90,10 @@ def main(argv):
             f"--closed-loop: expected --task {' or '.join(CLOSED)}, which have a simulator, got "
             f"{task}"
         )
+    _check_samples()
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
     spec = _source(config, task)
-    models, controller = _models(workdir, config, task, spec)
+    models, controller, windows = _models(workdir, config, task, spec)
     count = EPISODES.value or (32 if CLOSED_LOOP.value else 64)
     scenes = _scenes(task, spec, count) if CLOSED_LOOP.value else None
     horizons = HORIZON.value or (CLOSED[task] if scenes else TASKS[task][1])
@@ -88,9 +105,9 @@ def main(argv):
     config.data.sources = ml_collections.ConfigDict({task: spec})
     config.data.mixture = ml_collections.ConfigDict({task: 1.0})
     config.data.augment.update(crop=False, flip=0.0, jitter=0.0, cut=0.0)
-    options = {"samples": SAMPLES.value, "iterations": ITERATIONS.value}
+    options = {"samples": SAMPLES.value, "iterations": ITERATIONS.value, "chunk": CHUNK.value}
     options = {key: value for key, value in options.items() if value is not None}
-    asked = dict(planner=PLANNER.value, options=options, bound=BOUND.value)
+    asked = dict(planner=PLANNER.value, options=options, bound=BOUND.value, windows=windows)
     if scenes:
         found = _closed(config, task, models, scenes, horizons, asked)
     else:
@@ -110,6 +127,16 @@ def main(argv):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1, allow_nan=False)
+
+
+def _check_samples():
+    """Refuses fewer candidates than the planner takes elites of."""
+    elites = 5 if (PLANNER.value, TASKS[TASK.value][0]) == ("cem", "walk") else 10
+    least = {"mppi": 2, "gradient": 1}.get(PLANNER.value, elites + 1)
+    if SAMPLES.value is not None and SAMPLES.value < least:
+        raise app.UsageError(
+            f"--samples: expected at least {least} for {PLANNER.value}, got {SAMPLES.value}"
+        )
 
 
 def _settings():
@@ -132,11 +159,16 @@ def _open(config, task, models, count, horizons, asked, frames):
     ask = planning.reach
     if kind == "walk":
         ask = functools.partial(planning.walk, spacing=spacing)
-    encode = batched.encoder(*next(iter(models.values())))  # all models share it
+    encode = batched.frame_encoder(*next(iter(models.values())))  # all models share it
     short = ml_collections.ConfigDict(config.to_dict())
     short.data.frames = frames
     episodes = clips.fixed(short, task, encode, count)
     training = clips.training(config, task, encode, TRAINING)
+    if episodes.video is None and not next(iter(models.values()))[0].encoder.alone:
+        raise app.UsageError(
+            f"--data: expected video, since start and goal are encoded alone, got {task}'s stored "
+            "states"
+        )
     plans = []
     for horizon in horizons:
         rows = ask(models, episodes, training, horizon=horizon, **asked)
@@ -152,7 +184,7 @@ def _closed(config, task, models, scenes, horizons, asked):
 
     asks, plans = closed.TASKS[task], []
     first = next(iter(models.values()))
-    training = clips.training(config, task, batched.encoder(*first), TRAINING)
+    training = clips.training(config, task, batched.frame_encoder(*first), TRAINING)
     encode = batched.encoder(*first, batch=1)
     tell = lambda i: print(f"\repisode {i}/{len(scenes)}", end="\r", file=sys.stderr)  # noqa: E731
     for horizon in horizons:
@@ -195,7 +227,11 @@ def _source(config, task):
 
 
 def _models(workdir, config, task, spec):
-    """Loads the models to compare: name -> (model, params), and the controller's folder or None."""
+    """Loads the models to compare.
+
+    Returns:
+      name -> (model, params); the controller's folder or None; name -> steps that it reads.
+    """
     from lawm_jax import controlling, saving
 
     kind, controller = config.latent.kind, None
@@ -204,7 +240,7 @@ def _models(workdir, config, task, spec):
     if kind == "labelled":
         if not controlling.knows(workdir, task, spec):
             raise app.UsageError(f"--workdir: {workdir} knows the actions of another source")
-        loaded = {kind: saving.load(workdir)}
+        loaded, folders = {kind: saving.load(workdir)}, {kind: workdir}
     else:
         controller = CONTROLLER.value or next(iter(controlling.trained(workdir, task, spec)), None)
         if controller is None:
@@ -214,17 +250,29 @@ def _models(workdir, config, task, spec):
             )
         try:
             loaded = {kind: saving.load(workdir, controller=controller)}
+            folders = {kind: workdir}
         except (FileNotFoundError, ValueError) as error:
             raise app.UsageError(str(error)) from error
         for folder in sorted(glob.glob(os.path.join(glob.escape(workdir), "bounds", "labelled*"))):
             if controlling.knows(folder, task, spec):
                 loaded[os.path.basename(folder)] = saving.load(folder)
+                folders[os.path.basename(folder)] = folder
     # A real action leads from frame to frame, so one frame has to be one step.
     each = {
         name: (dataclasses.replace(model, repeat=model.encoder.tubelet > 1), params)
         for name, (model, params) in loaded.items()
     }
-    return each, controller
+    windows = {name: _window(folder, each[name][0]) for name, folder in folders.items()}
+    return each, controller, windows
+
+
+def _window(folder, model):
+    """Returns how many steps a forward model reads in training: all of a clip's but the last."""
+    from lawm_jax.training import checkpoints
+
+    config = checkpoints.read_config(folder)
+    frames = 1 if config["encoder"]["repeat"] else model.encoder.tubelet
+    return max(1, config["data"]["frames"] // frames - 1)
 
 
 if __name__ == "__main__":

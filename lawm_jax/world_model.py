@@ -216,8 +216,20 @@ def init_trainable(model, key, s):
     return params
 
 
+def _floating(**arrays):
+    """Checks that arrays, or tracers of them, by the names of arguments, are floating point."""
+    for name, x in arrays.items():
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"{name}: expected floating point, got {x.dtype}")
+
+
 def crop(model, video):
     """Resizes the short side, crops the centre: [B, F, H, W, 3] -> float32 of the model's size."""
+    if video.dtype != jnp.uint8:
+        raise ValueError(
+            f"video: expected uint8, RGB from 0 to 255, got {video.dtype}; convert it, as its "
+            "scale cannot be told"
+        )
     if video.ndim != 5 or video.shape[-1] != 3:
         raise ValueError(f"video: expected [B, F, H, W, 3], got {video.shape}")
     B, F, H, W, _ = video.shape
@@ -254,7 +266,8 @@ def encode(model, params, video):
       s: [B, T, N, D] float32; T = F / tubelet, or F when frames are repeated.
 
     Raises:
-      ValueError: not [B, F, H, W, 3], or F is no multiple of the tubelet.
+      ValueError: not uint8, whose scale alone is known, not [B, F, H, W, 3], or F is no multiple of
+        the tubelet.
 
     Source: Garrido et al. 2026, section 3 (f_theta).
     """
@@ -284,6 +297,9 @@ def paint(model, params, s):
             "model: has no decoder; train one with configs/decoder.py and load it with "
             "load(workdir, decoder=FOLDER)"
         )
+    _floating(s=s)
+    if s.ndim != 4:
+        raise ValueError(f"s: expected [B, T, N, D], got {s.shape}")
     video = model.decoder.apply({"params": params["decoder"]}, _cells(model, s))
     if model.repeat:
         video = video[:, model.encoder.tubelet - 1 :: model.encoder.tubelet]
@@ -301,7 +317,7 @@ def decode(model, params, s):
       video: uint8 [B, F, H, W, 3], RGB; F = T * tubelet, or T when frames are repeated.
 
     Raises:
-      ValueError: the model has no decoder.
+      ValueError: the model has no decoder, or s is not [B, T, N, D] of floating point numbers.
 
     Source: Garrido et al. 2026, section 3 (decoder).
     """
@@ -312,6 +328,7 @@ def _describe(model, params, s):
     """Runs the inverse dynamics model: s [B, T, N, D] -> [B, T-1, features]."""
     if s.ndim != 4 or s.shape[1] < 2:
         raise ValueError(f"s: expected [B, T, N, D] with at least 2 time steps, got {s.shape}")
+    _floating(s=s)
     if model.latent.kind == "labelled":
         raise ValueError(
             "model: has labelled actions, which states do not tell; make z of them by `act`"
@@ -379,6 +396,7 @@ def act(model, params, u, s):
             "--config.model=WORKDIR, and load it with load(WORKDIR, controller=FOLDER)"
         )
     U = model.latent.dim if labelled else model.controller.actions
+    _floating(u=u, s=s)
     if u.ndim != 3 or u.shape[2] != U:
         raise ValueError(f"u: expected [B, T, {U}], got {u.shape}")
     embeds = [
@@ -419,6 +437,7 @@ def predict(model, params, s, z):
             f"z: expected {(*s.shape[:2], model.latent.dim)} for s of shape {s.shape}, got "
             f"{z.shape}"
         )
+    _floating(s=s, z=z)
     return _finish(model, model.predictor.apply({"params": params["predictor"]}, s, z))
 
 
@@ -451,6 +470,7 @@ def remember(model, params, s, z):
             f"s, z: expected [B, T, N, D] and [B, T-1, {model.latent.dim}], got {s.shape} and "
             f"{z.shape}"
         )
+    _floating(s=s, z=z)
     if s.shape[1] == 1:
         return s, ()
     _, past = model.predictor.apply({"params": params["predictor"]}, s[:, :-1], z, keep=True)
@@ -478,10 +498,11 @@ def imagine(model, params, memory, z):
     if z.ndim != 3 or z.shape[1] < 1 or z.shape[2] != A or B not in (1, len(z)):
         size = "P" if B == 1 else B
         raise ValueError(f"z: expected [{size}, at least 1, {A}], got {z.shape}")
+    _floating(z=z)
     return _continue(model, params, memory, z.shape[1], lambda t, state: z[:, t : t + 1])
 
 
-def drive(model, params, memory, u):
+def drive(model, params, memory, u, window=None):
     """Predicts states open loop as `imagine` does, led by real actions.
 
     Each action is translated in the state that the model itself predicts for its step.
@@ -490,31 +511,50 @@ def drive(model, params, memory, u):
       model, params: of a world model that `act` takes.
       memory: from `remember`, of one context or of P.
       u: [P, H, U], the real actions that lead on from the last state, in their own units.
+      window: most steps that a prediction reads; earlier ones are forgotten, and the window is read
+        anew as if it were all. Training reads T - 1, and time positions beyond it are unknown to
+        the model. None reads all.
 
     Returns:
       [P, H, N, D] float32, the states after each action.
 
     Raises:
-      ValueError: u holds no step or does not fit the memory, or as `act`.
+      ValueError: u holds no step or does not fit the memory, the window slides beyond a context of
+        more than one state, or as `act`.
 
-    Source: Garrido et al. 2026, section 6 (planning through a controller).
+    Source: Garrido et al. 2026, section 6 (planning through a controller). The window slides as in
+    `EncPredWM.unroll` of github.com/facebookresearch/jepa-wms.
     """
     B = len(memory[0])
     if u.ndim != 3 or u.shape[1] < 1 or B not in (1, len(u)):
         size = "P" if B == 1 else B
         raise ValueError(f"u: expected [{size}, at least 1, U], got {u.shape}")
 
+    before = memory[1][0][0].shape[3] if memory[1] else 0
+    if window is not None and (window < 1 or before and before + u.shape[1] > window):
+        raise ValueError(
+            f"window: expected None or at least {max(1, before + u.shape[1])} steps for a context "
+            f"of {before + 1} states and {u.shape[1]} actions, got {window}"
+        )
+
     lead = lambda t, state: act(model, params, u[:, t : t + 1], state)  # noqa: E731
-    return _continue(model, params, memory, u.shape[1], lead)
+    return _continue(model, params, memory, u.shape[1], lead, window)
 
 
-def _continue(model, params, memory, steps, lead):
+def _continue(model, params, memory, steps, lead, window=None):
     """Feeds predictions back; lead(t, state [B, 1, N, D]) gives the latent [P, 1, A] of a step."""
     state, past = memory
-    states, own = [], ()
+    states, latents, own = [], [], ()
     for t in range(steps):
+        z = lead(t, state)
+        latents.append(z)
+        if window is not None and t >= window:
+            seen = [jnp.concatenate(x[-window:], axis=1) for x in (states, latents)]
+            state = predict(model, params, *seen)[:, -1:]
+            states.append(state)
+            continue
         state, new = model.predictor.apply(
-            {"params": params["predictor"]}, state, lead(t, state), past + own, keep=True
+            {"params": params["predictor"]}, state, z, past + own, keep=True
         )
         state = _finish(model, state)
         states.append(state)
@@ -570,6 +610,7 @@ def loss(model, params, s, key, u=None):
         if u is None or u.shape != (s.shape[0], s.shape[1] - 1, model.latent.dim):
             want = [s.shape[0], s.shape[1] - 1, model.latent.dim]
             raise ValueError(f"u: expected {want}, got {None if u is None else u.shape}")
+        _floating(s=s, u=u)
         h = u
     else:
         h = _describe(model, params, s)
@@ -589,7 +630,7 @@ def sample_actions(model, params, key, shape, s=None):
       key: PRNG key.
       shape: (..., A).
       s: [..., N, D], the states that the actions start from, for the learned prior of a model that
-        has one (evaluate fits it, see `evals.sampling`). None draws without a state.
+        has one (`load(workdir, prior=True)`; evaluate fits it). None draws without a state.
 
     Returns:
       z: [..., A] float32. With s: from the learned prior. Discrete: codes in use, uniformly. Noisy:
@@ -601,6 +642,8 @@ def sample_actions(model, params, key, shape, s=None):
 
     Source: Garrido et al. 2026, appendix B.
     """
+    if model.latent is None:
+        raise ValueError("model: expected a world model, got a decoder alone")
     kind, strength = model.latent.kind, model.latent.strength
     if shape[-1] != model.latent.dim:
         raise ValueError(f"shape: expected a last axis of {model.latent.dim}, got {tuple(shape)}")
@@ -610,6 +653,7 @@ def sample_actions(model, params, key, shape, s=None):
                 f"s: expected a model with a learned prior and [{', '.join(map(str, shape[:-1]))}, "
                 f"N, D], got {'none' if model.prior is None else 'one'} and {s.shape}"
             )
+        _floating(s=s)
         z = sample(model.prior, params["prior"], key, s.reshape(-1, *s.shape[-2:])).reshape(shape)
         if kind != "discrete":
             return z
@@ -623,6 +667,8 @@ def sample_actions(model, params, key, shape, s=None):
         return jax.random.normal(key, shape)
     if kind == "sparse":
         return latents.langevin(key, shape, strength)
+    if kind != "discrete":
+        raise ValueError(f"model: expected latents of a kind that can be drawn, got {kind!r}")
     codebook, idle = params["latent"]["codebook"], params["latent"]["idle"]
     in_use = jnp.where(idle <= idle.min() + model.latent.reset_after / 2, 0.0, -jnp.inf)
     return codebook[jax.random.categorical(key, in_use, shape=shape[:-1])]

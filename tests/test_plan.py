@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_simulate import panda_episode, skip_unless
 
-from lawm_jax import controlling, latents, saving, world_model
+from lawm_jax import controlling, latents, plan, saving, world_model
 from lawm_jax.data import poses
 from lawm_jax.evals import planning
 from lawm_jax.evals.clips import Clips, fixed
@@ -370,6 +370,26 @@ def test_results_of_other_settings_get_other_names(flags, name):
     assert done.stdout == f"{name}\n", done.stderr
 
 
+@pytest.mark.parametrize(
+    "flags, why",
+    [
+        (["--samples=10"], "--samples: expected at least 11 for cem, got 10"),
+        (["--task=nav", "--samples=5"], "--samples: expected at least 6 for cem, got 5"),
+        (["--bound=0"], "expected a positive number"),
+        (["--bound=nan"], "expected a positive number"),
+        (["--horizon=0"], "horizon must be an integer in the range"),
+        (["--chunk=0"], "a positive integer"),
+        (["--iterations=-1"], "a positive integer"),
+    ],
+)
+def test_flags_out_of_range_are_errors_before_work_begins(flags, why):
+    given = ["plan", "--workdir=nowhere", "--task=panda", *flags]
+    code = f"from absl import app; from lawm_jax import plan; app.run(plan.main, {given})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert why in done.stdout + done.stderr
+
+
 def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path):
     folder = tmp_path / "young"
     folder.mkdir()
@@ -441,6 +461,88 @@ def test_controllers_are_found_by_their_source(run, tmp_path):
     assert controlling.trained(str(tmp_path), "nav", "mini:nav") == {}
     model, _ = saving.load(str(run), controller=next(iter(controlling.trained(run, "panda", ""))))
     assert model.controller.kind == "state"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_start_and_goal_are_encoded_alone_whatever_lies_between(get_config, monkeypatch, causal):
+    config = get_config("size=tiny")
+    options = dict(name="vjepa2_tiny", weights="", merge=1, normalise=True, repeat=True)
+    config.encoder.update(causal=causal, **options)
+    model = world_model.build(config)
+    video = np.random.default_rng(0).integers(0, 256, (2, 2, 4, 64, 64, 3), np.uint8)
+    video[1, :, [0, 3]] = video[0, :, [0, 3]]  # other frames between the same ones
+    params = {"encoder": world_model.init_encoder(model, video[0])}
+    u, n, seen, shown = np.zeros((2, 3, 3), np.float32), np.arange(2), [], []
+    load = lambda config, task, encode, count: Clips(encode(shown[-1]), shown[-1], u, n)  # noqa: E731
+    for name in ("fixed", "training"):
+        monkeypatch.setattr(f"lawm_jax.evals.clips.{name}", load)
+    ask = lambda models, clips, training, **asked: seen.append((clips, training)) or []  # noqa: E731
+    monkeypatch.setattr(planning, "reach", ask)
+    for frames in video:
+        shown.append(frames)
+        plan._open(config, "droid", {"model": (model, params)}, 2, (3,), {}, 4)
+    for (clips, training), frames in zip(seen, video, strict=True):
+        for t in range(4):
+            alone = world_model.encode(model, params, frames[:, t : t + 1])
+            np.testing.assert_allclose(clips.s[:, t : t + 1], alone, atol=1e-4)
+        np.testing.assert_array_equal(training.s, clips.s)
+    np.testing.assert_array_equal(seen[0][0].s[:, [0, 3]], seen[1][0].s[:, [0, 3]])
+    whole = [np.asarray(world_model.encode(model, params, frames)) for frames in video]
+    assert np.abs(whole[0] - whole[1])[:, 3].mean() > 1e-3  # what this is about
+
+
+def test_a_window_is_that_of_training(run):
+    model, _ = saving.load(str(run))
+    assert plan._window(str(run), model) == 3  # clips of 4 frames, one a step
+    config = json.loads((run / "config.json").read_text())
+    config["data"]["frames"] = 16
+    video = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, tubelet=2))
+    (run / "other").mkdir()
+    (run / "other" / "config.json").write_text(json.dumps(config))
+    assert plan._window(str(run / "other"), video) == 7
+
+
+def test_plans_longer_than_training_slide_a_window(world):
+    seen = []
+    clips, training = episodes(2, 6, 0), episodes(16, 8, 1)
+    options = dict(samples=8, elites=2, iterations=1)
+    original = world_model.drive
+
+    def drive(*args):
+        seen.append(args[4])
+        return original(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world_model, "drive", drive)
+        for windows in (None, {"model": 4}):
+            planning.reach({"model": world}, clips, training, 5, options=options, windows=windows)
+    assert set(seen) == {None, 4}
+
+
+def test_candidates_at_a_time_follow_the_memory_that_they_take(tiny):
+    model, params, _ = tiny("none")
+    nano = Controller(16, 3, "state", 32, 2, 1)
+    model = dataclasses.replace(model, controller=nano)
+    s = jnp.zeros((1, 1, 64, 32))
+    params = params | world_model.init_controller(model, jax.random.key(3), s)
+    params = params | {
+        "predictor": model.predictor.init(jax.random.key(0), s, jnp.zeros((1, 1, 16)))["params"]
+    }
+
+    def temp(P, steps, window=None):
+        def run(u):
+            memory = world_model.remember(model, params, s, jnp.zeros((1, 0, 16)))
+            return world_model.drive(model, params, memory, u, window)[:, -1]
+
+        compiled = jax.jit(run).lower(jax.ShapeDtypeStruct((P, steps, 3), jnp.float32)).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    for steps, window in ((1, None), (4, None), (8, None), (8, 4)):
+        each = (temp(96, steps, window) - temp(32, steps, window)) / 64
+        said = planning.candidate_bytes(model, 64, 32, steps, window)
+        assert 0.4 < said / each < 3, (steps, window, said, each)
+    few = planning.most_candidates(model, 2**14, 2**10, 8)
+    assert few == 1 and planning.most_candidates(model, 4, 32, 3) > 100
 
 
 def test_the_same_seed_gives_the_same_plan(world):

@@ -1,5 +1,6 @@
 """The promises of the world model: causality, identity, rollouts, the loss, errors."""
 
+import dataclasses
 import functools
 import re
 
@@ -12,6 +13,7 @@ import pytest
 import lawm_jax as lawm
 from lawm_jax import latents, world_model
 from lawm_jax.nn import blocks
+from lawm_jax.nn.controller import Controller
 
 KINDS = ("sparse", "noisy", "discrete", "none", "deterministic")
 predict = jax.jit(lawm.predict, static_argnums=0)
@@ -387,6 +389,72 @@ def test_other_wrong_arguments_are_errors_that_say_what_was_expected(tiny, encod
             get_config(argument)
     with pytest.raises(ValueError, match="latent.strength: .*got 1.0"):
         lawm.build(get_config("size=tiny,latent=discrete,strength=1"))
+
+
+def test_what_is_no_floating_point_or_no_uint8_is_refused_also_when_traced(tiny, encoder):
+    make, params = encoder
+    model, frames = make(), video((1, 2, 64, 64, 3))
+    for wrong in (frames / 255, frames > 127, frames.astype(np.uint16), frames.astype(np.int32)):
+        with pytest.raises(ValueError, match=f"video: expected uint8, .*got {wrong.dtype}"):
+            jax.eval_shape(lambda v: lawm.encode(model, params, v), wrong)
+        with pytest.raises(ValueError, match="video: expected uint8"):
+            lawm.init(model, jax.random.key(0), wrong)
+    model, params, s = tiny("none")
+    z, key = jnp.zeros((2, 4, 16)), jax.random.key(0)
+    memory = lawm.remember(model, params, s, z[:, :3])
+    whole = lambda x: x.astype(jnp.int32)  # noqa: E731
+    painter, own = make(), {"decoder": {}}
+    calls = {
+        "s": [
+            lambda: lawm.infer_actions(model, params, whole(s)),
+            lambda: lawm.predict(model, params, whole(s), z),
+            lambda: lawm.remember(model, params, whole(s), z[:, :3]),
+            lambda: lawm.rollout(model, params, whole(s)[:, :1], z),
+            lambda: lawm.loss(model, params, whole(s), key),
+            lambda: lawm.decode(painter, own, whole(s)),
+        ],
+        "z": [
+            lambda: lawm.predict(model, params, s, whole(z)),
+            lambda: lawm.imagine(model, params, memory, whole(z)),
+            lambda: lawm.rollout(model, params, s[:, :1], z > 0),
+        ],
+    }
+    for name, each in calls.items():
+        for call in each:
+            with pytest.raises(ValueError, match=f"^{name}: expected floating point, got"):
+                call()
+    half = lawm.predict(model, params, s.astype(jnp.bfloat16), z)
+    assert half.shape == s.shape
+
+
+def test_latents_of_an_unknown_kind_are_not_drawn_as_codes(tiny, monkeypatch):
+    monkeypatch.setitem(latents.KINDS, "vague", latents.none)
+    model, params, _ = tiny("none")
+    model = dataclasses.replace(model, latent=latents.Latent("vague", 16))
+    with pytest.raises(ValueError, match="kind that can be drawn, got 'vague'"):
+        lawm.sample_actions(model, params, jax.random.key(0), (2, 16))
+
+
+def test_a_window_slides_over_states_and_is_all_that_a_prediction_reads(tiny):
+    model, params, s = tiny("none")
+    model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
+    params = params | world_model.init_controller(model, jax.random.key(3), s)
+    u, nothing = jax.random.normal(jax.random.key(4), (2, 5, 2)), jnp.zeros((1, 0, 16))
+    memory = lawm.remember(model, params, s[:1, :1], nothing)
+    drive = lambda window: world_model.drive(model, params, memory, u, window)  # noqa: E731
+    states, latents_ = [jnp.repeat(s[:1, :1], 2, 0)], []
+    for t in range(5):  # the last two states and latents, and nothing else
+        latents_.append(lawm.act(model, params, u[:, t : t + 1], states[-1]))
+        seen = [jnp.concatenate(x[-2:], 1) for x in (states, latents_)]
+        states.append(lawm.predict(model, params, *seen)[:, -1:])
+    np.testing.assert_allclose(drive(2), jnp.concatenate(states[1:], 1), atol=1e-4)
+    np.testing.assert_allclose(drive(5), drive(None), atol=1e-6)
+    assert np.abs(drive(2) - drive(None)).max() > 1e-3
+    longer = lawm.remember(model, params, s[:, :2], jnp.zeros((2, 1, 16)))
+    with pytest.raises(ValueError, match="window: expected None or at least 6 steps .*got 5"):
+        world_model.drive(model, params, longer, u, 5)
+    with pytest.raises(ValueError, match="window: .*got 0"):
+        drive(0)
 
 
 def test_sampled_actions_follow_their_kind(tiny):

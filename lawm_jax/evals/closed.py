@@ -181,6 +181,7 @@ def evaluate(
     bound=None,
     seed=0,
     done=None,
+    windows=None,
 ):
     """Leads every scene by every model, and by what needs none.
 
@@ -196,6 +197,7 @@ def evaluate(
       horizon: steps of a plan.
       planner, options, bound: as in `planning.reach` or, held, `planning.walk`.
       seed: of planners and random actions.
+      windows: as in `planning.reach`.
       done: function that is told the number of finished scenes after each, or None.
 
     Returns:
@@ -218,8 +220,9 @@ def evaluate(
     usual = (planning.WALK if task.held else planning.REACH) if planner == "cem" else {}
     settings = usual | {"low": low, "high": high} | (options or {})
     hold = horizon if task.held else 1
+    asked, windows = (std, planner, settings, hold), windows or {}
     searches = {
-        name: functools.partial(planning.searcher(model, std, planner, settings, hold), params)
+        name: functools.partial(planning.searcher(model, *asked, windows.get(name)), params)
         for name, (model, params) in models.items()
     }
     paths = {}

@@ -24,15 +24,29 @@ PLANNERS = {
 # The paper's settings of CEM, for manipulation and navigation; other planners have their own.
 REACH = dict(samples=300, elites=10, iterations=15)
 WALK = dict(samples=120, elites=5, iterations=1, average=True)
-# Numbers in the states that a device predicts at a time: it bounds the memory. On a CPU all that is
-# computed of so few fits its caches: 1.5 times as fast as 300 candidates of nano at once on a core
-# of a busy machine, the same on two quiet ones.
-AT_ONCE, AT_ONCE_ON_CPU = 2**24, 2**19
+# Share of a device's memory that candidates may take, and what a device has that does not tell.
+SHARE, MEMORY = 0.25, 2**34
+# Numbers in the states that a CPU predicts at a time. All that is computed of so few fits its
+# caches: 1.5 times as fast as 300 candidates of nano at once on a core of a busy machine, the same
+# on two quiet ones.
+AT_ONCE_ON_CPU = 2**19
 # Tasks of a device in one program: XLA (jaxlib 0.10) keeps 45 MB for each until the program ends.
 PER_DEVICE_ON_CPU = 4
 
 
-def search(model, params, start, goal, mean, std, planner="cem", options=None, hold=1, seed=0):
+def search(
+    model,
+    params,
+    start,
+    goal,
+    mean,
+    std,
+    planner="cem",
+    options=None,
+    hold=1,
+    seed=0,
+    window=None,
+):
     """Plans for all episodes: the last predicted state should be the goal, by L2 distance.
 
     Args:
@@ -43,6 +57,7 @@ def search(model, params, start, goal, mean, std, planner="cem", options=None, h
       options: of the planner, by name.
       hold: steps that each action of the plan is taken for.
       seed: of the planner.
+      window: steps that the model reads, at most, see `world_model.drive`.
 
     Returns:
       u: float32 [n, H hold, U].
@@ -53,7 +68,7 @@ def search(model, params, start, goal, mean, std, planner="cem", options=None, h
       ValueError: the goal is not of the start's size, the model has no controller, or the planner
         or one of its options is unknown.
     """
-    n, run = len(start), searcher(model, std, planner, options, hold)
+    n, run = len(start), searcher(model, std, planner, options, hold, window)
     keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
     size = min(n, PER_DEVICE_ON_CPU * jax.device_count()) if jax.default_backend() == "cpu" else n
     groups = np.arange(-(-n // size) * size).clip(max=n - 1).reshape(-1, size)
@@ -62,13 +77,52 @@ def search(model, params, start, goal, mean, std, planner="cem", options=None, h
     return u, distance
 
 
-def searcher(model, std, planner="cem", options=None, hold=1):
+def candidate_bytes(model, N, D, steps, window=None):
+    """Estimates the memory that one candidate takes while its states are predicted.
+
+    Args:
+      model: WorldModel.
+      N, D: tokens, and numbers in each, of a state.
+      steps: that are predicted.
+      window: as in `world_model.drive`.
+
+    Returns:
+      Bytes: keys and values of all steps and blocks, and a copy of them, which adding a step takes;
+      the states; and the activations of one block (4 widths of the MLP, which is the most that is
+      there at once, twice) with its attention's float32 logits.
+    """
+    predictor = model.predictor
+    depth, width, heads = (getattr(predictor, x, 1) for x in ("depth", "width", "heads"))
+    size = np.dtype(getattr(predictor, "dtype", np.float32)).itemsize
+    cached = min(steps, window or steps)
+    kept = 2 * 2 * depth * cached * N * width * size
+    states = 4 * (steps + 2) * N * D
+    # Steps beyond the window are computed from all of it at once.
+    tokens = N * (cached if window and steps > window else 1)
+    block = 2 * 4 * tokens * width * size + 4 * heads * tokens * cached * N
+    return kept + states + block
+
+
+def most_candidates(model, N, D, steps, window=None):
+    """Returns how many candidates a device predicts at a time: as its memory and caches allow."""
+    device = jax.devices()[0]
+    stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
+    room = SHARE * (stats.get("bytes_limit", MEMORY) - stats.get("bytes_in_use", 0))
+    most = int(room // candidate_bytes(model, N, D, steps, window))
+    if device.platform == "cpu":
+        most = min(most, AT_ONCE_ON_CPU // (N * D))
+    return max(1, most)
+
+
+def searcher(model, std, planner="cem", options=None, hold=1, window=None):
     """Makes the function behind `search`, compiled once for as many searches as one likes.
 
     Tasks are shared out among all devices or, where they are fewer, candidates.
 
     Args:
-      model, std, planner, options, hold: as in `search`.
+      model, std, planner, options, hold, window: as in `search`. The option `chunk`, by default
+        what `most_candidates` says, is the number of candidates that all devices together predict
+        at a time, or each device where it has tasks of its own.
 
     Returns:
       A function of params, keys [n], start and goal [n, N, D], and the means [n, H, U] of the
@@ -94,12 +148,11 @@ def searcher(model, std, planner="cem", options=None, hold=1):
                 f"{goal.shape}"
             )
         n, N, D = start.shape
-        at_once = AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else AT_ONCE
-        most = max(1, at_once // (N * D))
+        most = most_candidates(model, N, D, std.shape[0] * hold, window)
         alone = n >= mesh.size  # each device has tasks of its own, and waits for no other
         spread = functools.partial(planning.spread, mesh=mesh)
-        chunk = min(most if alone else most * mesh.size, samples)
-        solve = functools.partial(PLANNERS[planner], **{"chunk": chunk} | options)
+        chunk = options.get("chunk") or min(most if alone else most * mesh.size, samples)
+        solve = functools.partial(PLANNERS[planner], **options | {"chunk": chunk})
 
         def one(episode):
             key, start, goal, mean = episode
@@ -108,14 +161,15 @@ def searcher(model, std, planner="cem", options=None, hold=1):
 
             def cost(plans):
                 u = jnp.repeat(plans, hold, axis=1)
-                last = world_model.drive(model, params, memory, u)[:, -1]
+                last = world_model.drive(model, params, memory, u, window)[:, -1]
                 return jnp.sqrt(jnp.square(last - goal[None]).mean((1, 2)))
 
             plan, found = solve(cost if alone else spread(cost), key, mean, std)
             return jnp.repeat(plan, hold, axis=0), found
 
         def each(*episodes):
-            return jax.lax.map(one, episodes, batch_size=max(1, min(n, most // samples)))
+            tasks = 1 if "chunk" in options else max(1, min(n, most // samples))
+            return jax.lax.map(one, episodes, batch_size=tasks)
 
         return (spread(each) if alone else each)(keys, start, goal, mean)
 
@@ -169,10 +223,23 @@ def nearest(start, goal, s, u, horizon):
     return np.stack(found)
 
 
-def reach(models, clips, training, horizon=3, planner="cem", options=None, bound=None, seed=0):
+def reach(
+    models,
+    clips,
+    training,
+    horizon=3,
+    planner="cem",
+    options=None,
+    bound=None,
+    seed=0,
+    windows=None,
+):
     """Plans manipulation (E6), and compares with what needs no model.
 
-    The planner's first Gaussian has mean 0 and the standard deviation of training actions.
+    The planner's first Gaussian has mean 0 and the standard deviation of training actions. jepa-wms
+    takes a deviation of 0.1 on DROID, clips positions at 0.1 and the gripper at 0.75, plans on
+    every 8th frame of Franka clips and returns the last mean (`average`); here plans are not
+    clipped unless `bound` says so, and the cheapest one seen is returned.
 
     Args:
       models: name -> (model, params), each with a controller or of labelled actions, and all of one
@@ -182,6 +249,7 @@ def reach(models, clips, training, horizon=3, planner="cem", options=None, bound
       horizon: steps of a plan.
       planner, options, seed: as in `search`; those of CEM are `REACH` but for what is given.
       bound: of a plan's numbers, in standard deviations of training actions; None for none.
+      windows: name -> steps that the model reads at most, see `world_model.drive`; None for all.
 
     Returns:
       One dict per row, baselines first: `name`; `error`, the L1 distance of the planned from the
@@ -200,7 +268,7 @@ def reach(models, clips, training, horizon=3, planner="cem", options=None, bound
     true_actions("training", training, horizon, least=3)
     first = gaussian(training, horizon)
     options = (REACH if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
-    plans = _plans(models, clips, training, u, first, planner, options, 1, seed)
+    plans = _plans(models, clips, training, u, first, planner, options, 1, seed, windows)
     moved = u[:, :, :3].sum(1)
     errors = {
         name: np.abs(plan[:, :, :3].sum(1) - moved).sum(1) for name, (plan, _) in plans.items()
@@ -226,16 +294,19 @@ def walk(
     bound=None,
     seed=0,
     spacing=None,
+    windows=None,
 ):
     """Plans navigation (E7), and compares with what needs no model.
 
     Plans hold one action over all steps: a straight line, or an arc where it turns. The planner's
-    first Gaussian is that of the mean actions of training windows of `horizon` steps.
+    first Gaussian is that of the mean actions of training windows of `horizon` steps. NWM's plans
+    are straight lines with all of the turn in the last step, its Gaussians fixed tuples for each
+    data set, and its context 4 frames; here it is one.
 
     Args:
-      models, clips, training, horizon, planner, options, bound, seed: as in `reach`; actions are
-        moves forward, to the left (metres) and turns to the left (radians), options of CEM `WALK`,
-        and bounds lie around the Gaussian's mean, in its deviations.
+      models, clips, training, horizon, planner, options, bound, seed, windows: as in `reach`;
+        actions are moves forward, to the left (metres) and turns to the left (radians), options of
+        CEM `WALK`, and bounds lie around the Gaussian's mean, in its deviations.
       spacing: metres between two waypoints, to give errors in this unit too, or None.
 
     Returns:
@@ -255,7 +326,7 @@ def walk(
     first = gaussian(training, horizon, held=True)
     options = (WALK if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
-    plans = _plans(models, clips, training, u, first, planner, options, horizon, seed)
+    plans = _plans(models, clips, training, u, first, planner, options, horizon, seed, windows)
     plans = {"truth, held": (held, None)} | plans
     errors = {name: trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
     mean, rows = lambda x: metrics.interval(x, clips.episodes), []
@@ -345,7 +416,7 @@ def _bounds(gaussian, bound):
     return {} if bound is None else {"low": mean - bound * std, "high": mean + bound * std}
 
 
-def _plans(models, clips, training, u, gaussian, planner, options, hold, seed):
+def _plans(models, clips, training, u, gaussian, planner, options, hold, seed, windows):
     """Makes all plans: name -> (actions [n, horizon, U], distance [n] or None)."""
     n, horizon, U = u.shape
     start, goal, (mean, std) = clips.s[:, 0], clips.s[:, horizon], gaussian
@@ -358,7 +429,8 @@ def _plans(models, clips, training, u, gaussian, planner, options, hold, seed):
     }
     found = {name: (plan, None) for name, plan in found.items()}
     for name, (model, params) in models.items():
-        found[name] = search(*(model, params, start, goal, mean, std, planner, options, hold, seed))
+        asked = mean, std, planner, options, hold, seed, (windows or {}).get(name)
+        found[name] = search(model, params, start, goal, *asked)
     return found
 
 
