@@ -151,24 +151,15 @@ def _settings():
 
 def _open(config, task, models, count, horizons, asked, frames):
     """Plans on `count` held-out clips of `frames` frames, and prints: one dict per horizon."""
-    import ml_collections
 
-    from lawm_jax.evals import batched, clips, planning
+    from lawm_jax.evals import planning
 
     kind, _, spacing = TASKS[task]
     ask = planning.reach
     if kind == "walk":
         ask = functools.partial(planning.walk, spacing=spacing)
-    encode = batched.frame_encoder(*next(iter(models.values())))  # all models share it
-    short = ml_collections.ConfigDict(config.to_dict())
-    short.data.frames = frames
-    episodes = clips.fixed(short, task, encode, count)
-    training = clips.training(config, task, encode, TRAINING)
-    if episodes.video is None and not next(iter(models.values()))[0].encoder.alone:
-        raise app.UsageError(
-            f"--data: expected video, since start and goal are encoded alone, got {task}'s stored "
-            "states"
-        )
+    first = next(iter(models.values()))  # all models share its encoder
+    episodes, training = planning.load(config, task, *first, count, frames, TRAINING)
     plans = []
     for horizon in horizons:
         rows = ask(models, episodes, training, horizon=horizon, **asked)
@@ -233,6 +224,8 @@ def _models(workdir, config, task, spec):
       name -> (model, params); the controller's folder or None; name -> steps that it reads.
     """
     from lawm_jax import controlling, saving
+    from lawm_jax.evals import planning
+    from lawm_jax.training import checkpoints
 
     kind, controller = config.latent.kind, None
     if kind == "deterministic":
@@ -262,17 +255,9 @@ def _models(workdir, config, task, spec):
         name: (dataclasses.replace(model, repeat=model.encoder.tubelet > 1), params)
         for name, (model, params) in loaded.items()
     }
-    windows = {name: _window(folder, each[name][0]) for name, folder in folders.items()}
+    configs = {name: checkpoints.read_config(folder) for name, folder in folders.items()}
+    windows = {name: planning.window(configs[name], each[name][0]) for name in each}
     return each, controller, windows
-
-
-def _window(folder, model):
-    """Returns how many steps a forward model reads in training: all of a clip's but the last."""
-    from lawm_jax.training import checkpoints
-
-    config = checkpoints.read_config(folder)
-    frames = 1 if config["encoder"]["repeat"] else model.encoder.tubelet
-    return max(1, config["data"]["frames"] // frames - 1)
 
 
 if __name__ == "__main__":

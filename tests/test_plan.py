@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from test_simulate import panda_episode, skip_unless
 
-from lawm_jax import controlling, latents, plan, saving, world_model
+from lawm_jax import controlling, latents, saving, world_model
 from lawm_jax.data import poses
 from lawm_jax.evals import planning
 from lawm_jax.evals.clips import Clips, fixed
@@ -472,34 +472,34 @@ def test_start_and_goal_are_encoded_alone_whatever_lies_between(get_config, monk
     video = np.random.default_rng(0).integers(0, 256, (2, 2, 4, 64, 64, 3), np.uint8)
     video[1, :, [0, 3]] = video[0, :, [0, 3]]  # other frames between the same ones
     params = {"encoder": world_model.init_encoder(model, video[0])}
-    u, n, seen, shown = np.zeros((2, 3, 3), np.float32), np.arange(2), [], []
-    load = lambda config, task, encode, count: Clips(encode(shown[-1]), shown[-1], u, n)  # noqa: E731
+    u, n, found, shown = np.zeros((2, 3, 3), np.float32), np.arange(2), [], []
+
+    def load(config, name, encode, count):
+        return Clips(encode(shown[-1]), shown[-1], u, n)
+
     for name in ("fixed", "training"):
         monkeypatch.setattr(f"lawm_jax.evals.clips.{name}", load)
-    ask = lambda models, clips, training, **asked: seen.append((clips, training)) or []  # noqa: E731
-    monkeypatch.setattr(planning, "reach", ask)
     for frames in video:
         shown.append(frames)
-        plan._open(config, "droid", {"model": (model, params)}, 2, (3,), {}, 4)
-    for (clips, training), frames in zip(seen, video, strict=True):
+        found.append(planning.load(config, "droid", model, params, 2, 4, 2))
+    for (clips, training), frames in zip(found, video, strict=True):
         for t in range(4):
             alone = world_model.encode(model, params, frames[:, t : t + 1])
             np.testing.assert_allclose(clips.s[:, t : t + 1], alone, atol=1e-4)
         np.testing.assert_array_equal(training.s, clips.s)
-    np.testing.assert_array_equal(seen[0][0].s[:, [0, 3]], seen[1][0].s[:, [0, 3]])
+    np.testing.assert_array_equal(found[0][0].s[:, [0, 3]], found[1][0].s[:, [0, 3]])
     whole = [np.asarray(world_model.encode(model, params, frames)) for frames in video]
     assert np.abs(whole[0] - whole[1])[:, 3].mean() > 1e-3  # what this is about
 
 
-def test_a_window_is_that_of_training(run):
-    model, _ = saving.load(str(run))
-    assert plan._window(str(run), model) == 3  # clips of 4 frames, one a step
-    config = json.loads((run / "config.json").read_text())
-    config["data"]["frames"] = 16
-    video = dataclasses.replace(model, encoder=dataclasses.replace(model.encoder, tubelet=2))
-    (run / "other").mkdir()
-    (run / "other" / "config.json").write_text(json.dumps(config))
-    assert plan._window(str(run / "other"), video) == 7
+def test_a_window_is_that_of_training(get_config):
+    config = get_config("size=tiny")  # clips of 4 frames, one a step
+    assert planning.window(config, world_model.build(config)) == 3
+    config.encoder.update(name="vjepa2_tiny", weights="", merge=1)
+    config.data.frames = 16
+    assert planning.window(config, world_model.build(config)) == 7
+    config.encoder.repeat = True
+    assert planning.window(config, world_model.build(config)) == 15
 
 
 def test_plans_longer_than_training_slide_a_window(world):

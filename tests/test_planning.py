@@ -244,8 +244,8 @@ def test_the_next_gaussian_is_that_of_torch_of_the_elites():
 
 
 def test_one_elite_is_no_reason_for_numbers_that_are_none():
-    for name in ("cem", "icem", "cem_gradient"):
-        plan, value = getattr(planning, name)(cost, jax.random.key(0), ZEROS, ONES, 50, 1)
+    for name in ("cem", "icem"):
+        plan, value = getattr(planning, name)(cost, jax.random.key(0), ZEROS, ONES, 50, 1, 3)
         assert np.isfinite(plan).all() and value <= cost(ZEROS[None])[0]
 
 

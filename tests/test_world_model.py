@@ -395,7 +395,9 @@ def test_what_is_no_floating_point_or_no_uint8_is_refused_also_when_traced(tiny,
     make, params = encoder
     model, frames = make(), video((1, 2, 64, 64, 3))
     for wrong in (frames / 255, frames > 127, frames.astype(np.uint16), frames.astype(np.int32)):
-        with pytest.raises(ValueError, match=f"video: expected uint8, .*got {wrong.dtype}"):
+        with pytest.raises(
+            ValueError, match="video: expected uint8, .*got (float|bool|uint16|int)"
+        ):
             jax.eval_shape(lambda v: lawm.encode(model, params, v), wrong)
         with pytest.raises(ValueError, match="video: expected uint8"):
             lawm.init(model, jax.random.key(0), wrong)

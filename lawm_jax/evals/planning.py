@@ -16,6 +16,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lawm_jax import compiling, metrics, planning, world_model
 from lawm_jax.data import poses
+from lawm_jax.evals import batched
+from lawm_jax.evals import clips as clips_
 from lawm_jax.metrics import show
 
 PLANNERS = {
@@ -32,6 +34,45 @@ SHARE, MEMORY = 0.25, 2**34
 AT_ONCE_ON_CPU = 2**19
 # Tasks of a device in one program: XLA (jaxlib 0.10) keeps 45 MB for each until the program ends.
 PER_DEVICE_ON_CPU = 4
+
+
+def load(config, name, model, params, count, frames, training):
+    """Loads the clips to plan on, and those of training; each picture is encoded alone.
+
+    Args:
+      config: a run's, of clips to train on.
+      name: of the source.
+      model, params: whose encoder it is; one frame is one time step.
+      count, training: numbers of clips, of held-out and of training ones.
+      frames: of a held-out clip, whose last state may be a goal.
+
+    Returns:
+      clips, training: `Clips`.
+
+    Raises:
+      ValueError: the source holds states of a video encoder, which depend on frames between start
+        and goal; or as `clips.fixed`.
+    """
+    import ml_collections
+
+    encode = batched.frame_encoder(model, params)
+    short = ml_collections.ConfigDict(config.to_dict())
+    short.data.frames = frames
+    held_out = clips_.fixed(short, name, encode, count)
+    if held_out.video is None and not model.encoder.alone:
+        raise ValueError(f"{name}: expected video, to encode start and goal alone, got states")
+    return held_out, clips_.training(config, name, encode, training)
+
+
+def window(config, model):
+    """Returns how many steps a forward model reads in training: all of a clip's but the last.
+
+    Args:
+      config: nested dict, of its run.
+      model: WorldModel.
+    """
+    frames = 1 if config["encoder"]["repeat"] else model.encoder.tubelet
+    return max(1, config["data"]["frames"] // frames - 1)
 
 
 def search(
