@@ -34,7 +34,9 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; made where 
 CONFIG = define_config(
     "config", "lawm.py:size=nano", "Of the world models, with sources and a mixture."
 )
-CONTROLLER = define_config("controller", "controller.py:size=nano", "Of the controllers.")
+CONTROLLER = define_config(
+    "controller", "controller.py:size=nano", "Of the controllers."
+)
 INSIDE = flags.DEFINE_string("inside", "panda", "Name of the source to plan on.")
 OUTSIDE = flags.DEFINE_list("outside", None, "Names of the others; all others of the mixture.")
 TASK = flags.DEFINE_string("task", None, "As in lawm_jax.plan; the name of --inside.")
