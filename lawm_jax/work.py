@@ -9,8 +9,9 @@ from jax.extend import core
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Holds what a chip's maker says of it: `memory` in bytes, `flops` dense bfloat16 operations
-    per second, `bandwidth` of the memory in bytes per second, and where it says so."""
+    """Holds what a chip's maker says of it: `memory` in bytes (of a GPU what CUDA reports, which is
+    less), `flops` dense bfloat16 operations per second, `bandwidth` of the memory in bytes per
+    second, and where it says so."""
 
     memory: float
     flops: float
@@ -28,9 +29,10 @@ CHIPS = {
     "v5p": Chip(95 * 2**30, 459e12, 2765e9, GOOGLE + "v5p"),
     "v6e": Chip(32 * 2**30, 918e12, 1638e9, GOOGLE + "tpu7x"),
     "tpu7x": Chip(192 * 2**30, 2307e12, 7380e9, GOOGLE + "tpu7x"),
-    "a100": Chip(80e9, 312e12, 2039e9, NVIDIA + "a100/"),
-    "h100": Chip(80e9, 989e12, 3350e9, NVIDIA + "h100/"),
-    "h200": Chip(141e9, 989e12, 4800e9, NVIDIA + "h200/"),
+    "l4": Chip(21.96 * 2**30, 121e12, 300e9, NVIDIA + "l4/"),
+    "a100": Chip(85100068864, 312e12, 2039e9, NVIDIA + "a100/"),
+    "h100": Chip(84942979072, 989e12, 3350e9, NVIDIA + "h100/"),
+    "h200": Chip(151397597184, 989e12, 4800e9, NVIDIA + "h200/"),
 }
 
 
@@ -56,7 +58,7 @@ def count(function, *shapes):
 def _count(jaxpr):
     flops = size = 0
     for eqn in jaxpr.eqns:
-        name, inner = eqn.primitive.name, list(core.jaxprs_in_params(eqn.params))
+        name, inner = eqn.primitive.name, inner_jaxprs(eqn)
         if name in ("dot_general", "conv_general_dilated"):
             own = _product(eqn)
         elif name == "cond":
@@ -66,6 +68,13 @@ def _count(jaxpr):
             own = [times * sum(part) for part in zip((0, 0), *map(_count, inner), strict=True)]
         flops, size = flops + own[0], size + own[1]
     return flops, size
+
+
+def inner_jaxprs(eqn):
+    """Lists the jaxprs that an equation runs: a loop's body, branches, what it calls."""
+    values = [x for v in eqn.params.values() for x in (v if isinstance(v, (list, tuple)) else [v])]
+    closed = [x.jaxpr for x in values if isinstance(x, core.ClosedJaxpr)]
+    return closed + [x for x in values if isinstance(x, core.Jaxpr)]
 
 
 def _product(eqn):

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from lawm_jax import work
 from lawm_jax.nn import blocks, rope, splash
 from lawm_jax.nn.blocks import Block, Stack
+from lawm_jax.nn.inverse import InverseDynamics
+from lawm_jax.nn.predictor import Predictor
 from lawm_jax.training import sharding
 
 DEPTH, WIDTH, HEADS = 3, 24, 2
@@ -313,3 +316,57 @@ def test_attention_that_is_not_causal_sees_later_steps():
     params = module.init(jax.random.key(0), x)
     grad = jax.grad(lambda x: jnp.sin(module.apply(params, x)[:, 0]).sum())(x)
     assert np.abs(grad[:, 2]).max() > 1e-4
+
+
+def products(jaxpr):
+    """Lists the operands' dtypes of all matrix products of a jaxpr, wherever they are."""
+    found = []
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            found.append(tuple(str(x.aval.dtype) for x in eqn.invars))
+        for inner in work.inner_jaxprs(eqn):
+            found += products(inner)
+    return found
+
+
+@pytest.mark.parametrize("remat", ["", "dots", "blocks"])
+@pytest.mark.parametrize("short", [0, 256], ids=["per step", "masked"])
+@pytest.mark.parametrize("net", [Predictor, InverseDynamics])
+def test_no_product_of_a_gradient_mixes_precisions(net, short, remat, monkeypatch):
+    monkeypatch.setattr(blocks, "SHORT", short)
+    options = dict(width=16, heads=2, depth=2, remat=remat, dtype=jnp.bfloat16)
+    s, z = jnp.zeros((2, 3, 4, 8)), jnp.zeros((2, 3, 5))
+    model = net(**options) if net is Predictor else net(5, **options)
+    args = (s, z) if net is Predictor else (s,)
+    params = jax.eval_shape(model.init, jax.random.key(0), *args)
+    loss = jax.grad(lambda params: model.apply(params, *args).astype(jnp.float32).sum())
+    found = products(jax.make_jaxpr(loss)(params).jaxpr)
+    assert len(found) > 10 and ("bfloat16", "bfloat16") in found
+    assert {pair for pair in found if pair[0] != pair[1]} == set()
+
+
+def test_attention_in_bfloat16_has_float32_logits_and_the_gradient_of_float32():
+    q, k, v = (draw((2, 2, 8, 16), i) for i in range(3))
+    narrow = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+    wide = [np.asarray(x, np.float32) for x in narrow]
+    value = lambda *qkv: jnp.square(blocks.attend(*qkv).astype(jnp.float32)).sum()  # noqa: E731
+    got, expected = (jax.grad(value, (0, 1, 2))(*args) for args in (narrow, wide))
+    for ours, theirs in zip(got, expected, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        scale = np.abs(theirs).max()
+        np.testing.assert_allclose(ours.astype(jnp.float32) / scale, theirs / scale, atol=0.02)
+    jaxpr = jax.make_jaxpr(blocks.attend)(*narrow)
+    assert "f32[2,2,8,8] = dot_general" in str(jaxpr)
+
+
+def test_the_gradient_reaches_a_context_that_all_queries_share():
+    q, k, v = (jnp.asarray(draw((3, 2, 4, 8), i), jnp.bfloat16) for i in range(3))
+    past = jnp.asarray(draw((1, 2, 5, 8), 4), jnp.bfloat16)
+
+    def value(past):
+        return blocks.attend(q, k, v, past=[(past, past)]).astype(jnp.float32).sum()
+
+    repeated = lambda past: value(jnp.repeat(past, 3, axis=0))  # noqa: E731
+    got, expected = (jax.grad(f)(past).astype(jnp.float32) for f in (value, repeated))
+    assert got.shape == (1, 2, 5, 8)
+    np.testing.assert_allclose(got, expected, atol=0.03 * np.abs(expected).max())

@@ -55,9 +55,7 @@ def attend(q, k, v, mask=None, past=()):
     """
     pairs = [*past, (k, v)]
     scale = q.shape[-1] ** -0.5
-    logits = [
-        jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=jnp.float32) for k, _ in pairs
-    ]
+    logits = [_logits(q, k) if q.dtype != jnp.float32 else _products(q, k) for k, _ in pairs]
     logits = jnp.concatenate(logits, axis=-1) * scale
     if mask is not None:
         logits = jnp.where(mask[None, None], logits, -jnp.inf)
@@ -68,6 +66,29 @@ def attend(q, k, v, mask=None, past=()):
         jnp.einsum("bhqk,bhkd->bhqd", w, v) for w, (_, v) in zip(weights, pairs, strict=True)
     ]
     return sum(more, out)
+
+
+def _products(q, k, dtype=jnp.float32):
+    return jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=dtype)
+
+
+@jax.custom_vjp
+def _logits(q, k):
+    """Multiplies queries by keys to float32 logits, and their gradient in q's own precision.
+
+    By itself JAX would multiply the float32 gradient of the logits by keys and queries in bfloat16,
+    a product of mixed types that accelerators compute as one of float32.
+    """
+    return _products(q, k)
+
+
+def _logits_backward(operands, gradient):
+    q, _ = operands
+    transpose = jax.vjp(lambda q, k: _products(q, k, q.dtype), *operands)[1]
+    return transpose(gradient.astype(q.dtype))
+
+
+_logits.defvjp(lambda q, k: (_products(q, k), (q, k)), _logits_backward)
 
 
 def attention(q, k, v, causal):
