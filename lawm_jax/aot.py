@@ -3,11 +3,13 @@ it can be.
 
 python -m lawm_jax.aot --topology v5p:4x4x4 --config configs/lawm.py:size=large
 python -m lawm_jax.aot --topology h100:8x8 --config configs/lawm.py:size=large
+python -m lawm_jax.aot --topology h100:1 --config configs/lawm.py:size=base
 
 A topology is KIND:CHIPS: of TPUs (pip install 'lawm_jax[tpu]') v4, v5e, v5p, v6e or tpu7x and the
-slice's shape, of GPUs (pip install 'lawm_jax[cuda]') a100, h100 or h200 and NODESxGPUS. Nothing is
-loaded or computed. The memory is the compiler's own account; the time is a bound, from the work
-and the chip's data sheet, for no chip was asked.
+slice's shape, of GPUs (pip install 'lawm_jax[cuda]') l4, a100, h100 or h200 and GPUS or NODESxGPUS.
+Nothing is loaded or computed. The memory is the compiler's own account; of a GPU, JAX's pool has
+three quarters by default (XLA_PYTHON_CLIENT_MEM_FRACTION), and a step has to fit into it. The time
+is a bound, from the work and the chip's data sheet, for no chip was asked.
 """
 
 import dataclasses
@@ -27,15 +29,18 @@ from lawm_jax.flags import define_config
 CONFIG = define_config("config", None, "Config file of a world model.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "KIND:CHIPS, such as v5p:4x4x4 or h100:8x8.")
 SLICES = flags.DEFINE_integer("slices", 1, "TPU slices of that shape.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch-per-chip", None, "Clips; else data.batch.", lower_bound=1)
+BATCH = flags.DEFINE_integer("batch-per-chip", None, "Clips; else the config's.", lower_bound=1)
 JSON = flags.DEFINE_string("json", None, "File with a list of results, to add this one to.")
 flags.mark_flags_as_required(["config", "topology"])
 
-TPUS, GPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x"), ("a100", "h100", "h200")
+TPUS, GPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x"), ("l4", "a100", "h100", "h200")
+POOL = 0.75  # of a GPU's memory is JAX's by default
 # What XLA needs to know of a GPU that isn't there: capability, SMs, their memory (usable by one
 # block, whole), float32 units, clock in GHz, L2 cache.
-# Source: xla/backends/gpu/target_config/specs in https://github.com/openxla/xla.
+# Source: xla/backends/gpu/target_config/specs in https://github.com/openxla/xla; of the L4,
+# which is not there, NVIDIA's data sheet and CUDA's table of compute capability 8.9.
 SPECS = {
+    "l4": ("NVIDIA L4", 8, 58, 101376, 102400, 128, 2.04, 50331648),
     "a100": ("NVIDIA A100-SXM4-80GB", 8, 108, 166912, 167936, 64, 1.41, 41943040),
     "h100": ("NVIDIA H100 80GB HBM3", 9, 132, 232448, 233472, 128, 1.98, 52428800),
     "h200": ("NVIDIA H200 141GB HBM3e", 9, 132, 232448, 233472, 128, 1.98, 52428800),
@@ -60,22 +65,24 @@ def main(argv):
     import jax
 
     from lawm_jax import work
+    from lawm_jax.data import paths, settings
 
     jax.config.update("jax_platforms", "cpu")
     config = CONFIG.value.to_dict()
     try:
+        settings.check(config, per_device=True)
         kind, chips, found = devices(TOPOLOGY.value, SLICES.value)
         if BATCH.value:
             config["data"]["batch"] = BATCH.value * chips
         chip = share(work.CHIPS[kind], len(found) // chips)
-        result = check(config, found, chip)
+        result = check(config, found, chip, pool(kind, os.environ))
     except ValueError as error:
         raise app.UsageError(str(error)) from error
     asked = {"topology": TOPOLOGY.value, "slices": SLICES.value, "flags": sys.argv[1:]}
     result = asked | {"chips": chips} | result | versions()
     print(describe(result))
     if JSON.value:
-        add(JSON.value, result)
+        add(paths.expand(JSON.value), result)
     if not result["fits"]:
         sys.exit(1)
 
@@ -96,18 +103,20 @@ def devices(topology, slices=1):
     from jax.experimental import topologies
 
     kind, _, size = topology.partition(":")
-    axes = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)+", size) else []
-    if not (kind in TPUS and len(axes) in (2, 3) or kind in GPUS and len(axes) == 2):
+    axes = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size) else []
+    if not (kind in TPUS and len(axes) in (2, 3) or kind in GPUS and len(axes) in (1, 2)):
         raise ValueError(
             f"--topology: expected one of {', '.join(TPUS)} and a slice's shape, such as v5p:4x4x4,"
-            f" or of {', '.join(GPUS)} and NODESxGPUS, such as h100:8x8; got {topology!r}"
+            f" or of {', '.join(GPUS)} and GPUS or NODESxGPUS, such as h100:1 or h100:8x8; got "
+            f"{topology!r}"
         )
     if kind in GPUS and slices > 1:
         raise ValueError(f"--slices: expected 1, GPUs have nodes instead, got {slices}")
     chips = math.prod(axes) * slices
     try:
         if kind in GPUS:
-            name, options = "gpus", {"topology": f"1x{size}", "target_config": _gpu(kind)}
+            nodes = f"1x{size}" if len(axes) == 2 else f"1x1x{size}"
+            name, options = "gpus", {"topology": nodes, "target_config": _gpu(kind)}
             found = topologies.get_topology_desc(name, platform="cuda", **options)
         else:
             options = {"num_slices": slices} if slices > 1 else {}
@@ -131,14 +140,15 @@ def _gpu(kind):
     chip = work.CHIPS[kind]
     return f"""
         gpu_device_info {{
-          threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+          threads_per_block_limit: 1024 threads_per_warp: 32
+          threads_per_core_limit: {1536 if kind == "l4" else 2048}
           shared_memory_per_block: 49152 shared_memory_per_block_optin: {block}
           shared_memory_per_core: {core} core_count: {cores} fpus_per_core: {units}
           block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
           registers_per_core_limit: 65536 registers_per_block_limit: 65536
           memory_bandwidth: {chip.bandwidth:.0f} device_memory_size: {chip.memory:.0f}
           l2_cache_size: {cache} clock_rate_ghz: {clock}
-          cuda_compute_capability {{ major: {capability} minor: 0 }}
+          cuda_compute_capability {{ major: {capability} minor: {9 if kind == "l4" else 0} }}
         }}
         platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }}
         device_description_str: "{name}"
@@ -151,17 +161,38 @@ def share(chip, count):
     return dataclasses.replace(chip, memory=memory, flops=flops, bandwidth=bandwidth)
 
 
-def check(config, devices, chip):
+def pool(kind, environ):
+    """Returns the share of a device's memory that JAX takes for its arrays.
+
+    Raises:
+      ValueError: the environment's share is no number above 0.
+    """
+    if kind not in GPUS:
+        return 1.0
+    names = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
+    name, text = next(((n, environ[n]) for n in names if environ.get(n)), ("", str(POOL)))
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {text!r}")
+    return share
+
+
+def check(config, devices, chip, pool=1.0):
     """Compiles a world model's training step for devices that needn't be there.
 
     Args:
       config: nested dict, as in configs/lawm.py.
       devices: list of devices, also of a topology description.
       chip: work.Chip of one device.
+      pool: share of its memory that a step may take.
 
     Returns:
-      dict: `mesh`, `batch`, `fits`, `memory` in bytes per device (`total` is what is there at
-      once; None where the compiler found no room), and the numbers of `estimate`.
+      dict: `mesh`, `batch`, `accumulate`, `hbm` and `room`, the device's memory and what of it is
+      the pool, `fits`, `memory` in bytes per device (`total` is what is there at once; None where
+      the compiler found no room), and the numbers of `estimate`.
 
     Raises:
       ValueError: the config is not of a world model, or does not fit the devices.
@@ -175,7 +206,8 @@ def check(config, devices, chip):
         raise ValueError("--config: expected a world model without labels, as configs/lawm.py has")
     run = loop.Run(config, devices=devices)
     result = {"device": devices[0].device_kind, "mesh": dict(run.mesh.shape), "fits": True}
-    result |= {"batch": config["data"]["batch"], "hbm": chip.memory} | estimate(run, chip)
+    result |= {"batch": run.batch["video"].shape[0], "accumulate": run.accumulate}
+    result |= {"hbm": chip.memory, "room": pool * chip.memory} | estimate(run, chip)
     platform, start = devices[0].platform, time.monotonic()
     options = UNTIMED if platform in ("gpu", "cuda") else compiling.options(platform)
     try:
@@ -190,7 +222,7 @@ def check(config, devices, chip):
     memory = {name: getattr(found, f"{name}_size_in_bytes") for name in names}
     memory["peak"] = getattr(found, "peak_memory_in_bytes", None)
     memory["total"] = sum(memory[name] for name in names) - 2 * memory["alias"]
-    result["fits"] = memory["total"] <= chip.memory
+    result["fits"] = memory["total"] <= result["room"]
     return result | {"memory": memory, "compile_seconds": time.monotonic() - start}
 
 
@@ -219,7 +251,10 @@ def estimate(run, chip):
     nets = {name: getattr(run.model, name) for name in ("inverse", "predictor")}
     nets = {name: net and net.clone(remat="") for name, net in nets.items()}
     plain = dataclasses.replace(run.model, **nets)
-    step = lambda model: lambda *args: loop.train_step(model, run.tx, *args)  # noqa: E731
+
+    def step(model):
+        return lambda *args: loop.train_step(model, run.tx, *args, run.accumulate)
+
     args = run.frozen, run.like, batch
     flops, size = work.count(step(run.model), *args)
     once, _ = work.count(step(plain), *args)
@@ -263,9 +298,14 @@ def describe(result):
     """Writes a result for people."""
     memory, chips = result["memory"], result["chips"]
     gib = lambda x: f"{x / 2**30:.2f} GiB"  # noqa: E731
+    room = f"{gib(result['room'])} of a device"
+    if result["room"] < result["hbm"]:
+        share = result["room"] / result["hbm"]
+        room = f"{gib(result['room'])} of JAX's pool ({share:.0%} of {gib(result['hbm'])})"
     lines = [
         f"{result['topology']} x {result['slices']}: {chips} chips, mesh {result['mesh']}, batch "
-        f"{result['batch']}, {result['batch'] / chips:g} clips per chip",
+        f"{result['batch']}, {result['batch'] / chips:g} clips per chip"
+        + (f" in {result['accumulate']} parts" if result["accumulate"] > 1 else ""),
         f"work per device and step: {result['flops'] / 1e12:.1f} TFLOP, {result['bytes'] / 1e9:.1f}"
         f" GB, {result['intensity']:.0f} FLOP per byte; {result['model_flops'] / 1e12:.2f} TFLOP "
         "per clip without what is computed twice",
@@ -273,7 +313,7 @@ def describe(result):
     if memory:
         lines.append(
             f"memory per device: arguments {gib(memory['argument'])}, temporary "
-            f"{gib(memory['temp'])}, in all {gib(memory['total'])} of {gib(result['hbm'])}"
+            f"{gib(memory['temp'])}, in all {gib(memory['total'])} of {room}"
         )
     if result["fits"]:
         total = result["batch"] / result["seconds"]
@@ -283,8 +323,9 @@ def describe(result):
         )
     else:
         lines.append(
-            f"does not fit the {gib(result['hbm'])} of a device: take fewer clips per chip "
-            f"(--batch-per-chip) or a larger --config.mesh.fsdp. {result.get('error', '')}"
+            f"does not fit the {room}: take fewer clips at once (--config.optim.accumulate="
+            f"{2 * result['accumulate']}, or a larger power of two, keeps the batch; "
+            f"--batch-per-chip does not) or a larger --config.mesh.fsdp. {result.get('error', '')}"
         )
     return "\n".join(lines)
 

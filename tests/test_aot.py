@@ -126,7 +126,18 @@ def test_the_large_models_work_per_clip_is_the_sum_by_hand(get_config, devices):
 
 @pytest.mark.parametrize(
     "topology",
-    ["v5p", "v5p-64", "v5p:64", "v5p:4x4x4x4", "v3:4x4", "v5p:0x4", "h100:8x8x8", "", "h100:x8"],
+    [
+        "v5p",
+        "v5p-64",
+        "v5p:64",
+        "v5p:4x4x4x4",
+        "v3:4x4",
+        "v5p:0x4",
+        "h100:8x8x8",
+        "",
+        "h100:x8",
+        "h100:0",
+    ],
 )
 def test_a_topology_that_is_none_is_refused(topology):
     with pytest.raises(ValueError, match="--topology: expected one of v4, v5e, .* got "):
@@ -223,3 +234,44 @@ def test_a_tiny_step_compiles_for_tpus_with_their_own_attention(get_config, quie
     result = aot.check(config, found, work.CHIPS[kind])
     assert result["fits"] and chips == 8
     assert result["memory"]["argument"] > 6 * 256 * 256 * 3  # a clip, and parameters
+
+
+@pytest.mark.parametrize("total, fits", [(600, True), (601, False), (800, False)])
+def test_a_step_fits_a_gpu_if_it_fits_jaxs_pool(total, fits, get_config, devices, monkeypatch):
+    sizes = dict(argument=total, output=0, alias=0, temp=0, generated_code=0)
+    found = types.SimpleNamespace(**{f"{name}_size_in_bytes": n for name, n in sizes.items()})
+    compiled(monkeypatch, lambda: types.SimpleNamespace(memory_analysis=lambda: found))
+    result = aot.check(tiny(get_config), devices, work.Chip(800, 1e12, 1e11, ""), 0.75)
+    assert (result["fits"], result["room"], result["hbm"]) == (fits, 600, 800)
+    shown = aot.describe(result | {"topology": "h100:8", "slices": 1, "chips": 8})
+    assert "JAX's pool (75% of" in shown
+    assert ("--config.optim.accumulate=2" in shown) != fits
+
+
+def test_the_pool_is_what_the_environment_says():
+    assert aot.pool("h100", {}) == 0.75 and aot.pool("v5p", {}) == 1
+    assert aot.pool("l4", {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".92"}) == 0.92
+    for text in ("most", "0", "1.5", "-1", "nan"):
+        with pytest.raises(ValueError, match="XLA_PYTHON_CLIENT_MEM_FRACTION: expected a number"):
+            aot.pool("a100", {"XLA_PYTHON_CLIENT_MEM_FRACTION": text})
+
+
+def test_work_and_time_of_a_batch_in_parts_are_those_of_the_whole(get_config, devices):
+    found = {}
+    for parts in (1, 4):
+        config = tiny(get_config)
+        config["data"]["batch"] = 32
+        config["optim"]["accumulate"] = parts
+        run = loop.Run(config, devices=devices)
+        found[parts] = aot.estimate(run, LAPTOP)
+    assert found[4]["flops"] == found[1]["flops"]
+    assert found[4]["bytes"] > found[1]["bytes"]  # weights are read for every part
+
+
+@pytest.mark.parametrize("topology", ["h100:1", "a100:1", "l4:1", "h100:8x8"])
+def test_gpus_that_are_not_there_are_as_many_as_asked(topology):
+    if importlib.util.find_spec("jax_cuda12_plugin") is None:
+        pytest.skip("needs the CUDA plugin: pip install 'lawm_jax[cuda]'")
+    kind, chips, found = aot.devices(topology)
+    assert (kind, chips) == (topology.partition(":")[0], len(found))
+    assert chips == (64 if "x" in topology else 1)
