@@ -34,9 +34,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; made where 
 CONFIG = define_config(
     "config", "lawm.py:size=nano", "Of the world models, with sources and a mixture."
 )
-CONTROLLER = define_config(
-    "controller", "controller.py:size=nano", "Of the controllers."
-)
+CONTROLLER = define_config("controller", "controller.py:size=nano", "Of the controllers.")
 INSIDE = flags.DEFINE_string("inside", "panda", "Name of the source to plan on.")
 OUTSIDE = flags.DEFINE_list("outside", None, "Names of the others; all others of the mixture.")
 TASK = flags.DEFINE_string("task", None, "As in lawm_jax.plan; the name of --inside.")
@@ -57,7 +55,11 @@ def main(argv):
         got = " ".join(argv[1:]) or "none"
         raise app.UsageError(f"NAME: expected one of {', '.join(STUDIES)}, got {got}")
     logging.set_verbosity(logging.WARNING)
-    workdir = os.path.abspath(WORKDIR.value)
+    from lawm_jax.data import paths, settings
+
+    for config in (CONFIG.value, CONTROLLER.value):
+        settings.check(config)
+    workdir = os.path.abspath(paths.expand(WORKDIR.value))
     stored, runs = _mixture(workdir)
     if LIST.value:
         todo = [run for run in runs if _result(run) is None]

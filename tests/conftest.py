@@ -9,6 +9,8 @@ import functools
 import importlib.util
 import os
 import pathlib
+import subprocess
+import sys
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
 DEVICES = "--xla_force_host_platform_device_count"
@@ -78,6 +80,12 @@ def tiny(get_config):
         return model, draw(jax.random.key(0)), s
 
     return make
+
+
+def run_module(name, *args, **options):
+    """Runs a command line in the repository's root: subprocess.CompletedProcess, with text."""
+    command = [sys.executable, "-m", f"lawm_jax.{name}", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
 
 
 def perturb(params):

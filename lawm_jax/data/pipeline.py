@@ -10,6 +10,7 @@ import inspect
 import json
 import logging
 import os
+import shutil
 import urllib.parse
 
 import numpy as np
@@ -27,6 +28,7 @@ from lawm_jax.data import (
     mini,
     recon,
     records,
+    settings,
     statistics,
     tfds,
     video,
@@ -92,6 +94,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     from lawm_jax.data import stream
 
     data = config.data
+    settings.check(config)
     if data.batch % process_count:
         raise ValueError(f"data.batch: expected a multiple of {process_count}, got {data.batch}")
     batch = data.batch // process_count
@@ -131,6 +134,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
             return iter(read.batch(batch, drop_remainder=True))
         if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain's workers read flags
             absl.flags.FLAGS.mark_as_parsed()
+        _check_shared_memory(piece_bytes * data.workers * (min(buffer, 2) + 2))
         read = left.batch(piece).to_iter_dataset(grain.ReadOptions(threads, buffer))
         read = read.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
         return iter(read.batch(batch // piece, drop_remainder=True, batch_fn=_joined))
@@ -299,6 +303,23 @@ def statistics_of(config):
     if "actions" not in measured:
         raise ValueError(f"data: expected a source with actions, {folder} has none")
     return measured
+
+
+def _check_shared_memory(need, folder="/dev/shm"):
+    """Raises ValueError where worker processes would die for lack of shared memory.
+
+    Each hands over pieces of batches there: some that wait, one to write and one being read.
+    """
+    if not os.path.isdir(folder):
+        return
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise ValueError(
+            f"data.workers: expected {need / 2**20:.0f} MiB free in {folder}, where worker "
+            f"processes hand over clips, got {free / 2**20:.0f} MiB. Give the container more "
+            "(docker run --shm-size=8g; Kubernetes: an emptyDir with medium Memory mounted there), "
+            "take fewer workers, or 0 for threads"
+        )
 
 
 def _weights(data):

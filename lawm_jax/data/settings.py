@@ -1,0 +1,116 @@
+"""Checks a config's values before any work begins."""
+
+import math
+
+# Keys whose value is a whole number -> the least that it may be. "*" stands for any section.
+WHOLE = {
+    "seed": 0,
+    "steps": 1,
+    "log_every": 1,
+    "checkpoint_every": 1,
+    "data.frames": 2,
+    "data.size": 1,
+    "data.resize": 1,
+    "data.batch": 1,
+    "data.batch_per_device": 1,
+    "data.workers": 0,
+    "encoder.merge": 1,
+    "optim.accumulate": 1,
+    "latent.dim": 1,
+    "controller.actions": 1,
+    "decoder.steps": 1,
+    "decoder.frames": 0,
+    "*.width": 1,
+    "*.heads": 1,
+    "*.depth": 1,
+    "*.unroll": 1,
+}
+# Keys whose value is a number -> lowest, highest, and whether these two belong to the range.
+NUMBERS = {
+    "data.fps": (0, math.inf, False, False),
+    "data.holdout": (0, 1, True, True),
+    "data.augment.flip": (0, 1, True, True),
+    "data.augment.jitter": (0, 1, True, False),
+    "data.augment.cut": (0, math.inf, True, False),
+    "data.mixture.*": (0, math.inf, True, False),
+    "latent.strength": (0, math.inf, True, False),
+    "decoder.weight": (0, math.inf, True, False),
+    "optim.muon": (0, math.inf, True, False),
+    "optim.adamw": (0, math.inf, True, False),
+    "optim.weight_decay": (0, math.inf, True, False),
+    "optim.b2": (0, 1, True, False),
+    "optim.warmup": (0, 1, True, True),
+    "optim.final": (0, 1, True, True),
+}
+# Keys of a pair -> the highest value of its second; the first is above 0 and no higher.
+PAIRS = {"data.augment.area": 1, "data.augment.ratio": math.inf}
+SIZES = ("mesh.data", "mesh.fsdp")  # -1 stands for what is left
+
+
+def check(config, per_device=False):
+    """Checks that every value of a config is in its range.
+
+    Args:
+      config: ConfigDict or nested dict, as in configs/; sections and keys may be missing.
+      per_device: whether `data.batch` may be 0, for `data.batch_per_device` of each device.
+
+    Raises:
+      ValueError: a value is not; names its key.
+    """
+    values = _flat(config)
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        patterns = key, f"*.{name}", f"{section}.*"
+        if least := _first(WHOLE, patterns):
+            least = 0 if key == "data.batch" and per_device else least[0]
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            _expect(key, f"a whole number, at least {least}", value, whole and value >= least)
+        elif bounds := _first(NUMBERS, patterns):
+            _expect(key, *_range(value, *bounds[0]))
+        elif high := _first(PAIRS, patterns):
+            pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_real, value))
+            text = f"two numbers above 0, the second no less than the first and at most {high[0]}"
+            _expect(key, text, value, pair and 0 < value[0] <= value[1] <= high[0])
+        elif key in SIZES:
+            good = isinstance(value, int) and (value == -1 or value >= 1)
+            _expect(key, "-1 or a number of devices", value, good)
+    size, resize = values.get("data.size"), values.get("data.resize")
+    if size and resize:
+        _expect("data.resize", f"at least data.size={size}", resize, resize >= size)
+    if values.get("data.batch") == 0:
+        each = values.get("data.batch_per_device")
+        _expect("data.batch", "at least 1 where data.batch_per_device is not set", 0, bool(each))
+
+
+def _flat(config, path=""):
+    """Names all values of nested mappings by their dotted keys."""
+    found = {}
+    for key, value in config.items():
+        nested = hasattr(value, "items")
+        found |= _flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
+    return found
+
+
+def _first(table, patterns):
+    """Returns a list of the first pattern's entry, [] where the table has none."""
+    return [table[pattern] for pattern in patterns if pattern in table][:1]
+
+
+def _real(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _range(value, low, high, with_low, with_high):
+    """Says what is expected, and whether a value is that: text, value, bool."""
+    text = f"a number {'from' if with_low else 'above'} {low}"
+    if high < math.inf:
+        text += f" {'to' if with_high else 'to below'} {high}"
+    if not _real(value) or not math.isfinite(value):
+        return text, value, False
+    above = value >= low if with_low else value > low
+    return text, value, above and (value <= high if with_high else value < high)
+
+
+def _expect(key, text, value, good):
+    if not good:
+        raise ValueError(f"{key}: expected {text}, got {value!r}")
