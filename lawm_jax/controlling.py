@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lawm_jax import saving, world_model
+from lawm_jax.data import paths
 from lawm_jax.training import checkpoints
 
 
@@ -22,7 +23,7 @@ def complete(config):
       FileNotFoundError: there is no run, or no checkpoint in its folder.
       ValueError: no folder is named, or its model infers no latent actions.
     """
-    folder = config["model"]
+    folder = paths.expand(config["model"])
     if not folder:
         raise ValueError("model: expected --config.model=FOLDER of a trained world model, got none")
     theirs = checkpoints.read_config(folder)
@@ -31,6 +32,7 @@ def complete(config):
         raise ValueError(f"model: expected one that infers latent actions, got {folder}: {kind}")
     size = {key: theirs["data"][key] for key in ("size", "resize")}
     return config | {
+        "model": folder,
         "encoder": theirs["encoder"] | config["encoder"],
         "data": config["data"] | size,
         "inverse": theirs["inverse"],

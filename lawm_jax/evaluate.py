@@ -47,11 +47,11 @@ def main(argv):
     import ml_collections
 
     from lawm_jax import saving
-    from lawm_jax.data import pipeline
+    from lawm_jax.data import paths, pipeline
     from lawm_jax.evals import source
     from lawm_jax.training import checkpoints
 
-    begin, workdir = time.monotonic(), WORKDIR.value
+    begin, workdir = time.monotonic(), paths.expand(WORKDIR.value)
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
     own = config.copy_and_resolve_references()
     main, folders = config.latent.kind, _bounds(workdir)

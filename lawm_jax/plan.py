@@ -81,10 +81,11 @@ def main(argv):
     import ml_collections
 
     from lawm_jax import compiling
+    from lawm_jax.data import paths
     from lawm_jax.training import checkpoints
 
     compiling.device_per_core()
-    begin, workdir, task = time.monotonic(), WORKDIR.value, TASK.value
+    begin, workdir, task = time.monotonic(), paths.expand(WORKDIR.value), TASK.value
     if CLOSED_LOOP.value and task not in CLOSED:
         raise app.UsageError(
             f"--closed-loop: expected --task {' or '.join(CLOSED)}, which have a simulator, got "

@@ -13,6 +13,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lawm_jax import world_model
+from lawm_jax.data import paths
 from lawm_jax.nn.prior import Prior
 from lawm_jax.training import checkpoints, sharding
 
@@ -43,6 +44,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
         another model's, or the prior another step's or not readable. A controller that no longer
         fits gets a warning where it is not named.
     """
+    workdir = paths.expand(workdir)
     model = world_model.build(checkpoints.read_config(workdir))
     mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
     frames = 2 * model.encoder.tubelet
@@ -89,17 +91,19 @@ def complete(model, params, mesh):
 
 def controllers(workdir):
     """Lists the folders of a world model's trained controllers: WORKDIR/controller[/NAME]."""
-    own = os.path.join(workdir, "controller")
+    own = os.path.join(paths.expand(workdir), "controller")
     return [x for x in [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))] if trained(x)]
 
 
 def trained(folder):
     """Says whether a run has a checkpoint yet."""
-    return bool(glob.glob(os.path.join(glob.escape(folder), "checkpoints", "[0-9]*")))
+    folder = glob.escape(paths.expand(folder))
+    return bool(glob.glob(os.path.join(folder, "checkpoints", "[0-9]*")))
 
 
 def _with_decoder(model, params, folder, mesh):
     """Gives a model the decoder that another run trained."""
+    folder = paths.expand(folder)
     other, found = load(folder, mesh=mesh)
     parts, theirs = json.loads(model.text), json.loads(other.text)
     for key in ("name", "weights", "causal", "normalise"):
@@ -125,7 +129,7 @@ def _with_controller(model, params, workdir, name, step, mesh):
         folder = found[0] if len(found) == 1 else ""
     else:
         inner = os.path.join(workdir, "controller", name)
-        folder = inner if name and os.path.isdir(inner) else name
+        folder = inner if name and os.path.isdir(inner) else paths.expand(name)
     if not folder:
         return model, params
     parts, theirs = json.loads(model.text), checkpoints.read_config(folder)
@@ -192,7 +196,7 @@ def _with_prior(model, params, path, step, mesh):
 
 
 def _place(tree, mesh):
-    return jax.device_put(tree, sharding.state_sharding(mesh, tree))
+    return sharding.distribute(mesh, tree)
 
 
 def save(workdir, model, params):

@@ -10,6 +10,8 @@ import numpy as np
 import safetensors
 from flax.traverse_util import unflatten_dict
 
+from lawm_jax import files
+from lawm_jax.data import paths
 from lawm_jax.nn.efficientnet import EfficientNetLite0
 from lawm_jax.nn.vjepa2 import SIZES, VERSION_2_1, VJEPA2
 
@@ -45,6 +47,9 @@ META_NAMES = (
     (r"\.attn\.", ".attention."),
     (r"^norm\.", "layernorm."),
 )
+
+# Dtypes of safetensors files that are weights as they are; float8 comes with scales of its own.
+DTYPES = ("F64", "F32", "F16", "BF16")
 
 # Meta's checkpoints hold the trained encoder and its moving average (which 2.1 names anew).
 META_PARTS = ("target_encoder", "ema_encoder", "encoder")
@@ -100,7 +105,7 @@ def load_encoder(name_or_dir, causal=True, dtype="float32"):
       ValueError: weights that are not a V-JEPA 2 encoder, or not completely; names the tensors.
       ModuleNotFoundError: a .pt file, without torch.
     """
-    name, path = str(name_or_dir), pathlib.Path(name_or_dir).expanduser()
+    name, path = str(name_or_dir), pathlib.Path(paths.expand(name_or_dir))
     if name in ("embedded", "efficientnet_lite0"):
         return efficientnet()
     if path.suffix in (".pt", ".pth"):
@@ -205,11 +210,15 @@ def _read_hugging_face(folder):
         raise FileNotFoundError(
             f"{folder}: expected config.json and {single.name}, or shards of it with {index.name}"
         )
-    config, files, tensors = json.loads(config.read_text()), [single], {}
+    config = files.read_json(config, "the config of a V-JEPA 2 model")
+    shards, tensors = [single], {}
     if not single.is_file():
-        shards = json.loads(index.read_text())["weight_map"].values()
-        files = sorted({folder / name for name in shards})
-    for file in files:
+        names = files.read_json(index, "an index of shards", weight_map=dict)["weight_map"].values()
+        wrong = [name for name in names if not isinstance(name, str) or "/" in name]
+        if wrong or not names:
+            raise ValueError(f"{index}: weight_map: expected names of files, got {wrong[:3]}")
+        shards = sorted({folder / name for name in names})
+    for file in shards:
         tensors |= _read_safetensors(file, r"(?:vjepa2\.)?encoder\.(.+)")
     fixed = {"hidden_act": "gelu", "layer_norm_eps": 1e-6, "qkv_bias": True, "in_chans": 3}
     for key, value in fixed.items():
@@ -221,8 +230,18 @@ def _read_hugging_face(folder):
             f"{folder}/config.json: expected that of a V-JEPA 2 model, got model_type "
             f"{config.get('model_type')!r}; missing: {', '.join(lack) or 'nothing'}"
         )
+    for key in (*CONFIG_FIELDS.values(), "mlp_ratio"):
+        kinds = (int, float) if key == "mlp_ratio" else int
+        value = config[key]
+        if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < 2**31:
+            raise ValueError(f"{folder}/config.json: {key}: expected a number, got {value!r}")
     size = {field: config[key] for field, key in CONFIG_FIELDS.items()}
     size["mlp"] = int(config["hidden_size"] * config["mlp_ratio"])
+    if size["width"] % size["heads"]:
+        raise ValueError(
+            f"{folder}/config.json: hidden_size: expected a multiple of num_attention_heads, got "
+            f"{size['width']} and {size['heads']}"
+        )
     if "use_rope_interleave" in config:
         size["tiled"] = not config["use_rope_interleave"]
         size["grid"] = VERSION_2_1["grid"] if config.get("interpolate_rope") else 0
@@ -231,10 +250,19 @@ def _read_hugging_face(folder):
 
 def _read_safetensors(file, pattern="(.+)"):
     """Reads the tensors whose names match, named by the pattern's group: {name: array}."""
+    if not pathlib.Path(file).is_file():
+        raise FileNotFoundError(f"{file}: expected a safetensors file, found none")
     try:
         with safetensors.safe_open(file, "numpy") as f:
             names = {name: re.fullmatch(pattern, name) for name in f.keys()}  # noqa: SIM118
-            return {match[1]: f.get_tensor(name) for name, match in names.items() if match}
+            names = {name: match[1] for name, match in names.items() if match}
+            for name in names:
+                dtype = f.get_slice(name).get_dtype()
+                if dtype not in DTYPES:
+                    raise ValueError(
+                        f"{file}: {name}: expected one of {', '.join(DTYPES)}, got {dtype}"
+                    )
+            return {new: f.get_tensor(name) for name, new in names.items()}
     except safetensors.SafetensorError as error:
         raise ValueError(f"{file}: not a whole safetensors file ({error})") from error
 
@@ -269,11 +297,15 @@ def read_torch(file):
 def _read_meta(file):
     """Reads Meta's checkpoint: VJEPA2's size, {Hugging Face's name: array}."""
     parts = read_torch(file)
-    key = next((key for key in META_PARTS if key in parts), None)
-    if key is None:
-        raise ValueError(f"{file}: expected one of {', '.join(META_PARTS)}, got {list(parts)[:4]}")
+    key = isinstance(parts, dict) and next((key for key in META_PARTS if key in parts), None)
+    if not key or not isinstance(parts[key], dict):
+        got = [str(name) for name in list(parts)[:4]] if isinstance(parts, dict) else type(parts)
+        raise ValueError(f"{file}: expected one of {', '.join(META_PARTS)}, got {got}")
     tensors = {}
     for name, tensor in parts[key].items():
+        dtype = str(getattr(tensor, "dtype", type(tensor))).removeprefix("torch.")
+        if dtype not in ("float64", "float32", "float16", "bfloat16"):
+            raise ValueError(f"{file}: {name}: expected a floating point tensor, got {dtype}")
         for pattern, new in META_NAMES:
             name = re.sub(pattern, new, name)
         array = tensor.float().numpy()

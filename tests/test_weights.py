@@ -255,3 +255,82 @@ def test_a_name_that_cannot_be_had_tells_the_way_without_network(name, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match=f"{name}: neither a directory.*--local-dir DIR"):
         weights.load_encoder(name)
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    [
+        ("config.json", b""),
+        ("config.json", b"{'model_type': 1}"),
+        ("config.json", b"\xff\xfe\x00"),
+        ("config.json", b"[1, 2]"),
+        ("config.json", b"null"),
+        ("model.safetensors.index.json", b"{"),
+        ("model.safetensors.index.json", b"{}"),
+        ("model.safetensors.index.json", b'{"weight_map": [1]}'),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": 3}}'),
+        ("model.safetensors.index.json", b'{"weight_map": {"a": "../b.safetensors"}}'),
+    ],
+)
+def test_a_damaged_json_file_of_an_encoder_names_itself(file, text, tmp_path):
+    folder = write(tmp_path, draw())
+    if "index" in file:
+        (folder / "model.safetensors").unlink()
+    (folder / file).write_bytes(text)
+    with pytest.raises(ValueError, match=f"{file}: .*expected .*, got"):
+        weights.load_encoder(folder)
+
+
+def test_a_shard_that_is_missing_is_named(tmp_path):
+    folder = write(tmp_path, draw())
+    (folder / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileNotFoundError, match="model-00001-of-00002.safetensors: expected"):
+        weights.load_encoder(folder)
+
+
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("hidden_size", "96"),
+        ("num_attention_heads", 0),
+        ("num_attention_heads", 5),
+        ("num_hidden_layers", -2),
+        ("num_hidden_layers", None),
+        ("mlp_ratio", []),
+        ("patch_size", 16.5),
+        ("tubelet_size", True),
+    ],
+)
+def test_a_size_that_is_none_is_named(key, value, tmp_path):
+    folder = write(tmp_path, draw(), **{key: value})
+    with pytest.raises(ValueError, match="config.json: .*expected .*, got"):
+        weights.load_encoder(folder)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8"])
+def test_weights_of_another_precision_are_refused_by_name(dtype, tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save
+
+    folder = write(tmp_path, draw())
+    name = "encoder.layer.1.mlp.fc1.weight"
+    tensors = {f"encoder.{key}": torch.tensor(x) for key, x in draw().items()}
+    tensors[name] = tensors[name].to(getattr(torch, dtype))
+    save(tensors, folder / "model.safetensors")
+    code = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8": "I8"}[dtype]
+    with pytest.raises(ValueError, match=f"{name}: expected one of F64, .*, got {code}"):
+        weights.load_encoder(folder)
+    file = tmp_path / "meta.pt"
+    torch.save({"encoder": {"patch_embed.proj.weight": tensors[name]}}, file)
+    with pytest.raises(ValueError, match=f"patch_embed.proj.weight: expected a floating .*{dtype}"):
+        weights.load_encoder(file)
+
+
+def test_a_tilde_in_the_name_of_a_folder_of_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "encoder").mkdir()
+    write(tmp_path / "encoder", draw())
+    encoder, _ = weights.load_encoder("~/encoder")
+    assert encoder == TINY
