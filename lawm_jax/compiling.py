@@ -43,12 +43,16 @@ def device_per_core():
 
 
 def keep_memory():
-    """Keeps freed memory for this process, where the C library is glibc; elsewhere does nothing.
+    """Keeps freed memory for this process, where JAX runs on CPUs and the C library is glibc.
 
-    To be called before JAX is used. XLA allocates what a call needs anew each time, by default from
+    Elsewhere does nothing: on an accelerator's host, with its many decoding threads, one shared
+    pool would be a lock that all wait for. To be called before the first step, after
+    `processes.start`. XLA allocates what a call needs anew each time, by default from
     the system, which clears every page of it: of nano's training step, 100 MB, that was a third of
     the time. In return what the process needed once stays its own, and its threads share one pool.
     """
+    if jax.default_backend() != "cpu":
+        return
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
