@@ -75,6 +75,7 @@ def get_config(arg=""):
     )
     # muon=0: AdamW takes everything.
     c.optim = dict(muon=0.0, adamw=1e-3, weight_decay=0.04, b2=0.999, warmup=0.1, final=0.0)
+    c.optim.accumulate = 1  # as in configs/lawm.py
     c.mesh = dict(data=-1, fsdp=1)
 
     if small:  # science.md's recipe

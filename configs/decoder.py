@@ -74,6 +74,7 @@ def get_config(arg=""):
         dtype=dtype,
     )
     c.optim = dict(muon=0.02, adamw=3e-4, weight_decay=0.01, b2=0.999, warmup=0.1333, final=0.0)
+    c.optim.accumulate = 1  # as in configs/lawm.py
     c.mesh = dict(data=-1, fsdp=1 if small else 8)
 
     if small:

@@ -21,6 +21,7 @@ MODELS = {
     "huge": (VJEPA2_L, (1280, 16, 32), (1280, 16, 12), 128),
     "giant": (VJEPA2_L, (1408, 22, 40), (1408, 22, 12), 128),
 }
+BASE = 32  # clips per device and step of size=base, for which the paper has no batch
 # l1, beta or codes. At nano size the useful range of the mean L1 is lower than the paper's.
 STRENGTHS = {"sparse": 0.01, "noisy": 5e-5, "discrete": 4096, "none": 0.0, "deterministic": 0.0}
 NANO_STRENGTHS = STRENGTHS | {"sparse": 1e-4, "noisy": 1e-5, "discrete": 16}
@@ -56,7 +57,8 @@ def get_config(arg=""):
         frames=16,
         fps=4.0,
         size=256,  # centre crop, pixels
-        batch=1024,  # clips per step, over all devices
+        batch=0 if size == "base" else 1024,  # clips per step, over all devices; 0: of each
+        batch_per_device=BASE,  # where batch is 0; fixed when a run begins
         holdout=0.05,  # share of your videos kept for evaluation
         workers=0,  # processes that decode video; 0: threads of the trainer
     )
@@ -90,7 +92,8 @@ def get_config(arg=""):
         reset_after=2_500_000,  # latents; the paper's 300k videos
     )
     c.optim = dict(muon=0.02, adamw=6.25e-4, weight_decay=0.04, b2=0.999, warmup=0.1, final=0.0)
-    c.mesh = dict(data=-1, fsdp=1 if small else 8)
+    c.optim.accumulate = 1  # parts that the batch is taken in, one by one, for lack of memory
+    c.mesh = dict(data=-1, fsdp=1 if small else 8)  # -1: all devices left; fsdp: at most
 
     if small:  # science.md's recipe
         c.update(steps=2000, checkpoint_every=500)

@@ -67,7 +67,7 @@ def noisy(moments, key, beta):
     Args:
       moments: [B, T, 2A], mean and log-variance of q(z_t | s_t, s_t+1); the log-variance is
         clipped to [-10, 6].
-      key: PRNG key, or None for the mean.
+      key: PRNG key, or None for the mean; or the numbers of N(0, I) themselves, [B, T, A].
       beta: price of one nat.
 
     Returns:
@@ -89,7 +89,8 @@ def noisy(moments, key, beta):
     kl = 0.5 * (jnp.square(mean) + jnp.exp(log_var) - 1 - log_var).sum(-1)
     if key is None:
         return mean, beta * kl
-    noise = jax.random.normal(key, mean.shape)
+    drawn = jnp.issubdtype(key.dtype, jnp.floating)
+    noise = key if drawn else jax.random.normal(key, mean.shape)
     return mean + jnp.exp(0.5 * log_var) * noise, beta * kl
 
 
@@ -110,7 +111,7 @@ def energy(z, l1, floor=1.0):
     return floor * short + l1 * jnp.abs(z).sum(-1)
 
 
-def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1):
+def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1, others=None):
     """Makes latent actions sparse, and keeps them from collapsing by variance and covariance.
 
     The statistics are over all latents of the global batch.
@@ -120,6 +121,9 @@ def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1):
       key: unused.
       l1: price of the L1 norm.
       variance, covariance, mean: V, C and M, the weights of the three statistics.
+      others: [B', T, A], the latents of the rest of the global batch where h is but a part of it.
+        They get no gradient, and h n times that of the statistics, if it is one of n equal parts:
+        the mean over all parts is the gradient of the whole batch.
 
     Returns:
       z: [B, T, A], h itself.
@@ -132,6 +136,8 @@ def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1):
     del key
     A = h.shape[-1]
     flat = h.reshape(-1, A)
+    if others is not None:
+        flat = jnp.concatenate([flat, jax.lax.stop_gradient(others.reshape(-1, A))])
     centre = flat.mean(0, keepdims=True)
     cov = (flat - centre).T @ (flat - centre) / (len(flat) - 1)
     var = jnp.diag(cov)
@@ -141,6 +147,9 @@ def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1):
         + covariance * off_diagonal
         + mean * jnp.square(centre).mean()
     )
+    if others is not None:
+        share = flat.size / h.size
+        batch = share * batch + (1 - share) * jax.lax.stop_gradient(batch)
     return h, energy(h, l1) + batch
 
 

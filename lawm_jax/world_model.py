@@ -338,8 +338,10 @@ def _describe(model, params, s):
     return model.inverse.apply({"params": params["inverse"]}, s)
 
 
-def _restrict(model, params, h, key):
+def _restrict(model, params, h, key, others=None):
     """Limits what the latent carries: h [B, T, features] -> z [B, T, A], cost [B, T]."""
+    if others is not None:
+        return latents.sparse(h, key, model.latent.strength, others=others)
     strength = model.latent.strength
     if model.latent.kind == "discrete":
         strength = params["latent"]["codebook"]
@@ -586,14 +588,16 @@ def rollout(model, params, s, z):
     return imagine(model, params, remember(model, params, s, z[:, : T - 1]), z[:, T - 1 :])
 
 
-def loss(model, params, s, key, u=None):
+def loss(model, params, s, key, u=None, others=None):
     """Computes the training loss: prediction error plus the price of the latents.
 
     Args:
       model, params: of the world model.
       s: [B, T, N, D], the global batch (the regularisers' statistics are over all of it).
-      key: PRNG key of noisy latents.
+      key: PRNG key of noisy latents, or their noise itself, [B, T-1, A] of N(0, I).
       u: [B, T-1, U], the real actions; labelled ones need them, others do not look at them.
+      others: [B', T-1, A], sparse latents of the rest of the global batch where s is but a part of
+        it, see `latents.sparse`.
 
     Returns:
       The scalar loss, and metrics: `error` (mean absolute prediction error over all elements),
@@ -614,7 +618,7 @@ def loss(model, params, s, key, u=None):
         h = u
     else:
         h = _describe(model, params, s)
-    z, cost = _restrict(model, params, h, key)
+    z, cost = _restrict(model, params, h, key, others)
     error = jnp.abs(predict(model, params, s[:, :-1], z) - s[:, 1:]).mean()
     metrics = {"error": error, "cost": cost.mean(), "copy": jnp.abs(s[:, 1:] - s[:, :-1]).mean()}
     if model.latent.kind == "discrete":

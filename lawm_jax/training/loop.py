@@ -6,16 +6,17 @@ import json
 import math
 import os
 import signal
+import warnings
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lawm_jax import compiling, controlling, decoding, latents, saving, world_model
-from lawm_jax.training import checkpoints, logs, optim, sharding
+from lawm_jax.training import accumulation, checkpoints, logs, optim, sharding
 
 
-def train_step(model, tx, frozen, state, batch):
+def train_step(model, tx, frozen, state, batch, accumulate=1):
     """Takes one optimisation step on one global batch.
 
     Args:
@@ -27,6 +28,9 @@ def train_step(model, tx, frozen, state, batch):
       state: {"params", "opt", "step" int32, "key"}.
       batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before; and
         "actions" [B, T-1, U] where the model learns from real ones.
+      accumulate: number of equal parts that the batch is taken in, one after the other, to need
+        less memory. The result is that of the whole batch, to rounding: noise, codes and the
+        regularisers' statistics are the batch's. Sparse latents are inferred twice for that.
 
     Returns:
       The next state, and metrics, float32 scalars: `loss`, `grad_norm`, `update_norm` and what the
@@ -35,15 +39,13 @@ def train_step(model, tx, frozen, state, batch):
     Source: Garrido et al. 2026, sections 3 and 4.
     """
     key, noise, reset = jax.random.split(state["key"], 3)
-    if model.predictor is None and model.controller is None:
-        objective = lambda params: decoding.loss(model, params, frozen, batch["video"], noise)  # noqa: E731
+    if accumulate == 1:
+        objective = _objective(model, frozen, batch, noise)
+        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
     else:
-        s, u = _states(model, frozen, batch), batch.get("actions")
-        if model.predictor is None:
-            objective = lambda params: controlling.loss(model, params, frozen, s, u)  # noqa: E731
-        else:
-            objective = lambda params: world_model.loss(model, params, s, noise, u)  # noqa: E731
-    (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
+        (value, metrics), grads = _accumulated(
+            model, frozen, state["params"], batch, noise, accumulate
+        )
     updates, opt = tx.update(grads, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
     norms = {"grad_norm": optim.global_norm(grads), "update_norm": optim.global_norm(updates)}
@@ -59,6 +61,43 @@ def train_step(model, tx, frozen, state, batch):
         params = params | {"latent": {"codebook": codebook, "idle": idle}}
         metrics["codes"] = (idle < model.latent.reset_after / 2).sum().astype(jnp.float32)
     return {"params": params, "opt": opt, "step": state["step"] + 1, "key": key}, metrics
+
+
+def _objective(model, frozen, batch, noise, others=None):
+    """Returns the function params -> loss, metrics that a step on this batch differentiates."""
+    if model.predictor is None and model.controller is None:
+        return lambda params: decoding.loss(model, params, frozen, batch["video"], noise)
+    s, u = _states(model, frozen, batch), batch.get("actions")
+    if model.predictor is None:
+        return lambda params: controlling.loss(model, params, frozen, s, u)
+    return lambda params: world_model.loss(model, params, s, noise, u, others)
+
+
+def _accumulated(model, frozen, params, batch, key, count):
+    """Computes loss, metrics and gradient of a batch in `count` parts, see `train_step`."""
+    parts = {"batch": accumulation.split(batch, count), "number": jnp.arange(count)}
+    if model.predictor is None:
+        clip = batch.get("video", batch.get("states")).shape[:2]
+        parts["noise"] = accumulation.split(jax.random.uniform(key, clip), count)
+    elif model.latent.kind == "noisy":
+        s = batch.get("states")
+        if s is None:
+            s = world_model.state_shape(model, frozen["encoder"], batch["video"])
+        noise = jax.random.normal(key, (s.shape[0], s.shape[1] - 1, model.latent.dim))
+        parts["noise"] = accumulation.split(noise, count)
+    z = None
+    if model.predictor is not None and model.latent.kind == "sparse":
+
+        def infer(part):
+            return world_model.infer_actions(model, params, _states(model, frozen, part))[0]
+
+        z = jax.lax.map(infer, parts["batch"])
+
+    def objective(params, part):
+        rest = None if z is None else accumulation.others(z, part["number"])
+        return _objective(model, frozen, part["batch"], part.get("noise"), rest)(params)
+
+    return accumulation.value_and_grad(objective, params, parts, count)
 
 
 def _states(model, frozen, batch):
@@ -91,11 +130,14 @@ class Run:
         data = config["data"]
         self.model = world_model.build(config)
         self.tx, self.schedule = optim.make(config["optim"], config["steps"])
-        if data["batch"] % self.mesh.size:
+        self.accumulate = config["optim"].get("accumulate", 1)
+        batch = sharding.batch_size(data, self.mesh.size)
+        if batch % (self.mesh.size * self.accumulate):
+            parts = f", times optim.accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ValueError(
-                f"data.batch: expected a multiple of {self.mesh.size} devices, got {data['batch']}"
+                f"data.batch: expected a multiple of {self.mesh.size} devices{parts}, got {batch}"
             )
-        clip = (data["batch"], data["frames"], data["size"], data["size"], 3)
+        clip = (batch, data["frames"], data["size"], data["size"], 3)
         video = jax.ShapeDtypeStruct(clip, jnp.uint8)
         if devices is None:
             frozen = _frozen(self.model, config, video)
@@ -115,8 +157,10 @@ class Run:
                 )
             self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
             self.actions = controlling.statistics(config)
-        spread = sharding.state_sharding(self.mesh, frozen)
-        self.frozen = _shapes(frozen, spread) if devices else jax.device_put(frozen, spread)
+        if devices is None:
+            self.frozen = sharding.distribute(self.mesh, frozen)
+        else:
+            self.frozen = _shapes(frozen, sharding.state_sharding(self.mesh, frozen))
         self.key = jax.random.key(config["seed"])
         make = lambda key: make_state(self.model, self.tx, s, key)  # noqa: E731
         shapes = jax.eval_shape(make, self.key)
@@ -126,7 +170,7 @@ class Run:
 
         def step(frozen, state, batch):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for kernels of TPUs
-                return train_step(self.model, self.tx, frozen, state, batch)
+                return train_step(self.model, self.tx, frozen, state, batch, self.accumulate)
 
         self.step = jax.jit(step, donate_argnums=1, out_shardings=(self.shardings, None))
 
@@ -143,9 +187,16 @@ class Run:
             return state
 
         def measure(params, frozen, actions, batch):
-            targets = batch and controlling.infer(
-                self.model, frozen, _states(self.model, frozen, batch)
-            )
+            def infer(part):
+                return controlling.infer(self.model, frozen, _states(self.model, frozen, part))
+
+            if batch is None:
+                targets = None
+            elif self.accumulate == 1:
+                targets = infer(batch)
+            else:
+                parts = accumulation.split(batch, self.accumulate)
+                targets = accumulation.join(jax.lax.map(infer, parts))
             return controlling.measure(self.model, params, actions, targets)
 
         batch = None if self.model.predictor is not None else self.place(next(data))
@@ -203,24 +254,21 @@ def fit(config, workdir):
     """
     import ml_collections
 
-    from lawm_jax.data import pipeline
+    from lawm_jax.data import pipeline, settings
 
-    if "://" in str(workdir):
-        raise ValueError(
-            f"workdir: expected a folder, for a bucket one where it is mounted (launch/README.md), "
-            f"got {workdir!r}"
-        )
+    workdir = checkpoints.folder(workdir)
     config = json.loads(config.to_json_best_effort())
+    settings.check(config, per_device=True)
     if "controller" in config:
         config = controlling.complete(config)
-    _claim(workdir, config)
+    config = _claim(workdir, config)
     store = checkpoints.Checkpoints(workdir)
     if store.latest is not None and store.latest >= config["steps"]:
         try:
             loaded = saving.load(workdir, store.latest)
         except ValueError:  # damaged: `restore` sets it aside and takes the one before
             loaded = None
-        if loaded:
+        if checkpoints.agreed(loaded is not None):
             if jax.process_index() == 0:
                 print(f"{workdir}: all {config['steps']} steps are done already")
             store.close()
@@ -317,15 +365,33 @@ class _Termination:
             signal.signal(signal.SIGTERM, self.before)
 
 
-FREE = ("steps.", "log_every.", "checkpoint_every.", "mesh.", "data.workers.")  # may change later
+# What may change later.
+FREE = ("steps.", "log_every.", "checkpoint_every.", "mesh.", "data.workers.")
+FREE += ("data.batch_per_device.", "optim.accumulate.")
 
 
 def _claim(workdir, config):
-    """Writes the config, or checks that the run in the folder has the same."""
+    """Writes the config, or checks that the run in the folder has the same.
+
+    Returns:
+      The config with the number of clips that `data.batch=0` stands for: what the run began with.
+    """
+    data = config["data"]
+    size = sharding.batch_size(data, jax.device_count())
     try:
         before = checkpoints.read_config(workdir)
+        size = data["batch"] or before["data"]["batch"]
     except FileNotFoundError:
-        before = config
+        before = None
+    config = config | {"data": data | {"batch": size}}
+    before = before or config
+    if before["steps"] != config["steps"]:
+        warnings.warn(
+            f"{workdir}: steps: was {before['steps']}, is {config['steps']}; the learning rate "
+            "follows the new schedule from here on, and the run no longer equals one of either "
+            "length",
+            stacklevel=3,
+        )
     changed = [key for key in _differences(before, config) if not f"{key}.".startswith(FREE)]
     if changed:
         raise ValueError(
@@ -334,6 +400,7 @@ def _claim(workdir, config):
         )
     if jax.process_index() == 0:
         checkpoints.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
+    return config
 
 
 def _differences(a, b, path=""):
@@ -363,4 +430,8 @@ def _describe(run, config, workdir, start):
         f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, batch "
         f"{config['data']['batch']} clips of {config['data']['frames']} frames"
     )
+    if run.mesh.shape["fsdp"] > 1:
+        text += ", mesh " + " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
+    if run.accumulate > 1:
+        text += f", in {run.accumulate} parts"
     return text + (f"; continues after step {start}" if start else "")

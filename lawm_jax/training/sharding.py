@@ -15,6 +15,8 @@ def make_mesh(data=-1, fsdp=1, devices=None):
 
     Args:
       data, fsdp: number of devices along each axis; one of them may be -1, for all that is left.
+        Beside data=-1, `fsdp` is the most that the axis may have: the mesh takes the largest
+        divisor of the number of devices up to it, so that one config runs on 1 device and on 64.
       devices: the devices to use, by default all of every process.
 
     Returns:
@@ -25,6 +27,7 @@ def make_mesh(data=-1, fsdp=1, devices=None):
     """
     devices = jax.devices() if devices is None else devices
     if data == -1 and fsdp > 0:
+        fsdp = max(n for n in range(1, fsdp + 1) if len(devices) % n == 0)
         data = len(devices) // fsdp
     elif fsdp == -1 and data > 0:
         fsdp = len(devices) // data
@@ -76,6 +79,34 @@ def state_sharding(mesh, tree):
 def batch_sharding(mesh):
     """Shards the leading axis of a batch over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def distribute(mesh, tree):
+    """Spreads a tree that every process holds as a whole over the mesh by `state_sharding`.
+
+    Each device takes its part from its own process. `jax.device_put` would first compare every leaf
+    over all processes.
+
+    Args:
+      mesh: from `make_mesh`.
+      tree: numpy arrays, or JAX's of this process alone.
+
+    Returns:
+      The tree of global arrays.
+    """
+
+    def spread(x, sharding):
+        if jax.process_count() == 1:
+            return jax.device_put(x, sharding)
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
+
+    return jax.tree.map(spread, tree, state_sharding(mesh, tree))
+
+
+def batch_size(data, devices):
+    """Returns the clips of a step over all devices, of a config's section `data`."""
+    return data["batch"] or data["batch_per_device"] * devices
 
 
 def place(mesh, batch):
