@@ -137,3 +137,56 @@ def test_latents_that_the_copy_lacks_are_refused(tiny):
     model, params, _ = tiny("discrete")
     with pytest.raises(ValueError, match="latent.kind: expected one of .*noisy.*got 'discrete'"):
         torch_training.make(model, params)
+
+
+def test_the_ratio_is_of_the_fastest_in_each_round_with_an_interval_of_its_median():
+    from benchmarks import timing
+
+    ours = [1.0, 2.0, 1.0, 4.0, 1.0]
+    rows = {"ours": {"seconds": ours}, "ours, slower": {"seconds": [9.0] * 5}}
+    rows |= {"PyTorch": {"seconds": [3 * x for x in ours]}, "eager": {"seconds": [99.0] * 5}}
+    assert timing.ratio(rows, "ours") == (3.0, (3.0, 3.0))
+    rows["PyTorch"]["seconds"] = np.multiply(ours, [1.0, 2.0, 3.0, 4.0, 5.0]).tolist()
+    middle, (low, high) = timing.ratio(rows, "ours")
+    # The median of 5 draws of 5 is 1, or 5, in 5.8 % of all cases, by the binomial distribution.
+    assert (middle, low, high) == (3.0, 1.0, 5.0)
+
+
+def test_rounds_are_added_until_the_ratio_is_certain_or_the_limit_is_reached(monkeypatch):
+    import types
+
+    from benchmarks import timing
+
+    now = [0.0]
+    clock = types.SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: 2 * now[0])
+    monkeypatch.setattr(timing, "time", clock)
+
+    def takes(seconds):
+        def function(i):
+            now[0] += seconds[i % len(seconds)]
+
+        return function
+
+    rows = timing.in_turn({"ours": takes([1.0]), "theirs": takes([2.0])}, 3, 50, "ours")
+    assert [len(row["seconds"]) for row in rows.values()] == [3, 3]
+    assert timing.busy(rows["ours"]) == 2
+    rows = timing.in_turn({"ours": takes([1.0]), "theirs": takes([1.0, 9.0])}, 3, 7, "ours")
+    assert [len(row["seconds"]) for row in rows.values()] == [7, 7]
+
+
+def test_results_of_several_days_are_kept(tmp_path):
+    import json
+
+    from benchmarks import timing
+
+    path = tmp_path / "results.json"
+    for day in ("2026-01-01", "2026-01-02"):
+        timing.save(path, {"date": day})
+    days = [{"date": "2026-01-01"}, {"date": "2026-01-02"}]
+    assert json.loads(path.read_text()) == {"days": days}
+
+
+def test_all_cores_together_make_at_most_their_number_of_products():
+    from benchmarks import timing
+
+    assert 0.3 < timing.together(rounds=3, seconds=0.05) < 1.5 * timing.cores()
