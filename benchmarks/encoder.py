@@ -146,8 +146,8 @@ def main(argv):
     del argv
     from lawm_jax import compiling
 
-    compiling.device_per_core()
     compiling.keep_memory()
+    compiling.device_per_core()
     results, headline = timing.about("jax", "torch", "transformers"), []
     for size in SIZES.value:
         results[size], speed = compare(size, ROUNDS.value, PROFILE.value)

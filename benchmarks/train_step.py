@@ -222,8 +222,8 @@ def main(argv):
 
     from lawm_jax import compiling
 
-    compiling.device_per_core()
     compiling.keep_memory()
+    compiling.device_per_core()
     sizes = SIZES.value or (COMPARED if jax.default_backend() == "cpu" else ["large"])
     results = timing.about("jax", *(["torch"] if set(sizes) & set(COMPARED) else []))
     results["a product on all cores"] = timing.together()

@@ -46,12 +46,12 @@ def keep_memory():
     """Keeps freed memory for this process, where JAX runs on CPUs and the C library is glibc.
 
     Elsewhere does nothing: on an accelerator's host, with its many decoding threads, one shared
-    pool would be a lock that all wait for. To be called before the first step, after
-    `processes.start`. XLA allocates what a call needs anew each time, by default from
+    pool would be a lock that all wait for. To be called before JAX is used, whose threads would
+    have pools of their own by then. XLA allocates what a call needs anew each time, by default from
     the system, which clears every page of it: of nano's training step, 100 MB, that was a third of
     the time. In return what the process needed once stays its own, and its threads share one pool.
     """
-    if jax.default_backend() != "cpu":
+    if jax.config.jax_platforms != "cpu" and _accelerators():
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -62,10 +62,6 @@ def keep_memory():
     mallopt(-8, 1)  # M_ARENA_MAX: a thread's own pool can't hold more than 64 MB
 
 
-# PCI devices of Google that are TPUs: v2 and v3, v4, v5p, v5e, v6e, tpu7x.
-TPUS = "0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"
-
-
 def accelerator():
     """Returns what JAX computes on, such as "gpu: NVIDIA A100-SXM4-40GB" or "cpu".
 
@@ -74,16 +70,23 @@ def accelerator():
     """
     if jax.default_backend() != "cpu":
         return f"{jax.default_backend()}: {jax.devices()[0].device_kind}"
+    for name, extra in _accelerators().items():
+        raise RuntimeError(
+            f"expected JAX to compute on this machine's accelerator: it has {name} and JAX "
+            f"computes on the CPU; install 'jax[{extra}]=={jax.__version__}' and restart"
+        )
+    return "cpu"
+
+
+# PCI devices of Google that are TPUs: v2 and v3, v4, v5p, v5e, v6e, tpu7x.
+TPUS = "0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"
+
+
+def _accelerators():
+    """Returns those that this machine has, whether JAX can use them or not: name -> JAX's extra."""
     pci = [path.parent for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")]
     ids = [tuple((path / x).read_text().strip() for x in ("vendor", "device")) for path in pci]
-    tpu = any(vendor == "0x1ae0" and device in TPUS for vendor, device in ids)
-    for name, extra, found in (
-        ("a GPU", "cuda12", glob.glob("/dev/nvidia[0-9]*")),
-        ("a TPU", "tpu", tpu),
-    ):
-        if found:
-            raise RuntimeError(
-                f"expected JAX to compute on this machine's accelerator: it has {name} and JAX "
-                f"computes on the CPU; install 'jax[{extra}]=={jax.__version__}' and restart"
-            )
-    return "cpu"
+    found = {"a GPU": "cuda12"} if glob.glob("/dev/nvidia[0-9]*") else {}
+    if any(vendor == "0x1ae0" and device in TPUS for vendor, device in ids):
+        found["a TPU"] = "tpu"
+    return found

@@ -26,8 +26,8 @@ def main(argv):
     from lawm_jax import compiling
     from lawm_jax.training import loop, processes
 
-    processes.start()
     compiling.keep_memory()
+    processes.start()
     if loop.fit(CONFIG.value, WORKDIR.value) is None:
         sys.exit(STOPPED)
 

@@ -42,3 +42,18 @@ def test_a_gpu_that_jax_leaves_unused_is_an_error(monkeypatch):
         compiling.accelerator()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert compiling.accelerator().startswith("gpu: ")
+
+
+def test_memory_is_left_alone_on_an_accelerators_host(monkeypatch):
+    calls = []
+    libc = type("libc", (), {"mallopt": lambda self, *options: calls.append(options)})
+    monkeypatch.setattr(compiling.ctypes, "CDLL", lambda name: libc())
+    monkeypatch.setattr(compiling.glob, "glob", lambda pattern: ["/dev/nvidia0"])
+    before = jax.config.jax_platforms
+    try:
+        for platforms, count in ("cuda,cpu", 0), ("cpu", 3):
+            jax.config.update("jax_platforms", platforms)
+            compiling.keep_memory()
+            assert len(calls) == count
+    finally:
+        jax.config.update("jax_platforms", before)
