@@ -114,6 +114,14 @@ def read_info(where):
     for split in "train", "test":
         for count in metadata.field(f"{path}: records", counts, split, "a list"):
             metadata.check(path, f"records, {split}", count, "an integer >= 0")
+    lengths = metadata.check(path, "lengths", info.get("lengths", {}), "an object")
+    for split in ("train", "test") if "lengths" in info else ():
+        files = metadata.field(f"{path}: lengths", lengths, split, "a list")
+        for file in files:
+            for length in metadata.check(path, f"lengths, {split}", file, "a list"):
+                metadata.check(path, f"lengths, {split}", length, "a positive integer")
+        if sum(map(len, files)) != sum(counts[split]):
+            raise ValueError(f"{path}: lengths, {split}: expected as many as there are records")
     if info.setdefault("encoder", None) is not None:
         metadata.check(path, "encoder", info["encoder"], "an object")
     for key in {"frames", "size", "resize", "steps"} & info.keys():
