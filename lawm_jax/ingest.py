@@ -1,8 +1,7 @@
 """Reads any source once, at the rate and size of training, into shards that stream fast.
 
-python -m lawm_jax.ingest --videos '/data/web/**/*.mp4' --out /data/web256
-python -m lawm_jax.ingest --source droid:/data/droid/1.0.1 --out /data/droid256
-python -m lawm_jax.train --config configs/lawm.py --config.data.videos=records:/data/web256 ...
+python -m lawm_jax.ingest --videos /data/web --config lawm.py:size=large --out /data/web256
+python -m lawm_jax.train --config lawm.py:size=large --config.data.videos=records:/data/web256 ...
 
 The same command continues an interrupted run. Files that can't be read are left out and named, with
 the reason, in OUT/report.jsonl. --validate writes that report and nothing else. --encoder stores
@@ -36,6 +35,7 @@ HOLDOUT = flags.DEFINE_float("holdout", 0.05, "Share to test on, where the sourc
 WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that read.")
 LIMIT = flags.DEFINE_float("limit", 120.0, "Seconds without progress to give a file up after.")
 PART = flags.DEFINE_string("part", "0/1", "i/n: this is the ith of n machines that share --out.")
+CONFIG = define_config("config", None, "Of the training: its --fps, --size and --resize.")
 ENCODER = define_config("encoder", None, "Config: store its encoder's states.")
 VALIDATE = flags.DEFINE_bool("validate", False, "Only check, and report.")
 STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure the actions of --source.")
@@ -52,14 +52,21 @@ def main(argv):
     from lawm_jax.data import paths, records, shards
 
     spec = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
+    fps, size, resize = FPS.value, SIZE.value, RESIZE.value or SIZE.value * 292 // 256
+    for flag in (CONFIG, ENCODER):
+        twice = [x.name for x in (FPS, SIZE, RESIZE) if flag.value and x.present]
+        if twice:
+            raise SystemExit(f"--{twice[0]}: expected it or --{flag.name}, which says it, got both")
+    if CONFIG.value:
+        fps, size, resize = (CONFIG.value.data[key] for key in ("fps", "size", "resize"))
     quality = QUALITY.value
     if quality == -1:
-        quality = 0 if SIZE.value < records.RAW_BELOW else 90
+        quality = 0 if size < records.RAW_BELOW else 90
     plan = shards.Plan(
         source=spec,
-        fps=FPS.value,
-        size=SIZE.value,
-        resize=RESIZE.value or SIZE.value * 292 // 256,
+        fps=fps,
+        size=size,
+        resize=resize,
         frames=FRAMES.value,
         least=min(LEAST.value, FRAMES.value),
         quality=quality,

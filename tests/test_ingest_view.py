@@ -141,6 +141,19 @@ def test_the_flags_default_to_the_view_of_training_and_expand_tildes(films, tmp_
     assert not list((tmp_path / "out").glob(".*"))  # nor a lock left
 
 
+def test_a_config_gives_the_view_and_is_not_contradicted(films, tmp_path, get_config):
+    options = f"--videos={films}", "--config=lawm.py:size=tiny", "--frames=8", "--least=4"
+    got = command(*options, f"--out={tmp_path}/out", "--workers=1")
+    assert got.returncode == 0, got.stderr
+    info = json.loads((tmp_path / "out/info.json").read_text())
+    training = get_config("size=tiny,latent=noisy").data
+    assert {key: info[key] for key in ("fps", "size", "resize")} == {
+        key: training[key] for key in ("fps", "size", "resize")
+    }
+    got = command(*options, f"--out={tmp_path}/other", "--size=64")
+    assert got.returncode == 1 and "--size: expected it or --config" in got.stderr
+
+
 def test_two_at_once_into_one_folder_are_refused_and_two_parts_are_not(films, tmp_path):
     code = """
 import sys, time
