@@ -49,7 +49,7 @@ def main(argv):
     if bool(VIDEOS.value) == bool(SOURCE.value):
         raise app.UsageError("expected --videos or --source, and not both")
     logging.set_verbosity(logging.WARNING)
-    from lawm_jax.data import paths, records, shards
+    from lawm_jax.data import paths, records, settings, shards
 
     spec = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
     fps, size, resize = FPS.value, SIZE.value, RESIZE.value or SIZE.value * 292 // 256
@@ -57,6 +57,10 @@ def main(argv):
         twice = [x.name for x in (FPS, SIZE, RESIZE) if flag.value and x.present]
         if twice:
             raise SystemExit(f"--{twice[0]}: expected it or --{flag.name}, which says it, got both")
+        try:
+            settings.check(flag.value or {}, per_device=True)
+        except ValueError as error:
+            raise SystemExit(f"--{flag.name}: {error}") from None
     if CONFIG.value:
         fps, size, resize = (CONFIG.value.data[key] for key in ("fps", "size", "resize"))
     quality = QUALITY.value

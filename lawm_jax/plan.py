@@ -124,7 +124,7 @@ def main(argv):
         "plans": found,
     }
     name = f"plan_{task}{'_closed' if scenes else ''}{_settings()}.json"
-    path = JSON.value or os.path.join(workdir, "eval", name)
+    path = paths.expand(JSON.value) if JSON.value else os.path.join(workdir, "eval", name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1, allow_nan=False)

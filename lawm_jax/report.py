@@ -55,7 +55,7 @@ def main(argv):
         text = build(argv[1:])
     except ValueError as error:
         sys.exit(f"lawm_jax.report: {error}")
-    out = pathlib.Path(OUT.value or pathlib.Path(argv[1], "report", "page.html"))
+    out = pathlib.Path(OUT.value or pathlib.Path(argv[1], "report", "page.html")).expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     print(f"{out}: {len(text) / 1e6:.1f} MB")
