@@ -71,8 +71,8 @@ class Film:
         self._tick = self.stream.time_base
         # AVI knows no timestamps; FFmpeg finds those of frames out of order for older codecs only.
         name, codec = self.container.format.name, self.stream.codec_context
-        reorders = getattr(codec, "reorder_depth", True)  # PyAV 17 on
-        self.unordered = name == "avi" and codec.name in ("h264", "hevc") and reorders
+        late = codec.name in ("h264", "hevc") and codec.reorder_depth
+        self.unordered = name == "avi" and late
         self.loose = name == "mpeg"  # where a packet has none, FFmpeg may be frames off
         self._first = []  # packets from the top that were read to find the first frame
         self._zero = self._first_shown()
@@ -248,11 +248,8 @@ def opened(path, clock=None):
     import av
 
     clock, remote = clock or Clock(), None
-    version = int(av.__version__.split(".")[0])
     # PyAV 19 always reads what is no UTF-8; before it, a title in Latin-1 was an error.
-    lenient = {} if version >= 19 else {"metadata_errors": "replace"}
-    # Before 17 the options of streams, which these give too, crash where MPEG has none at first.
-    given = "options" if version >= 17 else "container_options"
+    lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
         with contextlib.ExitStack() as stack:
             if "://" in path:
@@ -264,7 +261,7 @@ def opened(path, clock=None):
                 if not os.path.getsize(path):
                     raise UnreadableVideo(path, "empty file")
             container = stack.enter_context(
-                av.open(file, timeout=_WAIT, **{given: options}, **lenient)
+                av.open(file, options=options, timeout=_WAIT, **lenient)
             )
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:

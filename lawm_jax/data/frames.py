@@ -194,8 +194,7 @@ class Scaler:
         if upright.transposed:
             x, y, w, h, wide, tall, left, top = y, x, h, w, tall, wide, top, left
         graph = av.filter.Graph()
-        if hasattr(graph, "threads"):  # PyAV 17 on; those before start a thread per core
-            graph.threads = 1
+        graph.threads = 1
         graph.link_nodes(
             graph.add_buffer(width=width, height=height, format=pixels, time_base=1),
             graph.add("crop", f"{w}:{h}:{x}:{y}:exact=1"),  # copies nothing
