@@ -134,8 +134,10 @@ def test_a_damaged_prior_names_its_path(get_config, tmp_path):
         save_file({"x": np.zeros(2)}, path, metadata)
         with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior"):
             saving._with_prior(None, {}, str(path), 1, None)
-    save_file({"x": np.zeros(2)}, path, {"step": "2"})
-    assert saving._with_prior(None, {}, str(path), 1, None) == (None, {})  # another checkpoint's
+    prior = json.dumps({"width": 8, "depth": 1})
+    save_file({"x": np.zeros(2)}, path, {"step": "2", "prior": prior})
+    with pytest.raises(ValueError, match="expected the prior of step 1, got that of step 2"):
+        saving._with_prior(None, {}, str(path), 1, None)
 
 
 def test_our_own_error_is_no_damaged_checkpoint(tmp_path, monkeypatch):

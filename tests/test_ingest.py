@@ -121,9 +121,11 @@ def test_records_are_the_same_for_any_number_of_workers_and_machines(robot, tmp_
                 assert copy.read_bytes() == path.read_bytes()
 
 
+COMMAND = [sys.executable, "-m", "lawm_jax.ingest"]
+
+
 def command(*options):
-    size = f"--size={SIZE}", f"--resize={SIZE}"
-    return [sys.executable, "-m", "lawm_jax.ingest", *size, *map(str, options)]
+    return [*COMMAND, f"--size={SIZE}", f"--resize={SIZE}", *map(str, options)]
 
 
 def test_killed_and_started_again_it_leaves_no_holes_and_no_duplicates(robot, tmp_path):
@@ -276,7 +278,7 @@ def states(tmp_path_factory):
                 (root / "walks" / split / name).symlink_to(embedded)
     options = f"--source=mini:{root}/walks", f"--out={root}/out"
     encoder = ["--encoder=configs/lawm.py:size=tiny"]
-    subprocess.run([*command(*options), *encoder], cwd=ROOT, check=True)
+    subprocess.run([*COMMAND, *options, *encoder], cwd=ROOT, check=True)
     return root
 
 
@@ -286,7 +288,7 @@ def clip_states(states):
     encoder = ["--encoder=configs/lawm.py:size=tiny", "--encoder.encoder.name=vjepa2_tiny"]
     encoder += ["--encoder.encoder.weights=", "--encoder.encoder.merge=1"]
     options = f"--source=mini:{states}/walks", f"--out={states}/clips"
-    subprocess.run([*command(*options), *encoder], cwd=ROOT, check=True)
+    subprocess.run([*COMMAND, *options, *encoder], cwd=ROOT, check=True)
     return states
 
 

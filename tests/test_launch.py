@@ -584,7 +584,7 @@ def test_a_gpu_check_notes_what_failed_and_goes_on(machine, snake):
     assert result.returncode == 1 and result.stdout.endswith(f"{out}: encoder failed\n")
     parts = ["tests", "train_step", "planner", "encoder", "training", "evaluation"]
     found = json.loads(out.read_text())
-    assert list(found) == ["machine", "commit", "versions", "device", *parts]
+    assert list(found) == ["date", "machine", "commit", "versions", "device", *parts]
     assert [found[name]["exit code"] for name in parts] == [0, 0, 0, 3, 0, 0]
     assert "no room for it" in found["encoder"]["log"]
     assert found["planner"]["large"] == found["train_step"]["large"] == 1.5

@@ -377,7 +377,7 @@ def test_results_of_other_settings_get_other_names(flags, name):
         (["--task=nav", "--samples=5"], "--samples: expected at least 6 for cem, got 5"),
         (["--bound=0"], "expected a positive number"),
         (["--bound=nan"], "expected a positive number"),
-        (["--horizon=0"], "horizon must be an integer in the range"),
+        (["--horizon=0"], "flag --horizon=0: 0 is not a positive integer"),
         (["--chunk=0"], "a positive integer"),
         (["--iterations=-1"], "a positive integer"),
     ],

@@ -83,9 +83,11 @@ def _logits(q, k):
 
 
 def _logits_backward(operands, gradient):
-    q, _ = operands
-    transpose = jax.vjp(lambda q, k: _products(q, k, q.dtype), *operands)[1]
-    return transpose(gradient.astype(q.dtype))
+    q, k = operands
+    gradient = gradient.astype(q.dtype)
+    to_q = jax.linear_transpose(lambda q: _products(q, k, q.dtype), q)
+    to_k = jax.linear_transpose(lambda k: _products(q, k, k.dtype), k)
+    return *to_q(gradient), *to_k(gradient)
 
 
 _logits.defvjp(lambda q, k: (_products(q, k), (q, k)), _logits_backward)
