@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs lawm_jax, trains a nano world model on the embedded Panda videos, and shows what it learned.
 #   bash launch/quickstart.sh [WORKDIR]      WORKDIR: default runs/quickstart
-# The first picture comes after some 3 minutes on 2 cores. Then it trains the paper's two bounds,
+# The first picture comes as soon as that is done. Then it trains the paper's two bounds,
 # without a latent and with an unconstrained one, and compares.
 set -euo pipefail
 work=$(realpath -m "${1:-runs/quickstart}")
