@@ -4,6 +4,7 @@ The sets are written with their real layout: github.com/huggingface/lerobot. Fra
 that go on from episode to episode, and so do actions and states.
 """
 
+import base64
 import io
 import json
 import os
@@ -546,9 +547,14 @@ def test_reading_parquet_unpickles_nothing(tmp_path):
         marks |= {"ARROW:extension:metadata": bomb}
         fields = [field.with_metadata(marks) for field in rows.schema]
         pq.write_table(pa.Table.from_arrays(rows.columns, schema=pa.schema(fields)), path)
-        assert pq.read_schema(path).field(0).metadata[b"ARROW:extension:metadata"] == bomb
-    for clip in pipeline.episodes(settings(root, holdout=1.0), "robot"):
-        check(clip, clip["episode"], clip["start"])
+        schema = base64.b64decode(pq.read_metadata(path).metadata[b"ARROW:schema"])
+        assert bomb in schema
+    if isinstance(pq.read_schema(path).field(0).type, pa.BaseExtensionType):  # old versions
+        with pytest.raises(ValueError, match="expected numbers, got extension"):
+            pipeline.clips(settings(root))
+    else:
+        for clip in pipeline.episodes(settings(root, holdout=1.0), "robot"):
+            check(clip, clip["episode"], clip["start"])
     assert not os.path.exists(trap)
 
 
