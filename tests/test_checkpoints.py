@@ -140,11 +140,15 @@ def test_a_damaged_prior_names_its_path(get_config, tmp_path):
         saving._with_prior(None, {}, str(path), 1, None)
 
 
-def test_our_own_error_is_no_damaged_checkpoint(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [NameError("x"), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB")])
+def test_our_own_error_is_no_damaged_checkpoint(tmp_path, monkeypatch, error):
+    def fail(tree):
+        raise error
+
     store = checkpoints.Checkpoints(tmp_path / "run")
     store.save(1, STATE, wait=True)
-    monkeypatch.setattr(checkpoints, "_raw", lambda tree: undefined)  # noqa: F821
-    with pytest.raises(NameError):
+    monkeypatch.setattr(checkpoints, "_raw", fail)
+    with pytest.raises(type(error)):
         store.restore(LIKE)
     store.close()
 

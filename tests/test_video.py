@@ -652,6 +652,20 @@ def test_all_parts_of_a_file_are_on_one_side_that_does_not_depend_on_the_folder(
     assert train == test and len(train) == 2
 
 
+def test_a_file_is_on_one_side_of_the_split_however_a_list_spells_it(tmp_path):
+    spellings = "{}.mp4", "./{}.mp4", "sub/../{}.mp4", f"{tmp_path}/{{}}.mp4"
+    lines = [spelling.format(i) for i in range(20) for spelling in spellings]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    train, test = video.split_videos(str(tmp_path / "a.txt"), 0.3)
+    train, test = ({os.path.realpath(path) for path in side} for side in (train, test))
+    assert not train & test and len(train | test) == 20
+    (tmp_path / "once.txt").write_text("\n".join(f"{i}.mp4" for i in range(20)))
+    assert set(video.split_videos(str(tmp_path / "once.txt"), 0.3)[1]) == test
+    (tmp_path / "one.txt").write_text("\n".join(spelling.format(0) for spelling in spellings))
+    train, test = video.split_videos(str(tmp_path / "one.txt"), 0.3)
+    assert train == test and len(train) == 4
+
+
 def test_a_long_list_takes_little_memory_and_time(tmp_path):
     import pyarrow
 

@@ -49,16 +49,24 @@ class Listed(collections.abc.Sequence):
     def split(self, holdout):
         """Splits the items as `episodes.split` does their files: returns two `Listed`.
 
-        They are the same object where there is but one file.
+        They are the same object where there is but one file. A file is one however its path is
+        spelled; its first spelling counts. Links are not followed: a list may be long, and remote.
         """
-        files = self._paths.dictionary_encode()
-        train, test = episodes.split(files.dictionary.to_pylist(), holdout)
+        paths = self._paths.dictionary_encode()
+        files = {}  # the first spelling of each
+        for path in paths.dictionary.to_pylist():
+            files.setdefault(self._file(path), path)
+        train, test = episodes.split(list(files.values()), holdout)
         if train == test:
             return self, self
-        tested = np.zeros(len(files.dictionary), bool)
-        tested[test] = True
-        mine = tested[files.indices.to_numpy()]
+        names = list(files)
+        tested = {names[number] for number in test}
+        mine = np.array([self._file(path) in tested for path in paths.dictionary.to_pylist()])
+        mine = mine[paths.indices.to_numpy()]
         return self._only(~mine), self._only(mine)
+
+    def _file(self, path):
+        return posixpath.normpath(path if "://" in path else posixpath.join(self._folder, path))
 
     def _only(self, mask):
         return Listed(self._folder, self._paths.filter(mask), self._starts[mask], self._ends[mask])

@@ -156,6 +156,8 @@ class Checkpoints:
             except (ImportError, NameError, MemoryError):
                 raise
             except Exception as error:  # a damaged file can raise anything
+                if "RESOURCE_EXHAUSTED" in str(error):  # but memory is not the file's
+                    raise
                 problem = f"{type(error).__name__}: {str(error)[:200]}"
             if not self._all(read is not None):
                 problems[step] = f"step {step}: {problem}"
