@@ -1,11 +1,12 @@
 """Sets JAX up for the tests, and makes the tiny models and videos that they share.
 
-CPU with 8 virtual devices unless JAX_PLATFORMS says otherwise; no silent rank promotion; compiled
-programs are kept between runs. All of it as environment variables, so that subprocesses of tests
-inherit it.
+CPU with 8 virtual devices unless JAX_PLATFORMS says otherwise; no silent rank promotion; XLA
+optimizes less, since compilation takes most of the tests' time; compiled programs are kept between
+runs. All of it as environment variables, so that subprocesses of tests inherit it.
 """
 
 import functools
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -16,8 +17,13 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".ca
 DEVICES = "--xla_force_host_platform_device_count"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+ONE_DEVICE = os.environ.get("XLA_FLAGS", "")  # XLA_FLAGS of a process with a single device
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    ONE_DEVICE += " --xla_backend_optimization_level=1"
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+        ONE_DEVICE += " --xla_cpu_use_fusion_emitters=false"  # unknown to later versions
 if DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+    os.environ["XLA_FLAGS"] = f"{ONE_DEVICE} {DEVICES}=8".strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "lawm_jax" / "tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -33,6 +33,13 @@ def test_freed_memory_is_kept_where_asked():
     assert kept - given_back > 100  # MB, of 128
 
 
+def test_options_are_those_that_this_version_of_xla_knows():
+    found = compiling.options("cpu")
+    assert found["xla_cpu_prefer_vector_width"] == 512
+    assert jax.jit(lambda x: x + 1, compiler_options=found)(1) == 2
+    assert compiling.options("tpu") == {}
+
+
 def test_a_gpu_that_jax_leaves_unused_is_an_error(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     monkeypatch.setattr(compiling.glob, "glob", lambda pattern: [])

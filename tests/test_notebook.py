@@ -4,6 +4,7 @@ import pathlib
 import re
 
 import pytest
+from conftest import ONE_DEVICE
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -23,7 +24,7 @@ def code(notebook):
 
 
 def test_the_notebook_runs_from_the_first_cell_to_the_last(notebook, tmp_path, monkeypatch):
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # one device, as on a laptop
+    monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE)  # as on a laptop
     (settings,) = (c for c in code(notebook) if "parameters" in c.metadata.get("tags", ()))
     settings.source = f"import os\nos.environ |= dict(WORK={str(tmp_path)!r}, STEPS='2', "
     settings.source += "CONTROLLER_STEPS='2', CLIPS='2')"

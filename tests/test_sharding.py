@@ -128,7 +128,7 @@ def assert_close(others, expected):
         np.testing.assert_allclose(y, x, 1e-5, 1e-5, err_msg=jax.tree_util.keystr(name))
 
 
-@pytest.mark.parametrize("kind", STRENGTHS)
+@pytest.mark.parametrize("kind", ["noisy", "sparse", "discrete"])  # the others compute less
 def test_a_batch_in_parts_equals_the_whole_batch(kind, tiny, devices):
     model, params, _ = tiny(kind, strength=STRENGTHS[kind], reset_after=20)
     s = np.random.default_rng(0).normal(size=(8, 4, 4, 32)).astype(np.float32)

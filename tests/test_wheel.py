@@ -7,6 +7,7 @@ import sys
 import zipfile
 
 import pytest
+from conftest import ONE_DEVICE
 
 pytest.importorskip("build")
 
@@ -20,7 +21,7 @@ def run(*command, cwd, **env):
     done = subprocess.run(
         [str(x) for x in command],
         cwd=cwd,
-        env=os.environ | {"XLA_FLAGS": ""} | env,  # one device, as on a laptop
+        env=os.environ | {"XLA_FLAGS": ONE_DEVICE} | env,  # as on a laptop
         capture_output=True,
         text=True,
         timeout=300,
