@@ -88,6 +88,7 @@ def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder,
     assert "sparse" in (workdir / "report" / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
     work = tmp_path / "run"
     folders = {"noisy": work, "deterministic": work / "bounds" / "deterministic"}

@@ -178,6 +178,7 @@ def test_an_unknown_study_and_a_second_one_in_a_folder_are_refused(tmp_path):
     assert done.returncode and "still at work there" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_small_study_runs_from_no_share_to_all_and_what_is_done_stays_done(tmp_path):
     for source in ("panda", "nav"):
         for split in ("train", "test"):

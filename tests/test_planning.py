@@ -319,7 +319,7 @@ def test_candidates_spread_over_8_devices_give_the_plan_of_1(name, devices):
     plan, value = jax.jit(lambda key: PLANNERS[name](spread, key, ZEROS, ONES))(jax.random.key(0))
     samples = inspect.signature(PLANNERS[name]).parameters["samples"].default
     assert max(sizes) <= -(-samples // 8)
-    np.testing.assert_allclose(plan, run(name)[0], atol=1e-5)
+    np.testing.assert_allclose(plan, run(name)[0], atol=1e-4)  # MPPI's softmax enlarges rounding
     np.testing.assert_allclose(value, run(name)[1], atol=1e-5)
 
 

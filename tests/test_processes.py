@@ -200,7 +200,6 @@ def log(workdir):
     return [row["step"] for row in rows], [[row[name] for name in NAMES] for row in rows]
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one_does_stop_together_and_continue(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     options = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
