@@ -17,12 +17,14 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".ca
 DEVICES = "--xla_force_host_platform_device_count"
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-ONE_DEVICE = os.environ.get("XLA_FLAGS", "")  # XLA_FLAGS of a process with a single device
+GIVEN = os.environ.get("XLA_FLAGS", "").split()  # a worker of xdist has them from its parent
+# XLA_FLAGS of a process with a single device.
+ONE_DEVICE = " ".join(flag for flag in GIVEN if not flag.startswith(DEVICES))
 if os.environ["JAX_PLATFORMS"] == "cpu":
     ONE_DEVICE += " --xla_backend_optimization_level=1"
     if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
         ONE_DEVICE += " --xla_cpu_use_fusion_emitters=false"  # unknown to later versions
-if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+if DEVICES not in " ".join(GIVEN):
     os.environ["XLA_FLAGS"] = f"{ONE_DEVICE} {DEVICES}=8".strip()
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "lawm_jax" / "tests"))

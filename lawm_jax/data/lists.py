@@ -53,16 +53,15 @@ class Listed(collections.abc.Sequence):
         spelled; its first spelling counts. Links are not followed: a list may be long, and remote.
         """
         paths = self._paths.dictionary_encode()
-        files = {}  # the first spelling of each
-        for path in paths.dictionary.to_pylist():
-            files.setdefault(self._file(path), path)
-        train, test = episodes.split(list(files.values()), holdout)
+        spellings = paths.dictionary.to_pylist()
+        files = [self._file(path) for path in spellings]
+        first = dict(zip(files[::-1], spellings[::-1], strict=True))
+        train, test = episodes.split(list(first.values()), holdout)
         if train == test:
             return self, self
-        names = list(files)
+        names = list(first)
         tested = {names[number] for number in test}
-        mine = np.array([self._file(path) in tested for path in paths.dictionary.to_pylist()])
-        mine = mine[paths.indices.to_numpy()]
+        mine = np.array([file in tested for file in files])[paths.indices.to_numpy()]
         return self._only(~mine), self._only(mine)
 
     def _file(self, path):
