@@ -2,7 +2,8 @@
 
 CPU with 8 virtual devices unless JAX_PLATFORMS says otherwise; no silent rank promotion; XLA
 optimizes less, since compilation takes most of the tests' time; compiled programs are kept between
-runs. All of it as environment variables, so that subprocesses of tests inherit it.
+runs. All of it as environment variables, so that subprocesses of tests inherit it. A subprocess
+whose numbers must equal those of the tests' own process bit for bit needs its flags, THIS_PROCESS.
 """
 
 import functools
@@ -14,18 +15,27 @@ import subprocess
 import sys
 
 CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-DEVICES = "--xla_force_host_platform_device_count"
+LEVEL, FUSION, DEVICES = (
+    "--xla_backend_optimization_level",
+    "--xla_cpu_use_fusion_emitters",
+    "--xla_force_host_platform_device_count",
+)
+GIVEN = [
+    flag
+    for flag in os.environ.get("XLA_FLAGS", "").split()  # xdist's workers have their parent's
+    if not flag.startswith((LEVEL, FUSION, DEVICES))
+]
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-GIVEN = os.environ.get("XLA_FLAGS", "").split()  # a worker of xdist has them from its parent
-# XLA_FLAGS of a process with a single device.
-ONE_DEVICE = " ".join(flag for flag in GIVEN if not flag.startswith(DEVICES))
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    ONE_DEVICE += " --xla_backend_optimization_level=1"
     if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-        ONE_DEVICE += " --xla_cpu_use_fusion_emitters=false"  # unknown to later versions
-if DEVICES not in " ".join(GIVEN):
-    os.environ["XLA_FLAGS"] = f"{ONE_DEVICE} {DEVICES}=8".strip()
+        GIVEN.append(f"{FUSION}=false")  # unknown to later versions
+    GIVEN.append(f"{LEVEL}=1")
+# XLA_FLAGS of a process with a single device, of one with 8, and of this one, which compiles more
+# and computes less than those that it starts.
+ONE_DEVICE = " ".join(GIVEN)
+EIGHT_DEVICES = f"{ONE_DEVICE} {DEVICES}=8".strip()
+THIS_PROCESS = EIGHT_DEVICES.replace(f"{LEVEL}=1", f"{LEVEL}=0")
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "lawm_jax" / "tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -34,6 +44,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+os.environ["XLA_FLAGS"] = THIS_PROCESS
+jax.devices()  # reads it
+os.environ["XLA_FLAGS"] = EIGHT_DEVICES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 

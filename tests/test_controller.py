@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from conftest import THIS_PROCESS
 
 import lawm_jax as lawm
 from lawm_jax import controlling, latents, saving, world_model
@@ -191,7 +192,10 @@ def run(tmp_path_factory, get_config, controller_config):
     command = [sys.executable, "-m", "lawm_jax.train", "--config=configs/controller.py:size=tiny"]
     flags += [f"--config.model={folder}", f"--workdir={folder / 'controller' / 'panda'}"]
     command += ["--config.data.mixture.panda=1.0"]
-    result = subprocess.run(command + flags, cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"XLA_FLAGS": THIS_PROCESS}
+    result = subprocess.run(
+        command + flags, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr
     assert "of the mean latent's" in result.stdout
     return folder

@@ -1,5 +1,7 @@
 """Streams of clips from video files and labelled sets; see `drawing` for the films."""
 
+import concurrent.futures
+import gc
 import json
 import logging
 import os
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 from drawing import draw, every, numbers, write  # noqa: F401
 
-from lawm_jax.data import pipeline, video
+from lawm_jax.data import mini, pipeline, video
 
 F, SIZE = 4, 48  # 4 frames at 4 fps: clips span 0.75 s
 
@@ -250,6 +252,23 @@ def test_a_large_source_is_evaluated_on_items_that_are_evenly_spread(folder):
         clips = pipeline.episodes(settings, "videos", most=most)
         assert list(dict.fromkeys(clip["episode"] for clip in clips)) == wanted
     assert len(items) == 5
+
+
+def test_many_threads_may_read_labels(labelled):
+    source = mini.source("nav", str(labelled / "nav"), "train", config().data, view=None)
+    read = lambda _: source.clip(source.items[0], np.random.default_rng(0))  # noqa: E731
+    switch, collect = sys.getswitchinterval(), gc.get_threshold()
+    call = lambda *_: None  # noqa: E731
+    gc.callbacks.append(call)  # JAX has one, too: threads may change while garbage is collected
+    gc.set_threshold(50)
+    sys.setswitchinterval(1e-5)
+    try:
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            assert len(list(pool.map(read, range(3000)))) == 3000
+    finally:
+        gc.callbacks.remove(call)
+        gc.set_threshold(*collect)
+        sys.setswitchinterval(switch)
 
 
 def test_labels_that_do_not_fit_are_reported(labelled, tmp_path):

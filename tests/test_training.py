@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import THIS_PROCESS
 
 import lawm_jax as lawm
 from lawm_jax import weights
@@ -119,9 +120,14 @@ def start(options, workdir, output):
     """Starts the command line in another process."""
     flags = [f"--config.{key}={value}" for key, value in options.items()]
     command = [sys.executable, "-m", "lawm_jax.train", f"--config=configs/lawm.py:{NAME}", *flags]
+    environment = os.environ | {"XLA_FLAGS": THIS_PROCESS}  # its numbers are compared bit for bit
     with open(output, "w") as file:
         return subprocess.Popen(
-            [*command, f"--workdir={workdir}"], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+            [*command, f"--workdir={workdir}"],
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import glob
 import os
 import pathlib
+import threading
 import zipfile
 
 import numpy as np
@@ -18,6 +19,9 @@ from lawm_jax.data import episodes, pace, paths, recent, video
 
 FOLDER = str(pathlib.Path(__file__).resolve().parents[1] / "assets" / "lawm_mini")
 FPS = 4.0
+# `ast` parses an array's header, and all threads share its recursion counter: once in many thousand
+# reads it raises SystemError (python/cpython, issue 106905).
+_PARSING = threading.Lock()
 
 
 def source(name, where, split, data, view):
@@ -55,7 +59,7 @@ class _Open:
     @contextlib.contextmanager
     def __call__(self, item):
         try:
-            with np.load(os.path.splitext(item)[0] + ".npz") as labels:
+            with _PARSING, np.load(os.path.splitext(item)[0] + ".npz") as labels:
                 actions, state = labels["actions"], labels["state"]
             for array in actions, state:
                 if array.ndim != 2 or array.dtype.kind not in "fiu":
