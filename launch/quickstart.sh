@@ -12,7 +12,7 @@ page=$work/report/page.html
 
 train() { # KIND WORKDIR
     lawm train --config "lawm.py:size=nano,latent=$1" --workdir "$2" \
-        --config.steps=300 --config.data.mixture.nav=0.0
+        --config.steps=200 --config.data.mixture.nav=0.0
 }
 if [ -e "$page" ]; then
     echo "$work: the quick start is done already; see $page"
@@ -20,7 +20,7 @@ if [ -e "$page" ]; then
 fi
 mkdir -p "$work/bounds"
 train noisy "$work"
-lawm evaluate --workdir "$work" --only prediction --only pictures
+lawm evaluate --workdir "$work" --only pictures
 echo "the first picture, after $SECONDS s: $work/report/rollout_panda.png"
 echo "training the two bounds, to compare with"
 for kind in deterministic none; do
