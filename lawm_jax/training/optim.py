@@ -101,12 +101,10 @@ def newton_schulz(x):
     x = _whole(x if wide else x.swapaxes(-1, -2))
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
 
-    def body(_, x):
-        a, b, c = QUINTIC
+    a, b, c = QUINTIC
+    for _ in range(5):  # not a loop of XLA's: on a CPU those of several matrices run in turn
         gram = x @ x.swapaxes(-1, -2)
-        return a * x + (b * gram + c * gram @ gram) @ x
-
-    x = jax.lax.fori_loop(0, 5, body, x)
+        x = a * x + (b * gram + c * gram @ gram) @ x
     if x.ndim > 2:
         x = _whole(x)[:depth]
     return x if wide else x.swapaxes(-1, -2)
