@@ -45,8 +45,9 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-os.environ["XLA_FLAGS"] = THIS_PROCESS
-jax.devices()  # reads it
+if os.environ["JAX_PLATFORMS"] == "cpu":  # elsewhere xdist's parent would take the memory
+    os.environ["XLA_FLAGS"] = THIS_PROCESS
+    jax.devices()  # reads it
 os.environ["XLA_FLAGS"] = EIGHT_DEVICES
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]

@@ -72,7 +72,13 @@ def small_config(get_config, kind, data, fsdp):
     return c
 
 
-@pytest.mark.parametrize("kind", ["noisy", "sparse", "discrete"])  # the others compute less
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("noisy", "sparse", "discrete"),  # the others compute less
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("none", "deterministic")),
+    ],
+)
 def test_training_on_8_devices_equals_training_on_one(kind, devices, get_config, monkeypatch):
     monkeypatch.setattr(sharding, "SMALL", 64)
     config = small_config(get_config, kind, 1, 1)

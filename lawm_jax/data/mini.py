@@ -8,6 +8,7 @@ each holds `actions` float32 [T-1,U], where actions[t] leads frame t to t+1, and
 import contextlib
 import dataclasses
 import glob
+import io
 import os
 import pathlib
 import threading
@@ -59,7 +60,8 @@ class _Open:
     @contextlib.contextmanager
     def __call__(self, item):
         try:
-            with _PARSING, np.load(os.path.splitext(item)[0] + ".npz") as labels:
+            content = pathlib.Path(os.path.splitext(item)[0] + ".npz").read_bytes()
+            with _PARSING, np.load(io.BytesIO(content)) as labels:
                 actions, state = labels["actions"], labels["state"]
             for array in actions, state:
                 if array.ndim != 2 or array.dtype.kind not in "fiu":

@@ -102,7 +102,7 @@ def newton_schulz(x):
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
 
     a, b, c = QUINTIC
-    for _ in range(5):  # not a loop of XLA's: on a CPU those of several matrices run in turn
+    for _ in range(5):  # unrolled: a loop of XLA's keeps fewer of a CPU's cores busy
         gram = x @ x.swapaxes(-1, -2)
         x = a * x + (b * gram + c * gram @ gram) @ x
     if x.ndim > 2:
