@@ -46,11 +46,12 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     import ml_collections
 
-    from lawm_jax import saving
+    from lawm_jax import compiling, saving
     from lawm_jax.data import paths, pipeline
     from lawm_jax.evals import source
     from lawm_jax.training import checkpoints
 
+    compiling.keep_memory()
     begin, workdir = time.monotonic(), paths.expand(WORKDIR.value)
     config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
     own = config.copy_and_resolve_references()

@@ -21,11 +21,22 @@ rollout = jax.jit(lawm.rollout, static_argnums=0)
 remember = jax.jit(lawm.remember, static_argnums=0)
 imagine = jax.jit(lawm.imagine, static_argnums=0)
 infer = jax.jit(lawm.infer_actions, static_argnums=0)
+act = jax.jit(lawm.act, static_argnums=0)
+encode = jax.jit(lawm.encode, static_argnums=0)
+sample = jax.jit(lawm.sample_actions, static_argnums=(0, 3))
 loss = jax.jit(lawm.loss, static_argnums=0)
 
 
 def draw(shape, seed=0):
     return jnp.array(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def ahead(model, params, states, z):
+    """Predicts the state after the last one of up to 5, whose number costs no compilation."""
+    last, more = states.shape[1] - 1, 5 - states.shape[1]
+    states = np.pad(states, ((0, 0), (0, more), (0, 0), (0, 0)))  # predictions don't look ahead
+    z = np.pad(z[:, : last + 1], ((0, 0), (0, more), (0, 0)))
+    return np.asarray(predict(model, params, states, z))[:, last : last + 1]
 
 
 def video(shape, seed=0):
@@ -76,12 +87,10 @@ def test_the_untrained_model_copies_the_last_frame(tiny, normalise):
 @pytest.mark.parametrize("context", [1, 3])
 def test_a_rollout_equals_predictions_fed_back_one_by_one(tiny, context, normalise):
     model, params, s = tiny("noisy", normalise=normalise)
-    P, states = 3, s[:, :context]
+    P, states = 3, np.asarray(s[:, :context])
     z = draw((2, context - 1 + P, 16))
     for _ in range(P):
-        length = states.shape[1]
-        prediction = predict(model, params, states, z[:, :length])[:, -1:]
-        states = jnp.concatenate([states, prediction], axis=1)
+        states = np.concatenate([states, ahead(model, params, states, z)], axis=1)
     out = rollout(model, params, s[:, :context], z)
     assert out.shape == (2, P, 4, 32)
     np.testing.assert_allclose(out, states[:, context:], rtol=1e-5, atol=1e-5)
@@ -102,11 +111,10 @@ def test_imagining_equals_predictions_fed_back_from_the_repeated_context(tiny, c
     past, z = draw((1, context - 1, 16), 3), draw((5, 3, 16), 4)
     memory = remember(model, params, s[:1, :context], past)
     out = imagine(model, params, memory, z)
-    states = jnp.repeat(s[:1, :context], 5, axis=0)
-    latents = jnp.concatenate([jnp.repeat(past, 5, axis=0), z], axis=1)
+    states = np.repeat(s[:1, :context], 5, axis=0)
+    latents = np.concatenate([np.repeat(past, 5, axis=0), z], axis=1)
     for _ in range(3):
-        ahead = predict(model, params, states, latents[:, : states.shape[1]])
-        states = jnp.concatenate([states, ahead[:, -1:]], axis=1)
+        states = np.concatenate([states, ahead(model, params, states, latents)], axis=1)
     assert out.shape == (5, 3, 4, 32) and out.dtype == jnp.float32
     np.testing.assert_allclose(out, states[:, context:], rtol=1e-5, atol=1e-5)
     again = rollout(model, params, states[:, :context], latents)
@@ -178,18 +186,9 @@ def test_a_plan_is_found_by_gradients_through_what_the_model_imagines(tiny):
 
 def test_compiled_functions_equal_those_that_run_eagerly(tiny):
     model, params, s = tiny("noisy", normalise=True)
-    key, z = jax.random.key(0), draw((2, 4, 16))
     with jax.disable_jit():
-        eager = (
-            lawm.predict(model, params, s, z),
-            lawm.infer_actions(model, params, s, key),
-            lawm.loss(model, params, s, key)[0],
-        )
-    jitted = (
-        predict(model, params, s, z),
-        infer(model, params, s, key),
-        loss(model, params, s, key)[0],
-    )
+        eager = lawm.loss(model, params, s, jax.random.key(0))  # it infers, and predicts
+    jitted = loss(model, params, s, jax.random.key(0))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), jitted, eager)
 
 
@@ -251,7 +250,7 @@ def encoder(get_config):
 def raw_states(model, params, frames):
     """Runs the encoder alone on float frames [B, F, 64, 64, 3]: [B, F, 16, 112]."""
     x = (np.asarray(frames, np.float32) - 127) / 128
-    return np.asarray(model.encoder.apply({"params": params["encoder"]}, jnp.array(x)))
+    return np.asarray(jax.jit(model.encoder.apply)({"params": params["encoder"]}, jnp.array(x)))
 
 
 def test_states_are_the_encoders_tokens_of_normalised_frames(encoder):
@@ -259,14 +258,14 @@ def test_states_are_the_encoders_tokens_of_normalised_frames(encoder):
     model, frames = make(merge=1), video((2, 2, 64, 64, 3))
     expected = raw_states(model, params, frames)
     assert expected.shape == (2, 2, 16, 112)
-    np.testing.assert_allclose(lawm.encode(model, params, frames), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(encode(model, params, frames), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_merging_is_space_to_depth(encoder):
     make, params = encoder
     model, frames = make(merge=2), video((1, 2, 64, 64, 3))
     raw = raw_states(model, params, frames).reshape(1, 2, 4, 4, 112)
-    got = np.asarray(lawm.encode(model, params, frames))
+    got = np.asarray(encode(model, params, frames))
     assert got.shape == (1, 2, 4, 448)
     for row in range(2):
         for column in range(2):
@@ -280,7 +279,7 @@ def test_normalised_states_are_layer_norms_of_single_tokens(encoder):
     model, frames = make(merge=2, normalise=True), video((1, 2, 64, 64, 3))
     raw = raw_states(model, params, frames)
     expected = (raw - raw.mean(-1, keepdims=True)) / np.sqrt(raw.var(-1, keepdims=True) + 1e-6)
-    got = np.asarray(lawm.encode(model, params, frames)).reshape(1, 2, 2, 2, 2, 2, 112)
+    got = np.asarray(encode(model, params, frames)).reshape(1, 2, 2, 2, 2, 2, 112)
     got = got.transpose(0, 1, 2, 4, 3, 5, 6).reshape(1, 2, 16, 112)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-3)
 
@@ -295,7 +294,7 @@ def test_frames_of_another_size_are_resized_and_centre_cropped(encoder):
     )
     cropped = resized[:, :, 4:68, 16:80].permute(0, 2, 3, 1).numpy()[None]
     expected = raw_states(model, params, cropped)
-    got = lawm.encode(model, params, frames)
+    got = encode(model, params, frames)
     assert got.shape == (1, 2, 16, 112)
     np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-2)
 
@@ -306,9 +305,9 @@ def test_repeated_frames_give_one_time_step_each(get_config):
     model = world_model.build(config)
     frames = video((1, 3, 64, 64, 3))
     params = {"encoder": world_model.init_encoder(model, frames)}
-    got = lawm.encode(model, params, frames)
+    got = encode(model, params, frames)
     config.encoder.repeat = False
-    twice = lawm.encode(world_model.build(config), params, np.repeat(frames, 2, axis=1))
+    twice = encode(world_model.build(config), params, np.repeat(frames, 2, axis=1))
     assert got.shape == (1, 3, 16, 96)
     np.testing.assert_allclose(got, twice, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="video: expected a multiple of 2 frames, got 3"):
@@ -352,7 +351,7 @@ def test_imagining_with_a_wrong_context_or_latent_is_an_error(tiny):
         message = f"s, z: expected [B, T, N, D] and [B, T-1, 16], got {state.shape} and {z}"
         with pytest.raises(ValueError, match=re.escape(message)):
             lawm.remember(model, params, state, jnp.zeros(z))
-    one, two = (lawm.remember(model, params, s[:n, :1], jnp.zeros((n, 0, 16))) for n in (1, 2))
+    one, two = (remember(model, params, s[:n, :1], jnp.zeros((n, 0, 16))) for n in (1, 2))
     wrong = (
         (one, "P", (5, 0, 16)),
         (one, "P", (5, 16)),
@@ -403,7 +402,7 @@ def test_what_is_no_floating_point_or_no_uint8_is_refused_also_when_traced(tiny,
             lawm.init(model, jax.random.key(0), wrong)
     model, params, s = tiny("none")
     z, key = jnp.zeros((2, 4, 16)), jax.random.key(0)
-    memory = lawm.remember(model, params, s, z[:, :3])
+    memory = remember(model, params, s, z[:, :3])
     whole = lambda x: x.astype(jnp.int32)  # noqa: E731
     painter, own = make(), {"decoder": {}}
     calls = {
@@ -425,7 +424,7 @@ def test_what_is_no_floating_point_or_no_uint8_is_refused_also_when_traced(tiny,
         for call in each:
             with pytest.raises(ValueError, match=f"^{name}: expected floating point, got"):
                 call()
-    half = lawm.predict(model, params, s.astype(jnp.bfloat16), z)
+    half = predict(model, params, s.astype(jnp.bfloat16), z)
     assert half.shape == s.shape
 
 
@@ -442,17 +441,18 @@ def test_a_window_slides_over_states_and_is_all_that_a_prediction_reads(tiny):
     model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
     params = params | world_model.init_controller(model, jax.random.key(3), s)
     u, nothing = jax.random.normal(jax.random.key(4), (2, 5, 2)), jnp.zeros((1, 0, 16))
-    memory = lawm.remember(model, params, s[:1, :1], nothing)
+    memory = remember(model, params, s[:1, :1], nothing)
     drive = lambda window: world_model.drive(model, params, memory, u, window)  # noqa: E731
+    drive = jax.jit(drive, static_argnums=0)
     states, latents_ = [jnp.repeat(s[:1, :1], 2, 0)], []
     for t in range(5):  # the last two states and latents, and nothing else
-        latents_.append(lawm.act(model, params, u[:, t : t + 1], states[-1]))
+        latents_.append(act(model, params, u[:, t : t + 1], states[-1]))
         seen = [jnp.concatenate(x[-2:], 1) for x in (states, latents_)]
-        states.append(lawm.predict(model, params, *seen)[:, -1:])
+        states.append(predict(model, params, *seen)[:, -1:])
     np.testing.assert_allclose(drive(2), jnp.concatenate(states[1:], 1), atol=1e-4)
     np.testing.assert_allclose(drive(5), drive(None), atol=1e-6)
     assert np.abs(drive(2) - drive(None)).max() > 1e-3
-    longer = lawm.remember(model, params, s[:, :2], jnp.zeros((2, 1, 16)))
+    longer = remember(model, params, s[:, :2], jnp.zeros((2, 1, 16)))
     with pytest.raises(ValueError, match="window: expected None or at least 6 steps .*got 5"):
         world_model.drive(model, params, longer, u, 5)
     with pytest.raises(ValueError, match="window: .*got 0"):
@@ -461,15 +461,15 @@ def test_a_window_slides_over_states_and_is_all_that_a_prediction_reads(tiny):
 
 def test_sampled_actions_follow_their_kind(tiny):
     key, shape = jax.random.key(0), (500, 3, 16)
-    noisy = lawm.sample_actions(*tiny("noisy")[:2], key, shape)
+    noisy = sample(*tiny("noisy")[:2], key, shape)
     assert noisy.shape == shape
     assert abs(float(noisy.mean())) < 0.03 and float(noisy.std()) == pytest.approx(1, abs=0.03)
     model, params, _ = tiny("sparse", strength=5.0)
-    sparse = lawm.sample_actions(model, params, key, shape)
+    sparse = sample(model, params, key, shape)
     assert sparse.shape == shape
     energy = latents.energy(sparse, 5.0).mean()
     assert float(energy) < 0.8 * float(latents.energy(noisy, 5.0).mean())
-    np.testing.assert_array_equal(lawm.sample_actions(*tiny("deterministic")[:2], key, shape), 0)
+    np.testing.assert_array_equal(sample(*tiny("deterministic")[:2], key, shape), 0)
     with pytest.raises(ValueError, match="no distribution to draw from"):
         lawm.sample_actions(*tiny("none")[:2], key, shape)
 
@@ -478,7 +478,7 @@ def test_sampled_discrete_actions_are_codes_in_use(tiny):
     model, params, _ = tiny("discrete", reset_after=100)
     codebook, idle = params["latent"]["codebook"], jnp.full(16, 90.0).at[jnp.array([2, 5])].set(3)
     params = params | {"latent": {"codebook": codebook, "idle": idle}}
-    z = np.asarray(lawm.sample_actions(model, params, jax.random.key(0), (400, 16)))
+    z = np.asarray(sample(model, params, jax.random.key(0), (400, 16)))
     distance = np.abs(z[:, None] - np.asarray(codebook)).max(-1)
     np.testing.assert_array_equal(distance.min(1), 0)
     codes, counts = np.unique(distance.argmin(1), return_counts=True)
