@@ -103,7 +103,7 @@ def prove(session, wheel):
     session.run("rm", "-rf", str(empty), external=True)
     empty.mkdir()
     with session.chdir(empty):
-        flags = "--config.steps=30", "--config.data.mixture.nav=0.0", "--workdir=W"
+        flags = "--config.steps=10", "--config.data.mixture.nav=0.0", "--workdir=W"
         session.run("lawm", "train", "--config=lawm.py:size=nano", *flags, env=ENVIRONMENT)
         session.run("lawm", "evaluate", "--workdir=W", "--only=prediction", env=ENVIRONMENT)
         session.run("lawm", "report", "W", env=ENVIRONMENT)

@@ -78,7 +78,9 @@ def main(argv):
         result = check(config, found, chip, pool(kind, os.environ))
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    asked = {"topology": TOPOLOGY.value, "slices": SLICES.value, "flags": sys.argv[1:]}
+    own = "--json", JSON.value, f"--json={JSON.value}"  # a path of this machine
+    given = [flag for flag in sys.argv[1:] if flag not in own]
+    asked = {"topology": TOPOLOGY.value, "slices": SLICES.value, "flags": given}
     result = asked | {"chips": chips} | result | versions()
     print(describe(result))
     if JSON.value:

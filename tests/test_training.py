@@ -218,13 +218,14 @@ def test_a_log_keeps_only_the_lines_up_to_the_step_it_continues_after(tmp_path):
         assert [json.loads(row)["step"] for row in path.read_text().splitlines()] == expected
 
 
-def test_a_run_killed_at_any_moment_equals_one_that_was_not(straight, config, options, tmp_path):
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 12])
+def test_a_killed_run_equals_one_that_was_not(straight, config, options, tmp_path, step):
+    # Before the first checkpoint, or two steps after one.
     workdir, output = tmp_path / "run", tmp_path / "output"
-    for step in (3, 12):  # before the first checkpoint, and two steps after one
-        process = start(options, workdir, output)
-        wait_for(process, workdir, step, output)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+    process = start(options, workdir, output)
+    wait_for(process, workdir, step, output)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     _, params = loop.fit(config(), str(workdir))
     assert_equals(straight, workdir, params)
 
