@@ -24,13 +24,15 @@ def oldest(session):
     """The lower bounds of requirements.txt."""
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pins = [re.sub(r"\[\w+\]", "", line).replace(">=", "==") for line in lines]
-    prove(session, install(session, pins))
+    install(session, pins)
+    prove(session)
 
 
 @nox.session
 def newest(session):
     """The newest of everything that this Python can have."""
-    prove(session, install(session, []))
+    install(session, [])
+    prove(session)
 
 
 @nox.session
@@ -38,11 +40,10 @@ def colab(session):
     """The versions that Colab's runtime has: nothing that is there may be moved."""
     if not COLAB.is_dir():
         session.skip(f"needs Colab's pip-freeze.txt in {COLAB}")
-    wheel = install(session, list(frozen("pip-freeze.txt").values()))
-    prove(session, wheel)
+    wheel, needed = install(session, list(frozen("pip-freeze.txt").values()))
+    prove(session)
     for file in ("pip-freeze.txt", "pip-freeze.gpu.txt", "pip-freeze.tpu.txt"):
-        there = frozen(file)
-        stay(session, wheel, there)
+        stay(session, wheel, needed, frozen(file))
 
 
 def frozen(file):
@@ -56,9 +57,9 @@ def canonical(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def stay(session, wheel, there):
+def stay(session, wheel, needed, there):
     """Fails where a plain install into an environment that has `there` would move any of it."""
-    wanted = closure(session, wheel, there)
+    wanted = [there[name] for name in needed if name in there]
     folder = pathlib.Path(session.create_tmp())
     site = folder / "site"
     session.run("python", "-m", "venv", "--clear", str(site), silent=True)
@@ -73,31 +74,32 @@ def stay(session, wheel, there):
     session.log(f"a plain install adds {len(names)} packages and moves none of {len(wanted)}")
 
 
-def closure(session, wheel, there):
-    """Returns the pins of what the package needs, directly or not, and is there already."""
-    text = session.run("python", "-m", "pip", "list", "--format=json", silent=True)
-    names = [canonical(row["name"]) for row in json.loads(text)]
-    return [there[name] for name in names if name in there]
-
-
 def install(session, pins):
-    """Builds the wheel, installs it and then what the tests need, which moves nothing; its path."""
+    """Builds the wheel, installs it and then what the tests need, which moves nothing.
+
+    Returns the wheel's path and the names of all that it needs, directly or not.
+    """
     folder = pathlib.Path(session.create_tmp())
     for old in folder.glob("*.whl"):
         old.unlink()
     shutil.rmtree(ROOT / "build", ignore_errors=True)  # else files that are gone stay in the wheel
     session.run("python", "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(ROOT))
     (wheel,) = map(str, folder.glob("lawm_jax-*.whl"))
-    constraints = folder / "constraints.txt"
-    for wanted in (wheel, f"{wheel}[test]"):
-        constraints.write_text("\n".join(pins))
-        session.install("-q", "-c", str(constraints), wanted)
-        text = session.run("python", "-m", "pip", "freeze", "--exclude", "lawm_jax", silent=True)
-        pins = text.splitlines()
-    return wheel
+    there = add(session, pins, wheel)
+    add(session, there, f"{wheel}[test]")
+    return wheel, [canonical(pin.split("==")[0]) for pin in there]
 
 
-def prove(session, wheel):
+def add(session, pins, wanted):
+    """Installs under constraints; returns the pins of all that is installed then."""
+    constraints = pathlib.Path(session.create_tmp()) / "constraints.txt"
+    constraints.write_text("\n".join(pins))
+    session.install("-q", "-c", str(constraints), wanted)
+    command = "python", "-m", "pip", "freeze", "--exclude", "lawm_jax"
+    return session.run(*command, silent=True).splitlines()
+
+
+def prove(session):
     """Trains, evaluates and reports in an empty folder, then runs a quick part of the tests."""
     empty = pathlib.Path(session.create_tmp()) / "empty"
     session.run("rm", "-rf", str(empty), external=True)
