@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import gc
+import io
 import json
 import logging
 import os
@@ -276,9 +277,25 @@ def test_labels_that_do_not_fit_are_reported(labelled, tmp_path):
     source = pipeline.source(config(labelled=tmp_path), "nav", "test")
     with pytest.raises(video.UnreadableVideo, match="its labels"):
         source.clip(path, np.random.default_rng(0))
-    np.savez(path[:-4] + ".npz", actions=np.zeros((8, 3)), state=np.zeros((8, 2)))
+    labels = pathlib.Path(path[:-4] + ".npz")
+    np.savez(labels, actions=np.zeros((8, 3)), state=np.zeros((8, 2)))
     with pytest.raises(video.UnreadableVideo, match="8 actions for 8 states"):
         source.clip(path, np.random.default_rng(0))
+    np.savez_compressed(labels, actions=np.ones((7, 3)), state=np.ones((8, 2)))
+    good = labels.read_bytes()
+    start = (
+        good.index(b"actions.npy") + len("actions.npy") + 20
+    )  # behind the name and zip64's field
+    method = good.replace(b"\x08\0", b"\x63\0")  # of the compression, wherever it stands
+    flipped = good[:start] + bytes(255 - x for x in good[start : start + 40]) + good[start + 40 :]
+    array = io.BytesIO()
+    np.save(array, np.zeros((8, 3)))
+    for content in (array.getvalue(), good[:100], flipped, method, b""):
+        labels.write_bytes(content)
+        with pytest.raises(video.UnreadableVideo, match="its labels"):
+            source.clip(path, np.random.default_rng(0))
+    labels.write_bytes(good)
+    assert source.clip(path, np.random.default_rng(0))["actions"].shape[-1] == 3
 
 
 def test_importing_the_data_modules_loads_neither_grain_nor_pyav():

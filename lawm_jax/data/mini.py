@@ -13,6 +13,7 @@ import os
 import pathlib
 import threading
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -23,6 +24,16 @@ FPS = 4.0
 # `ast` parses an array's header, and all threads share its recursion counter: once in many thousand
 # reads it raises SystemError (python/cpython, issue 106905).
 _PARSING = threading.Lock()
+# What a file of labels can cause; the last is zipfile's word for compression that it doesn't know.
+BROKEN = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+)
 
 
 def source(name, where, split, data, view):
@@ -61,12 +72,12 @@ class _Open:
     def __call__(self, item):
         try:
             content = pathlib.Path(os.path.splitext(item)[0] + ".npz").read_bytes()
-            with _PARSING, np.load(io.BytesIO(content)) as labels:
+            with _PARSING, np.lib.npyio.NpzFile(io.BytesIO(content)) as labels:
                 actions, state = labels["actions"], labels["state"]
             for array in actions, state:
                 if array.ndim != 2 or array.dtype.kind not in "fiu":
                     raise ValueError(f"expected numbers [T, k], got {array.dtype} {array.shape}")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except BROKEN as error:
             raise episodes.UnreadableVideo(item, f"its labels: {error}") from error
         if len(actions) != len(state) - 1:
             reason = f"its labels: {len(actions)} actions for {len(state)} states"
