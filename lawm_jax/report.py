@@ -58,7 +58,7 @@ def main(argv):
     out = pathlib.Path(OUT.value or pathlib.Path(argv[1], "report", "page.html")).expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
-    print(f"{out}: {len(text) / 1e6:.1f} MB")
+    print(f"{out}: {len(text) / 1e3:.0f} kB")
 
 
 def build(folders):

@@ -52,7 +52,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
     store = checkpoints.Checkpoints(workdir, write=False)
     try:
         if store.latest is None:
-            raise FileNotFoundError(f"{store.folder}: no checkpoint here")
+            raise FileNotFoundError(f"{store.folder}: no checkpoint here, the run saved none")
         if "encoder" in store.parts(store.latest if step is None else step):
             options = json.loads(model.text)
             options["encoder"]["weights"] = ""  # shapes alone: public weights are not read

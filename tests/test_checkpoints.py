@@ -156,24 +156,24 @@ def test_our_own_error_is_no_damaged_checkpoint(tmp_path, monkeypatch, error):
 def test_steps_that_change_are_warned_about(get_config, tmp_path):
     config = json.loads(get_config("size=tiny").to_json())
     (tmp_path / "run").mkdir()
-    assert loop._claim(str(tmp_path / "run"), config) == config
+    assert loop._agreed(str(tmp_path / "run"), config) == config
+    checkpoints.write_config(str(tmp_path / "run"), json.dumps(config))
     with pytest.warns(UserWarning, match="steps: was 20, is 30; the learning rate follows"):
-        loop._claim(str(tmp_path / "run"), config | {"steps": 30})
+        loop._agreed(str(tmp_path / "run"), config | {"steps": 30})
 
 
 def test_a_run_keeps_the_batch_that_it_began_with_on_other_devices(get_config, tmp_path):
     config = json.loads(get_config("size=base").to_json())
     data = config["data"]
     each = data["batch_per_device"]
-    begun = loop._claim(str(tmp_path), config)
-    assert begun["data"]["batch"] == each * jax.device_count()
-    stored = files.read_json(tmp_path / "config.json", "")
+    stored = loop._agreed(str(tmp_path), config)
+    assert stored["data"]["batch"] == each * jax.device_count()
     stored["data"]["batch"] = 1024  # as runs had it before, whose config knew neither of these
     del stored["data"]["batch_per_device"], stored["optim"]["accumulate"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    assert loop._claim(str(tmp_path), config)["data"]["batch"] == 1024
+    assert loop._agreed(str(tmp_path), config)["data"]["batch"] == 1024
     with pytest.raises(ValueError, match="the same values of: data.batch$"):
-        loop._claim(str(tmp_path), config | {"data": data | {"batch": 8}})
+        loop._agreed(str(tmp_path), config | {"data": data | {"batch": 8}})
 
 
 TWO = """

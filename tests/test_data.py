@@ -140,8 +140,12 @@ def test_nothing_readable_is_an_error_that_names_the_pattern_and_the_reasons(bro
         pipeline.clips(config(root / "**/*.mp4", holdout=0.0))
     assert f"data.videos='{root}/**/*.mp4'" in str(caught.value)
     assert "can be read" in str(caught.value) and "Invalid data" in str(caught.value)
-    with pytest.raises(ValueError, match="no file with a suffix"):
+    with pytest.raises(ValueError, match=f"no such file or folder: '{root}/nowhere'"):
         pipeline.clips(config(root / "nowhere"))
+    (root / "empty").mkdir()
+    for nothing in "empty", "*.nothing":
+        with pytest.raises(ValueError, match="no file with a suffix"):
+            pipeline.clips(config(root / nothing))
 
 
 def test_a_stream_resumes_from_its_state_with_the_same_batches(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import types
 
 import ml_collections
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import configs.lawm
 from lawm_jax import evaluate, results
 from lawm_jax.data import pipeline
-from lawm_jax.evals import clips
+from lawm_jax.evals import clips, source
 
 
 def run(folder, videos="", mixture=(), holdout=0.05, sources=None, **parts):
@@ -92,3 +93,11 @@ def test_data_that_is_gone_is_said_not_to_be_comparable(tmp_path, capsys):
 def test_every_evaluation_is_one_that_the_report_reads():
     shown = {*results.PARTS, "control", "pictures"}
     assert set(evaluate.PARTS) <= shown
+
+
+def test_clips_in_which_nothing_changes_are_refused(tiny, monkeypatch):
+    model, params, s = tiny("noisy")
+    still = types.SimpleNamespace(s=np.repeat(s[:, :1], 4, axis=1))
+    monkeypatch.setattr(clips, "held_out", lambda *_, **__: still)
+    with pytest.raises(ValueError, match="films: the states of its held-out clips never change"):
+        source.Source({}, "films", {"noisy": (model, params | {"encoder": {}})}, "")

@@ -243,6 +243,13 @@ def test_a_terminated_run_saves_exits_with_143_and_continues(straight, config, o
     assert_equals(straight, workdir, params)
 
 
+def test_a_run_that_cannot_begin_claims_no_folder(config, tmp_path):
+    wrong = config(**{"data.videos": str(tmp_path / "typo")})
+    with pytest.raises(ValueError, match="no such file or folder: .*typo"):
+        loop.fit(wrong, str(tmp_path / "run"))
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
 def test_nan_stops_the_run_with_the_last_good_state_kept(straight, config, tmp_path, monkeypatch):
     when = 25  # a step that saves
     workdir, make = rewind(straight, tmp_path / "run", 20), optax.warmup_cosine_decay_schedule

@@ -54,7 +54,8 @@ def source(name, where, split, data, view):
     folder = os.path.join(FOLDER, paths.expand(where), split)  # just `where` if that is absolute
     items = tuple(paths.once(glob.glob(os.path.join(glob.escape(folder), "*.mp4"))))
     if not items:
-        raise ValueError(f"{name}: no episodes *.mp4 in {folder!r}")
+        known = "expected panda, nav or FOLDER/PART"
+        raise ValueError(f"{name}: no episodes *.mp4 in {folder!r}; {known}")
     return episodes.Episodes(name, items, _Open(), data.frames, 1, view)
 
 

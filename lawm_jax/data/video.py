@@ -271,6 +271,9 @@ def _keys(pattern):
         return {path: found[path] for path in found if "://" in path} | {p: found[p] for p in local}
     found = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
     if not found:
+        local = None if "://" in pattern else os.path.abspath(paths_.expand(pattern))
+        if local and not os.path.exists(local) and not glob.has_magic(pattern):
+            raise ValueError(f"videos: no such file or folder: {local!r}")
         raise ValueError(f"videos: no file with a suffix of {' '.join(SUFFIXES)} in {pattern!r}")
     return found
 

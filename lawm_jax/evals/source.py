@@ -41,6 +41,9 @@ class Source:
           distance: perceptual, see `perceptual.load`.
           embedding: see `sampling.embed`.
           without: see `clips.held_out`.
+
+        Raises:
+          ValueError: nothing changes in any clip.
         """
         self.config, self.name, self.loaded, self.folder = config, name, loaded, folder
         self.embedding = embedding
@@ -48,6 +51,11 @@ class Source:
         self.distance = distance
         self.encode = batched.encoder(self.model, self.params)
         self.clips = clips.held_out(config, name, self.encode, without=without)
+        if not np.diff(self.clips.s, axis=1).any():
+            raise ValueError(
+                f"{name}: the states of its held-out clips never change, so there is nothing to "
+                "predict; expected video with motion at data.fps, as its frames' times say"
+            )
         make = lambda x: batched.batched(*x, actions=self.clips.actions)  # noqa: E731
         self.models = {key: make(value) for key, value in loaded.items()}
         # Real actions are known of the clips as they were, and not after a cut or a transfer.

@@ -258,7 +258,7 @@ def newest(workdir):
     step = store.latest
     store.close()
     if step is None:
-        raise FileNotFoundError(f"{store.folder}: no checkpoint here")
+        raise FileNotFoundError(f"{store.folder}: no checkpoint here, the run saved none")
     return step
 
 

@@ -261,7 +261,7 @@ def fit(config, workdir):
     settings.check(config, per_device=True)
     if "controller" in config:
         config = controlling.complete(config)
-    config = _claim(workdir, config)
+    config = _agreed(workdir, config)
     store = checkpoints.Checkpoints(workdir)
     if store.latest is not None and store.latest >= config["steps"]:
         try:
@@ -284,10 +284,14 @@ def fit(config, workdir):
         if data.shapes.get(key) != shape.shape[1:]:
             got = data.shapes.get(key, "none")
             raise ValueError(f"data: expected {key} of {shape.shape[1:]}, got {got}")
+    if jax.process_index() == 0:  # not before: what can't begin claims no folder
+        checkpoints.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
+        print(f"{_describe(run, config, workdir)}; compiling", flush=True)
     with run.compiling():
         start, state = store.restore(run.like, data) or (0, run.begin(data))
         log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
-    log.say(_describe(run, config, workdir, start))
+    if start:
+        log.say(f"continues after step {start}")
     try:
         with _Termination() as termination:
             done = _loop(run, config, state, start, data, store, log, termination)
@@ -370,8 +374,8 @@ FREE = ("steps.", "log_every.", "checkpoint_every.", "mesh.", "data.workers.")
 FREE += ("data.batch_per_device.", "optim.accumulate.")
 
 
-def _claim(workdir, config):
-    """Writes the config, or checks that the run in the folder has the same.
+def _agreed(workdir, config):
+    """Checks that a run that is in the folder has the same config.
 
     Returns:
       The config with the number of clips that `data.batch=0` stands for: what the run began with.
@@ -398,8 +402,6 @@ def _claim(workdir, config):
             f"{workdir}: holds a run with another config; expected a new --workdir, or the same "
             f"values of: {', '.join(sorted(changed))}"
         )
-    if jax.process_index() == 0:
-        checkpoints.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
     return config
 
 
@@ -417,7 +419,7 @@ def _differences(a, b, path=""):
     ]
 
 
-def _describe(run, config, workdir, start):
+def _describe(run, config, workdir):
     count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     latent, devices = run.model.latent, run.mesh.devices.ravel()
     what = "pixel decoder"
@@ -434,4 +436,4 @@ def _describe(run, config, workdir, start):
         text += ", mesh " + " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
     if run.accumulate > 1:
         text += f", in {run.accumulate} parts"
-    return text + (f"; continues after step {start}" if start else "")
+    return text
