@@ -12,7 +12,7 @@ page=$work/report/page.html
 
 train() { # KIND WORKDIR
     lawm train --config "lawm.py:size=nano,latent=$1" --workdir "$2" \
-        --config.steps=120 --config.data.mixture.nav=0.0
+        --config.steps=150 --config.data.mixture.nav=0.0
 }
 if [ -e "$page" ]; then
     echo "$work: the quick start is done already; see $page"
