@@ -24,16 +24,8 @@ FPS = 4.0
 # `ast` parses an array's header, and all threads share its recursion counter: once in many thousand
 # reads it raises SystemError (python/cpython, issue 106905).
 _PARSING = threading.Lock()
-# What a file of labels can cause; the last is zipfile's word for compression that it doesn't know.
-BROKEN = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    NotImplementedError,
-)
+# What zipfile and numpy raise for a damaged file; the last for a compression that zipfile lacks.
+_ARCHIVE = zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError
 
 
 def source(name, where, split, data, view):
@@ -78,7 +70,7 @@ class _Open:
             for array in actions, state:
                 if array.ndim != 2 or array.dtype.kind not in "fiu":
                     raise ValueError(f"expected numbers [T, k], got {array.dtype} {array.shape}")
-        except BROKEN as error:
+        except (OSError, ValueError, *_ARCHIVE) as error:
             raise episodes.UnreadableVideo(item, f"its labels: {error}") from error
         if len(actions) != len(state) - 1:
             reason = f"its labels: {len(actions)} actions for {len(state)} states"

@@ -271,9 +271,6 @@ def _keys(pattern):
         return {path: found[path] for path in found if "://" in path} | {p: found[p] for p in local}
     found = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
     if not found:
-        local = None if "://" in pattern else os.path.abspath(paths_.expand(pattern))
-        if local and not os.path.exists(local) and not glob.has_magic(pattern):
-            raise ValueError(f"videos: no such file or folder: {local!r}")
         raise ValueError(f"videos: no file with a suffix of {' '.join(SUFFIXES)} in {pattern!r}")
     return found
 
@@ -285,6 +282,8 @@ def _local_keys(pattern):
     if os.path.isdir(pattern):
         found = _only_videos(pattern, paths_.below(pattern), all_of=True)
         return {os.path.join(pattern, key): key for key in found}
+    if not os.path.exists(pattern) and not glob.has_magic(pattern):
+        raise ValueError(f"videos: no such file or folder: {os.path.abspath(pattern)!r}")
     root, found = _escaped(pattern)
     found = paths_.matching(found, SUFFIXES)
     return {path: os.path.relpath(path, root or ".").replace(os.sep, "/") for path in found}

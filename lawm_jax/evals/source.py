@@ -54,7 +54,7 @@ class Source:
         if not np.diff(self.clips.s, axis=1).any():
             raise ValueError(
                 f"{name}: the states of its held-out clips never change, so there is nothing to "
-                "predict; expected video with motion at data.fps, as its frames' times say"
+                "predict; expected video that changes from frame to frame at data.fps"
             )
         make = lambda x: batched.batched(*x, actions=self.clips.actions)  # noqa: E731
         self.models = {key: make(value) for key, value in loaded.items()}
