@@ -141,12 +141,19 @@ def init(model, key, video):
     encoder = init_encoder(model, video)
     s = state_shape(model, encoder, video)
     params = {"encoder": encoder} | init_decoder(model, jax.random.fold_in(key, 1), s)
-    if model.prior is not None:
-        z, time, s1 = jnp.zeros((1, model.latent.dim)), jnp.zeros(1), jnp.zeros((1, *s.shape[2:]))
-        params["prior"] = model.prior.init(jax.random.fold_in(key, 2), z, time, s1)["params"]
-    if model.controller is not None:
-        params |= init_controller(model, jax.random.fold_in(key, 3), s)
-    return params | init_trainable(model, key, s)
+
+    @jax.jit  # else each of its hundreds of operations is compiled alone
+    def draw(key):
+        drawn = {}
+        if model.prior is not None:
+            z, s1 = jnp.zeros((1, model.latent.dim)), jnp.zeros((1, *s.shape[2:]))
+            prior = model.prior.init(jax.random.fold_in(key, 2), z, jnp.zeros(1), s1)
+            drawn["prior"] = prior["params"]
+        if model.controller is not None:
+            drawn |= init_controller(model, jax.random.fold_in(key, 3), s)
+        return drawn | init_trainable(model, key, s)
+
+    return params | draw(key)
 
 
 def init_decoder(model, key, s):

@@ -43,6 +43,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
+import orbax.checkpoint as ocp  # noqa: E402
 import pytest  # noqa: E402
 
 if os.environ["JAX_PLATFORMS"] == "cpu":  # elsewhere xdist's parent would take the memory
@@ -50,6 +51,10 @@ if os.environ["JAX_PLATFORMS"] == "cpu":  # elsewhere xdist's parent would take 
     jax.devices()  # reads it
 os.environ["XLA_FLAGS"] = EIGHT_DEVICES
 
+# Else each of 8 devices saves a slice of every array, and each slice is a program to compile.
+ocp.type_handlers.register_type_handler(
+    jax.Array, ocp.type_handlers.ArrayHandler(use_replica_parallel=False), override=True
+)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 

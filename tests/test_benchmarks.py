@@ -39,10 +39,11 @@ def tensor(x):
 @torch.inference_mode()
 def test_the_copy_in_pytorch_predicts_and_acts_as_the_original(pair):
     model, params, s, u, copy = pair
-    z = lawm.act(model, params, u, s[:, :3])
+    z = jax.jit(lawm.act, static_argnums=0)(model, params, u, s[:, :3])
     np.testing.assert_allclose(copy.controller(tensor(u), tensor(s[:, :3])), z, atol=1e-4)
     expected = copy.predictor(tensor(s[:, :3]), tensor(z)).numpy()
-    np.testing.assert_allclose(lawm.predict(model, params, s[:, :3], z), expected, atol=1e-4)
+    found = jax.jit(lawm.predict, static_argnums=0)(model, params, s[:, :3], z)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
     assert np.abs(expected - s[:, :3]).max() > 0.1
 
 
@@ -50,8 +51,14 @@ def test_the_copy_in_pytorch_predicts_and_acts_as_the_original(pair):
 def test_plans_cost_the_same_in_both(pair):
     model, params, s, u, copy = pair
     z = jax.random.normal(jax.random.key(5), (1, 2, 16))
-    memory = lawm.remember(model, params, s[:1, :3], z)
-    last = world_model.drive(model, params, memory, 0.5 * u)[:, -1]
+
+
+    @jax.jit
+    def reached(s, z, u):
+        memory = lawm.remember(model, params, s, z)
+        return world_model.drive(model, params, memory, 0.5 * u)[:, -1]
+
+    last = reached(s[:1, :3], z, u)
     expected = np.sqrt(np.square(last - s[1:, 3]).mean((1, 2)))
     shared = {"states": s[:1, :3], "latents": z, "goal": s[1:, 3]}
     shared = {k: tensor(x)[:, None].expand(1, 2, *x.shape[1:]) for k, x in shared.items()}
@@ -116,7 +123,8 @@ def test_training_steps_are_those_of_pytorch(tiny):
     copy = torch_training.make(model, params)
     tx, share = optim.make(OPTIM, 10)
     theirs = torch_training.Optimiser(copy, OPTIM, lambda step: float(share(step)))
-    state = {"params": params, "opt": tx.init(params), "step": 0, "key": jax.random.key(7)}
+    opt = jax.jit(tx.init)(params)
+    state = {"params": params, "opt": opt, "step": 0, "key": jax.random.key(7)}
     step = jax.jit(lambda state: lawm.train_step(model, tx, {}, state, {"states": s}))
     for _ in range(4):  # the rate of the first is 0
         loss = copy(tensor(s), noise_of(state, (2, 3, 16)))

@@ -25,6 +25,8 @@ from lawm_jax.training import checkpoints, loop, optim
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
+act = jax.jit(lawm.act, static_argnums=0)
+predict = jax.jit(lawm.predict, static_argnums=0)
 SHORT = {"steps": 6, "log_every": 1, "checkpoint_every": 3}
 
 
@@ -70,9 +72,9 @@ def test_a_controller_sees_its_own_steps_action_and_state_only(kind):
 @pytest.mark.parametrize("kind", ["state", "actions"])
 def test_latents_are_float32_one_for_each_action(kind):
     network, params, u, s = drawn(kind)
-    z = network.apply({"params": params}, u, s)
+    z = jax.jit(network.apply)({"params": params}, u, s)
     assert z.shape == (2, 3, 5) and z.dtype == jnp.float32
-    half = network.clone(dtype=jnp.bfloat16).apply({"params": params}, u, s)
+    half = jax.jit(network.clone(dtype=jnp.bfloat16).apply)({"params": params}, u, s)
     assert half.dtype == jnp.float32
     np.testing.assert_allclose(half, z, atol=0.1)
     assert not np.array_equal(half, z)
@@ -90,19 +92,21 @@ def test_a_state_that_all_share_counts_as_one_for_each(kind):
 
 def test_where_a_token_lies_in_the_image_counts():
     network, params, u, s = drawn("state")
-    z = network.apply({"params": params}, u, s)
-    assert np.abs(network.apply({"params": params}, u, s[:, :, ::-1]) - z).max() > 1e-3
+    apply = jax.jit(network.apply)
+    z = apply({"params": params}, u, s)
+    assert np.abs(apply({"params": params}, u, s[:, :, ::-1]) - z).max() > 1e-3
 
 
 def test_actions_and_latents_may_come_in_any_units():
     network, params, u, s = drawn("state")
     scale = params["scale"]
-    z = network.apply({"params": params}, u, s)
+    apply = jax.jit(network.apply)
+    z = apply({"params": params}, u, s)
     centimetres = scale | {key: 100 * scale[key] for key in ("action_mean", "action_std")}
-    same = network.apply({"params": params | {"scale": centimetres}}, 100 * u, s)
+    same = apply({"params": params | {"scale": centimetres}}, 100 * u, s)
     np.testing.assert_allclose(same, z, atol=1e-4)
     half = scale | {key: scale[key] / 2 for key in ("latent_mean", "latent_std")}
-    np.testing.assert_allclose(network.apply({"params": params | {"scale": half}}, u, s), z / 2)
+    np.testing.assert_allclose(apply({"params": params | {"scale": half}}, u, s), z / 2)
 
 
 class Oracle(nn.Module):
@@ -231,11 +235,11 @@ def test_a_model_is_loaded_with_the_controller_in_its_folder(run):
 def test_actions_of_a_discrete_model_become_codes(run):
     model, params = lawm.load(run)
     s = jax.random.normal(jax.random.key(0), (2, 3, 4, 448))
-    z = lawm.act(model, params, 0.1 * jax.random.normal(jax.random.key(1), (2, 3, 3)), s)
+    z = act(model, params, 0.1 * jax.random.normal(jax.random.key(1), (2, 3, 3)), s)
     codebook = np.asarray(params["latent"]["codebook"])
     distance = np.abs(np.asarray(z)[:, :, None] - codebook).max(-1).min(-1)
     assert z.shape == (2, 3, 16) and (distance == 0).all()
-    assert lawm.predict(model, params, s, z).shape == s.shape
+    assert predict(model, params, s, z).shape == s.shape
 
 
 def test_a_model_saved_with_its_controller_is_loaded_with_it(run, tmp_path):
@@ -292,9 +296,9 @@ def test_a_model_without_a_controller_says_how_to_get_one(tiny):
 def test_act_refuses_what_does_not_fit(tiny, kind):
     model, params, s = tiny("noisy")
     network, u = controller(kind, features=16), jnp.zeros((2, 4, 3))
-    params = params | {"controller": network.init(jax.random.key(0), u, s)["params"]}
+    params = params | {"controller": jax.jit(network.init)(jax.random.key(0), u, s)["params"]}
     model = dataclasses.replace(model, controller=network)
-    assert lawm.act(model, params, u, s).shape == (2, 4, 16)
+    assert act(model, params, u, s).shape == (2, 4, 16)
     for wrong in (u[0], u[..., :2]):
         with pytest.raises(ValueError, match=r"u: expected \[B, T, 3\], got"):
             lawm.act(model, params, wrong, s)
@@ -309,13 +313,15 @@ def test_the_targets_are_the_mean_latents_or_the_codes(tiny, kind):
     model = dataclasses.replace(model, predictor=None, controller=controller("state", 16))
     network = {"scale": unscaled(16, 3) | {"latent_std": jnp.float32(2)}}
     u = jax.random.normal(jax.random.key(3), (2, 3, 3))
-    network = model.controller.init(jax.random.key(0), u, s[:, :-1])["params"] | network
-    error, metrics = controlling.loss(model, {"controller": network}, params, s, u)
-    z = np.asarray(lawm.infer_actions(model, params, s)[0], np.float64)
+    network = jax.jit(model.controller.init)(jax.random.key(0), u, s[:, :-1])["params"] | network
+    loss = jax.jit(controlling.loss, static_argnums=0)
+    error, metrics = loss(model, {"controller": network}, params, s, u)
+    z = jax.jit(lawm.infer_actions, static_argnums=0)(model, params, s)[0]
+    z = np.asarray(z, np.float64)
     if kind == "discrete":
         codebook = np.asarray(params["latent"]["codebook"])
         assert np.abs(z[:, :, None] - codebook).max(-1).min(-1).max() < 1e-6
-    guess = np.asarray(model.controller.apply({"params": network}, u, s[:, :-1]))
+    guess = np.asarray(jax.jit(model.controller.apply)({"params": network}, u, s[:, :-1]))
     np.testing.assert_allclose(error, np.square(guess - z).mean() / 4, rtol=1e-5)
     np.testing.assert_allclose(metrics["mean_latent"], np.square(z).mean() / 4, rtol=1e-5)
 

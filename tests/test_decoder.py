@@ -14,33 +14,37 @@ from lawm_jax.data import pipeline
 from lawm_jax.nn.decoder import Decoder
 
 DECODER = Decoder(patch=4, tubelet=2, width=24, heads=2, depth=2, steps=3)
+apply = jax.jit(DECODER.apply)
+paint = jax.jit(world_model.paint, static_argnums=0)
+encode = jax.jit(lawm.encode, static_argnums=0)
+decode = jax.jit(lawm.decode, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
 def params():
     """Draws the parameters of `DECODER` for 9 tokens of 5 channels."""
-    return DECODER.init(jax.random.key(0), jnp.zeros((1, 3, 9, 5)))["params"]
+    return jax.jit(DECODER.init)(jax.random.key(0), jnp.zeros((1, 3, 9, 5)))["params"]
 
 
 def test_a_decoder_paints_every_frame_of_every_step(params):
-    video = DECODER.apply({"params": params}, jnp.zeros((2, 3, 9, 5)))
+    video = apply({"params": params}, jnp.zeros((2, 3, 9, 5)))
     assert video.shape == (2, 6, 12, 12, 3) and video.dtype == jnp.float32
 
 
 def test_a_decoder_sees_no_later_step(params):
     s = jax.random.normal(jax.random.key(1), (1, 3, 9, 5))
-    before = DECODER.apply({"params": params}, s)
-    after = DECODER.apply({"params": params}, s.at[:, 2].add(1.0))
+    before = apply({"params": params}, s)
+    after = apply({"params": params}, s.at[:, 2].add(1.0))
     np.testing.assert_array_equal(before[:, :4], after[:, :4])
     assert (before[:, 4:] != after[:, 4:]).any()
 
 
 def test_a_longer_clip_is_painted_piece_by_piece(params):
     s = jax.random.normal(jax.random.key(1), (2, 8, 9, 5))
-    video = DECODER.apply({"params": params}, s)
+    video = apply({"params": params}, s)
     assert video.shape == (2, 16, 12, 12, 3)
     for begin in (0, 3, 6):
-        piece = DECODER.apply({"params": params}, s[:, begin : begin + 3])
+        piece = apply({"params": params}, s[:, begin : begin + 3])
         np.testing.assert_allclose(video[:, 2 * begin : 2 * begin + 6], piece, atol=1e-5)
 
 
@@ -49,8 +53,8 @@ def test_each_token_paints_its_own_patch_of_its_own_frames(params):
     alone = {k: jax.tree.map(jnp.zeros_like, blocks[k]) for k in ("proj", "fc2")}
     params = params | {"stack": {"blocks": blocks | alone}}  # tokens don't see each other
     s = jax.random.normal(jax.random.key(1), (1, 3, 9, 5))
-    change = DECODER.apply({"params": params}, s.at[0, 1, 5].add(1.0))
-    change = np.array(change - DECODER.apply({"params": params}, s))[0]
+    change = apply({"params": params}, s.at[0, 1, 5].add(1.0))
+    change = np.array(change - apply({"params": params}, s))[0]
     assert (change[2:4, 4:8, 8:12] != 0).all()  # token 5: row 1, column 2; step 1: frames 2 and 3
     change[2:4, 4:8, 8:12] = 0
     assert (change == 0).all()
@@ -59,7 +63,7 @@ def test_each_token_paints_its_own_patch_of_its_own_frames(params):
 def test_a_patch_is_laid_out_frame_by_frame_row_by_row(params):
     pattern = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype(np.float32)
     out = {"kernel": jnp.zeros_like(params["out"]["kernel"]), "bias": pattern.ravel()}
-    video = DECODER.apply({"params": params | {"out": out}}, jnp.zeros((1, 3, 9, 5)))
+    video = apply({"params": params | {"out": out}}, jnp.zeros((1, 3, 9, 5)))
     np.testing.assert_array_equal(video[0], np.tile(pattern, (3, 3, 3, 1)))
 
 
@@ -74,7 +78,7 @@ def test_the_embedded_encoder_comes_with_its_decoder(get_config):
     model = lawm.build(get_config("size=tiny"))
     params = lawm.init(model, jax.random.key(0), video)
     s = jax.random.normal(jax.random.key(1), (2, 3, 4, 448))
-    frames = lawm.decode(model, params, s)
+    frames = decode(model, params, s)
     assert frames.shape == (2, 3, 64, 64, 3) and frames.dtype == jnp.uint8
 
 
@@ -85,7 +89,7 @@ def test_merged_tokens_are_painted_as_the_cells_they_hold(get_config):
         model = lawm.build(config(get_config, merge=merge))
         params = {"encoder": world_model.init_encoder(model, None)}
         params |= world_model.init_decoder(model, None, None)
-        painted.append(world_model.paint(model, params, lawm.encode(model, params, video)))
+        painted.append(paint(model, params, encode(model, params, video)))
     np.testing.assert_array_equal(painted[0], painted[1])
     np.testing.assert_array_equal(painted[0], painted[2])
 
@@ -95,7 +99,7 @@ def test_where_frames_are_repeated_a_step_shows_its_last_frame(get_config):
     twice = dataclasses.replace(model, repeat=True)
     params = world_model.init_decoder(model, None, None)
     s = jax.random.normal(jax.random.key(0), (1, 2, 4, 448))
-    np.testing.assert_array_equal(lawm.decode(twice, params, s), lawm.decode(model, params, s))
+    np.testing.assert_array_equal(decode(twice, params, s), decode(model, params, s))
 
 
 def test_a_model_without_a_decoder_says_how_to_get_one(get_config):
@@ -179,16 +183,18 @@ def test_the_loss_is_the_mean_error_and_the_distance_times_its_weight(decoder_co
     model = lawm.build(settings)
     video = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64, 3), np.uint8)
     frozen = decoding.init_frozen(model, video)
-    params = world_model.init_decoder(model, jax.random.key(0), lawm.encode(model, frozen, video))
-    value, got = decoding.loss(model, params, frozen, video, jax.random.key(1))
-    painted = world_model.paint(model, params, lawm.encode(model, frozen, video))
+    s = encode(model, frozen, video)
+    params = jax.jit(lambda key: world_model.init_decoder(model, key, s))(jax.random.key(0))
+    loss = jax.jit(decoding.loss, static_argnums=0)
+    value, got = loss(model, params, frozen, video, jax.random.key(1))
+    painted = paint(model, params, s)
     error = np.abs(np.asarray(painted, np.float64) - video).mean() / 255
     np.testing.assert_allclose(got["error"], error, rtol=1e-5)
     np.testing.assert_allclose(value, error + 0.5 * got["perceptual"], rtol=1e-5)
     square = np.square(np.clip(painted, 0, 255).astype(np.float64) - video).mean()
     np.testing.assert_allclose(got["psnr"], 10 * np.log10(255**2 / square), rtol=1e-5)
     some = dataclasses.replace(model, decoder=model.decoder.clone(frames=1))
-    values = [decoding.loss(some, params, frozen, video, jax.random.key(i))[0] for i in range(8)]
+    values = [loss(some, params, frozen, video, jax.random.key(i))[0] for i in range(8)]
     assert np.ptp(values) > 0 and abs(np.mean(values) - value) < np.ptp(values)
 
 
@@ -237,7 +243,7 @@ def test_a_model_is_loaded_with_the_decoder_in_its_folder_or_the_one_named(runs)
     assert other == model
     jax.tree.map(np.testing.assert_array_equal, params, named)
     s = jax.random.normal(jax.random.key(0), (1, 2, 4, 448))
-    np.testing.assert_array_equal(lawm.decode(model, named, s), lawm.decode(other, params, s))
+    np.testing.assert_array_equal(decode(model, named, s), decode(other, params, s))
 
 
 def _config(workdir):

@@ -20,6 +20,8 @@ from lawm_jax.training import loop, optim
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
+act = jax.jit(lawm.act, static_argnums=0)
+predict = jax.jit(lawm.predict, static_argnums=0)
 MEAN, STD = np.float32([1.0, -2.0]), np.float32([0.1, 3.0])
 
 
@@ -58,7 +60,7 @@ def test_its_latents_are_the_standardised_actions(labelled):
     model, params = labelled
     batch = draw(np.random.default_rng(0), 3)
     u, s = batch["actions"], batch["states"][:, :-1]
-    z = lawm.act(model, params, u, s)
+    z = act(model, params, u, s)
     np.testing.assert_allclose(z, (u - MEAN) / STD, rtol=1e-5, atol=1e-5)
     same, cost = latents.labelled(jnp.array(u), None, params["latent"])
     np.testing.assert_allclose(same, z, rtol=1e-6)
@@ -74,8 +76,8 @@ def test_untrained_it_copies_the_last_frame_whatever_the_action(labelled):
     model, params = labelled
     s = draw(np.random.default_rng(0), 3)["states"]
     for u in (np.zeros((3, 3, 2)), np.ones((3, 3, 2))):
-        z = lawm.act(model, params, u.astype(np.float32), s)
-        np.testing.assert_array_equal(lawm.predict(model, params, s, z), s)
+        z = act(model, params, u.astype(np.float32), s)
+        np.testing.assert_array_equal(predict(model, params, s, z), s)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,8 @@ def test_it_refuses_what_it_cannot_know(labelled):
 def test_other_models_do_not_look_at_real_actions(tiny):
     model, params, s = tiny("noisy")
     key, u = jax.random.key(0), jnp.ones((2, 3, 3))
-    assert lawm.loss(model, params, s, key, u)[0] == lawm.loss(model, params, s, key)[0]
+    loss = jax.jit(lawm.loss, static_argnums=0)
+    assert loss(model, params, s, key, u)[0] == loss(model, params, s, key)[0]
 
 
 @pytest.mark.parametrize("size", ["tiny", "nano", "large"])
@@ -178,7 +181,7 @@ def test_the_same_loop_trains_it_and_stores_its_measures(run):
     np.testing.assert_allclose(params["latent"]["std"], measured["std"], rtol=1e-6)
     s = jax.random.normal(jax.random.key(0), (1, 2, 4, 448))
     mean = jnp.array(measured["mean"]).reshape(1, 1, 3)
-    z = lawm.act(model, params, jnp.concatenate([mean, mean + 0.1], 1), s)
+    z = act(model, params, jnp.concatenate([mean, mean + 0.1], 1), s)
     expected = [[0, 0, 0], 0.1 / np.array(measured["std"])]
     np.testing.assert_allclose(z[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -191,9 +194,9 @@ def test_evaluations_give_it_the_actions_of_the_clips(run):
     u = random.normal(size=(5, 3, 3)).astype(np.float32)
     functions = batched.batched(model, params, batch=2, actions=u)
     z = functions.infer(s)
-    np.testing.assert_allclose(z, lawm.act(model, params, u, s[:, :-1]), atol=1e-6)
+    np.testing.assert_allclose(z, act(model, params, u, s[:, :-1]), atol=1e-6)
     _, row = prediction.compare({"labelled": functions}, s, np.array(list("aabbc")))
-    expected = np.abs(lawm.predict(model, params, s[:, :-1], z) - s[:, 1:]).mean()
+    expected = np.abs(predict(model, params, s[:, :-1], z) - s[:, 1:]).mean()
     assert row["error"]["mean"] == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match="s: expected"):
         functions.infer(s[:, :3])  # other clips have other actions

@@ -48,9 +48,10 @@ def newton_schulz(x):
 def second_update(config, grads, params):
     """Returns the update of step 1, after the same gradients at step 0 (where the rate is 0)."""
     tx, _ = optim.make(CONFIG | config, 100)
-    first, state = tx.update(grads, tx.init(params), params)
+    update = jax.jit(tx.update)
+    first, state = update(grads, jax.jit(tx.init)(params), params)
     assert all((np.asarray(x) == 0).all() for x in jax.tree.leaves(first))
-    return jax.jit(tx.update)(grads, state, params)[0]
+    return update(grads, state, params)[0]
 
 
 def test_muon_takes_the_kernels_of_embeddings_and_stacked_blocks_and_adamw_the_rest(tiny):

@@ -23,6 +23,8 @@ from lawm_jax.evals.clips import Clips, fixed
 from lawm_jax.nn.controller import Controller
 from lawm_jax.training import loop
 
+encode = jax.jit(world_model.encode, static_argnums=0)
+init_controller = jax.jit(world_model.init_controller, static_argnums=0)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATTERN = np.linalg.qr(np.random.default_rng(7).normal(size=(32, 3)))[0].T
 PATTERN = 6 * PATTERN.reshape(3, 4, 8).astype(np.float32)  # [U, N, D], orthogonal
@@ -256,11 +258,12 @@ def test_what_does_not_fit_is_refused(world, tiny):
 def test_being_driven_is_imagining_what_act_says_one_step_after_the_other(tiny):
     model, params, s = tiny("none")
     model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
-    params = params | world_model.init_controller(model, jax.random.key(3), s)
+    params = params | init_controller(model, jax.random.key(3), s)
     u = jax.random.normal(jax.random.key(4), (2, 2, 2))
     z = jnp.zeros((2, 1, 16))
-    memory = world_model.remember(model, params, s[:, :2], z)
-    one = world_model.remember(model, params, s[:1, :2], z[:1])
+    remember = jax.jit(world_model.remember, static_argnums=0)
+    memory = remember(model, params, s[:, :2], z)
+    one = remember(model, params, s[:1, :2], z[:1])
 
     @jax.jit
     def slowly(u):
@@ -484,11 +487,11 @@ def test_start_and_goal_are_encoded_alone_whatever_lies_between(get_config, monk
         found.append(planning.load(config, "droid", model, params, 2, 4, 2))
     for (clips, training), frames in zip(found, video, strict=True):
         for t in range(4):
-            alone = world_model.encode(model, params, frames[:, t : t + 1])
+            alone = encode(model, params, frames[:, t : t + 1])
             np.testing.assert_allclose(clips.s[:, t : t + 1], alone, atol=1e-4)
         np.testing.assert_array_equal(training.s, clips.s)
     np.testing.assert_array_equal(found[0][0].s[:, [0, 3]], found[1][0].s[:, [0, 3]])
-    whole = [np.asarray(world_model.encode(model, params, frames)) for frames in video]
+    whole = [np.asarray(encode(model, params, frames)) for frames in video]
     assert np.abs(whole[0] - whole[1])[:, 3].mean() > 1e-3  # what this is about
 
 
@@ -524,10 +527,9 @@ def test_candidates_at_a_time_follow_the_memory_that_they_take(tiny):
     nano = Controller(16, 3, "state", 32, 2, 1)
     model = dataclasses.replace(model, controller=nano)
     s = jnp.zeros((1, 1, 64, 32))
-    params = params | world_model.init_controller(model, jax.random.key(3), s)
-    params = params | {
-        "predictor": model.predictor.init(jax.random.key(0), s, jnp.zeros((1, 1, 16)))["params"]
-    }
+    params = params | init_controller(model, jax.random.key(3), s)
+    drawn = jax.jit(model.predictor.init)(jax.random.key(0), s, jnp.zeros((1, 1, 16)))
+    params = params | {"predictor": drawn["params"]}
 
     def temp(P, steps, window=None):
         def run(u):

@@ -67,10 +67,13 @@ def test_functions_over_many_clips_equal_the_models_own(tiny):
     many = np.concatenate([np.asarray(s) + i for i in range(5)])[:7]  # two batches, one not full
     functions = batched.batched(model, params, batch=4)
     z = functions.infer(many)
-    np.testing.assert_allclose(z, lawm.infer_actions(model, params, many)[0], atol=1e-5)
-    expected = lawm.predict(model, params, many[:, :-1], z)
+    infer, predict, rollout = (
+        jax.jit(f, static_argnums=0) for f in (lawm.infer_actions, lawm.predict, lawm.rollout)
+    )
+    np.testing.assert_allclose(z, infer(model, params, many)[0], atol=1e-5)
+    expected = predict(model, params, many[:, :-1], z)
     np.testing.assert_allclose(functions.predict(many[:, :-1], z), expected, atol=1e-4)
-    expected = lawm.rollout(model, params, many[:, :1], z)
+    expected = rollout(model, params, many[:, :1], z)
     np.testing.assert_allclose(functions.rollout(many[:, :1], z), expected, atol=1e-4)
 
 
@@ -119,7 +122,8 @@ def test_pictures_of_true_states_are_measured_as_the_metrics_say(embedded):
     seen = pixels.Pixels(model, params, found, most=3)
     assert len(seen.chosen) == 3 and len(set(seen.chosen)) == 3
     got = seen.measure(seen.s[:, 1:])
-    painted = np.asarray(lawm.decode(model, params, seen.s))[:, 1:]
+    decode = jax.jit(lawm.decode, static_argnums=0)
+    painted = np.asarray(decode(model, params, seen.s))[:, 1:]
     true = found.video[seen.chosen][:, 1:]
     expected = metrics.interval(metrics.psnr(painted, true).mean(1), seen.episodes)
     assert got["psnr"] == pytest.approx(expected, rel=1e-3)
@@ -128,8 +132,9 @@ def test_pictures_of_true_states_are_measured_as_the_metrics_say(embedded):
     assert worse["psnr"]["mean"] < got["psnr"]["mean"] - 3
     assert worse["ssim"]["mean"] < got["ssim"]["mean"]
     assert worse["effnet"]["mean"] > 1.5 * got["effnet"]["mean"]
-    painted = lawm.decode(model, params, seen.s[:, 1:])
+    painted = decode(model, params, seen.s[:, 1:])
     assert np.abs(seen.to_frames(seen.s[:, 1:], np.asarray(painted))).max() < 1e-6
-    off = perceptual.distance(*perceptual.load("effnet"), painted, true).mean(1)
+    distance = jax.jit(perceptual.distance, static_argnums=0)
+    off = distance(*perceptual.load("effnet"), painted, true).mean(1)
     np.testing.assert_allclose(seen.to_frames(seen.s[:, 1:], true), off, rtol=1e-3)
     assert off.min() > 0.01

@@ -17,6 +17,10 @@ from lawm_jax import saving
 from lawm_jax.evals import batched, sampling
 from lawm_jax.nn import prior
 
+init = jax.jit(prior.init, static_argnums=0)
+sample = jax.jit(prior.sample, static_argnums=0)
+sample_actions = jax.jit(lawm.sample_actions, static_argnums=(0, 3))
+
 
 def normal(shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
@@ -64,9 +68,9 @@ def test_the_prior_reaches_a_known_mixture_given_the_state():
 def test_an_untrained_prior_is_the_gaussian_with_the_latents_mean_and_covariance():
     z, s = bimodal(50)
     z, s = sampling.flat(z), sampling.pooled(s[:, :-1])
-    params = prior.init(prior.Prior(), jax.random.key(0), z, s)
+    params = init(prior.Prior(), jax.random.key(0), z, s)
     drawn = np.asarray(
-        prior.sample(prior.Prior(), params, jax.random.key(1), np.tile(s, (20, 1, 1)))
+        sample(prior.Prior(), params, jax.random.key(1), np.tile(s, (20, 1, 1)))
     )
     np.testing.assert_allclose(drawn.mean(0), z.mean(0), atol=0.1)
     unit = z.std(0)
@@ -77,11 +81,12 @@ def test_an_untrained_prior_is_the_gaussian_with_the_latents_mean_and_covariance
 
 def test_the_flow_loss_of_the_exact_velocity_is_the_closed_form():
     z, s = normal((4000, 1)), normal((4000, 1, 3), 1)
-    params = prior.init(prior.Prior(), jax.random.key(0), z, s)
+    params = init(prior.Prior(), jax.random.key(0), z, s)
     # Unit Gaussians: z - noise has variance 1 / (t^2 + (1 - t)^2) given (1 - t) noise + t z.
     t = np.linspace(0, 1, 2001)
     expected = np.trapezoid(1 / (t**2 + (1 - t) ** 2), t)
-    loss = prior.flow_loss(prior.Prior(), params, jax.random.key(1), z, s)
+    loss = jax.jit(prior.flow_loss, static_argnums=0)
+    loss = loss(prior.Prior(), params, jax.random.key(1), z, s)
     assert float(loss) == pytest.approx(expected, rel=0.05)
 
 
@@ -92,7 +97,7 @@ def test_the_prior_draws_codes_as_often_as_the_states_ask():
     lower = random.random((150, 8)) < 0.75
     code = np.where(s[:, :, 0, 0] > 0, np.where(lower, 0, 1), np.where(lower, 2, 3))
     network, params = sampling.fit(codebook[code[:, :-1]], s)
-    z = prior.sample(network, params, jax.random.key(2), np.ones((2000, 1, 6), np.float32))
+    z = sample(network, params, jax.random.key(2), np.ones((2000, 1, 6), np.float32))
     nearest = scipy.spatial.distance.cdist(z, codebook).argmin(1)
     share = np.bincount(nearest, minlength=4) / 2000
     np.testing.assert_allclose(share, [0.75, 0.25, 0, 0], atol=0.1)
@@ -221,7 +226,7 @@ def test_fitted_ways_to_sample_discrete_latents_give_codes():
     predict = lambda s, z: seen.append(z) or plain.predict(s, z)  # noqa: E731
     functions = types.SimpleNamespace(draw=plain.draw, predict=predict)
     known, states = sampling.flat(z), sampling.pooled(s[:, :-1])
-    learned = prior.Prior(), prior.init(prior.Prior(), jax.random.key(0), known, states)
+    learned = prior.Prior(), init(prior.Prior(), jax.random.key(0), known, states)
     rows, _ = sampling.measure(functions, {}, known, learned, s, np.arange(20), codebook)
     assert [row["name"] for row in rows[:2]] == ["Gaussian fit", "learned prior"]
     assert len(seen) == 3  # inferred latents first
@@ -253,7 +258,7 @@ def test_noisy_latents_whose_aggregate_is_the_prior_cannot_be_told_from_it(tiny)
     again = batched.batched(model, params | {"inverse": {}}, batch=60).draw(s, 0)
     np.testing.assert_allclose(again, z, rtol=1e-5, atol=1e-6)  # whatever the batch
     network = prior.Prior(width=8, depth=1)
-    learned = network, prior.init(network, jax.random.key(0), z[:, 0], s[:, 0])
+    learned = network, init(network, jax.random.key(0), z[:, 0], s[:, 0])
     ways, episodes = sampling.own(model, params), np.arange(60)
     rows, _ = sampling.measure(functions, ways, sampling.flat(z), learned, s, episodes)
     assert rows[0]["name"] == "N(0, I)"
@@ -360,20 +365,20 @@ def test_wrong_arguments_are_errors_that_say_what_was_expected(call, message):
 
 def with_prior(model, params, s):
     """Gives a model an untrained prior for latents like those that it infers."""
-    z = np.asarray(lawm.infer_actions(model, params, s)[0])
+    z = np.asarray(jax.jit(lawm.infer_actions, static_argnums=0)(model, params, s)[0])
     network = prior.Prior(width=16, depth=1)
     known = sampling.flat(z), sampling.pooled(s[:, :-1])
-    drawn = prior.init(network, jax.random.key(0), *known)
+    drawn = init(network, jax.random.key(0), *known)
     return dataclasses.replace(model, prior=network), params | {"prior": drawn}
 
 
 def test_a_model_draws_from_its_learned_prior_for_each_state(tiny):
     model, params, s = tiny("noisy")
     model, params = with_prior(model, params, s)
-    z = lawm.sample_actions(model, params, jax.random.key(1), (2, 4, 16), s)
-    flat = prior.sample(model.prior, params["prior"], jax.random.key(1), s.reshape(8, 4, 32))
+    z = sample_actions(model, params, jax.random.key(1), (2, 4, 16), s)
+    flat = sample(model.prior, params["prior"], jax.random.key(1), s.reshape(8, 4, 32))
     np.testing.assert_allclose(z, flat.reshape(2, 4, 16), rtol=1e-5)
-    again = lawm.sample_actions(model, params, jax.random.key(1), (2, 4, 16))
+    again = sample_actions(model, params, jax.random.key(1), (2, 4, 16))
     assert (np.asarray(again) != np.asarray(z)).any()  # without states: N(0, I)
     with pytest.raises(ValueError, match=r"s: expected .*\[2, 4, N, D\], got one and"):
         lawm.sample_actions(model, params, jax.random.key(1), (2, 4, 16), s[:1])
@@ -383,10 +388,10 @@ def test_a_model_draws_from_its_learned_prior_for_each_state(tiny):
 
 def test_unconstrained_latents_can_be_drawn_from_a_learned_prior_and_discrete_ones_are_codes(tiny):
     model, params, s = tiny("none")
-    z = lawm.sample_actions(*with_prior(model, params, s), jax.random.key(1), (2, 4, 16), s)
+    z = sample_actions(*with_prior(model, params, s), jax.random.key(1), (2, 4, 16), s)
     assert z.shape == (2, 4, 16) and np.isfinite(z).all()
     model, params, s = tiny("discrete")
-    z = lawm.sample_actions(*with_prior(model, params, s), jax.random.key(1), (2, 4, 16), s)
+    z = sample_actions(*with_prior(model, params, s), jax.random.key(1), (2, 4, 16), s)
     gap = scipy.spatial.distance.cdist(sampling.flat(z), params["latent"]["codebook"])
     assert gap.min(1).max() < 1e-6
 

@@ -25,6 +25,7 @@ act = jax.jit(lawm.act, static_argnums=0)
 encode = jax.jit(lawm.encode, static_argnums=0)
 sample = jax.jit(lawm.sample_actions, static_argnums=(0, 3))
 loss = jax.jit(lawm.loss, static_argnums=0)
+init_controller = jax.jit(world_model.init_controller, static_argnums=0)
 
 
 def draw(shape, seed=0):
@@ -439,7 +440,7 @@ def test_latents_of_an_unknown_kind_are_not_drawn_as_codes(tiny, monkeypatch):
 def test_a_window_slides_over_states_and_is_all_that_a_prediction_reads(tiny):
     model, params, s = tiny("none")
     model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
-    params = params | world_model.init_controller(model, jax.random.key(3), s)
+    params = params | init_controller(model, jax.random.key(3), s)
     u, nothing = jax.random.normal(jax.random.key(4), (2, 5, 2)), jnp.zeros((1, 0, 16))
     memory = remember(model, params, s[:1, :1], nothing)
     drive = lambda window: world_model.drive(model, params, memory, u, window)  # noqa: E731
