@@ -31,11 +31,14 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
         GIVEN.append(f"{FUSION}=false")  # unknown to later versions
     GIVEN.append(f"{LEVEL}=1")
-# XLA_FLAGS of a process with a single device, of one with 8, and of this one, which compiles more
-# and computes less than those that it starts.
+# XLA_FLAGS of a process with a single device, of one with 8, and of those that compile more than
+# they compute: this one, and some that it starts.
 ONE_DEVICE = " ".join(GIVEN)
 EIGHT_DEVICES = f"{ONE_DEVICE} {DEVICES}=8".strip()
 THIS_PROCESS = EIGHT_DEVICES.replace(f"{LEVEL}=1", f"{LEVEL}=0")
+COMPILES_MORE = ONE_DEVICE.replace(f"{LEVEL}=1", f"{LEVEL}=0")
+# Options of `jax.jit` for what computes more than it compiles.
+COMPUTES_MORE = {LEVEL.removeprefix("--"): 3}
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "lawm_jax" / "tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")

@@ -52,7 +52,6 @@ def test_plans_cost_the_same_in_both(pair):
     model, params, s, u, copy = pair
     z = jax.random.normal(jax.random.key(5), (1, 2, 16))
 
-
     @jax.jit
     def reached(s, z, u):
         memory = lawm.remember(model, params, s, z)

@@ -61,11 +61,11 @@ def folder(tmp_path_factory):
 
 def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder, tmp_path):
     workdir = tmp_path / "run"
-    config = "--config=configs/lawm.py:size=tiny,latent=sparse"
+    config = "--config=configs/lawm.py:size=tiny,latent=noisy"
     videos = f"--config.data.videos={folder}/**/*"
     train = ["lawm_jax.train", config, videos, *SHORT, f"--workdir={workdir}"]
     out = run(*train)
-    assert "sparse latents" in out and "step 6/6" in out
+    assert "noisy latents" in out and "step 6/6" in out
     rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     skipped = [json.loads(row) for row in (workdir / "skipped.jsonl").read_text().splitlines()]
@@ -74,9 +74,9 @@ def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder,
     assert "all 6 steps are done" in run(*train)
 
     out = run("lawm_jax.evaluate", f"--workdir={workdir}")
-    assert "copy last frame" in out and "sparse" in out
+    assert "copy last frame" in out and "noisy" in out
     result = json.loads((workdir / "eval" / "prediction.json").read_text())["videos"]
-    assert [row["name"] for row in result] == ["copy last frame", "sparse", "decoder alone"]
+    assert [row["name"] for row in result] == ["copy last frame", "noisy", "decoder alone"]
     assert all(row["error"]["mean"] > 0 for row in result[:2])
     assert "videos: cuts and transfers need clips of 3 videos, there are 1" in out
     pictures = {path.name for path in (workdir / "report").iterdir()}
@@ -85,7 +85,7 @@ def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder,
     assert pictures == films | {"loss.png", "embedding_videos.png"}
     assert all((workdir / "report" / name).stat().st_size > 3000 for name in pictures)
     run("lawm_jax.report", str(workdir))
-    assert "sparse" in (workdir / "report" / "page.html").read_text()
+    assert "noisy" in (workdir / "report" / "page.html").read_text()
 
 
 @pytest.mark.slow

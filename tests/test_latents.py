@@ -1,9 +1,12 @@
 """The five kinds of latent: every term against numpy or torch, the codebook, the sampler."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import COMPUTES_MORE
 
 from lawm_jax import latents
 
@@ -210,12 +213,19 @@ def test_no_code_is_dead_where_a_run_without_reset_collapses():
     assert codes_in_use(reset_after=1000) == 16
 
 
+def langevin(shape, l1, **options):
+    """Samples by `latents.langevin`, numpy."""
+    run = jax.jit(
+        lambda key: latents.langevin(key, shape, l1, **options), compiler_options=COMPUTES_MORE
+    )
+    return np.asarray(run(jax.random.key(0)))
+
+
 def test_langevin_samples_have_the_moments_of_the_density():
     grid = np.linspace(-12, 12, 4801)
     density = np.exp(-np.clip(1 - grid**2, 0, None) - 2.0 * np.abs(grid))
     density /= density.sum()
-    run = jax.jit(lambda key: latents.langevin(key, (20_000, 1), 2.0, steps=2000, alpha=0.01))
-    z = np.asarray(run(jax.random.key(0)))[:, 0]
+    z = langevin((20_000, 1), 2.0, steps=2000, alpha=0.01)[:, 0]
     np.testing.assert_allclose(np.abs(z).mean(), (np.abs(grid) * density).sum(), rtol=0.04)
     np.testing.assert_allclose((z**2).mean(), (grid**2 * density).sum(), rtol=0.08)
     np.testing.assert_allclose((z > 1).mean(), density[grid > 1].sum(), atol=0.01)
@@ -226,7 +236,8 @@ def walk(slope, start, steps, alpha):
     """Repeats the Langevin step from zero: [..., A] numpy."""
     keys = jax.random.split(jax.random.key(0), steps)
     step = lambda z, key: (latents.langevin_step(z, key, slope, alpha), None)  # noqa: E731
-    return np.asarray(jax.jit(lambda: jax.lax.scan(step, jnp.zeros(start), keys)[0])())
+    run = lambda: jax.lax.scan(step, jnp.zeros(start), keys)[0]  # noqa: E731
+    return np.asarray(jax.jit(run, compiler_options=COMPUTES_MORE)())
 
 
 def test_langevin_steps_on_a_quadratic_energy_reach_its_gaussian():
@@ -251,7 +262,7 @@ def test_langevin_steps_on_a_double_well_reach_its_moments_by_integration():
 
 
 def test_langevin_at_a_low_price_is_plain_diffusion_unless_given_the_latents_size():
-    draw = lambda **o: np.asarray(latents.langevin(jax.random.key(0), (400, 64), 1e-4, **o))  # noqa: E731
+    draw = functools.partial(langevin, (400, 64), 1e-4)
     z = draw()
     assert z.std() == pytest.approx((1 + 200 * 0.01) ** 0.5, rel=0.02)
     assert (z**4).mean() / (z**2).mean() ** 2 == pytest.approx(3, abs=0.15)  # a Gaussian's
@@ -263,7 +274,7 @@ def test_langevin_at_a_low_price_is_plain_diffusion_unless_given_the_latents_siz
 
 
 def test_langevin_at_a_small_size_has_the_moments_of_the_density_below_the_floor():
-    z = latents.langevin(jax.random.key(0), (400, 64), 1e-4, steps=1000, alpha=0.1, scale=0.1)
+    z = langevin((400, 64), 1e-4, steps=1000, alpha=0.1, scale=0.1)
     grid = np.linspace(-2.8, 2.8, 56_001)  # |z|^2 < sqrt(64): every dimension on its own
     density = np.exp(grid**2 - np.abs(grid) / 0.1)
     density /= density.sum()

@@ -23,6 +23,7 @@ def code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+@pytest.mark.slow  # nox -s colab runs it, with Colab's packages
 def test_the_notebook_runs_from_the_first_cell_to_the_last(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE)  # as on a laptop
     (settings,) = (c for c in code(notebook) if "parameters" in c.metadata.get("tags", ()))

@@ -539,7 +539,7 @@ def test_candidates_at_a_time_follow_the_memory_that_they_take(tiny):
         compiled = jax.jit(run).lower(jax.ShapeDtypeStruct((P, steps, 3), jnp.float32)).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    for steps, window in ((1, None), (4, None), (8, None), (8, 4)):
+    for steps, window in ((1, None), (4, None), (5, 3)):
         each = (temp(96, steps, window) - temp(32, steps, window)) / 64
         said = planning.candidate_bytes(model, 64, 32, steps, window)
         assert 0.4 < said / each < 3, (steps, window, said, each)

@@ -12,7 +12,7 @@ import time
 
 import jax
 import pytest
-from conftest import ONE_DEVICE
+from conftest import COMPILES_MORE
 
 from lawm_jax.training import processes
 
@@ -192,7 +192,7 @@ def several(count, *args):
 
 def environment():
     """Plain CPUs, one device per process."""
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ONE_DEVICE}
+    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": COMPILES_MORE}
 
 
 def log(workdir):

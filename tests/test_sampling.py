@@ -69,9 +69,7 @@ def test_an_untrained_prior_is_the_gaussian_with_the_latents_mean_and_covariance
     z, s = bimodal(50)
     z, s = sampling.flat(z), sampling.pooled(s[:, :-1])
     params = init(prior.Prior(), jax.random.key(0), z, s)
-    drawn = np.asarray(
-        sample(prior.Prior(), params, jax.random.key(1), np.tile(s, (20, 1, 1)))
-    )
+    drawn = np.asarray(sample(prior.Prior(), params, jax.random.key(1), np.tile(s, (20, 1, 1))))
     np.testing.assert_allclose(drawn.mean(0), z.mean(0), atol=0.1)
     unit = z.std(0)
     np.testing.assert_allclose(

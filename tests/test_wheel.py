@@ -69,6 +69,7 @@ def test_help_is_a_screen_and_names_every_command(lawm):
         assert f"\n  {name} " in text
 
 
+@pytest.mark.slow  # the same as noxfile.py's sessions do, beside this environment's packages
 def test_the_wheel_trains_evaluates_and_reports_in_an_empty_folder(lawm):
     trained = lawm("train", "--config", "lawm.py:size=tiny,latent=noisy", *FEW, "--workdir", "W")
     assert "step 2/2" in trained
