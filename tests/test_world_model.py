@@ -441,21 +441,21 @@ def test_a_window_slides_over_states_and_is_all_that_a_prediction_reads(tiny):
     model, params, s = tiny("none")
     model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
     params = params | init_controller(model, jax.random.key(3), s)
-    u, nothing = jax.random.normal(jax.random.key(4), (2, 5, 2)), jnp.zeros((1, 0, 16))
+    u, nothing = jax.random.normal(jax.random.key(4), (2, 4, 2)), jnp.zeros((1, 0, 16))
     memory = remember(model, params, s[:1, :1], nothing)
     drive = lambda window: world_model.drive(model, params, memory, u, window)  # noqa: E731
     drive = jax.jit(drive, static_argnums=0)
     states, latents_ = [jnp.repeat(s[:1, :1], 2, 0)], []
-    for t in range(5):  # the last two states and latents, and nothing else
+    for t in range(4):  # the last two states and latents, and nothing else
         latents_.append(act(model, params, u[:, t : t + 1], states[-1]))
         seen = [jnp.concatenate(x[-2:], 1) for x in (states, latents_)]
         states.append(predict(model, params, *seen)[:, -1:])
     np.testing.assert_allclose(drive(2), jnp.concatenate(states[1:], 1), atol=1e-4)
-    np.testing.assert_allclose(drive(5), drive(None), atol=1e-6)
+    np.testing.assert_allclose(drive(4), drive(None), atol=1e-6)
     assert np.abs(drive(2) - drive(None)).max() > 1e-3
     longer = remember(model, params, s[:, :2], jnp.zeros((2, 1, 16)))
-    with pytest.raises(ValueError, match="window: expected None or at least 6 steps .*got 5"):
-        world_model.drive(model, params, longer, u, 5)
+    with pytest.raises(ValueError, match="window: expected None or at least 5 steps .*got 4"):
+        world_model.drive(model, params, longer, u, 4)
     with pytest.raises(ValueError, match="window: .*got 0"):
         drive(0)
 
