@@ -87,8 +87,7 @@ def ours(folder, clips, devices, causal=False):
     import jax
 
     import lawm_jax as lawm
-    from lawm_jax import compiling
-    from lawm_jax.training import sharding
+    from lawm_jax.train import cpu, sharding
 
     dtype = "float32" if devices[0].platform == "cpu" else "bfloat16"
     encoder, params = lawm.load_encoder(folder, causal=causal, dtype=dtype)
@@ -96,7 +95,7 @@ def ours(folder, clips, devices, causal=False):
     params = jax.device_put(params, sharding.state_sharding(mesh, params))
     video = sharding.place(mesh, {"video": clips})["video"]
     run = jax.jit(lambda params, video: encoder.apply({"params": params}, video))
-    run = run.lower(params, video).compile(compiling.options())
+    run = run.lower(params, video).compile(cpu.options())
 
     def encode(number):
         s = np.asarray(run(params, video))
@@ -144,10 +143,10 @@ def compare(size, rounds, longest):
 def main(argv):
     """Runs all and prints the results."""
     del argv
-    from lawm_jax import compiling
+    from lawm_jax.train import cpu
 
-    compiling.keep_memory()
-    compiling.device_per_core()
+    cpu.keep_memory()
+    cpu.device_per_core()
     results, headline = timing.about("jax", "torch", "transformers"), []
     for size in SIZES.value:
         results[size], speed = compare(size, ROUNDS.value, PROFILE.value)

@@ -90,7 +90,7 @@ def make_tasks(model, params, workdir, count, context, size="nano"):
 
     import lawm_jax as lawm
     from lawm_jax import world_model
-    from lawm_jax.training import checkpoints
+    from lawm_jax.train import checkpoints
 
     T = context
     if workdir:
@@ -133,14 +133,16 @@ def ours(model, params, cached=True, planner=None, **options):
     import jax.numpy as jnp
 
     import lawm_jax as lawm
-    from lawm_jax import compiling, planning, world_model
+    from lawm_jax import world_model
+    from lawm_jax.plan import planners
+    from lawm_jax.train import cpu
 
     planner, std = planner or functools.partial(lawm.cem, average=True), first_std(params)
     mesh = lawm.make_mesh()
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     params = jax.device_put(params, everywhere)
 
-    @functools.partial(jax.jit, compiler_options=compiling.options())
+    @functools.partial(jax.jit, compiler_options=cpu.options())
     def run(params, key, s, z, goal):
         memory = lawm.remember(model, params, s, z)
 
@@ -161,7 +163,7 @@ def ours(model, params, cached=True, planner=None, **options):
             last = (drive if cached else recompute)(plans)
             return jnp.sqrt(jnp.square(last - goal).mean((1, 2)))
 
-        return planner(planning.spread(cost, mesh), key, jnp.zeros_like(std), std, **options)
+        return planner(planners.spread(cost, mesh), key, jnp.zeros_like(std), std, **options)
 
     def plan(task, seed):
         found = run(params, *jax.device_put((jax.random.key(seed), *task), everywhere))
@@ -271,9 +273,9 @@ def print_memory(folder, name, samples, chunk):
     with open(os.path.join(folder, "sizes.json"), encoding="utf-8") as file:
         given = json.load(file)
     if name == "ours":
-        from lawm_jax import compiling
+        from lawm_jax.train import cpu
 
-        compiling.device_per_core()
+        cpu.device_per_core()
         model, params = make_model(given["workdir"])
         plan = ours(model, params, samples=samples, elites=ELITES, iterations=2, chunk=chunk)
     else:
@@ -355,14 +357,14 @@ def alone(size):
     """Times our CEM, and iCEM with a tenth of its calls, with a model of a size at random."""
     import jax
 
-    from lawm_jax import planning
+    from lawm_jax.plan import planners
 
     model, params = make_model(size=size)
     tasks = make_tasks(model, params, None, max(ROUNDS.value, 2), 1, size)
     few = SAMPLES.value * ITERATIONS // 10
     planners = {
         "cem": ours(model, params, samples=SAMPLES.value, iterations=ITERATIONS, chunk=CHUNK),
-        "icem": ours(model, params, planner=planning.icem, samples=few // 10, iterations=10),
+        "icem": ours(model, params, planner=planners.icem, samples=few // 10, iterations=10),
     }
     rows = in_turn(planners, tasks, ROUNDS.value)
     show(f"{size}, lawm_jax alone", rows)
@@ -375,9 +377,10 @@ def main(argv):
     del argv
     import jax
 
-    from lawm_jax import compiling, planning
+    from lawm_jax.plan import planners
+    from lawm_jax.train import cpu
 
-    compiling.device_per_core()
+    cpu.device_per_core()
     if SIZE.value != "nano":
         timing.save(JSON.value, timing.about("jax") | alone(SIZE.value))
         return
@@ -401,7 +404,7 @@ def main(argv):
     title, others, _ = compare(*copy, 4, FEW, chunk, 0)
     results[title] = speeds(others)
     others = {
-        name: ours(model, params, planner=getattr(planning, name))
+        name: ours(model, params, planner=getattr(planners, name))
         for name in ("icem", "mppi", "gradient", "cem_gradient")
     }
     others = in_turn(others, tasks, min(ROUNDS.value, 3))

@@ -65,8 +65,8 @@ def ours(config, devices, steps):
     """
     import jax
 
-    from lawm_jax import compiling, world_model
-    from lawm_jax.training import loop, optim, sharding
+    from lawm_jax import world_model
+    from lawm_jax.train import cpu, loop, optim, sharding
 
     model, mesh = world_model.build(config), sharding.make_mesh(devices=devices)
     tx, _ = optim.make(config["optim"], config["steps"])
@@ -85,7 +85,7 @@ def ours(config, devices, steps):
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
-    step = step.lower(state, batch).compile(compiling.options())
+    step = step.lower(state, batch).compile(cpu.options())
 
     def train(number):
         nonlocal state
@@ -102,7 +102,7 @@ def theirs(model, params, states, config, steps, compiled=False):
     import torch
 
     from benchmarks import torch_training
-    from lawm_jax.training import optim
+    from lawm_jax.train import optim
 
     torch.set_num_threads(timing.cores())
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -168,8 +168,8 @@ def whole(size, rounds, steps, longest):
     import jax
     import jax.numpy as jnp
 
-    from lawm_jax import work
-    from lawm_jax.training import loop
+    from lawm_jax.aot.flops import count
+    from lawm_jax.train import loop
 
     config = make_config(size, jax.device_count())
     run = loop.Run(config)
@@ -177,7 +177,7 @@ def whole(size, rounds, steps, longest):
     batch = run.place({key: random.integers(0, 256, x.shape, np.uint8)})
     once = {k: getattr(run.model, k).clone(remat="") for k in ("predictor", "inverse")}
     once = dataclasses.replace(run.model, **once)
-    flops, _ = work.count(
+    flops, _ = count(
         lambda *args: loop.train_step(once, run.tx, *args), run.frozen, run.like, run.batch
     )
     with run.compiling():
@@ -220,10 +220,10 @@ def main(argv):
     del argv
     import jax
 
-    from lawm_jax import compiling
+    from lawm_jax.train import cpu
 
-    compiling.keep_memory()
-    compiling.device_per_core()
+    cpu.keep_memory()
+    cpu.device_per_core()
     sizes = SIZES.value or (COMPARED if jax.default_backend() == "cpu" else ["large"])
     results = timing.about("jax", *(["torch"] if set(sizes) & set(COMPARED) else []))
     results["a product on all cores"] = timing.together()

@@ -8,7 +8,8 @@ A model W then finds it in W/decoder, by `evaluate --decoder D` or by `lawm.load
 nano: that of the embedded encoder, which the package ships; 25 clips/s on 2 CPU cores; 22.2 dB on
 held-out Panda clips, 22.3 dB on the walks.
 large: the paper's setting; not run here. It needs LPIPS, whose weights the user
-installs (perceptual.py says how); `--config.decoder.perceptual=effnet` needs only the package.
+installs (lawm_jax/nn/perceptual.py says how); `--config.decoder.perceptual=effnet` needs only
+the package.
 """
 
 import ml_collections
@@ -66,7 +67,7 @@ def get_config(arg=""):
         heads=heads,
         depth=depth,
         steps=1 if small else 8,  # that see each other; those of a clip, or fewer
-        perceptual="effnet" if small else "lpips_vgg",  # see perceptual.py
+        perceptual="effnet" if small else "lpips_vgg",  # see nn/perceptual.py
         weight=0.03 if small else 0.5,  # of that distance, against the L1 error on the scale 0..1
         frames=1 if small else 4,  # of each clip, drawn at random, that it is taken on; 0: all
         remat="" if small else "dots",

@@ -33,12 +33,12 @@ _HOME = {
     "act": "world_model",
     "loss": "world_model",
     "sample_actions": "world_model",
-    "load_encoder": "weights",
-    "load": "saving",
-    "save": "saving",
-    "train_step": "training.loop",
-    "cem": "planning",
-    "make_mesh": "training.sharding",
+    "load_encoder": "nn.pretrained",
+    "load": "train.models",
+    "save": "train.models",
+    "train_step": "train.loop",
+    "cem": "plan.planners",
+    "make_mesh": "train.sharding",
     "clips": "data.pipeline",
 }
 

@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lawm_jax import latents, weights
+from lawm_jax import latents
+from lawm_jax.nn import pretrained
 from lawm_jax.nn.blocks import layer_norm
 from lawm_jax.nn.controller import KINDS as CONTROLLERS
 from lawm_jax.nn.controller import Controller
@@ -78,7 +79,7 @@ def build(config):
     options = parts["encoder"]
     merge, normalise, repeat = (options.pop(k) for k in ("merge", "normalise", "repeat"))
     public = options.pop("weights")
-    encoder = weights.make_encoder(**options)
+    encoder = pretrained.make_encoder(**options)
     size, resize = parts["data"]["size"], parts["data"]["resize"]
     if size % (encoder.patch * merge) or resize < size:
         raise ValueError(
@@ -100,7 +101,7 @@ def build(config):
             )
     decoder = parts.get("decoder")
     if decoder is None and public == "embedded" and not normalise:
-        decoder = weights.embedded_decoder()
+        decoder = pretrained.embedded_decoder()
     if decoder is not None:
         decoder = Decoder(encoder.patch, encoder.tubelet, **_network("decoder", decoder))
     prior = Prior(**parts["prior"]) if "prior" in parts else None
@@ -162,7 +163,7 @@ def init_decoder(model, key, s):
         return {}
     parts = json.loads(model.text)
     if "decoder" not in parts and parts["encoder"]["weights"]:
-        return {"decoder": weights.embedded_decoder_params()}
+        return {"decoder": pretrained.embedded_decoder_params()}
     return {
         "decoder": model.decoder.init(key, _cells(model, jnp.zeros((1, *s.shape[1:]))))["params"]
     }
@@ -178,7 +179,7 @@ def init_encoder(model, video):
     """Makes the frozen encoder's parameters; `video` as in `init`."""
     options = json.loads(model.text)["encoder"]
     if options["weights"]:
-        found = weights.load_encoder(options["weights"], options["causal"], options["dtype"])
+        found = pretrained.load_encoder(options["weights"], options["causal"], options["dtype"])
         if found[0] != model.encoder:
             raise ValueError(
                 f"encoder.name: expected that of {options['weights']}, which holds {found[0]}; got "

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import optax
 from absl import app
 
-from lawm_jax import train
 from lawm_jax.data import stream
+from lawm_jax.train import __main__ as train
 
 
 def clock():

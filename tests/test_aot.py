@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from lawm_jax import aot, work
-from lawm_jax.training import loop, sharding
+from lawm_jax.aot import __main__ as aot
+from lawm_jax.aot.flops import CHIPS, Chip
+from lawm_jax.train import loop, sharding
 
-LAPTOP = work.Chip(memory=2**30, flops=1e12, bandwidth=1e11, source="")
+LAPTOP = Chip(memory=2**30, flops=1e12, bandwidth=1e11, source="")
 
 
 def tiny(get_config):
@@ -81,7 +82,7 @@ def test_a_step_fits_if_all_that_is_there_at_once_does(
     sizes = dict(argument=100, output=60, alias=55, temp=18, generated_code=2)  # 125 at once
     found = types.SimpleNamespace(**{f"{name}_size_in_bytes": n for name, n in sizes.items()})
     compiled(monkeypatch, lambda: types.SimpleNamespace(memory_analysis=lambda: found))
-    result = aot.check(tiny(get_config), devices, work.Chip(room, 1e12, 1e11, ""))
+    result = aot.check(tiny(get_config), devices, Chip(room, 1e12, 1e11, ""))
     assert result["fits"] == fits
     shown = aot.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
     assert ("does not fit" in shown and "--batch-per-chip" in shown) != fits
@@ -109,7 +110,7 @@ def test_the_times_are_those_of_the_work(result):
 def test_the_large_models_work_per_clip_is_the_sum_by_hand(get_config, devices):
     c = get_config("size=large")
     c.data.batch = 16
-    found = aot.estimate(loop.Run(c.to_dict(), devices=devices), work.CHIPS["v5p"])
+    found = aot.estimate(loop.Run(c.to_dict(), devices=devices), CHIPS["v5p"])
     D, N, T = 1024, 256, 8
 
     def tower(depth, steps, seen):  # `seen` pairs of frames
@@ -185,14 +186,14 @@ def test_results_are_added_to_a_file(tmp_path):
 
 
 def test_a_chip_of_two_devices_is_divided():
-    half = aot.share(work.CHIPS["tpu7x"], 2)
+    half = aot.share(CHIPS["tpu7x"], 2)
     assert (half.memory, half.flops) == (96 * 2**30, 1153.5e12)
 
 
 def test_every_kind_of_a_topology_is_a_chip_with_its_source():
-    assert set(aot.TPUS) | set(aot.GPUS) == set(work.CHIPS)
+    assert set(aot.TPUS) | set(aot.GPUS) == set(CHIPS)
     assert set(aot.SPECS) == set(aot.GPUS)
-    assert all(chip.source.startswith("https://") for chip in work.CHIPS.values())
+    assert all(chip.source.startswith("https://") for chip in CHIPS.values())
 
 
 needs_libtpu = pytest.mark.skipif(
@@ -231,7 +232,7 @@ def test_a_tiny_step_compiles_for_tpus_with_their_own_attention(get_config, quie
     config["mesh"] = dict(data=-1, fsdp=4)
     kind, chips, found = aot.devices("v5e:2x4")
     assert "tpu_custom_call" in loop.Run(config, devices=found).lower().as_text()
-    result = aot.check(config, found, work.CHIPS[kind])
+    result = aot.check(config, found, CHIPS[kind])
     assert result["fits"] and chips == 8
     assert result["memory"]["argument"] > 6 * 256 * 256 * 3  # a clip, and parameters
 
@@ -241,7 +242,7 @@ def test_a_step_fits_a_gpu_if_it_fits_jaxs_pool(total, fits, get_config, devices
     sizes = dict(argument=total, output=0, alias=0, temp=0, generated_code=0)
     found = types.SimpleNamespace(**{f"{name}_size_in_bytes": n for name, n in sizes.items()})
     compiled(monkeypatch, lambda: types.SimpleNamespace(memory_analysis=lambda: found))
-    result = aot.check(tiny(get_config), devices, work.Chip(800, 1e12, 1e11, ""), 0.75)
+    result = aot.check(tiny(get_config), devices, Chip(800, 1e12, 1e11, ""), 0.75)
     assert (result["fits"], result["room"], result["hbm"]) == (fits, 600, 800)
     shown = aot.describe(result | {"topology": "h100:8", "slices": 1, "chips": 8})
     assert "JAX's pool (75% of" in shown

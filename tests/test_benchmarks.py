@@ -10,7 +10,7 @@ import pytest
 import lawm_jax as lawm
 from lawm_jax import world_model
 from lawm_jax.nn.controller import Controller
-from lawm_jax.training import optim
+from lawm_jax.train import optim
 
 torch = pytest.importorskip("torch")
 

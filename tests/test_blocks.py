@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lawm_jax import work
+from lawm_jax.aot import flops
 from lawm_jax.nn import blocks, rope, splash
 from lawm_jax.nn.blocks import Block, Stack
 from lawm_jax.nn.inverse import InverseDynamics
 from lawm_jax.nn.predictor import Predictor
-from lawm_jax.training import sharding
+from lawm_jax.train import sharding
 
 DEPTH, WIDTH, HEADS = 3, 24, 2
 
@@ -324,7 +324,7 @@ def products(jaxpr):
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
             found.append(tuple(str(x.aval.dtype) for x in eqn.invars))
-        for inner in work.inner_jaxprs(eqn):
+        for inner in flops.inner_jaxprs(eqn):
             found += products(inner)
     return found
 

@@ -15,8 +15,8 @@ from conftest import ONE_DEVICE, ROOT
 from safetensors.numpy import save_file
 
 import lawm_jax as lawm
-from lawm_jax import files
-from lawm_jax.training import checkpoints, loop
+from lawm_jax.data import files
+from lawm_jax.train import checkpoints, loop
 
 STATE = {"params": {"net": {"w": jnp.arange(6.0), "b": jnp.ones(2)}}, "step": jnp.int32(4)}
 LIKE = jax.tree.map(
@@ -123,21 +123,21 @@ def test_json_nested_too_deeply_is_damaged_too(tmp_path):
 
 
 def test_a_damaged_prior_names_its_path(get_config, tmp_path):
-    from lawm_jax import saving
+    from lawm_jax.train import models
 
     path = tmp_path / "prior.safetensors"
     for data in (b"", b"junk" * 10):
         path.write_bytes(data)
         with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior"):
-            saving._with_prior(None, {}, str(path), 1, None)
+            models._with_prior(None, {}, str(path), 1, None)
     for metadata in (None, {"step": "1"}, {"step": "1", "prior": "["}, {"step": "1", "prior": "3"}):
         save_file({"x": np.zeros(2)}, path, metadata)
         with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior"):
-            saving._with_prior(None, {}, str(path), 1, None)
+            models._with_prior(None, {}, str(path), 1, None)
     prior = json.dumps({"width": 8, "depth": 1})
     save_file({"x": np.zeros(2)}, path, {"step": "2", "prior": prior})
     with pytest.raises(ValueError, match="expected the prior of step 1, got that of step 2"):
-        saving._with_prior(None, {}, str(path), 1, None)
+        models._with_prior(None, {}, str(path), 1, None)
 
 
 @pytest.mark.parametrize("error", [NameError("x"), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB")])
@@ -183,7 +183,7 @@ jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f"localhost:{port}", 2, rank, heartbeat_timeout_seconds=20)
-from lawm_jax.training import checkpoints, sharding
+from lawm_jax.train import checkpoints, sharding
 from jax.experimental import multihost_utils
 sharding.SMALL = 4
 mesh = sharding.make_mesh(data=1, fsdp=4)

@@ -8,8 +8,8 @@ import pytest
 from test_plan import PATTERN, episodes, rows, world  # noqa: F401
 from test_simulate import MANIFEST, nav_episode, panda_episode, skip_unless
 
-from lawm_jax.data import simulate, simulators
-from lawm_jax.evals import closed
+from lawm_jax.envs import policies, simulators
+from lawm_jax.plan import closed_loop
 
 SCALE = 0.03, 0.02, 0.04
 OPTIONS = dict(samples=64, elites=8, iterations=8)
@@ -54,7 +54,7 @@ def task(policy=straight, held=False, make=Point, **options):
         for seed in itertools.count():
             yield str(seed), make, policy, np.random.default_rng(seed), 6
 
-    return closed.Task(places, **dict(steps=4, radius=0.03, axes=3, held=held) | options)
+    return closed_loop.Task(places, **dict(steps=4, radius=0.03, axes=3, held=held) | options)
 
 
 def training(scale=SCALE, turn=False):
@@ -62,10 +62,10 @@ def training(scale=SCALE, turn=False):
 
 
 def evaluate(world, asks, count=6, horizon=3, **options):  # noqa: F811
-    scenes, models = closed.scenes(asks, count), {"model": world} if world else {}
+    scenes, models = closed_loop.scenes(asks, count), {"model": world} if world else {}
     options = dict(options={} if asks.held else OPTIONS) | options
     return scenes, rows(
-        closed.evaluate(models, encode, asks, scenes, training(), horizon, **options)
+        closed_loop.evaluate(models, encode, asks, scenes, training(), horizon, **options)
     )
 
 
@@ -133,17 +133,17 @@ def test_the_same_seed_gives_the_same_numbers(world):  # noqa: F811
 
 def test_success_is_at_the_end_and_reached_at_any_time():
     there_and_back = lambda point, random: itertools.repeat([0.02, 0, 0])  # noqa: E731
-    scene = closed.scenes(task(there_and_back), 1)[0]
-    path = closed.lead(scene, lambda t, point: [0.02, 0, 0], 8)
+    scene = closed_loop.scenes(task(there_and_back), 1)[0]
+    path = closed_loop.lead(scene, lambda t, point: [0.02, 0, 0], 8)
     np.testing.assert_allclose(path, 0.02 * np.abs(np.arange(9) - 4), atol=1e-6)
-    row = closed._rows({"no action": [path[:1].repeat(9)], "x": [path]}, 0.03, ["a"])[1]
+    row = closed_loop._rows({"no action": [path[:1].repeat(9)], "x": [path]}, 0.03, ["a"])[1]
     assert row["success"]["mean"] == 0 and row["reached"]["mean"] == 1
     assert row["path"] == pytest.approx(path.tolist()) and row["success"]["low"] is None
 
 
 def test_one_who_walks_out_of_the_level_stays_where_that_happened():
-    scene = closed.scenes(task(), 1)[0]
-    path = closed.lead(scene, lambda t, point: [2, 0, 0] if t > 1 else [0, 0, 0], 8)
+    scene = closed_loop.scenes(task(), 1)[0]
+    path = closed_loop.lead(scene, lambda t, point: [2, 0, 0] if t > 1 else [0, 0, 0], 8)
     assert Point.alive == 0
     assert path[4] > path[3] > path[2] == path[1] == path[0]
     np.testing.assert_array_equal(path[5:], path[4])
@@ -158,25 +158,25 @@ def test_ways_that_are_no_task_are_passed_over():
             far = {"jump": 2.0, "exit": 9.0}.get(kinds[-1], 0.05) if step in (4, 7) else 0.05
             yield [0.005 if kinds[-1] == "near" else far, 0, 0]
 
-    scenes = closed.scenes(task(policy), 5)
+    scenes = closed_loop.scenes(task(policy), 5)
     good = [str(seed) for seed, kind in enumerate(kinds) if kind == "good"]
     assert [scene.group for scene in scenes] == good and len(good) == 5
     assert set(kinds) == {"near", "jump", "exit", "good"} and Point.alive == 0
 
 
 def test_the_first_three_numbers_alone_are_taken_from_the_start_on():
-    scene = closed.scenes(task(), 1)[0]
+    scene = closed_loop.scenes(task(), 1)[0]
     assert scene.policy.shape == (4, 3) and all(len(action) == 4 for action in scene.before)
     assert 0 < len(scene.before) < 6
     np.testing.assert_allclose(
-        scene.goal, closed.start(scene).state[:3] + scene.policy.sum(0), atol=1e-6
+        scene.goal, closed_loop.start(scene).state[:3] + scene.policy.sum(0), atol=1e-6
     )
     Point.alive = 0
 
 
 def test_what_does_not_fit_is_refused(world):  # noqa: F811
-    scenes = closed.scenes(task(), 1)
-    ask = lambda training, horizon=3, **options: closed.evaluate(  # noqa: E731
+    scenes = closed_loop.scenes(task(), 1)
+    ask = lambda training, horizon=3, **options: closed_loop.evaluate(  # noqa: E731
         {"model": world}, encode, task(), scenes, training, horizon, **options
     )
     with pytest.raises(ValueError, match="horizon: expected 1 to 6, those of the training, got 7"):
@@ -190,7 +190,7 @@ def test_what_does_not_fit_is_refused(world):  # noqa: F811
 def test_the_table_has_a_line_for_each_row():
     asks = task()
     _, found = evaluate(None, asks, count=3)
-    text = closed.table("panda", asks, 3, list(found.values()))
+    text = closed_loop.table("panda", asks, 3, list(found.values()))
     lines = text.split("\n")
     assert len(lines) == 3 + 4 and "8 steps" in lines[0] and "0.03 m of the goal" in lines[2]
     assert lines[3].startswith("  no action") and "1.00 [1.00, 1.00]" in lines[6]
@@ -199,11 +199,11 @@ def test_the_table_has_a_line_for_each_row():
 @pytest.mark.parametrize("name", ["panda", "nav"])
 def test_a_real_scene_begins_again_as_it_did_and_its_policy_sees_the_goal_again(name):
     skip_unless({"panda": panda_episode, "nav": nav_episode}[name])
-    asks = closed.TASKS[name]
-    (scene,) = closed.scenes(asks, 1)
+    asks = closed_loop.TASKS[name]
+    (scene,) = closed_loop.scenes(asks, 1)
     seen = []
     for _ in range(2):
-        simulator = closed.start(scene)
+        simulator = closed_loop.start(scene)
         seen.append((simulator.render().copy(), simulator.state))
         away = np.linalg.norm(simulator.state[: asks.axes] - scene.goal)
         for action in scene.policy:
@@ -223,7 +223,7 @@ def test_dark_scenes_are_passed_over():
         def render(self):
             return super().render() - (61 if self.state[0] < 0.3 else 0)
 
-    places = [closed.scenes(task(make=make), 6) for make in (Point, Cellar)]
+    places = [closed_loop.scenes(task(make=make), 6) for make in (Point, Cellar)]
     towards = [[scene.policy.sum(0)[0] > 0 for scene in scenes] for scenes in places]
     assert all(towards[1]) and not all(towards[0])
 
@@ -232,7 +232,7 @@ def test_no_scene_is_one_to_train_on():
     trained = {
         entry.get("level", str(entry["seed"])) for entry in MANIFEST if entry["split"] == "train"
     }
-    for asks in closed.TASKS.values():
+    for asks in closed_loop.TASKS.values():
         groups = {place[0] for place in itertools.islice(asks.places(), 40)}
         assert groups and not groups & trained
-    assert set(simulate.nav_levels("train")).isdisjoint(simulate.nav_levels("test"))
+    assert set(policies.nav_levels("train")).isdisjoint(policies.nav_levels("test"))

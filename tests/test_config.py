@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from lawm_jax import world_model
-from lawm_jax.training import loop, optim
+from lawm_jax.train import loop, optim
 
 
 def count(tree):

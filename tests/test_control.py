@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lawm_jax import latents, metrics
-from lawm_jax.evals import control
+from lawm_jax import latents
+from lawm_jax.evaluate import control, metrics
 
 PATTERN = np.random.default_rng(7).normal(size=(2, 4, 8)).astype(np.float32)  # [A, N, D]
 

@@ -19,9 +19,9 @@ import pytest
 from conftest import THIS_PROCESS
 
 import lawm_jax as lawm
-from lawm_jax import controlling, latents, saving, world_model
+from lawm_jax import latents, world_model
 from lawm_jax.nn.controller import Controller, unscaled
-from lawm_jax.training import checkpoints, loop, optim
+from lawm_jax.train import checkpoints, controlling, loop, models, optim
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
@@ -244,7 +244,7 @@ def test_actions_of_a_discrete_model_become_codes(run):
 
 def test_a_model_saved_with_its_controller_is_loaded_with_it(run, tmp_path):
     model, params = lawm.load(run)
-    saving.save(str(tmp_path), model, params)
+    models.save(str(tmp_path), model, params)
     other, again = lawm.load(tmp_path)
     assert other == model
     jax.tree.map(np.testing.assert_array_equal, params, again)

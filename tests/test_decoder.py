@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 import lawm_jax as lawm
-from lawm_jax import decoding, metrics, perceptual, saving, world_model
+from lawm_jax import world_model
 from lawm_jax.data import pipeline
+from lawm_jax.evaluate import metrics
+from lawm_jax.nn import perceptual
 from lawm_jax.nn.decoder import Decoder
+from lawm_jax.train import decoding, models
 
 DECODER = Decoder(patch=4, tubelet=2, width=24, heads=2, depth=2, steps=3)
 apply = jax.jit(DECODER.apply)
@@ -201,7 +204,7 @@ def test_the_loss_is_the_mean_error_and_the_distance_times_its_weight(decoder_co
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, get_config, decoder_config):
     """Trains a tiny decoder and, for one step, a tiny world model; returns their folders."""
-    from lawm_jax.training import loop
+    from lawm_jax.train import loop
 
     folder = tmp_path_factory.mktemp("runs")
     settings = get_config("size=tiny")
@@ -238,7 +241,7 @@ def test_a_model_is_loaded_with_the_decoder_in_its_folder_or_the_one_named(runs)
     (folder / "model" / "decoder").unlink()
     assert other == model
     jax.tree.map(np.testing.assert_array_equal, params, named)
-    saving.save(str(folder / "copy"), model, named)
+    models.save(str(folder / "copy"), model, named)
     other, params = lawm.load(folder / "copy")
     assert other == model
     jax.tree.map(np.testing.assert_array_equal, params, named)
@@ -247,13 +250,13 @@ def test_a_model_is_loaded_with_the_decoder_in_its_folder_or_the_one_named(runs)
 
 
 def _config(workdir):
-    from lawm_jax.training import checkpoints
+    from lawm_jax.train import checkpoints
 
     return checkpoints.read_config(str(workdir))
 
 
 def test_another_encoders_decoder_is_refused(runs, get_config):
-    from lawm_jax.training import loop
+    from lawm_jax.train import loop
 
     folder, _ = runs
     settings = config(get_config, normalise=True)

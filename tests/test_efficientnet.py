@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lawm_jax import weights
+from lawm_jax.nn import pretrained
 from lawm_jax.nn.efficientnet import EfficientNetLite0, all_at_once, frame_by_frame
 
 HERE = pathlib.Path(__file__).parent
@@ -71,7 +71,7 @@ def inputs(frames, size):
 @pytest.fixture(scope="module")
 def model():
     """Loads the shipped weights."""
-    return weights.efficientnet(FILE)
+    return pretrained.efficientnet(FILE)
 
 
 @pytest.fixture(scope="module")

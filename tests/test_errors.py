@@ -14,7 +14,8 @@ import test_data
 from drawing import every, numbers, write
 from test_data import SIZE, config, same, take
 
-from lawm_jax.data import container, decode, errors, frames, pipeline, shards, video
+from lawm_jax.data import container, decode, errors, frames, pipeline, video
+from lawm_jax.ingest import shards
 
 VIEW = frames.View(SIZE, SIZE)
 labelled = test_data.labelled

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import configs.lawm
-from lawm_jax import evaluate, results
 from lawm_jax.data import pipeline
-from lawm_jax.evals import clips, source
+from lawm_jax.evaluate import __main__ as evaluate
+from lawm_jax.evaluate import clips, context
+from lawm_jax.report import results
 
 
 def run(folder, videos="", mixture=(), holdout=0.05, sources=None, **parts):
@@ -100,4 +101,4 @@ def test_clips_in_which_nothing_changes_are_refused(tiny, monkeypatch):
     still = types.SimpleNamespace(s=np.repeat(s[:, :1], 4, axis=1))
     monkeypatch.setattr(clips, "held_out", lambda *_, **__: still)
     with pytest.raises(ValueError, match="films: the states of its held-out clips never change"):
-        source.Source({}, "films", {"noisy": (model, params | {"encoder": {}})}, "")
+        context.Source({}, "films", {"noisy": (model, params | {"encoder": {}})}, "")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from lawm_jax import figures
+from lawm_jax.report import figures
 
 COLOURS = np.array([[200, 40, 40], [40, 180, 60], [50, 60, 220]], np.uint8)
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from test_data import SIZE, F, config, every, numbers, same, take, write
 
-from lawm_jax.data import mini, pipeline, records, shards
+from lawm_jax.data import mini, pipeline, records
+from lawm_jax.ingest import shards
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLAN = dict(size=SIZE, resize=SIZE, frames=12, least=F, quality=0)
@@ -344,8 +345,8 @@ def test_clips_of_states_of_single_frames_start_anywhere_and_have_any_length(sta
 
 def test_training_reads_stored_states_as_if_they_were_video(states, get_config, tmp_path):
     import lawm_jax as lawm
-    from lawm_jax.evals import batched, clips, prediction
-    from lawm_jax.training import loop
+    from lawm_jax.evaluate import batched, clips, prediction
+    from lawm_jax.train import loop
 
     settings = get_config("size=tiny")
     settings.data.videos = f"records:{states}/out"

@@ -10,7 +10,8 @@ import pytest
 from test_data import F, config, every, write
 from test_ingest import ROOT
 
-from lawm_jax.data import pipeline, shards
+from lawm_jax.data import pipeline
+from lawm_jax.ingest import shards
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_a_config_gives_the_view_and_is_not_contradicted(films, tmp_path, get_co
 def test_two_at_once_into_one_folder_are_refused_and_two_parts_are_not(films, tmp_path):
     code = """
 import sys, time
-from lawm_jax.data import shards
+from lawm_jax.ingest import shards
 out, i, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with shards._alone(out, (i, n)):
     print("locked", flush=True)

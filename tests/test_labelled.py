@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 import lawm_jax as lawm
-from lawm_jax import controlling, evaluate, latents, world_model
+from lawm_jax import latents, world_model
 from lawm_jax.data import pipeline
-from lawm_jax.evals import batched, prediction, source
-from lawm_jax.training import loop, optim
+from lawm_jax.evaluate import __main__ as evaluate
+from lawm_jax.evaluate import batched, context, prediction
+from lawm_jax.train import controlling, loop, optim
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
@@ -216,12 +217,12 @@ def test_it_joins_the_comparison_where_its_actions_are_those_of_the_source(run, 
 def test_questions_that_need_an_inverse_model_are_not_asked_of_it(
     run, tmp_path, capsys, monkeypatch
 ):
-    few = functools.partial(source.clips.held_out, items=4)
-    monkeypatch.setattr(source.clips, "held_out", few)
+    few = functools.partial(context.clips.held_out, items=4)
+    monkeypatch.setattr(context.clips, "held_out", few)
     folder, config = run
     config = ml_collections.ConfigDict(config.to_dict())
     assert pipeline.names(config) == ["nav"]
-    asked = source.Source(config, "nav", {"labelled": lawm.load(folder)}, str(tmp_path))
+    asked = context.Source(config, "nav", {"labelled": lawm.load(folder)}, str(tmp_path))
     names = [row["name"] for row in asked.prediction()]
     assert names == ["copy last frame", "labelled", "decoder alone"]
     assert "real actions are known of whole clips" in capsys.readouterr().out

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lawm_jax.evals import batched, leakage
+from lawm_jax.evaluate import batched, leakage
 
 N, D, T, FIRST = 16, 4, 6, 3
 EPISODES = np.repeat([f"episode {i}" for i in range(12)], 3)

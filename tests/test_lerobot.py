@@ -22,7 +22,8 @@ import pytest
 import test_data
 from test_data import SIZE, F, config, draw, every, numbers, take
 
-from lawm_jax.data import frames, lerobot, pipeline, shards
+from lawm_jax.data import frames, lerobot, pipeline
+from lawm_jax.ingest import shards
 
 CAMERA, STATE = "observation.images.front", "observation.state"
 LENGTHS = 20, 31, 17, 26

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lawm_jax import metrics
+from lawm_jax.evaluate import metrics
 
 
 def test_the_interval_agrees_with_scipys_percentile_bootstrap():

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lawm_jax import figures, metrics
-from lawm_jax.evals import mixture
+from lawm_jax.evaluate import metrics
+from lawm_jax.report import figures
+from lawm_jax.study import mixture
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 EPISODES = [f"{i // 2}" for i in range(12)]  # two clips of each

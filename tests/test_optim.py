@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lawm_jax.training import optim
+from lawm_jax.train import optim
 
 CONFIG = dict(muon=0.02, adamw=1e-3, weight_decay=0.0, b2=0.95, warmup=0.0, final=0.1)
 SHAPES = dict(embed=(6, 8), qkv=(2, 8, 3, 8), proj=(2, 8, 8), fc1=(2, 8, 32), fc2=(2, 32, 8))

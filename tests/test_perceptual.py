@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lawm_jax import perceptual, weights
+from lawm_jax.nn import perceptual, pretrained
 
 distance = jax.jit(perceptual.distance, static_argnums=0)
 
@@ -125,7 +125,7 @@ def test_lpips_equals_a_torch_implementation_on_the_same_weights(net, files):
 def test_effnets_distance_is_the_mean_over_maps_of_unit_vectors_squared_distances():
     network, params = perceptual.load("effnet")
     a, b = frames(), noisy(frames(3), 20)
-    encoder, encoder_params = weights.efficientnet()
+    encoder, encoder_params = pretrained.efficientnet()
     features = jax.jit(lambda x: encoder.apply({"params": encoder_params}, x, method="features"))
     maps = [features((x - 127) / 128) for x in (a, b)]
     expected = np.zeros((2, 2))

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from test_simulate import panda_episode, skip_unless
 
-from lawm_jax import controlling, latents, saving, world_model
+from lawm_jax import latents, world_model
 from lawm_jax.data import poses
-from lawm_jax.evals import planning
-from lawm_jax.evals.clips import Clips, fixed
+from lawm_jax.evaluate.clips import Clips, fixed
 from lawm_jax.nn.controller import Controller
-from lawm_jax.training import loop
+from lawm_jax.plan import tasks
+from lawm_jax.train import controlling, loop, models
 
 encode = jax.jit(world_model.encode, static_argnums=0)
 init_controller = jax.jit(world_model.init_controller, static_argnums=0)
@@ -71,7 +71,7 @@ def rows(found):
 
 def test_in_a_known_world_the_plans_sum_is_the_truths(world):
     clips, training = episodes(6, 4, 0), episodes(32, 6, 1)
-    found = rows(planning.reach({"model": world}, clips, training))
+    found = rows(tasks.reach({"model": world}, clips, training))
     moved = clips.actions[:, :3].sum(1)
     none = np.abs(moved).sum(1)
     assert found["no action"]["error"]["mean"] == pytest.approx(none.mean(), rel=1e-5)
@@ -87,7 +87,7 @@ def test_in_a_known_world_the_plans_sum_is_the_truths(world):
 
 def test_all_baselines_errors_are_those_of_numpy(world):
     clips, training = episodes(40, 3, 0), episodes(64, 5, 1)
-    found = rows(planning.reach({}, clips, training, seed=3))
+    found = rows(tasks.reach({}, clips, training, seed=3))
     moved = clips.actions.sum(1)
     mean = 3 * training.actions.reshape(-1, 3).mean(0)
     expected = np.abs(mean - moved).sum(1).mean()
@@ -102,9 +102,9 @@ def test_all_baselines_errors_are_those_of_numpy(world):
 
 
 def test_the_score_is_that_of_the_error_and_falls_to_0_at_a_tenth_of_a_metre():
-    found = planning.score({"mean": 0.05, "low": 0.025, "high": 0.2})
+    found = tasks.score({"mean": 0.05, "low": 0.025, "high": 0.2})
     assert found == {"mean": pytest.approx(40), "low": 0, "high": pytest.approx(60)}
-    assert planning.score({"mean": 0.1, "low": None, "high": None})["mean"] == 0
+    assert tasks.score({"mean": 0.1, "low": None, "high": None})["mean"] == 0
 
 
 def test_retrieval_finds_the_window_that_starts_and_ends_as_asked():
@@ -116,20 +116,20 @@ def test_retrieval_finds_the_window_that_starts_and_ends_as_asked():
     for (clip, t), a, b, eps in zip(places, start, goal, noise.swapaxes(0, 1), strict=True):
         s[clip, t], s[clip, t + 3] = a + eps[0], b + eps[1]
     s[0, 0] = start[0]  # starts so as well, and ends elsewhere
-    found = planning.nearest(start, goal, s, u, 3)
+    found = tasks.nearest(start, goal, s, u, 3)
     np.testing.assert_array_equal(found, [u[clip, t : t + 3] for clip, t in places])
 
 
 @pytest.mark.parametrize("planner", ["icem", "mppi", "gradient", "cem_gradient"])
 def test_every_planner_gets_near_the_goal(world, planner):
     clips, training = episodes(4, 3, 0), episodes(32, 5, 1)
-    found = rows(planning.reach({"model": world}, clips, training, planner=planner))
+    found = rows(tasks.reach({"model": world}, clips, training, planner=planner))
     assert found["model"]["error"]["mean"] < 0.35 * found["no action"]["error"]["mean"]
 
 
 def test_bounds_are_in_deviations_of_the_training_actions(world):
     clips, training = episodes(4, 3, 0, scale=(1, 1, 1)), episodes(32, 5, 1)
-    found = rows(planning.reach({"model": world}, clips, training, bound=0.5))["model"]
+    found = rows(tasks.reach({"model": world}, clips, training, bound=0.5))["model"]
     # Goals are so far away that all three steps go as far as they may.
     expected = -3 * 0.5 * training.actions.reshape(-1, 3).std(0).sum()
     assert found["paired"]["mean"] == pytest.approx(expected, rel=0.02)
@@ -139,7 +139,7 @@ def test_a_vehicle_that_holds_its_action_is_followed(world):
     scale = (0.3, 0.1, 0.1)
     clips = episodes(12, 8, 0, scale, turn=True)
     training = episodes(64, 12, 1, scale, turn=True)
-    found = rows(planning.walk({"model": world}, clips, training, spacing=0.25))
+    found = rows(tasks.walk({"model": world}, clips, training, spacing=0.25))
     held = found["truth, held"]
     assert held["ate"]["mean"] < 1e-6 and held["yaw"]["mean"] < 1e-6
     model, mean = found["model"], found["mean action"]
@@ -148,10 +148,10 @@ def test_a_vehicle_that_holds_its_action_is_followed(world):
     assert min(model["correlation"]) > 0.8
     assert model["ate_waypoints"]["mean"] == pytest.approx(4 * model["ate"]["mean"])
     finer = dict(samples=300, elites=10, iterations=12, average=False)
-    found = rows(planning.walk({"model": world}, clips, training, options=finer))
+    found = rows(tasks.walk({"model": world}, clips, training, options=finer))
     assert found["model"]["ate"]["mean"] < 0.05 * mean["ate"]["mean"]
     assert "ate_waypoints" not in found["model"]
-    text = planning.table({"nav": [{"horizon": 8, "rows": list(found.values())}]})
+    text = tasks.table({"nav": [{"horizon": 8, "rows": list(found.values())}]})
     assert "plans of 8 steps, nav" in text and "nearest neighbour" in text
 
 
@@ -184,7 +184,7 @@ def test_poses_are_products_of_moves_and_give_the_moves_back():
 
 def test_trajectory_errors_are_those_of_positions_in_the_frame_of_the_start():
     for planned, true in zip(*paths(), strict=True):
-        ate, rpe, yaw = (x[0] for x in planning.trajectory_errors(planned[None], true[None]))
+        ate, rpe, yaw = (x[0] for x in tasks.trajectory_errors(planned[None], true[None]))
         a, b = matrices(planned), matrices(true)
         off = (a - b)[:, :2, 2]
         assert ate == pytest.approx(np.sqrt((off**2).sum(1).mean()))
@@ -192,7 +192,7 @@ def test_trajectory_errors_are_those_of_positions_in_the_frame_of_the_start():
         turn = np.linalg.inv(b[-1]) @ a[-1]
         assert yaw == pytest.approx(abs(np.arctan2(turn[1, 0], turn[0, 0])), abs=1e-6)
     with pytest.raises(ValueError, match="expected .n, at least 2, 3., got"):
-        planning.trajectory_errors(planned[None, :1], true[None, :1])
+        tasks.trajectory_errors(planned[None, :1], true[None, :1])
 
 
 def test_a_straight_plan_of_an_arcs_speed_has_the_chords_of_its_turns_as_rpe():
@@ -200,7 +200,7 @@ def test_a_straight_plan_of_an_arcs_speed_has_the_chords_of_its_turns_as_rpe():
     straight = np.tile(np.float32([0.25, 0, 0]), (1, 8, 1))
     arc = straight + np.float32([0, 0, np.pi / 16])
     chords = 2 * 0.25 * np.sin(np.pi / 32 * np.arange(1, 8))
-    _, rpe, yaw = planning.trajectory_errors(straight, arc)
+    _, rpe, yaw = tasks.trajectory_errors(straight, arc)
     assert rpe[0] == pytest.approx(np.sqrt(np.mean(chords**2))) == pytest.approx(0.208, abs=5e-4)
     assert yaw[0] == pytest.approx(np.pi / 2, abs=1e-6)
 
@@ -226,7 +226,7 @@ def test_trajectory_errors_are_evos_as_nwm_calls_it():
     for planned, true in zip(*paths(), strict=True):
         pair = path(true), path(planned)
         expected = [ape.ape(*pair, **options), rpe.rpe(*pair, **options, **frames)]
-        ate, moves, _ = planning.trajectory_errors(planned[None], true[None])
+        ate, moves, _ = tasks.trajectory_errors(planned[None], true[None])
         found = [result.stats["rmse"] for result in expected]
         assert (ate[0], moves[0]) == pytest.approx(found, rel=1e-6)
 
@@ -236,23 +236,23 @@ def test_what_does_not_fit_is_refused(world, tiny):
     gaussian = np.zeros((3, 3)), np.ones((3, 3))
     start, goal = clips.s[:, 0], clips.s[:, 3]
     with pytest.raises(ValueError, match=r"start, goal: .* got \(2, 4, 8\) and \(2, 3, 8\)"):
-        planning.search(*world, start, goal[:, :3], *gaussian)
+        tasks.search(*world, start, goal[:, :3], *gaussian)
     with pytest.raises(ValueError, match="horizon: expected 1 to 3, those of the clips, got 4"):
-        planning.reach({}, clips, training, horizon=4)
+        tasks.reach({}, clips, training, horizon=4)
     with pytest.raises(ValueError, match="horizon: expected 1 to 5, those of the training, got 6"):
-        planning.reach({}, episodes(2, 8, 0), training, horizon=6)
+        tasks.reach({}, episodes(2, 8, 0), training, horizon=6)
     with pytest.raises(ValueError, match="planner: expected one of .*, got 'magic'"):
-        planning.search(*world, start, goal, *gaussian, planner="magic")
+        tasks.search(*world, start, goal, *gaussian, planner="magic")
     with pytest.raises(ValueError, match="options: expected those of mppi, got .'elites'"):
-        planning.search(*world, start, goal, *gaussian, planner="mppi", options={"elites": 3})
+        tasks.search(*world, start, goal, *gaussian, planner="mppi", options={"elites": 3})
     model, params, s = tiny("noisy")
     with pytest.raises(ValueError, match="has no controller; train one with configs/controller.py"):
-        planning.search(model, params, s[:, 0], s[:, 1], *gaussian)
+        tasks.search(model, params, s[:, 0], s[:, 1], *gaussian)
     arms = clips._replace(actions=np.zeros((2, 3, 7), np.float32))
     with pytest.raises(ValueError, match="clips: expected actions of 3 numbers, got 7"):
-        planning.walk({}, arms, training, horizon=3)
+        tasks.walk({}, arms, training, horizon=3)
     with pytest.raises(ValueError, match="clips: expected 3 actions for 4 states, got None"):
-        planning.reach({}, clips._replace(actions=None), training)
+        tasks.reach({}, clips._replace(actions=None), training)
 
 
 def test_being_driven_is_imagining_what_act_says_one_step_after_the_other(tiny):
@@ -368,7 +368,7 @@ def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(r
 )
 def test_results_of_other_settings_get_other_names(flags, name):
     given = ["plan", "--workdir=W", "--task=panda", *flags]
-    code = f"from lawm_jax import plan; plan.flags.FLAGS({given}); print(plan._settings())"
+    code = f"from lawm_jax.plan import __main__ as plan; plan.flags.FLAGS({given}); print(plan._settings())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout == f"{name}\n", done.stderr
 
@@ -387,7 +387,7 @@ def test_results_of_other_settings_get_other_names(flags, name):
 )
 def test_flags_out_of_range_are_errors_before_work_begins(flags, why):
     given = ["plan", "--workdir=nowhere", "--task=panda", *flags]
-    code = f"from absl import app; from lawm_jax import plan; app.run(plan.main, {given})"
+    code = f"from absl import app; from lawm_jax.plan import __main__ as plan; app.run(plan.main, {given})"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert why in done.stdout + done.stderr
@@ -405,7 +405,7 @@ def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path
         assert done.returncode == 1 and "Traceback" not in done.stderr
         assert why in done.stdout + done.stderr
     with pytest.raises(FileNotFoundError, match="expected a trained controller, it has no"):
-        saving.load(str(run), controller=str(folder))
+        models.load(str(run), controller=str(folder))
 
 
 def test_the_command_acts_in_the_simulator_and_writes_what_came_of_it(run):
@@ -462,7 +462,7 @@ def test_controllers_are_found_by_their_source(run, tmp_path):
     assert [pathlib.Path(folder).name for folder in found] == ["panda", "blind"]
     assert controlling.trained(str(tmp_path), "arm", "mini:panda") == found
     assert controlling.trained(str(tmp_path), "nav", "mini:nav") == {}
-    model, _ = saving.load(str(run), controller=next(iter(controlling.trained(run, "panda", ""))))
+    model, _ = models.load(str(run), controller=next(iter(controlling.trained(run, "panda", ""))))
     assert model.controller.kind == "state"
 
 
@@ -481,10 +481,10 @@ def test_start_and_goal_are_encoded_alone_whatever_lies_between(get_config, monk
         return Clips(encode(shown[-1]), shown[-1], u, n)
 
     for name in ("fixed", "training"):
-        monkeypatch.setattr(f"lawm_jax.evals.clips.{name}", load)
+        monkeypatch.setattr(f"lawm_jax.evaluate.clips.{name}", load)
     for frames in video:
         shown.append(frames)
-        found.append(planning.load(config, "droid", model, params, 2, 4, 2))
+        found.append(tasks.load(config, "droid", model, params, 2, 4, 2))
     for (clips, training), frames in zip(found, video, strict=True):
         for t in range(4):
             alone = encode(model, params, frames[:, t : t + 1])
@@ -497,12 +497,12 @@ def test_start_and_goal_are_encoded_alone_whatever_lies_between(get_config, monk
 
 def test_a_window_is_that_of_training(get_config):
     config = get_config("size=tiny")  # clips of 4 frames, one a step
-    assert planning.window(config, world_model.build(config)) == 3
+    assert tasks.window(config, world_model.build(config)) == 3
     config.encoder.update(name="vjepa2_tiny", weights="", merge=1)
     config.data.frames = 16
-    assert planning.window(config, world_model.build(config)) == 7
+    assert tasks.window(config, world_model.build(config)) == 7
     config.encoder.repeat = True
-    assert planning.window(config, world_model.build(config)) == 15
+    assert tasks.window(config, world_model.build(config)) == 15
 
 
 def test_plans_longer_than_training_slide_a_window(world):
@@ -518,7 +518,7 @@ def test_plans_longer_than_training_slide_a_window(world):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world_model, "drive", drive)
         for windows in (None, {"model": 4}):
-            planning.reach({"model": world}, clips, training, 5, options=options, windows=windows)
+            tasks.reach({"model": world}, clips, training, 5, options=options, windows=windows)
     assert set(seen) == {None, 4}
 
 
@@ -541,16 +541,16 @@ def test_candidates_at_a_time_follow_the_memory_that_they_take(tiny):
 
     for steps, window in ((1, None), (4, None), (5, 3)):
         each = (temp(96, steps, window) - temp(32, steps, window)) / 64
-        said = planning.candidate_bytes(model, 64, 32, steps, window)
+        said = tasks.candidate_bytes(model, 64, 32, steps, window)
         assert 0.4 < said / each < 3, (steps, window, said, each)
-    few = planning.most_candidates(model, 2**14, 2**10, 8)
-    assert few == 1 and planning.most_candidates(model, 4, 32, 3) > 100
+    few = tasks.most_candidates(model, 2**14, 2**10, 8)
+    assert few == 1 and tasks.most_candidates(model, 4, 32, 3) > 100
 
 
 def test_the_same_seed_gives_the_same_plan(world):
     clips, gaussian = episodes(3, 3, 0), (np.zeros((3, 3)), np.full((3, 3), 0.03))
     options = dict(samples=20, elites=4, iterations=2)
-    plan = lambda seed: planning.search(  # noqa: E731
+    plan = lambda seed: tasks.search(  # noqa: E731
         *world, clips.s[:, 0], clips.s[:, 3], *gaussian, options=options, seed=seed
     )[0]
     np.testing.assert_array_equal(plan(0), plan(0))

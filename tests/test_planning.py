@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import lawm_jax as lawm
-from lawm_jax import planning
+from lawm_jax.plan import planners
 
 PLANNERS = {
-    "cem": functools.partial(planning.cem, samples=500, elites=50, iterations=20),
-    "icem": functools.partial(planning.icem, samples=1000, elites=30, exponent=1.0, decay=1.05),
-    "mppi": functools.partial(planning.mppi, samples=2000, iterations=30),
-    "gradient": planning.gradient,
-    "cem_gradient": functools.partial(planning.cem_gradient, steps=60),
+    "cem": functools.partial(planners.cem, samples=500, elites=50, iterations=20),
+    "icem": functools.partial(planners.icem, samples=1000, elites=30, exponent=1.0, decay=1.05),
+    "mppi": functools.partial(planners.mppi, samples=2000, iterations=30),
+    "gradient": planners.gradient,
+    "cem_gradient": functools.partial(planners.cem_gradient, steps=60),
 }
 each_planner = pytest.mark.parametrize("name", PLANNERS)
 
@@ -104,7 +104,7 @@ def test_a_plan_keeps_to_its_bounds_and_is_the_best_within_them(name):
 @each_planner
 def test_a_plan_is_never_worse_than_the_mean_the_search_started_from(name):
     few = {"samples": 20, "elites": 5, "iterations": 2}
-    accepted = inspect.signature(getattr(planning, name)).parameters
+    accepted = inspect.signature(getattr(planners, name)).parameters
     few = {key: value for key, value in few.items() if key in accepted}
     square = lambda plans: jnp.square(plans).sum((1, 2))  # noqa: E731
     plan, value = PLANNERS[name](square, jax.random.key(0), ZEROS, ONES, **few)
@@ -130,7 +130,7 @@ def one_program(name, low, high, *costs):
 
     def run(which, key, mean, std):
         cost = lambda plans: jax.lax.switch(which, costs, plans)  # noqa: E731
-        return getattr(planning, name)(cost, key, mean, std, low=low, high=high)
+        return getattr(planners, name)(cost, key, mean, std, low=low, high=high)
 
     return jax.jit(run)
 
@@ -206,7 +206,7 @@ def test_elites_give_their_unbiased_deviation(name):
     # The optimum of 3 x 7 numbers is 2 deviations away: with the biased one the Gaussian narrows
     # before it gets there, and the error is 0.165.
     goals = 2 * jnp.sign(jax.random.normal(jax.random.key(1), (128, 3, 7)))
-    plan = getattr(planning, name)
+    plan = getattr(planners, name)
     options = dict(samples=300, elites=10, iterations=15)
     if name == "icem":
         options |= dict(momentum=0.0, exponent=0.0, keep=0.0, decay=1.0)
@@ -245,7 +245,7 @@ def test_the_next_gaussian_is_that_of_torch_of_the_elites():
 
 def test_one_elite_is_no_reason_for_numbers_that_are_none():
     for name in ("cem", "icem"):
-        plan, value = getattr(planning, name)(cost, jax.random.key(0), ZEROS, ONES, 50, 1, 3)
+        plan, value = getattr(planners, name)(cost, jax.random.key(0), ZEROS, ONES, 50, 1, 3)
         assert np.isfinite(plan).all() and value <= cost(ZEROS[None])[0]
 
 
@@ -274,7 +274,7 @@ def test_evaluating_in_chunks_changes_nothing(name):
 
 
 def test_icem_without_shrinking_gives_the_same_plan_in_chunks():
-    run = functools.partial(planning.icem, cost, jax.random.key(0), ZEROS, ONES, 100, decay=1.0)
+    run = functools.partial(planners.icem, cost, jax.random.key(0), ZEROS, ONES, 100, decay=1.0)
     np.testing.assert_allclose(run(chunk=7)[0], run(chunk=1000)[0], atol=1e-5)
 
 
@@ -286,7 +286,7 @@ def test_ten_times_the_candidates_take_no_more_memory_in_chunks_of_one_size(name
         return jnp.square(jnp.sort(plans @ weight, axis=-1)[..., :9]).sum((1, 2))
 
     def temp(samples, chunk):
-        plan = functools.partial(getattr(planning, name), cost, samples=samples, chunk=chunk)
+        plan = functools.partial(getattr(planners, name), cost, samples=samples, chunk=chunk)
         compiled = jax.jit(plan).lower(jax.random.key(0), ZEROS, ONES).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -315,7 +315,7 @@ def test_candidates_spread_over_8_devices_give_the_plan_of_1(name, devices):
         sizes.append(len(plans))  # of one device, when traced
         return cost(plans)
 
-    spread = planning.spread(seen, mesh)
+    spread = planners.spread(seen, mesh)
     plan, value = jax.jit(lambda key: PLANNERS[name](spread, key, ZEROS, ONES))(jax.random.key(0))
     samples = inspect.signature(PLANNERS[name]).parameters["samples"].default
     assert max(sizes) <= -(-samples // 8)
@@ -338,7 +338,7 @@ def test_cem_with_momentum_moves_only_part_of_the_way():
         jax.debug.callback(means.append, plans[0, 0], ordered=True)
         return jnp.square(plans[:, 0, 0] - 5.0)
 
-    draw = lambda momentum: planning.cem(  # noqa: E731
+    draw = lambda momentum: planners.cem(  # noqa: E731
         cost, jax.random.key(0), jnp.zeros((1, 1)), jnp.ones((1, 1)), 50, 1, 2, momentum
     )
     (best_first, _), (mixed, _) = draw(0.0), draw(0.75)
@@ -356,7 +356,7 @@ def test_cem_can_return_the_mean_of_the_elites():
         jax.debug.callback(lambda x, y: draws.append((x, y)), plans, cost(plans))
         return cost(plans)
 
-    plan, value = planning.cem(seen, jax.random.key(0), ZEROS, ONES, 120, 5, 1, average=True)
+    plan, value = planners.cem(seen, jax.random.key(0), ZEROS, ONES, 120, 5, 1, average=True)
     jax.effects_barrier()
     candidates, costs = max(draws, key=lambda x: len(x[1]))
     expected = candidates[np.argsort(costs)[:5]].mean(0)
@@ -374,7 +374,7 @@ def test_straight_lines_are_plans_of_their_total():
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
 def test_icems_noise_has_the_spectrum_of_a_power_law(exponent):
     T, P = 32, 40_000
-    noise = np.asarray(planning._noise(jax.random.key(0), (P, T, 1), exponent), np.float64)[..., 0]
+    noise = np.asarray(planners._noise(jax.random.key(0), (P, T, 1), exponent), np.float64)[..., 0]
     # Sines of frequency k / 2T with random phases and power frequency ** -exponent, and their
     # periodogram in a window of T steps, in closed form.
     frequency = np.arange(1, T + 1) / (2 * T)
@@ -394,7 +394,7 @@ def test_icems_noise_has_the_spectrum_of_a_power_law(exponent):
 
 
 def test_short_plans_of_icem_are_correlated_in_time_too():
-    noise = np.asarray(planning._noise(jax.random.key(0), (20_000, 3, 1), 2.0))[..., 0]
+    noise = np.asarray(planners._noise(jax.random.key(0), (20_000, 3, 1), 2.0))[..., 0]
     assert np.corrcoef(noise[:, 0], noise[:, 1])[0, 1] > 0.4
 
 
@@ -405,7 +405,7 @@ def test_icem_evaluates_a_shrinking_population():
         jax.debug.callback(lambda x: sizes.append(len(x)), plans)
         return cost(plans)
 
-    run = functools.partial(planning.icem, counted, jax.random.key(0), ZEROS, ONES)
+    run = functools.partial(planners.icem, counted, jax.random.key(0), ZEROS, ONES)
     run(160, 5, 6, decay=2.0)
     jax.effects_barrier()
     assert sum(sizes) == 160 + 80 + 40 + 20 + 10 + 10 and set(sizes) == {10}
@@ -419,7 +419,7 @@ def test_icem_keeps_a_share_of_the_elites_among_the_candidates():
         jax.debug.callback(lambda *x: seen.append(x), plans, costs, ordered=True)
         return costs
 
-    run = functools.partial(planning.icem, recorded, jax.random.key(0), ZEROS, ONES)
+    run = functools.partial(planners.icem, recorded, jax.random.key(0), ZEROS, ONES)
     run(50, 10, 3, momentum=0.0, keep=0.4, decay=1.0, chunk=50)
     jax.effects_barrier()
     (plans1, costs1), (plans2, costs2), (plans3, _) = seen
@@ -437,7 +437,7 @@ def test_gradients_reach_the_optimum_with_far_fewer_calls_of_the_cost():
         jax.debug.callback(lambda x: calls.append(len(x)), plans)
         return cost(plans)
 
-    plan, value = planning.gradient(counted, jax.random.key(0), ZEROS, ONES, 1, 60)
+    plan, value = planners.gradient(counted, jax.random.key(0), ZEROS, ONES, 1, 60)
     jax.effects_barrier()
     few = sum(calls)
     assert few == 60
@@ -453,8 +453,8 @@ def test_restarts_find_the_better_of_two_valleys():
     # Minima near -1 (cost 0.3 more) and +1; the mean starts in the worse one.
     valleys = lambda plans: (jnp.square(jnp.square(plans) - 1) - 0.15 * plans).sum((1, 2))  # noqa: E731
     mean, std = jnp.full((1, 1), -1.0), jnp.ones((1, 1))
-    one, _ = planning.gradient(valleys, jax.random.key(0), mean, std, samples=1)
-    many, _ = planning.gradient(valleys, jax.random.key(0), mean, std, samples=16)
+    one, _ = planners.gradient(valleys, jax.random.key(0), mean, std, samples=1)
+    many, _ = planners.gradient(valleys, jax.random.key(0), mean, std, samples=16)
     roots = np.roots([4, 0, -4, -0.15]).real
     np.testing.assert_allclose(one[0, 0], roots.min(), atol=0.01)
     np.testing.assert_allclose(many[0, 0], roots.max(), atol=0.01)
@@ -468,13 +468,13 @@ def test_refining_by_gradient_improves_on_the_same_cem():
         run = lambda goal: planner(cost_of(goal), jax.random.key(0), ZEROS, ONES, **few)[1]  # noqa: E731
         return np.asarray(jax.vmap(run)(goals)) - [best(np.asarray(goal))[1] for goal in goals]
 
-    rough, fine = values(planning.cem), values(planning.cem_gradient)
+    rough, fine = values(planners.cem), values(planners.cem_gradient)
     assert np.all(fine <= rough) and fine.mean() < 0.1 * rough.mean()
 
 
 @pytest.mark.parametrize("name", ["cem", "icem", "mppi", "gradient", "cem_gradient"])
 def test_wrong_arguments_are_errors_that_say_what_was_expected(name):
-    plan = getattr(planning, name)
+    plan = getattr(planners, name)
     run = functools.partial(plan, cost, jax.random.key(0), ZEROS, ONES)
     for wrong, message in (
         (dict(low=1.0, high=-1.0), "low, high: expected a number or 2 of them, low at most high"),
@@ -511,4 +511,4 @@ def test_wrong_arguments_are_errors_that_say_what_was_expected(name):
 )
 def test_options_of_one_planner_out_of_range_are_errors(name, wrong, message):
     with pytest.raises(ValueError, match=message):
-        getattr(planning, name)(cost, jax.random.key(0), ZEROS, ONES, **wrong)
+        getattr(planners, name)(cost, jax.random.key(0), ZEROS, ONES, **wrong)

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import lawm_jax as lawm
-from lawm_jax import metrics, perceptual, world_model
-from lawm_jax.evals import batched, clips, pixels, prediction
+from lawm_jax import world_model
+from lawm_jax.evaluate import batched, clips, metrics, pixels, prediction
+from lawm_jax.nn import perceptual
 
 EPISODES = np.repeat([f"episode {i}" for i in range(5)], 2)
 

@@ -14,7 +14,7 @@ import jax
 import pytest
 from conftest import COMPILES_MORE
 
-from lawm_jax.training import processes
+from lawm_jax.train import distributed
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1"}  # JAX sets it where it finds no TPU
@@ -40,10 +40,10 @@ def test_jax_says_where_there_is_no_tpu():
     ],
 )
 def test_a_process_alone_joins_nobody(environ, monkeypatch):
-    assert processes.detect(NO_TPU | environ) is None
+    assert distributed.detect(NO_TPU | environ) is None
     monkeypatch.setattr(os, "environ", NO_TPU | environ)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("joined"))
-    processes.start()
+    distributed.start()
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_process_alone_joins_nobody(environ, monkeypatch):
     ],
 )
 def test_jax_finds_the_others_by_itself(environ):
-    assert processes.detect(NO_TPU | environ) == {}
+    assert distributed.detect(NO_TPU | environ) == {}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_jax_finds_the_others_by_itself(environ):
     ],
 )
 def test_one_process_per_node_takes_all_its_gpus(environ):
-    assert processes.detect(NO_TPU | environ) == {"local_device_ids": []}
+    assert distributed.detect(NO_TPU | environ) == {"local_device_ids": []}
 
 
 def test_jax_leaves_every_device_to_a_process_that_asks_for_none(monkeypatch):
@@ -100,14 +100,14 @@ def test_an_address_and_numbers_are_all_that_is_needed(monkeypatch):
         "process_id": 3,
         "cluster_detection_method": "deactivate",
     }
-    assert processes.detect(NO_TPU | environ) == expected
+    assert distributed.detect(NO_TPU | environ) == expected
     mpi = {"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "3"}
     address = {"JAX_COORDINATOR_ADDRESS": "first:1234"}
-    assert processes.detect(NO_TPU | address | mpi) == expected  # Open MPI 5 gives no address
+    assert distributed.detect(NO_TPU | address | mpi) == expected  # Open MPI 5 gives no address
     given = {}
     monkeypatch.setattr(os, "environ", NO_TPU | environ)
     monkeypatch.setattr(jax.distributed, "initialize", lambda **options: given.update(options))
-    processes.start()
+    distributed.start()
     assert expected.items() <= given.items()
     heartbeat, shutdown = given["heartbeat_timeout_seconds"], given["shutdown_timeout_seconds"]
     assert heartbeat >= 30 and heartbeat + shutdown < 120
@@ -128,7 +128,7 @@ def test_an_address_and_numbers_are_all_that_is_needed(monkeypatch):
 )
 def test_half_an_answer_is_an_error_instead_of_several_lonely_runs(environ, text):
     with pytest.raises(ValueError, match=text):
-        processes.detect(NO_TPU | environ)
+        distributed.detect(NO_TPU | environ)
 
 
 @pytest.fixture
@@ -168,11 +168,11 @@ def test_hosts_of_a_slice_of_compute_engine_are_counted(endpoints, slices, expec
     address, says = metadata
     says |= {"worker-network-endpoints": endpoints}
     says |= {"tpu-env": f"TYPE: 'V5P'\nMEGASCALE_NUM_SLICES: '{slices}'\n" if slices else "A: 'b'"}
-    assert processes.detect({"GCE_METADATA_IP": address}) == expected
+    assert distributed.detect({"GCE_METADATA_IP": address}) == expected
 
 
 def test_a_machine_without_a_metadata_server_is_alone():
-    assert processes.detect({"GCE_METADATA_IP": "127.0.0.1:1"}) is None
+    assert distributed.detect({"GCE_METADATA_IP": "127.0.0.1:1"}) is None
 
 
 NAMES = "loss", "error", "cost", "copy", "grad_norm", "update_norm", "lr"

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from test_data import config
 
-from lawm_jax.data import frames, pipeline, shards
+from lawm_jax.data import frames, pipeline
+from lawm_jax.ingest import shards
 
 REAL = pathlib.Path(__file__).resolve().parents[2] / "shared/real"
 BRIDGE, ROBOT = REAL / "bridge_rlds/1.0.0", REAL / "lerobot_v21"

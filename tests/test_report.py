@@ -12,8 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from lawm_jax import figures, page, results
-from lawm_jax import report as report_module
+from lawm_jax.report import __main__ as report_module
+from lawm_jax.report import figures, page, results
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STRANGE = "<b>&\"'$x$"  # a source's name that must come out as it is

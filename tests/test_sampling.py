@@ -13,9 +13,9 @@ import scipy.spatial.distance
 import scipy.stats
 
 import lawm_jax as lawm
-from lawm_jax import saving
-from lawm_jax.evals import batched, sampling
+from lawm_jax.evaluate import batched, sampling
 from lawm_jax.nn import prior
+from lawm_jax.train import models
 
 init = jax.jit(prior.init, static_argnums=0)
 sample = jax.jit(prior.sample, static_argnums=0)
@@ -395,14 +395,14 @@ def test_unconstrained_latents_can_be_drawn_from_a_learned_prior_and_discrete_on
 
 
 def test_a_prior_is_saved_with_its_model_and_is_no_other_steps(get_config, tmp_path):
-    from lawm_jax.training import loop
+    from lawm_jax.train import loop
 
     config = get_config("size=tiny,latent=none")
     config.steps = 1
     model, params = loop.fit(config, str(tmp_path / "run"))
     s = np.random.default_rng(0).normal(size=(2, 4, 4, 448)).astype(np.float32)
     model, params = with_prior(model, params, s)
-    saving.save_prior(str(tmp_path / "run"), 1, model.prior, params["prior"])
+    models.save_prior(str(tmp_path / "run"), 1, model.prior, params["prior"])
     plain, without = lawm.load(tmp_path / "run")
     assert plain == dataclasses.replace(model, prior=None) and "prior" not in without
     loaded, again = lawm.load(tmp_path / "run", prior=True)
@@ -412,7 +412,7 @@ def test_a_prior_is_saved_with_its_model_and_is_no_other_steps(get_config, tmp_p
     copied, again = lawm.load(tmp_path / "copy")
     assert copied == loaded
     jax.tree.map(np.testing.assert_array_equal, again, params)
-    saving.save_prior(str(tmp_path / "run"), 2, model.prior, params["prior"])
+    models.save_prior(str(tmp_path / "run"), 2, model.prior, params["prior"])
     with pytest.raises(ValueError, match="expected the prior of step 1, got .*2"):
         lawm.load(tmp_path / "run", prior=True)
     (tmp_path / "run" / "prior.safetensors").write_bytes(b"no such file")

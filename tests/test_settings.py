@@ -5,7 +5,7 @@ import pytest
 from test_sharding import other_config
 
 from lawm_jax.data import pipeline, settings
-from lawm_jax.training import loop
+from lawm_jax.train import loop
 
 WRONG = {
     "seed": (-1,),

@@ -11,8 +11,8 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from lawm_jax import decoding, latents, world_model
-from lawm_jax.training import accumulation, loop, sharding
+from lawm_jax import latents, world_model
+from lawm_jax.train import accumulation, decoding, loop, sharding
 
 STRENGTHS = dict(sparse=0.01, noisy=1e-3, discrete=8, none=0.0, deterministic=0.0)
 

@@ -11,20 +11,20 @@ import av
 import numpy as np
 import pytest
 
-from lawm_jax.data import simulate
+from lawm_jax.envs import policies
 
-MINI = pathlib.Path(simulate.__file__).parents[1] / "assets" / "lawm_mini"
+MINI = pathlib.Path(policies.__file__).parents[1] / "assets" / "lawm_mini"
 MANIFEST = json.loads((MINI / "manifest.json").read_text())
 
 
 def panda_episode(seed):
-    return simulate.panda_episode(seed, frames=4)[:2]
+    return policies.panda_episode(seed, frames=4)[:2]
 
 
 def nav_episode(seed):
-    walker = simulate.Navigation("freedoom2/MAP08", seed)
-    policy = simulate.roam(walker, np.random.default_rng(seed))
-    video, states = simulate.record(walker, policy, 4)
+    walker = policies.Navigation("freedoom2/MAP08", seed)
+    policy = policies.roam(walker, np.random.default_rng(seed))
+    video, states = policies.record(walker, policy, 4)
     walker.close()
     return video, states
 
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_episode(name, request):
 
 @pytest.mark.usefixtures("panda")
 def test_the_hand_goes_where_the_action_says_and_stays_in_the_picture():
-    panda = simulate.Panda(0)
+    panda = policies.Panda(0)
     for _ in range(3):  # to the middle of the box
         panda.step((panda.LOW + panda.HIGH) / 2 + [0, 0, 0.1] - panda.state[:3])
     for action in 0.04 * np.concatenate([np.eye(3), -np.eye(3)]):
@@ -95,7 +95,7 @@ def test_the_hand_goes_where_the_action_says_and_stays_in_the_picture():
 
 @pytest.mark.usefixtures("nav")
 def test_the_walker_goes_where_the_action_says():
-    walker = simulate.Navigation("freedoom2/MAP08", 0)
+    walker = policies.Navigation("freedoom2/MAP08", 0)
     for action in ([0.3, 0.1, 0.1], [0.2, -0.1, -0.2], [-0.3, 0.0, 0.15]):
         before = walker.state
         walker.step(action)
@@ -109,25 +109,25 @@ def test_the_walker_goes_where_the_action_says():
 def test_a_panda_episode_simulated_anew_is_the_embedded_one(split, index, panda, tmp_path):
     (path,) = MINI.glob(f"panda/{split}/{index:04}.mp4")
     with np.load(path.with_suffix(".npz")) as arrays:
-        video, states, _ = simulate.panda_episode(int(arrays["seed"]))
+        video, states, _ = policies.panda_episode(int(arrays["seed"]))
         # Contacts of other versions of MuJoCo differ by tenths of a millimetre, which the policy,
         # aiming at objects, makes larger with every step: of these the start is compared.
         count = 64 if importlib.metadata.version("mujoco").startswith("4.0.") else 1
-        moved = simulate.displacements(states)[: count - 1]
+        moved = policies.displacements(states)[: count - 1]
         np.testing.assert_allclose(states[:count], arrays["state"][:count], atol=1e-6)
         np.testing.assert_allclose(moved, arrays["actions"][: count - 1], atol=1e-6)
     # H.264 alone costs this much: the embedded frames are no further from the simulated ones.
-    simulate.write_video(tmp_path / "anew.mp4", video, simulate.SETS["panda"][2])
+    policies.write_video(tmp_path / "anew.mp4", video, policies.SETS["panda"][2])
     least = psnr(video[:count], decoded(tmp_path / "anew.mp4")[:count])
     assert least > 30 and psnr(video[:count], decoded(path)[:count]) > least - 0.5
 
 
 def test_a_walk_taken_anew_is_the_embedded_one(nav, tmp_path):
     entry = next(entry for entry in MANIFEST if entry["path"] == "nav/test/0000.mp4")
-    video, states, _ = simulate.nav_episode(entry["level"], entry["seed"])
+    video, states, _ = policies.nav_episode(entry["level"], entry["seed"])
     np.testing.assert_allclose(states, labels(entry)["state"], atol=1e-6)
-    np.testing.assert_allclose(simulate.displacements(states), labels(entry)["actions"], atol=1e-6)
-    simulate.write_video(tmp_path / "anew.mp4", video, simulate.SETS["nav"][2])
+    np.testing.assert_allclose(policies.displacements(states), labels(entry)["actions"], atol=1e-6)
+    policies.write_video(tmp_path / "anew.mp4", video, policies.SETS["nav"][2])
     least = psnr(video, decoded(tmp_path / "anew.mp4"))
     assert least > 25 and psnr(video, decoded(MINI / entry["path"])) > least - 0.5
 
@@ -135,18 +135,18 @@ def test_a_walk_taken_anew_is_the_embedded_one(nav, tmp_path):
 def test_a_navigation_label_is_the_displacement_seen_from_the_body():
     states = np.float32([[1, 1, np.pi / 2], [1, 3, 6.2], [1, 3, 0.1]])
     expected = [[2, 0, 6.2 - np.pi / 2 - 2 * np.pi], [0, 0, 0.1 - 6.2 + 2 * np.pi]]
-    np.testing.assert_allclose(simulate.displacements(states), expected, atol=1e-6)
+    np.testing.assert_allclose(policies.displacements(states), expected, atol=1e-6)
 
 
 def test_half_a_turn_counts_as_one_to_the_left():
     states = np.pi * np.array([[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, -1]])
-    np.testing.assert_array_equal(simulate.displacements(states)[:, 2], np.float32([np.pi] * 3))
+    np.testing.assert_array_equal(policies.displacements(states)[:, 2], np.float32([np.pi] * 3))
 
 
 def test_the_embedded_labels_are_those_that_their_states_give_today():
     for entry in MANIFEST:
         arrays = labels(entry)
-        np.testing.assert_array_equal(simulate.displacements(arrays["state"]), arrays["actions"])
+        np.testing.assert_array_equal(policies.displacements(arrays["state"]), arrays["actions"])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="EGL is Linux's")
@@ -161,7 +161,7 @@ class CDLL(ctypes.CDLL):
             raise OSError(f"{{name}}: cannot open shared object file")
         super().__init__(name, *args, **kwargs)
 ctypes.CDLL, ctypes.cdll = CDLL, ctypes.LibraryLoader(CDLL)
-from lawm_jax.data import simulators
+from lawm_jax.envs import simulators
 simulators.Panda(0)
 """
     environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}

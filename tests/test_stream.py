@@ -14,7 +14,8 @@ import scipy.stats
 from drawing import every, write
 from test_data import config, same, take
 
-from lawm_jax.data import errors, frames, pipeline, records, shards
+from lawm_jax.data import errors, frames, pipeline, records
+from lawm_jax.ingest import shards
 
 
 @dataclasses.dataclass

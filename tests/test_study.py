@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from lawm_jax import metrics, world_model
+from lawm_jax import world_model
 from lawm_jax.data import pipeline
-from lawm_jax.training import optim
+from lawm_jax.evaluate import metrics
+from lawm_jax.train import optim
 
 CONTEXT, T = 4, 8  # the last steps of a clip are predicted, open loop
 

@@ -18,8 +18,8 @@ import pytest
 from conftest import THIS_PROCESS
 
 import lawm_jax as lawm
-from lawm_jax import weights
-from lawm_jax.training import logs, loop, sharding
+from lawm_jax.nn import pretrained
+from lawm_jax.train import logs, loop, sharding
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = "size=tiny,latent=discrete,strength=8"
@@ -341,7 +341,7 @@ def test_loading_where_there_is_no_run_is_an_error_and_makes_nothing(straight, t
 def test_a_saved_model_loads_as_it_was_without_the_public_weights(straight, tmp_path, monkeypatch):
     lawm.save(tmp_path / "copy", straight["model"], straight["params"])
     with monkeypatch.context() as patch:
-        patch.delattr(weights, "load_encoder")
+        patch.delattr(pretrained, "load_encoder")
         model, params = lawm.load(tmp_path / "copy")
     assert model == straight["model"]
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), straight["params"])

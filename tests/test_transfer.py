@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lawm_jax.evals import batched, leakage, transfer
+from lawm_jax.evaluate import batched, leakage, transfer
 
 EPISODES = np.repeat([f"episode {i}" for i in range(10)], 4)
 N, D, T = 16, 4, 6

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lawm_jax import weights
-from lawm_jax.nn import rope
+from lawm_jax.nn import pretrained, rope
 from lawm_jax.nn.vjepa2 import SIZES, VERSION_2_1, VJEPA2
 
 # Counted in `transformers`' encoders too, where it is installed.
@@ -58,7 +57,7 @@ def public_states(model, x):
 def params_of(model):
     """Converts Hugging Face's parameters."""
     tensors = {k.removeprefix("encoder."): v.numpy() for k, v in model.state_dict().items()}
-    return weights.from_hugging_face(tensors, model.config.num_hidden_layers)
+    return pretrained.from_hugging_face(tensors, model.config.num_hidden_layers)
 
 
 def clip(frames, side, seed=0):
@@ -119,8 +118,8 @@ def test_a_saved_public_model_gives_the_same_states_when_loaded(tmp_path, shards
     model, x = public_model(SIZES["tiny"], 32), clip(4, 32)
     model.save_pretrained(tmp_path, max_shard_size="500KB" if shards else "1GB")
     assert (tmp_path / "model.safetensors.index.json").exists() == shards
-    encoder, params = weights.load_encoder(tmp_path, causal=False)
-    assert encoder == weights.make_encoder("vjepa2_tiny", causal=False)
+    encoder, params = pretrained.load_encoder(tmp_path, causal=False)
+    assert encoder == pretrained.make_encoder("vjepa2_tiny", causal=False)
     s = jax.jit(encoder.apply)({"params": params}, x)
     np.testing.assert_allclose(s.reshape(2, -1, 96), public_states(model, x), atol=1e-4, rtol=0)
 
@@ -145,10 +144,10 @@ def test_every_size_has_the_number_of_parameters_of_the_public_one(name):
 
 def test_converted_parameters_have_the_shapes_that_the_encoder_declares():
     encoder = VJEPA2(**size(32, 2, depth=3, mlp=48), patch=8, tubelet=4)
-    tensors = {name: np.zeros(shape) for name, shape in weights.shapes(encoder).items()}
+    tensors = {name: np.zeros(shape) for name, shape in pretrained.shapes(encoder).items()}
     x = jax.ShapeDtypeStruct((1, 4, 16, 16, 3), jnp.float32)
     want = jax.eval_shape(encoder.init, jax.random.key(0), x)["params"]
-    got = weights.from_hugging_face(tensors, 3)
+    got = pretrained.from_hugging_face(tensors, 3)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), got) == jax.tree.map(
         lambda x: (x.shape, x.dtype), want
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lawm_jax import weights
+from lawm_jax.nn import pretrained
 from lawm_jax.nn.efficientnet import EfficientNetLite0
 from lawm_jax.nn.vjepa2 import SIZES, VERSION_2_1, VJEPA2
 
@@ -28,7 +28,7 @@ QKV = ("query", "key", "value")
 def draw():
     """Draws the tensors of a tiny encoder: {Hugging Face's name: array}."""
     random = np.random.default_rng(0)
-    return {k: random.normal(size=s).astype(np.float32) for k, s in weights.shapes(TINY).items()}
+    return {k: random.normal(size=s).astype(np.float32) for k, s in pretrained.shapes(TINY).items()}
 
 
 def write(folder, tensors, **config):
@@ -64,34 +64,34 @@ def write_meta(file, **parts):
 
 
 def assert_equal(params, tensors):
-    jax.tree.map(np.testing.assert_array_equal, params, weights.from_hugging_face(tensors, 2))
+    jax.tree.map(np.testing.assert_array_equal, params, pretrained.from_hugging_face(tensors, 2))
 
 
 def test_every_name_makes_an_encoder_and_equal_arguments_make_equal_ones():
-    for name in weights.ENCODERS:
-        one, two = (weights.make_encoder(name, dtype="bfloat16", remat="dots") for _ in range(2))
+    for name in pretrained.ENCODERS:
+        one, two = (pretrained.make_encoder(name, dtype="bfloat16", remat="dots") for _ in range(2))
         assert one == two and hash(one) == hash(two)
         assert len(one.mean) == len(one.std) == 3
         assert one.patch == 16 and one.tubelet in (1, 2)
-    assert weights.make_encoder("vjepa2_large").causal
-    assert not weights.make_encoder("vjepa2_large", causal=False).causal
-    assert not weights.make_encoder("vjepa2.1_large").tiled
+    assert pretrained.make_encoder("vjepa2_large").causal
+    assert not pretrained.make_encoder("vjepa2_large", causal=False).causal
+    assert not pretrained.make_encoder("vjepa2.1_large").tiled
 
 
 def test_an_unknown_name_is_answered_with_the_known_ones():
     with pytest.raises(
         ValueError, match="name: expected one of efficientnet_lite0, .* got 'resnet'"
     ):
-        weights.make_encoder("resnet")
+        pretrained.make_encoder("resnet")
 
 
 @pytest.mark.parametrize("name", ["embedded", "efficientnet_lite0"])
 def test_the_embedded_encoder_needs_no_download(name):
-    encoder, params = weights.load_encoder(name)
+    encoder, params = pretrained.load_encoder(name)
     assert (
         encoder
         == EfficientNetLite0()
-        == weights.make_encoder(name.replace("embedded", "efficientnet_lite0"))
+        == pretrained.make_encoder(name.replace("embedded", "efficientnet_lite0"))
     )
     s = encoder.apply({"params": params}, np.zeros((1, 2, 32, 32, 3), np.float32))
     assert s.shape == (1, 2, 4, 112)
@@ -99,8 +99,8 @@ def test_the_embedded_encoder_needs_no_download(name):
 
 def test_a_directory_is_read_and_its_predictor_is_not(tmp_path):
     tensors = draw()
-    encoder, params = weights.load_encoder(write(tmp_path, tensors), dtype="bfloat16")
-    assert encoder == weights.make_encoder("vjepa2_tiny", dtype="bfloat16")
+    encoder, params = pretrained.load_encoder(write(tmp_path, tensors), dtype="bfloat16")
+    assert encoder == pretrained.make_encoder("vjepa2_tiny", dtype="bfloat16")
     assert_equal(params, tensors)
     assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
 
@@ -110,7 +110,7 @@ def test_half_precision_files_and_those_of_classifiers_are_read_as_float32(tmp_p
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     named = {f"vjepa2.encoder.{name}": tensor for name, tensor in tensors.items()}
     save_file(named | {"classifier.bias": np.zeros(2)}, tmp_path / "model.safetensors")
-    _, params = weights.load_encoder(str(tmp_path))
+    _, params = pretrained.load_encoder(str(tmp_path))
     assert_equal(params, tensors)
     assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype("float32")}
 
@@ -123,7 +123,7 @@ def test_a_directory_of_version_2_1_is_told_by_its_tensors(tmp_path, prefix):
     extra["embeddings.patch_embeddings_img.proj.weight"] = np.zeros((96, 3, 1, 16, 16))
     for modality, value in (("img", 5.0), ("video", 0.5)):
         extra[f"{prefix}{modality}_mod_embed"] = np.full((1, 1, 96), value, np.float32)
-    encoder, params = weights.load_encoder(write(tmp_path, tensors | extra))
+    encoder, params = pretrained.load_encoder(write(tmp_path, tensors | extra))
     assert encoder == TINY.clone(**VERSION_2_1)
     tensors |= {f"layernorm.{part}": x for part, x in norm.items()}
     tensors["embeddings.patch_embeddings.proj.bias"] += np.float32(0.5)
@@ -132,7 +132,7 @@ def test_a_directory_of_version_2_1_is_told_by_its_tensors(tmp_path, prefix):
 
 def test_a_config_of_version_2_1_sets_its_rotary_positions(tmp_path):
     write(tmp_path, draw(), use_rope_interleave=True, interpolate_rope=False)
-    assert weights.load_encoder(tmp_path)[0] == TINY.clone(tiled=False)
+    assert pretrained.load_encoder(tmp_path)[0] == TINY.clone(tiled=False)
 
 
 @pytest.mark.parametrize("part", ["target_encoder", "ema_encoder", "encoder"])
@@ -140,7 +140,9 @@ def test_a_checkpoint_of_meta_gives_its_moving_average_if_it_has_one(tmp_path, p
     tensors = draw()
     other = {name: tensor + 1 for name, tensor in tensors.items()}
     parts = {"encoder": meta_names(other), "predictor": {}} | {part: meta_names(tensors)}
-    encoder, params = weights.load_encoder(write_meta(tmp_path / "vitt.pt", **parts), causal=False)
+    encoder, params = pretrained.load_encoder(
+        write_meta(tmp_path / "vitt.pt", **parts), causal=False
+    )
     assert encoder == TINY.clone(causal=False)
     assert_equal(params, tensors)
 
@@ -156,7 +158,7 @@ def test_a_checkpoint_of_meta_of_version_2_1_is_told_by_its_tensors(tmp_path):
     }
     metas["module.backbone.patch_embed_img.proj.weight"] = np.zeros((96, 3, 1, 16, 16))
     metas["module.backbone.video_mod_embed"] = np.full((1, 1, 96), 0.5, np.float32)
-    encoder, params = weights.load_encoder(write_meta(tmp_path / "vitt.pt", ema_encoder=metas))
+    encoder, params = pretrained.load_encoder(write_meta(tmp_path / "vitt.pt", ema_encoder=metas))
     assert encoder == TINY.clone(**VERSION_2_1)
     tensors["embeddings.patch_embeddings.proj.bias"] += np.float32(0.5)
     assert_equal(params, tensors)
@@ -166,7 +168,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     torch = pytest.importorskip("torch")
     torch.save({"encoder": EfficientNetLite0}, tmp_path / "evil.pt")
     with pytest.raises(ValueError, match=r"evil\.pt: not a checkpoint made of plain tensors"):
-        weights.load_encoder(tmp_path / "evil.pt")
+        pretrained.load_encoder(tmp_path / "evil.pt")
 
 
 def test_broken_checkpoints_of_meta_say_what_was_expected(tmp_path):
@@ -174,29 +176,29 @@ def test_broken_checkpoints_of_meta_say_what_was_expected(tmp_path):
     with pytest.raises(
         ValueError, match="expected one of target_encoder, ema_encoder, encoder, got"
     ):
-        weights.load_encoder(write_meta(tmp_path / "a.pt", model=metas))
+        pretrained.load_encoder(write_meta(tmp_path / "a.pt", model=metas))
     with pytest.raises(ValueError, match="got {'width': 0, 'depth': 0, 'mlp': 0}"):
-        weights.load_encoder(write_meta(tmp_path / "b.pt", encoder={"x": np.zeros(2)}))
+        pretrained.load_encoder(write_meta(tmp_path / "b.pt", encoder={"x": np.zeros(2)}))
     less = {name: tensor for name, tensor in metas.items() if "blocks.1." not in name}
     with pytest.raises(
         ValueError, match=r"sizes tiny, .* got {'width': 96, 'depth': 1, 'mlp': 384}"
     ):
-        weights.load_encoder(write_meta(tmp_path / "c.pt", encoder=less))
+        pretrained.load_encoder(write_meta(tmp_path / "c.pt", encoder=less))
     del metas["module.backbone.norm.bias"]
     with pytest.raises(ValueError, match=r"1 tensors are missing \(layernorm.bias \[96\]\)"):
-        weights.load_encoder(write_meta(tmp_path / "d.pt", encoder=metas))
+        pretrained.load_encoder(write_meta(tmp_path / "d.pt", encoder=metas))
     (tmp_path / "e.pt").write_bytes(b"no zip file")
     with pytest.raises(ValueError, match="plain tensors"):
-        weights.load_encoder(tmp_path / "e.pt")
+        pretrained.load_encoder(tmp_path / "e.pt")
     with pytest.raises(FileNotFoundError, match=r"f\.pt"):
-        weights.load_encoder(tmp_path / "f.pt")
+        pretrained.load_encoder(tmp_path / "f.pt")
 
 
 def test_without_torch_a_checkpoint_of_meta_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "a.pt").touch()
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(ModuleNotFoundError, match="pip install torch"):
-        weights.load_encoder(tmp_path / "a.pt")
+        pretrained.load_encoder(tmp_path / "a.pt")
 
 
 def test_missing_misshapen_and_foreign_tensors_are_named(tmp_path):
@@ -205,7 +207,7 @@ def test_missing_misshapen_and_foreign_tensors_are_named(tmp_path):
     tensors["layer.0.norm1.weight"] = np.zeros(7, np.float32)
     tensors["cls_token"] = np.zeros((1, 1, 96), np.float32)
     with pytest.raises(ValueError) as caught:
-        weights.load_encoder(write(tmp_path, tensors))
+        pretrained.load_encoder(write(tmp_path, tensors))
     assert "2 tensors are missing (layer.0.norm1.weight [96], layer.1.mlp.fc2.bias [96])" in str(
         caught.value
     )
@@ -224,7 +226,7 @@ def test_missing_misshapen_and_foreign_tensors_are_named(tmp_path):
 )
 def test_a_config_that_does_not_fit_is_refused(tmp_path, config, message):
     with pytest.raises(ValueError, match=message):
-        weights.load_encoder(write(tmp_path, draw(), **config))
+        pretrained.load_encoder(write(tmp_path, draw(), **config))
 
 
 def test_a_config_without_sizes_is_refused_and_so_is_a_truncated_file(tmp_path):
@@ -232,29 +234,29 @@ def test_a_config_without_sizes_is_refused_and_so_is_a_truncated_file(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(ValueError, match="not a whole safetensors file"):
-        weights.load_encoder(tmp_path)
+        pretrained.load_encoder(tmp_path)
     write(tmp_path, draw())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vjepa2"}))
     with pytest.raises(ValueError, match="missing: hidden_size, num_attention_heads"):
-        weights.load_encoder(tmp_path)
+        pretrained.load_encoder(tmp_path)
 
 
 def test_an_incomplete_directory_says_which_files_are_expected(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"expected config\.json and model\.safetensors"):
-        weights.load_encoder(tmp_path)
+        pretrained.load_encoder(tmp_path)
     write(tmp_path, draw())
     (tmp_path / "model.safetensors").rename(tmp_path / "other")
     index = {"weight_map": {"encoder.layernorm.bias": "model-00001-of-00001.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(FileNotFoundError, match=r"model-00001-of-00001\.safetensors"):
-        weights.load_encoder(tmp_path)
+        pretrained.load_encoder(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["facebook/does-not-exist", "/no/such/directory", "vjepa2_large"])
 def test_a_name_that_cannot_be_had_tells_the_way_without_network(name, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match=f"{name}: neither a directory.*--local-dir DIR"):
-        weights.load_encoder(name)
+        pretrained.load_encoder(name)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,7 @@ def test_a_damaged_json_file_of_an_encoder_names_itself(file, text, tmp_path):
         (folder / "model.safetensors").unlink()
     (folder / file).write_bytes(text)
     with pytest.raises(ValueError, match=f"{file}: .*expected .*, got"):
-        weights.load_encoder(folder)
+        pretrained.load_encoder(folder)
 
 
 def test_a_shard_that_is_missing_is_named(tmp_path):
@@ -287,7 +289,7 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(FileNotFoundError, match="model-00001-of-00002.safetensors: expected"):
-        weights.load_encoder(folder)
+        pretrained.load_encoder(folder)
 
 
 @pytest.mark.parametrize(
@@ -306,7 +308,7 @@ def test_a_shard_that_is_missing_is_named(tmp_path):
 def test_a_size_that_is_none_is_named(key, value, tmp_path):
     folder = write(tmp_path, draw(), **{key: value})
     with pytest.raises(ValueError, match="config.json: .*expected .*, got"):
-        weights.load_encoder(folder)
+        pretrained.load_encoder(folder)
 
 
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "int8"])
@@ -321,16 +323,16 @@ def test_weights_of_another_precision_are_refused_by_name(dtype, tmp_path):
     save(tensors, folder / "model.safetensors")
     code = {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "int8": "I8"}[dtype]
     with pytest.raises(ValueError, match=f"{name}: expected one of F64, .*, got {code}"):
-        weights.load_encoder(folder)
+        pretrained.load_encoder(folder)
     file = tmp_path / "meta.pt"
     torch.save({"encoder": {"patch_embed.proj.weight": tensors[name]}}, file)
     with pytest.raises(ValueError, match=f"patch_embed.proj.weight: expected a floating .*{dtype}"):
-        weights.load_encoder(file)
+        pretrained.load_encoder(file)
 
 
 def test_a_tilde_in_the_name_of_a_folder_of_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "encoder").mkdir()
     write(tmp_path / "encoder", draw())
-    encoder, _ = weights.load_encoder("~/encoder")
+    encoder, _ = pretrained.load_encoder("~/encoder")
     assert encoder == TINY

@@ -166,7 +166,7 @@ def test_imagined_states_follow_the_models_precision(get_config, tiny):
 
 def test_a_plan_is_found_by_gradients_through_what_the_model_imagines(tiny):
     # The goal is what known latents lead to: the cost of those is 0.
-    from lawm_jax import planning
+    from lawm_jax.plan import planners
 
     model, params, s = tiny("noisy")
     memory = remember(model, params, s[:1, :1], jnp.zeros((1, 0, 16)))
@@ -179,7 +179,7 @@ def test_a_plan_is_found_by_gradients_through_what_the_model_imagines(tiny):
             return jnp.square(ahead - goal).mean((1, 2))
 
         zeros = jnp.zeros((1, 16))
-        return planning.gradient(cost, key, zeros, zeros + 1, 4, 60), cost(zeros[None])[0]
+        return planners.gradient(cost, key, zeros, zeros + 1, 4, 60), cost(zeros[None])[0]
 
     (_, value), before = jax.jit(plan)(jax.random.key(0))
     assert value < 0.02 * before

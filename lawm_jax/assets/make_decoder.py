@@ -10,16 +10,17 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
-from lawm_jax import saving, weights
+from lawm_jax.nn import pretrained
+from lawm_jax.train import models
 
 
 def main(workdir):
     """Writes the newest checkpoint's decoder, float16, with its section of the config."""
-    model, params = saving.load(workdir)
+    model, params = models.load(workdir)
     options = json.dumps(json.loads(model.text)["decoder"], sort_keys=True)
     flat = flatten_dict(params["decoder"], sep="/")
     flat = {name: np.asarray(x, np.float16) for name, x in flat.items()}
-    save_file(flat, weights.DECODER, metadata={"decoder": options})
+    save_file(flat, pretrained.DECODER, metadata={"decoder": options})
 
 
 if __name__ == "__main__":

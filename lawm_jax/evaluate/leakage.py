@@ -1,0 +1,199 @@
+"""E2: whether latent actions hold the next frame instead of an action, told at scene cuts.
+
+No action leads across a cut, so an error that stays small there came from a look at the future.
+The paper divides the error with a cut by that without. A cut is a bigger change anyway: copying
+the last frame alone doubles its error there. So every row also has its error relative to copying,
+at the cut, and stands beside a model that does copy the future, whose ratio is 1. Noisy latents
+are the means of their posteriors.
+
+Source: Garrido et al. 2026, section 5 and Table 1; the controls are ours.
+"""
+
+import numpy as np
+
+from lawm_jax.evaluate import metrics
+from lawm_jax.evaluate.metrics import show
+
+# A copying ratio must be above this (its interval's low end) before a leak can be told from none.
+BIGGER = 1.1
+
+
+def partners(episodes, count):
+    """Pairs each clip with clips of other episodes, all of different ones.
+
+    The episodes form a ring in random order; each is paired with those that follow it, so that
+    all serve equally often.
+
+    Args:
+      episodes: [n] str, the episode of each clip; the pairs depend on nothing else.
+      count: partners per clip.
+
+    Returns:
+      [count, n] int, indices of clips.
+
+    Raises:
+      ValueError: there are not count + 1 episodes.
+    """
+    names, index = np.unique(episodes, return_inverse=True)
+    E = len(names)
+    if E <= count:
+        raise ValueError(f"episodes: expected at least {count + 1} different ones, got {E}")
+    random = np.random.default_rng(0)
+    ring = [random.permutation(np.flatnonzero(index == e)) for e in random.permutation(E)]
+    pairs = np.empty((count, len(index)), int)
+    for place, clips in enumerate(ring):
+        for k in range(count):
+            pairs[k, clips] = np.resize(ring[(place + k + 1) % E], len(clips))
+    return pairs
+
+
+def stitch(video, episodes, tubelet=1):
+    """Joins the first half of each clip with the second half of a clip of another episode.
+
+    Args:
+      video: uint8 [n, F, H, W, 3], or states [n, T, N, D] with a tubelet of 1.
+      episodes: [n] str, the episode of each clip; the pairs depend on nothing else.
+      tubelet: frames per time step, so that no step holds frames of both clips.
+
+    Returns:
+      stitched: like `video`; F // tubelet // 2 steps of clip i, then clip other[i]'s. That many
+        steps is the index of the first step after the cut, what `measure` calls `first`.
+      other: [n] int, the clip that each ends with.
+
+    Raises:
+      ValueError: episodes does not fit or names but one, or a clip has less than two steps.
+    """
+    steps, rest = divmod(video.shape[1], tubelet)
+    if rest or steps < 2:
+        raise ValueError(
+            f"video: expected at least 2 steps of {tubelet} frames, got {video.shape[1]} frames"
+        )
+    episodes = _two_or_more(episodes, len(video))
+    other = partners(episodes, 1)[0]
+    cut = steps // 2 * tubelet
+    return np.concatenate([video[:, :cut], video[other, cut:]], axis=1), other
+
+
+def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=None):
+    """Compares the error just after a cut with that of the same step without one.
+
+    The model that copies the future is made up: its prediction is the true next state plus seeded
+    Laplace noise, whose scale is the mean absolute error that the real model has without a cut
+    (the mean absolute value of Laplace noise is its scale).
+
+    Args:
+      models: name -> Batched, all of the encoder that made the states.
+      s_cut: float32 [n, T, N, D], states of the stitched clips.
+      s: float32 [n, T, N, D], states of the same clips as they were.
+      episodes: [n] str, groups of the bootstrap: the episode that each clip begins with.
+      first: index of the first step after the cut.
+      distance: (predicted s, true s), each [n, 1, N, D] -> [n], error of each clip; its __name__
+        is the rows' metric. None: the mean absolute difference.
+      main: names of the models that get a copy of the future beside them; None: the first.
+      truth: what `distance` compares predictions with, of the step after the cut and of the same
+        step without one, such as frames; None: the true states.
+
+    Returns:
+      One dict per row, copying the last frame first: `name`, `metric`, `with`, `without`
+      (intervals of the error), `ratio` (interval of with / without), `relative` (interval of the
+      error at the cut / copying's error there; low is what a leak looks like), `leak`, how far the
+      ratio went from copying's, 0, to 1, that of a copy of the future (below 0: the model helps
+      less at a cut than elsewhere; None where it cannot be told), and `flag`, a warning or None.
+      A ratio is None where the error below the line is zero in every clip.
+
+    Raises:
+      ValueError: arguments do not fit each other, or there is but one episode.
+    """
+    episodes = _two_or_more(episodes, len(s))
+    metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
+    distance = distance or latent_l1
+    if s_cut.shape != s.shape:
+        raise ValueError(f"s_cut: expected the shape of s, {s.shape}, got {s_cut.shape}")
+    if not 0 < first < s.shape[1]:
+        raise ValueError(f"first: expected 1 to {s.shape[1] - 1}, got {first}")
+    real = s_cut[:, first : first + 1], s[:, first : first + 1]
+    predicted = {"copy last frame": (s_cut[:, first - 1 : first], s[:, first - 1 : first])}
+    for name, model in models.items():
+        predicted[name] = tuple(_next(model, x, first) for x in (s_cut, s))
+    for name in list(models)[:1] if main is None else main:
+        random, scale = np.random.default_rng(0), latent_l1(predicted[name][1], real[1]).mean()
+        noisy = tuple(x + np.float32(scale) * _laplace(random, x.shape) for x in real)
+        predicted[f"copies the future (error of {name})"] = noisy
+    errors = {
+        name: [np.asarray(distance(*pair)) for pair in zip(states, truth or real, strict=True)]
+        for name, states in predicted.items()
+    }
+    copy = errors["copy last frame"]
+    copied, rows = _ratio(*copy, episodes), []
+    for name, (cut, without) in errors.items():
+        row = {"name": name, "metric": metric, "with": metrics.interval(cut, episodes)}
+        row["without"] = metrics.interval(without, episodes)
+        row["ratio"] = _ratio(cut, without, episodes)
+        row["relative"] = _ratio(cut, copy[0], episodes)
+        rows.append(row | _judge(row["ratio"], copied))
+    return rows
+
+
+def latent_l1(predicted, truth):
+    """Computes each clip's mean absolute difference: [n, ...] twice -> [n]."""
+    return np.abs(predicted - truth).mean(tuple(range(1, truth.ndim)))
+
+
+def table(results):
+    """Writes results (source -> rows of `measure`) as text for a terminal."""
+    lines = []
+    for source, rows in results.items():
+        width, metric = max(len(row["name"]) for row in rows), None
+        for row in rows:
+            if row["metric"] != metric:
+                metric = row["metric"]
+                lines += [
+                    f"scene cuts, {source} ({metric}, [95 % interval]); an error at the cut far "
+                    "below that of copying, or a leak near 1, is a look at the future"
+                ]
+            leak = "      -" if row["leak"] is None else f"{row['leak']:7.2f}"
+            lines.append(
+                f"  {row['name']:<{width}}  {show(row['with'])} / {show(row['without'])} = "
+                f"{show(row['ratio'], 2)}   {show(row['relative'])} of copying   leak{leak}"
+                + (f"   {row['flag']}" if row["flag"] else "")
+            )
+    return "\n".join(lines)
+
+
+def _next(model, s, first):
+    """Predicts step `first` from the true past and the latent inferred: -> [n, 1, N, D]."""
+    z = model.infer(s[:, : first + 1])
+    return model.predict(s[:, :first], z)[:, -1:]
+
+
+def _laplace(random, shape):
+    """Draws Laplace noise of scale 1, the difference of two exponentials, in float32."""
+    draw = lambda: random.standard_exponential(shape, np.float32)  # noqa: E731
+    return draw() - draw()
+
+
+def _judge(ratio, copied):
+    """Says whether a model copies the future: its ratio and that of copying the last frame."""
+    if copied is None:
+        return {"leak": None, "flag": "a leak cannot be told: nothing moves but at the cut"}
+    if copied["low"] is None or copied["low"] <= BIGGER:
+        change = f"copying's error is but x{copied['mean']:.2f} at the cut"
+        return {"leak": None, "flag": f"a leak cannot be told: {change}"}
+    if ratio is None:
+        return {"leak": None, "flag": None}  # never wrong without a cut, so no copy of its error
+    leak = (copied["mean"] - ratio["mean"]) / (copied["mean"] - 1)
+    return {"leak": leak, "flag": "copies the future" if leak > 0.5 else None}
+
+
+def _ratio(a, b, episodes):
+    return metrics.ratio(a, b, episodes) if np.any(b) else None
+
+
+def _two_or_more(episodes, n):
+    episodes = np.asarray(episodes)
+    if episodes.shape != (n,) or len(np.unique(episodes)) < 2:
+        raise ValueError(
+            f"episodes: expected {n} names, of at least 2 episodes, got {episodes.shape} with "
+            f"{len(np.unique(episodes))}"
+        )
+    return episodes

@@ -1,0 +1,186 @@
+"""What latent actions hold: real actions, by a linear probe, and how they use their space.
+
+Source: ours; linear probes after Alain & Bengio 2016, the sparsity measure of Hoyer 2004, the
+effective dimension (participation ratio) as in Gao et al. 2017.
+"""
+
+import numpy as np
+
+from lawm_jax.evaluate import metrics
+from lawm_jax.evaluate.metrics import show
+
+# Ridge penalty per training row, on standardised latents: keeps unused dimensions out.
+PENALTY = 1e-2
+
+
+def align(u, steps):
+    """Sums the real actions between one time step and the next.
+
+    A step of k frames ends with its last frame, so latent t stands for the k actions that lead
+    from the last frame of step t to that of step t + 1. Sums suit displacements; of velocities
+    they are k times the mean, which is the same to a linear probe.
+
+    Args:
+      u: [n, F-1, U], u[:, f] leads frame f to f + 1.
+      steps: T, time steps in the F frames.
+
+    Returns:
+      [n, T-1, U].
+
+    Raises:
+      ValueError: F is no multiple of T, or there are fewer than two steps.
+    """
+    n, between, U = u.shape
+    k, rest = divmod(between + 1, steps)
+    if rest or steps < 2:
+        raise ValueError(
+            f"u: expected a multiple of {steps} frames (at least 2 steps), less one, got {between}"
+        )
+    return u[:, k - 1 : k - 1 + k * (steps - 1)].reshape(n, steps - 1, k, U).sum(2)
+
+
+def probe(z, u, episodes, names=None):
+    """Measures how much of the real actions a linear map can read from latent actions.
+
+    Ridge regression on standardised latents, fitted on half of the episodes and tested on the
+    other, then the other way round.
+
+    Args:
+      z: [n, T-1, A] latent actions.
+      u: [n, T-1, U] real actions, aligned.
+      episodes: [n] str, the episode of each clip.
+      names: U names of the actions; None numbers them.
+
+    Returns:
+      {"names": list of U, "r2": list of U intervals of 1 - squared error / that of predicting the
+      training half's mean; None for an action that never differs from it}. 0 is no information,
+      and noise is a little below.
+
+    Raises:
+      ValueError: z, u, episodes and names do not fit each other, u is not finite, or there are
+        fewer than two episodes.
+    """
+    n, T, U = u.shape
+    names = [f"action {i}" for i in range(U)] if names is None else [str(x) for x in names]
+    if z.shape[:2] != (n, T) or len(names) != U:
+        raise ValueError(
+            f"u, names: expected {z.shape[:2]} steps like z and a name per action, got {u.shape} "
+            f"and {len(names)} names"
+        )
+    if not np.isfinite(u).all():
+        raise ValueError("u: expected finite values, got NaN or infinity")
+    unique, index = np.unique(episodes, return_inverse=True)
+    if len(index) != n or len(unique) < 2:
+        raise ValueError(
+            f"episodes: expected {n} names, of at least 2 episodes, got {len(index)} with "
+            f"{len(unique)}"
+        )
+    second = np.random.default_rng(0).permutation(len(unique))[index] >= len(unique) / 2
+    error, spread = np.empty((n, U)), np.empty((n, U))
+    for test in (second, ~second):
+        mean, predict = _ridge(z[~test].reshape(-1, z.shape[2]), u[~test].reshape(-1, U))
+        error[test] = np.square(predict(z[test]) - u[test]).sum(1)
+        spread[test] = np.square(mean - u[test]).sum(1)
+    return {"names": names, "r2": [_r2(*pair, episodes) for pair in zip(error.T, spread.T)]}  # noqa: B905
+
+
+def _ridge(x, y):
+    """Fits y [m, U] from x [m, A]: y's mean, and a function [..., A] -> [..., U]; float64."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    centre, scale, mean = x.mean(0), x.std(0), y.mean(0)
+    scale = np.where(scale > 0, scale, 1)
+    x = (x - centre) / scale
+    gram = x.T @ x / len(x) + PENALTY * np.eye(x.shape[1])
+    weights = np.linalg.solve(gram, x.T @ (y - mean) / len(x))
+    return mean, lambda x: mean + (x - centre) / scale @ weights
+
+
+def _r2(error, spread, episodes):
+    if not spread.any():
+        return None
+    wrong = metrics.ratio(error, spread, episodes)
+    turned = {"mean": wrong["mean"], "low": wrong["high"], "high": wrong["low"]}
+    return {key: None if value is None else 1 - value for key, value in turned.items()}
+
+
+def describe(z, codes=None, K=None, nats=None):
+    """Describes how latent actions use their space.
+
+    Args:
+      z: [n, T-1, A] latent actions.
+      codes: [n, T-1] int, the code of each discrete latent.
+      K: number of codes.
+      nats: noisy latents' KL to the prior, any shape, which is `infer_actions`'s cost / beta.
+
+    Returns:
+      `width` (A), `dimension` (participation ratio of the covariance's eigenvalues: A for the same
+      spread in all directions, 1 for a line, 0 for a constant), `norm` (mean L2 norm), `near_zero`
+      (share of values below a hundredth of their root mean square), `hoyer` (mean Hoyer sparsity:
+      0 for equal magnitudes, 1 for one value that is not zero; None where all are zero or A is 1),
+      `nats` (mean, or None), and `codes`: {"used", "of", "perplexity" (2^entropy of the usage in
+      bits: K for even use)} or None.
+
+    Raises:
+      ValueError: z is not [n, T-1, A], or codes come without K or lie outside of 0 to K - 1.
+    """
+    if z.ndim != 3 or not z.size:
+        raise ValueError(f"z: expected [n, T-1, A], got {z.shape}")
+    if codes is not None and (K is None or np.min(codes) < 0 or np.max(codes) >= K):
+        raise ValueError(
+            f"codes, K: expected codes from 0 to K - 1, got {np.min(codes)} to {np.max(codes)} "
+            f"and K = {K}"
+        )
+    A = z.shape[-1]
+    flat = z.reshape(-1, A).astype(np.float64)
+    centred = flat - flat.mean(0)
+    cov = centred.T @ centred / len(flat)
+    squares = np.square(cov).sum()  # of the eigenvalues, as the trace is their sum
+    norm, rms = np.linalg.norm(flat, axis=1), np.sqrt(np.square(flat).mean())
+    some = norm > 0
+    hoyer = None
+    if A > 1 and some.any():
+        l1 = np.abs(flat[some]).sum(1)
+        hoyer = float(((A**0.5 - l1 / norm[some]) / (A**0.5 - 1)).mean())
+    return {
+        "width": A,
+        "dimension": float(np.trace(cov) ** 2 / squares) if squares > 0 else 0.0,
+        "norm": float(norm.mean()),
+        "near_zero": float((np.abs(flat) <= 0.01 * rms).mean()),
+        "hoyer": hoyer,
+        "nats": None if nats is None else float(np.mean(nats)),
+        "codes": None if codes is None else _usage(np.asarray(codes), K),
+    }
+
+
+def _usage(codes, K):
+    counts = np.bincount(codes.ravel(), minlength=K)
+    used = counts[counts > 0] / counts.sum()
+    perplexity = float(2 ** -(used * np.log2(used)).sum())
+    return {"used": len(used), "of": int(K), "perplexity": perplexity}
+
+
+def table(results):
+    """Writes results for a terminal.
+
+    Args:
+      results: source -> rows, dicts of `name`, `latents` (of `describe`) and `probe` (of `probe`,
+        or None).
+    """
+    lines = []
+    for source, rows in results.items():
+        lines.append(f"what latents hold, {source} (R2 of a linear probe [95 % interval])")
+        for row in rows:
+            x = row["latents"]
+            text = f"  {row['name']:<18}dimension {x['dimension']:.1f} of {x['width']}, "
+            text += f"norm {x['norm']:.2f}, {100 * x['near_zero']:.0f} % near zero"
+            if x["hoyer"] is not None:
+                text += f", Hoyer {x['hoyer']:.2f}"
+            if x["nats"] is not None:
+                text += f", {x['nats']:.1f} nats"
+            if x["codes"]:
+                text += ", codes {used} of {of}, perplexity {perplexity:.1f}".format(**x["codes"])
+            lines.append(text)
+            if row["probe"]:
+                pairs = zip(row["probe"]["names"], row["probe"]["r2"], strict=True)
+                lines.append("    " + ", ".join(f"{name} {show(r2, 2)}" for name, r2 in pairs))
+    return "\n".join(lines)

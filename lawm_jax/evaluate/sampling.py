@@ -1,0 +1,353 @@
+"""E10: whether sampled latent actions look like inferred ones, and do what those do.
+
+Noisy latents are inferred by drawing from their posteriors here, not as the posteriors' means:
+training holds the aggregate of the draws to N(0, I), and the forward model is trained on them.
+
+Source: Garrido et al. 2026, appendix B, which shows an embedding; the two-sample tests beside it
+say how far apart the two sets are.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from scipy.spatial.distance import cdist
+
+from lawm_jax import latents, world_model
+from lawm_jax.evaluate import metrics
+from lawm_jax.nn import prior
+
+FOLDS = 5
+MOST = 1000  # latents of each set that a test looks at: the classifier's cost is quadratic
+
+
+def fit(z, s, seed=0, steps=1000, batch=128, rate=2e-3, network=None):
+    """Trains a prior over latent actions on clips' inferred latents.
+
+    Args:
+      z: [n, T-1, A] float32, inferred latents of training clips.
+      s: [n, T, N, D] float32, their states; the last has no latent and is not used.
+      seed: of parameters, noise and batches.
+      steps, batch, rate: of AdamW: number of updates, transitions in each, peak learning rate.
+      network: the Prior to train; None for the default one.
+
+    Returns:
+      network and its parameters, for `prior.sample`.
+
+    Raises:
+      ValueError: z does not have a latent for every step of s but the last.
+    """
+    if z.ndim != 3 or s.ndim != 4 or z.shape[:2] != (s.shape[0], s.shape[1] - 1):
+        raise ValueError(f"z: expected [n, T-1, A] for s [n, T, N, D] {s.shape}, got {z.shape}")
+    network = network or prior.Prior()
+    start, run = jax.random.split(jax.random.key(seed))
+    z, s = flat(z), pooled(s[:, :-1])
+    params = jax.jit(prior.init, static_argnums=0)(network, start, z, s)
+    return network, _train(network, params, run, z, s, steps, batch, rate)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
+def _train(network, params, key, z, s, steps, batch, rate):
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
+    tx = optax.adamw(schedule, weight_decay=0.04)
+    scale = {"scale": params["scale"]}  # neither trained nor decayed
+    weights = {name: p for name, p in params.items() if name != "scale"}
+
+    def step(carry, key):
+        weights, state = carry
+        pick, noise = jax.random.split(key)
+        rows = jax.random.randint(pick, (batch,), 0, len(z))
+        loss = lambda w: prior.flow_loss(network, w | scale, noise, z[rows], s[rows])  # noqa: E731
+        updates, state = tx.update(jax.grad(loss)(weights), state, weights)
+        return (optax.apply_updates(weights, updates), state), None
+
+    (weights, _), _ = jax.lax.scan(step, (weights, tx.init(weights)), jax.random.split(key, steps))
+    return weights | scale
+
+
+def flat(z):
+    """Joins clips and steps: [n, T-1, A] -> [n (T-1), A]."""
+    return np.asarray(z, np.float32).reshape(-1, z.shape[-1])
+
+
+def pooled(s):
+    """Averages tokens, all that a prior sees of a state: [n, T, N, D] -> [n T, 1, D]."""
+    return np.asarray(s, np.float32).mean(2).reshape(-1, 1, s.shape[-1])
+
+
+def two_sample(sampled, inferred, groups=None, seed=0):
+    """Measures how well samples can be told from inferred latents.
+
+    A support vector machine (Gaussian kernel, on the standardised values and their absolute
+    values: it sees means, spreads, tails and dependence) learns to tell the sets apart on four
+    fifths of the groups and is judged on the others.
+
+    Args:
+      sampled: [m, A].
+      inferred: [k, A].
+      groups: [m + k] labels, such as the episode whose state a latent was drawn for: they are
+        kept whole by folds and intervals. None: every latent is alone.
+      seed: of folds and subsets; of larger sets, 1000 latents are looked at.
+
+    Returns:
+      auc: interval of the probability that a sample scores above an inferred latent, 0.5 where
+        they cannot be told apart, 1 where they always can.
+      energy_distance: in standard deviations of the inferred latents, unbiased: about 0, and as
+        often below it, for equal distributions.
+      energy_null: what random halves of the inferred latents, by group, stay below in 19 of 20
+        draws; None with one group.
+
+    Raises:
+      ValueError: sets of unequal width or fewer than 5 latents, not one label for each latent, or
+        groups that leave no fold with both sets.
+
+    Source: Lopez-Paz & Oquab 2017, "Revisiting Classifier Two-Sample Tests"; interval from DeLong
+    et al. 1988, over clusters as in Obuchowski 1997; Szekely & Rizzo 2013, "Energy statistics".
+    """
+    m, k = len(sampled), len(inferred)
+    if sampled.ndim != 2 or inferred.ndim != 2 or sampled.shape[1] != inferred.shape[1]:
+        raise ValueError(
+            f"sampled, inferred: expected [m, A] and [k, A], got {sampled.shape}, {inferred.shape}"
+        )
+    groups = np.arange(m + k) if groups is None else np.asarray(groups)
+    if min(m, k) < FOLDS or len(groups) != m + k:
+        raise ValueError(
+            f"groups: expected one label for each of m + k latents, and m and k at least {FOLDS}, "
+            f"got {len(groups)} for {m} and {k}"
+        )
+    random = np.random.default_rng(seed)
+    rows = [random.permutation(x)[:MOST] for x in (m, k)]
+    groups = groups[np.concatenate([rows[0], m + rows[1]])]
+    apart = groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
+    x, y = np.float64(sampled[rows[0]]), np.float64(inferred[rows[1]])
+    deviation = y.std(0)
+    deviation = np.maximum(deviation, 1e-6 * max(deviation.max(), 1e-12))
+    x, y = (x - y.mean(0)) / deviation, (y - y.mean(0)) / deviation
+    return {
+        "auc": _auc(*_placements(x, y, apart, seed), groups),
+        "energy_distance": energy_distance(x, y),
+        "energy_null": _null(y, groups[len(x) :], random),
+    }
+
+
+def _placements(x, y, groups, seed):
+    """Ranks each latent among the other set's of its fold, by a classifier that saw none of these.
+
+    Within a fold, since the scores of two classifiers do not compare. Returns [m + k], the share of
+    the fold's y that score below each x, and of its x above each y, NaN where a fold has but one
+    set; and [m + k], True for x.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    both, label = np.concatenate([x, y]), np.repeat([True, False], [len(x), len(y)])
+    values = StandardScaler().fit_transform(np.concatenate([both, np.abs(both)], 1))
+    place = np.full(len(both), np.nan)
+    folds = min(FOLDS, len(np.unique(groups)))
+    split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    for train, test in split.split(values, label, groups):
+        if min(len(np.unique(label[train])), len(np.unique(label[test]))) < 2:
+            continue  # nothing to learn, or to compare with
+        machine = SVC(class_weight="balanced").fit(values[train], label[train])
+        score, ours = machine.decision_function(values[test]), label[test]
+        wins = np.sign(score[ours][:, None] - score[~ours][None]) / 2 + 0.5
+        place[test[ours]], place[test[~ours]] = wins.mean(1), wins.mean(0)
+    return place, label
+
+
+def _auc(place, label, groups):
+    """Makes the interval of an area under the curve from `_placements`."""
+    judged = ~np.isnan(place)
+    place, label, groups = place[judged], label[judged], groups[judged]
+    if not len(place):
+        raise ValueError("groups: expected several that hold both sets, got sets of their own")
+    means = place[label].mean(), place[~label].mean()
+    share = np.where(label, label.mean(), 1 - label.mean())
+    influence = (place - np.where(label, *means)) / share
+    result = metrics.interval(sum(means) / 2 + influence, groups)
+    return {key: None if v is None else min(max(v, 0.0), 1.0) for key, v in result.items()}
+
+
+def energy_distance(x, y):
+    """Computes the unbiased energy distance of two samples, x [m, A] and y [k, A], a float.
+
+    2 E|x - y| - E|x - x'| - E|y - y'|, over pairs of different members; scipy's is, in one
+    dimension, the square root of the same with each member's zero distance to itself.
+
+    Source: Szekely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
+    """
+    m, k = len(x), len(y)
+    within = cdist(x, x).sum() / (m * (m - 1)) + cdist(y, y).sum() / (k * (k - 1))
+    return float(2 * cdist(x, y).mean() - within)
+
+
+def _null(y, groups, random, draws=200):
+    """Computes the 95th percentile of the energy distance between random halves of the groups."""
+    _, index = np.unique(groups, return_inverse=True)
+    count = index.max() + 1
+    if count < 2:
+        return None
+    order = np.argsort(random.random((draws, count)), axis=1)
+    a = (order < count // 2)[:, index].astype(np.float64)  # [draws, k], who is in the first half
+    b = 1 - a
+    m, k = a.sum(1), b.sum(1)
+    enough = (m > 1) & (k > 1)
+    if not enough.any():
+        return None
+    between = cdist(y, y)
+    near_a, near_b = a @ between, b @ between
+    m, k = np.maximum(m, 2), np.maximum(k, 2)
+    found = 2 * (near_a * b).sum(1) / (m * k)
+    found -= (near_a * a).sum(1) / (m * (m - 1)) + (near_b * b).sum(1) / (k * (k - 1))
+    return float(np.quantile(found[enough], 0.95))
+
+
+def gaussian(key, shape, z):
+    """Draws from the Gaussian with the mean and covariance of latents z [k, A]: [..., A]."""
+    mean, covariance = jnp.asarray(z.mean(0)), jnp.cov(z, rowvar=False).reshape(z.shape[1], -1)
+    return jax.random.multivariate_normal(key, mean, covariance, shape[:-1], method="svd")
+
+
+def own(model, params):
+    """Lists the ways to sample that a kind of latent brings along, for `measure`.
+
+    Args:
+      model, params: of the world model.
+
+    Returns:
+      name -> function (key, shape, training latents [k, A]) -> z. Empty for unconstrained and
+      deterministic latents. Sparse: the energy as the paper has it, and at the temperature at
+      which its samples are as large as the training latents.
+    """
+    draw = lambda key, shape, z: world_model.sample_actions(model, params, key, shape)  # noqa: E731
+
+    def scaled(key, shape, z):
+        size = float(np.abs(z).mean())
+        return latents.langevin(key, shape, model.latent.strength, 1000, 0.1, scale=size)
+
+    return {
+        "discrete": {"codes in use": draw},
+        "noisy": {"N(0, I)": draw},
+        "sparse": {"Langevin": draw, "Langevin, scaled": scaled},
+    }.get(model.latent.kind, {})
+
+
+def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0, clips=64):
+    """Measures every way to sample one model's latents, on the held-out clips of one source.
+
+    Args:
+      functions: the model's Batched, of which `draw` and `predict` are used.
+      ways: name -> function (key, shape, training latents [k, A]) -> z, as `own` makes them.
+      known: [m, A], latents drawn by `draw` for training clips, for the fitted ways.
+      learned: network and params of a prior, from `fit`.
+      s: [n, T, N, D] float32, states of held-out clips.
+      episodes: [n] str, the episode of each held-out clip.
+      codebook: [K, A], where latents are discrete: the fitted ways take the nearest code.
+      seed: of all samples and fits.
+      clips: how many held-out clips, evenly spread, have their next states predicted.
+
+    Returns:
+      rows: one dict per way: `name`, what `two_sample` returns against the latents inferred on the
+      held-out clips, and `change`, mean |predicted - present state| with samples over that with
+      inferred latents (1 where samples move as much). The ways are those of `ways`, "Gaussian
+      fit", "learned prior" (a draw for each held-out state) and, as a reference, "inferred, other
+      episodes": two halves of the inferred latents, its change None; left out with fewer than
+      10 episodes. No rows where all latents are equal.
+      samples: name -> [k, A], the inferred latents and those of every way.
+
+    Raises:
+      ValueError: not one episode for each clip.
+    """
+    if len(episodes) != len(s):
+        raise ValueError(f"episodes: expected {len(s)}, one for each clip, got {len(episodes)}")
+    z = functions.draw(s, seed)
+    shape = z.shape
+    groups = np.repeat(np.asarray(episodes), shape[1])
+    inferred = flat(z)
+    if np.ptp(inferred, axis=0).max() == 0:
+        return [], {}
+    network, params = learned
+    draw = jax.jit(functools.partial(prior.sample, network))
+    fitted = {
+        "Gaussian fit": gaussian,
+        "learned prior": lambda key, shape, z: draw(params, key, pooled(s[:, :-1])),
+    }
+    some = np.unique(np.linspace(0, len(s) - 1, min(clips, len(s))).round().astype(int))
+    present = s[some, :-1]
+    move = lambda z: float(np.abs(functions.predict(present, z[some]) - present).mean())  # noqa: E731
+    moved = move(z)
+    rows, samples = [], {"inferred": inferred}
+    for i, (name, way) in enumerate((ways | fitted).items()):
+        drawn = np.asarray(way(jax.random.key(seed + 1 + i), (len(inferred), shape[2]), known))
+        if codebook is not None and name in fitted:
+            drawn = np.asarray(codebook)[np.asarray(latents.nearest(codebook, drawn))]
+        samples[name] = drawn
+        row = {"name": name} | two_sample(drawn, inferred, np.tile(groups, 2), seed)
+        rows.append(row | {"change": move(drawn.reshape(shape)) / moved if moved else None})
+    labels = np.random.default_rng(seed).permutation(np.unique(groups))
+    if len(labels) >= 2 * FOLDS:
+        half = np.isin(groups, labels[::2])
+        both = np.concatenate([groups[half], groups[~half]])
+        row = two_sample(inferred[half], inferred[~half], both, seed)
+        rows.append({"name": "inferred, other episodes"} | row | {"change": None})
+    return rows, samples
+
+
+def embed(sets, seed=0, method="pca"):
+    """Embeds sets of latents together in the plane, each dimension standardised over all of them.
+
+    Args:
+      sets: name -> [m, A].
+      seed: of UMAP.
+      method: "pca", or "umap", the paper's: umap-learn takes half a minute the first time, and
+        PCA stands in where it is not installed.
+
+    Returns:
+      points, name -> [m, 2] float32, and the method used, "PCA" or "UMAP".
+
+    Raises:
+      ValueError: an unknown method, or fewer than 3 latents in all.
+
+    Source: Garrido et al. 2026, appendix B; McInnes et al. 2018, "UMAP".
+    """
+    x = np.concatenate([np.asarray(z, np.float64) for z in sets.values()])
+    if method not in ("pca", "umap") or len(x) < 3:
+        raise ValueError(
+            f"method: expected 'pca' or 'umap', and at least 3 latents, got {method!r}, {len(x)}"
+        )
+    deviation = x.std(0)
+    x = (x - x.mean(0)) / np.where(deviation > 0, deviation, 1)
+    points, used = _umap(x, seed) if method == "umap" else (None, "PCA")
+    if points is None:
+        left, size, right = np.linalg.svd(x, full_matrices=False)
+        signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])
+        points = np.pad(left * (size * signs), [(0, 0), (0, 2)])[:, :2]
+    stops = np.cumsum([len(z) for z in sets.values()])[:-1]
+    return dict(zip(sets, np.split(np.float32(points), stops), strict=True)), used
+
+
+def _umap(x, seed):
+    try:
+        import umap
+    except ImportError:
+        return None, "PCA"
+    return umap.UMAP(random_state=seed, n_jobs=1).fit_transform(x), "UMAP"
+
+
+def table(results):
+    """Writes results (source -> rows of `measure`) as text for a terminal."""
+    lines = []
+    for source, rows in results.items():
+        lines += [f"sampled against inferred latents, {source} (AUC 0.5 = cannot be told apart)"]
+        for row in rows:
+            auc, null, change = row["auc"], row["energy_null"], row["change"]
+            text = f"  {row['name']:<26}AUC {auc['mean']:.3f}"
+            if auc["low"] is not None:
+                text += f" [{auc['low']:.3f}, {auc['high']:.3f}]"
+            text += f"   energy distance {row['energy_distance']:.3f}"
+            text += "" if null is None else f" (null {null:.3f})"
+            lines.append(text + ("" if change is None else f"   change {change:.2f} of inferred"))
+    return "\n".join(lines)

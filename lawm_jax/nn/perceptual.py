@@ -1,0 +1,144 @@
+"""Perceptual distances between frames: LPIPS, and one whose network comes with the package.
+
+LPIPS's weights don't come with it. The heads are those of the package lpips (BSD 2-clause), the
+trunks torchvision's (BSD 3-clause; trained on ImageNet), which the user puts where torch.hub would.
+"""
+
+import importlib.util
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lawm_jax.nn import pretrained
+from lawm_jax.nn.efficientnet import EfficientNetLite0
+from lawm_jax.nn.lpips import ALEXNET, VGG16
+
+NETWORKS = {"effnet": EfficientNetLite0(), "lpips_vgg": VGG16, "lpips_alex": ALEXNET}
+
+# Of LPIPS: the package's name of the network, torchvision's of the file with its trunk's weights.
+FILES = {
+    "lpips_vgg": ("vgg", "vgg16-397923af.pth"),
+    "lpips_alex": ("alex", "alexnet-owt-7be5be79.pth"),
+}
+
+EPSILON = 1e-10  # LPIPS's guard against a feature vector of zeros
+
+
+def load(name, trunk=None):
+    """Loads a network and what `distance` needs of its weights; downloads nothing.
+
+    Args:
+      name: "effnet", the EfficientNet-Lite0 that comes with the package, or "lpips_vgg" or
+        "lpips_alex", LPIPS version 0.1, whose weights are the user's to install.
+      trunk: of LPIPS, the path of torchvision's file with the network's weights; None looks in
+        $TORCH_HOME/hub/checkpoints, where TORCH_HOME is ~/.cache/torch unless set, as torch.hub
+        does.
+
+    Returns:
+      network: NETWORKS[name], a frozen Linen module, hashable: a static argument of `jax.jit`.
+      params: {"network": its parameters, "heads": a [C] float32 per feature map}; numpy arrays.
+
+    Raises:
+      ValueError: unknown name, or a file that doesn't hold the network's weights.
+      ModuleNotFoundError: the package lpips, or torch to read the files, is not installed.
+      FileNotFoundError: torchvision's file is missing; says where it is looked for.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
+    if name in FILES:
+        return NETWORKS[name], _lpips(NETWORKS[name], *FILES[name], trunk)
+    # A quarter per map, not learned: this is no LPIPS, and its numbers compare with no LPIPS.
+    heads = [np.full(width, 0.25, np.float32) for width in (16, 24, 40, 112)]
+    return NETWORKS[name], {"network": pretrained.efficientnet()[1], "heads": heads}
+
+
+def _lpips(network, net, name, trunk):
+    """Reads LPIPS 0.1 without importing the package lpips, which would import torchvision."""
+    package = importlib.util.find_spec("lpips")
+    if package is None:
+        raise ModuleNotFoundError("LPIPS: its heads come with the package lpips: pip install lpips")
+    if trunk is None:
+        cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+        trunk = f"{os.environ.get('TORCH_HOME', f'{cache}/torch')}/hub/checkpoints/{name}"
+    trunk = pathlib.Path(trunk).expanduser()
+    if not trunk.is_file():
+        raise FileNotFoundError(
+            f"{trunk}: LPIPS needs torchvision's weights there, or the path of a copy: get them "
+            f"with `curl -L --create-dirs -o {trunk} https://download.pytorch.org/models/{name}`"
+        )
+    x = jnp.zeros((1, 1, network.least, network.least, 3))
+    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), x, method="features"))["params"]
+    layers, wanted = {name: name.replace("conv_", "features.") for name in shapes}, {}
+    for layer, found in layers.items():
+        *window, before, width = shapes[layer]["kernel"].shape
+        wanted |= {f"{found}.weight": (width, before, *window), f"{found}.bias": (width,)}
+    arrays = _read(trunk, wanted)
+    params = {
+        layer: {
+            "kernel": arrays[f"{found}.weight"].transpose(2, 3, 1, 0),
+            "bias": arrays[f"{found}.bias"],
+        }
+        for layer, found in layers.items()
+    }
+    widths = [convolutions[-1][0] for _, convolutions in network.stages]
+    wanted = {f"lin{i}.model.1.weight": (1, width, 1, 1) for i, width in enumerate(widths)}
+    heads = _read(pathlib.Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth", wanted)
+    return {"network": params, "heads": [heads[key].reshape(-1) for key in wanted]}
+
+
+def _read(file, shapes):
+    """Reads the tensors of {name: shape} from a file of torch: {name: float32 array}."""
+    tensors = pretrained.read_torch(file)
+    tensors = tensors if isinstance(tensors, dict) else {}
+    lack = [k for k, shape in shapes.items() if np.shape(tensors.get(k)) != shape]
+    if lack:
+        raise ValueError(
+            f"{file}: expected a tensor {lack[0]} {list(shapes[lack[0]])}; {len(lack)} of "
+            f"{len(shapes)} are missing or of another shape"
+        )
+    return {name: tensors[name].float().numpy() for name in shapes}
+
+
+def distance(network, params, a, b):
+    """Computes the perceptual distance of each pair of frames; differentiable in a and b.
+
+    Feature vectors are scaled to unit length; a map's distance is the mean over its pixels of the
+    squared difference, weighted per channel by the map's head; maps are summed. With `effnet`'s
+    heads that is the mean over maps of the squared Euclidean distance: 0 to 4, 2 if unrelated.
+
+    Args:
+      network, params: from `load`; jit with `network` static.
+      a, b: uint8 or floating point [B, F, H, W, 3] on the scale 0..255. H and W: multiples of 16
+        for "effnet", at least 16 for "lpips_vgg", at least 31 for "lpips_alex". Frames are never
+        resized, since distances of other sizes would not compare.
+
+    Returns:
+      [B, F] float32.
+
+    Raises:
+      ValueError: a and b have another or not the same shape, or another dtype.
+
+    Source: Zhang et al. 2018, equation 1.
+    """
+    if a.shape != b.shape:
+        raise ValueError(f"a, b: expected frames of one shape, got {a.shape} and {b.shape}")
+    maps = zip(*(_features(network, params, x) for x in (a, b)), params["heads"], strict=True)
+    return sum(((_unit(x) - _unit(y)) ** 2 @ head).mean((2, 3)) for x, y, head in maps)
+
+
+def _features(network, params, video):
+    """Computes the feature maps [B, F, h, w, C] of frames on the scale 0..255."""
+    if video.dtype != jnp.uint8 and not jnp.issubdtype(video.dtype, jnp.floating):
+        raise ValueError(f"a, b: expected uint8 or floating point, got {video.dtype}")
+    mean, std = (jnp.array(v).reshape(1, 1, 1, 1, 3) for v in (network.mean, network.std))
+    x = (video.astype(jnp.float32) - mean) / std
+    return network.apply({"params": params["network"]}, x, method="features")
+
+
+def _unit(x):
+    """Scales vectors over channels to unit length; of zeros, the gradient stays finite."""
+    squared = jnp.maximum((x * x).sum(-1, keepdims=True), EPSILON**2)
+    return x / (jnp.sqrt(squared) + EPSILON)

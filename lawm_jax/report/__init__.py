@@ -1,0 +1,1 @@
+"""One HTML page about runs, from the JSON files in their folders."""

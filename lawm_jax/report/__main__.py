@@ -1,0 +1,216 @@
+"""Reports on runs as one HTML page: python -m lawm_jax.report W1 W2 ... --out page.html.
+
+Reads what training and evaluation left in the folders of runs; what is missing is named on the
+page, with the command that makes it. The page holds its pictures and films itself.
+"""
+
+import pathlib
+import sys
+
+from absl import app, flags
+
+from lawm_jax.report import figures, page, results, sections, sections_planning
+from lawm_jax.report.results import is_bound, mapping, real
+
+OUT = flags.DEFINE_string("out", None, "The page; report/page.html of the first run by default.")
+
+# Kinds of files in W/report, in the order of the page: title and caption.
+KINDS = {
+    "data": ("Data", "Clips as the model gets them."),
+    "rollout": (
+        "Rollout",
+        "After its first steps the model sees only its own predictions, and the actions that it "
+        "inferred from the video. Good: everything moves as in the video.",
+    ),
+    "transfer": (
+        "Transfer",
+        "Actions inferred from one clip lead another. Good: the same motion in the other scene.",
+    ),
+    "cycle": (
+        "Cycle",
+        "Actions of A lead B, are inferred again from that prediction, and lead A. Good: A's own "
+        "motion comes back.",
+    ),
+    "cut": (
+        "Scene cut",
+        "Two clips in one. Good: at the cut the prediction fails, as the new scene can't be known.",
+    ),
+    "locality": (
+        "Locality",
+        "One motion leads a scene that has two candidates. Good: the one at its place moves alone.",
+    ),
+    "embedding": (
+        "Latent actions in the plane",
+        "Inferred and sampled ones, projected together. Good: one cloud, not two.",
+    ),
+    "loss": ("Training", "Training error relative to copying the last frame."),
+}
+
+
+def main(argv):
+    """Parses the flags and writes the page."""
+    if len(argv) < 2:
+        raise app.UsageError("expected at least one folder of a run")
+    try:
+        text = build(argv[1:])
+    except ValueError as error:
+        sys.exit(f"lawm_jax.report: {error}")
+    out = pathlib.Path(OUT.value or pathlib.Path(argv[1], "report", "page.html")).expanduser()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(f"{out}: {len(text) / 1e3:.0f} kB")
+
+
+def build(folders):
+    """Writes the page of some runs.
+
+    Args:
+      folders: of the runs, in the order in which to show them.
+
+    Returns:
+      HTML.
+
+    Raises:
+      ValueError: a folder is no run.
+    """
+    runs = results.with_labels([results.read(folder) for folder in folders])
+    title = "Latent action world models"
+    subtitle = f"Report on {'the run' if len(runs) == 1 else f'{len(runs)} runs:'} " + ", ".join(
+        run.name for run in runs
+    )
+    made = [section(runs) for section in SECTIONS]
+    return page.page(title, subtitle, [section for section in made if section])
+
+
+def overview(runs):
+    """Tells what the runs are, and what is missing."""
+    about = (
+        "A latent action world model learns from video alone: an inverse model infers an action "
+        "between two steps, a forward model predicts the next step from it. The questions here: do "
+        "these actions explain what happens, without smuggling in the next frame, and do they mean "
+        "the same in another scene?"
+    )
+    rows, machines = [], []
+    for run in runs:
+        latent, data = mapping(run.config.get("latent")), mapping(run.config.get("data"))
+        mixture = mapping(data.get("mixture")).items()
+        mixture = [f"{name} {weight:g}" for name, weight in mixture if real(weight) and weight > 0]
+        done, whole = run.metrics[-1]["step"] if run.metrics else None, run.config.get("steps")
+        steps = f"{done or 0} of {whole}" if done != whole else done
+        strength = latent.get("strength") if not is_bound(run.kind) else None
+        strength = figures.short(strength) if real(strength) else strength
+        videos = data.get("videos") or ", ".join(mixture)
+        encoder = mapping(run.config.get("encoder")).get("name")
+        count = run.about.get("parameters")
+        skipped = run.skipped or None
+        rows.append([run.name, run.kind, strength, videos, encoder, count, steps, skipped])
+        info = [run.about.get(key) for key in ("step", "commit", "date", "seconds", "machine")]
+        versions = run.about.get("versions")
+        if isinstance(versions, dict):
+            versions = ", ".join(f"{name} {version}" for name, version in versions.items())
+        machines.append([run.name, *info, versions])
+    columns = ["run", "latents", "strength", "data", "encoder"]
+    columns = [(name, None) for name in columns]
+    columns += [("parameters", 0), ("steps", None), ("files skipped", 0)]
+    markup = page.paragraph(about) + page.table(columns, rows, "Training")
+    if any(run.about for run in runs):
+        columns = [("run", None), ("at step", 0), ("commit", None), ("date", None), ("seconds", 0)]
+        columns += [("machine", None), ("versions", None)]
+        markup += page.table(columns, machines, "Evaluation")
+    markup += page.paragraph(
+        "Brackets hold 95 % intervals, from drawing whole episodes of the held-out clips again and "
+        "again. They say nothing about another training seed.",
+        "note",
+    )
+    missing = [[run.name, what, command] for run in runs for what, command in run.missing]
+    if missing:
+        columns = [("run", None), ("missing", None), ("command that makes it", None)]
+        markup += page.table(columns, missing, "What is missing")
+    return "Runs", markup
+
+
+def pictures(runs):
+    """Shows every picture and film of the runs."""
+    markup = ""
+    for run in runs:
+        stems = {}
+        for path in run.files:
+            stems.setdefault(path.stem, []).append(path)
+        shown = []
+        for stem, paths in stems.items():
+            kind, _, source = stem.partition("_")
+            if kind == "loss" and run.metrics:  # drawn anew, for all runs
+                continue
+            films = [path for path in paths if path.suffix == ".mp4"]
+            paths = films + [p for p in paths if p.suffix not in (".mp4", ".gif" if films else "")]
+            title, caption = KINDS.get(kind, (stem, ""))
+            title = f"{title}, {source}" if kind in KINDS and source else title
+            place = list(KINDS).index(kind) if kind in KINDS else len(KINDS)
+            wide = kind not in ("embedding", "loss")
+            shown.append((place, stem, page.media(paths, caption, title, wide)))
+        if shown:
+            shown = "".join(markup for *_, markup in sorted(shown))
+            markup += f'<h3>{page.text(run.label)}</h3>\n<div class="figures">{shown}</div>\n'
+    text = "What do the numbers look like? Frames are read out of predicted states by a decoder, "
+    text += "which blurs by itself: compare with the decoded states of the true video."
+    none = page.paragraph("There are none: see the table of what is missing, above.", "note")
+    return "Pictures", page.paragraph(text) + (markup or none)
+
+
+def training(runs):
+    """Draws the training curves, those of the runs' bounds among them."""
+    lines = {run.label: run.metrics for run in runs if run.metrics}
+    for run in runs:
+        for path in sorted(run.folder.glob("bounds/*/metrics.jsonl")):
+            name, other = path.parent.name, results.read(path.parent).metrics
+            if other and other not in lines.values():
+                lines[name if name not in lines else f"{name} ({run.name})"] = other
+    if not lines:
+        return "Training", page.paragraph("No run has a metrics.jsonl.", "note")
+    text = (
+        "Has training converged? Thick lines are means over a tenth of the run, thin ones single "
+        "batches. A curve that still falls at its end asks for more steps."
+    )
+    caption = "Training error relative to copying the last frame."
+    return "Training", page.paragraph(text) + page.drawing(figures.loss_curve(None, lines), caption)
+
+
+def others(runs):
+    """Shows what other evaluations left, folded: whatever no section above knows."""
+    folded = [
+        page.folded(f"{run.label}: eval/{name}.json", found)
+        for run in runs
+        for name, found in run.others.items()
+        if found
+    ]
+    return ("Other evaluations", "".join(folded)) if folded else None
+
+
+def configs(runs):
+    """Shows the configs, folded."""
+    folded = [page.folded(f"{run.label}: {run.folder}", run.config) for run in runs if run.config]
+    return "Configs", "".join(folded) or page.paragraph("No run has a config.json.", "note")
+
+
+SECTIONS = (
+    overview,
+    sections.prediction,
+    sections.capacity,
+    sections.leakage,
+    sections.transfer,
+    sections.locality,
+    sections_planning.control,
+    sections_planning.reach,
+    sections_planning.walk,
+    sections_planning.closed,
+    sections.content,
+    sections.sampling,
+    pictures,
+    training,
+    others,
+    configs,
+)
+
+
+if __name__ == "__main__":
+    app.run(main)

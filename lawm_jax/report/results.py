@@ -1,0 +1,280 @@
+"""What runs left in their folders: reads it, and merges what several of them say of one thing.
+
+Files may be missing, damaged or of another version: nothing in them is taken for granted.
+"""
+
+import json
+import pathlib
+import shlex
+from typing import NamedTuple
+
+from lawm_jax.report import figures, page
+
+PARTS = "prediction", "leakage", "transfer", "content", "sampling"
+BOUNDS = "copy last frame", "deterministic", "none"
+CONTROLS = "copies the future", "decoder alone"  # beginnings of rows that are no model
+# Rows of planning that need no model.
+BASELINES = (
+    "truth, held",
+    "no action",
+    "mean action",
+    "random action",
+    "nearest neighbour",
+    "policy",
+)
+
+
+class Run(NamedTuple):
+    """Holds what a folder says.
+
+    Attributes:
+      folder: pathlib.Path.
+      name, label: the folder's name; what tables call its model, such as "noisy 1e-05".
+      config, about: dicts, empty where missing.
+      metrics: lines of metrics.jsonl with step, error and copy.
+      evals: part -> {source: ...}; of "plan" the sources are texts that say what was asked.
+      files: of W/report that a page can show.
+      skipped: number of files that could not be read.
+      missing: [(what, command that makes it)].
+      others: name -> what W/eval/NAME.json holds, of evaluations that no section shows.
+    """
+
+    folder: pathlib.Path
+    name: str
+    label: str
+    config: dict
+    about: dict
+    metrics: list
+    evals: dict
+    files: list
+    skipped: int
+    missing: list
+    others: dict
+
+    @property
+    def kind(self):
+        return string(mapping(self.config.get("latent")).get("kind"))
+
+
+def read(folder):
+    """Reads a run's folder; raises ValueError where it is none."""
+    folder = pathlib.Path(folder)
+    if not any((folder / part).exists() for part in ("config.json", "metrics.jsonl", "eval")):
+        what = "holds no config.json, metrics.jsonl or eval" if folder.is_dir() else "is not there"
+        raise ValueError(f"{folder}: expected the folder of a run, but it {what}")
+    evaluate = f"python -m lawm_jax.evaluate --workdir {shlex.quote(str(folder))}"
+    train = f"python -m lawm_jax.train --config ... --workdir {shlex.quote(str(folder))}"
+    missing = []
+
+    def load(name, command):
+        try:
+            value = json.loads((folder / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            missing.append((name, command))
+        except (OSError, ValueError, RecursionError):
+            missing.append((f"{name} (it is there, but can't be read)", command))
+        else:
+            if isinstance(value, dict):
+                return value
+            missing.append((f"{name} (it is there, but holds no object)", command))
+        return {}
+
+    config = load("config.json", train)
+    lines = []
+    if (folder / "metrics.jsonl").exists():
+        lines, bad = _lines(folder / "metrics.jsonl")
+        if bad:
+            what = "what is there" if bad is True else f"line {', '.join(map(str, bad))}"
+            missing.append((f"metrics.jsonl: {what} can't be read, and is left out", train))
+    else:
+        missing.append(("metrics.jsonl", train))
+    about = load("eval/about.json", evaluate)
+    evals = {part: load(f"eval/{part}.json", f"{evaluate} --only {part}") for part in PARTS}
+    evals |= {"control": {}, "plan": {}}
+    driven = any(folder.glob("controller/**/checkpoints/[0-9]*"))
+    if driven or (folder / "eval/control.json").exists():
+        evals["control"] = load("eval/control.json", f"{evaluate} --only control")
+    plan = f"python -m lawm_jax.plan --workdir {shlex.quote(str(folder))} --task ..."
+    paths = sorted((folder / "eval").glob("plan_*.json"))
+    for path in paths:
+        for asked, rows in _plans(load(f"eval/{path.name}", plan)):
+            evals["plan"].setdefault(asked, []).extend(rows)
+    known = {*(path.stem for path in paths), "about", "control", *PARTS}
+    unknown = [path for path in sorted((folder / "eval").glob("*.json")) if path.stem not in known]
+    others = {path.stem: load(f"eval/{path.name}", evaluate) for path in unknown}
+    if driven and not paths:
+        missing.append(("eval/plan_TASK.json", plan))
+    files = sorted((folder / "report").glob("*"))
+    files = [path for path in files if path.suffix.lower() in page.TYPES]
+    if not files:
+        missing.append(("pictures in report/", f"{evaluate} --only pictures"))
+    skipped = folder / "skipped.jsonl"
+    skipped = len(_lines(skipped)[0]) if skipped.exists() else 0
+    lines = [line for line in lines if all(real(line.get(k)) for k in ("step", "error", "copy"))]
+    name = folder.resolve().name
+    return Run(folder, name, name, config, about, lines, evals, files, skipped, missing, others)
+
+
+def _lines(path):
+    """Reads a JSONL file of dicts: these, and the numbers of lines that are none, True for all.
+
+    A last line without an end is one that is being written, or that a killed run left: no fault.
+    """
+    try:
+        rows = path.read_bytes().split(b"\n")
+    except OSError:
+        return [], True
+    found, bad = [], []
+    for number, row in enumerate(rows, 1):
+        try:
+            value = json.loads(row)
+        except (ValueError, RecursionError):
+            value = None
+        if isinstance(value, dict):
+            found.append(value)
+        elif number < len(rows) and row.strip():
+            bad.append(number)
+    return found, bad
+
+
+def _plans(found):
+    """Splits what `lawm_jax.plan` wrote: [(what was asked, in words, rows)].
+
+    Rows of different controllers answer the same question: each says which one it had.
+    """
+    planner, controller = mapping(found.get("planner")), string(found.get("controller"))
+    known = {"samples": "samples", "iterations": "iterations", "bound": "deviations at most"}
+    settings = [f"{planner[key]:g} {what}" for key, what in known.items() if real(planner.get(key))]
+    if real(found.get("episodes")):
+        settings.append(f"{found['episodes']} clips")
+    of = {"controller": controller and pathlib.PurePath(controller).name}
+    of["controller_kind"] = string(found.get("controller_kind"))
+    asked = []
+    for plan in map(mapping, listed(found.get("plans"))):
+        words = f"{found.get('task')} ({found.get('source')})", f"{plan.get('horizon')} steps"
+        words = ", ".join([*words, string(planner.get("name")) or "?", *settings])
+        if real(plan.get("radius")):
+            words += f", goal within {plan['radius']:g} m, in closed loop"
+        rows = [mapping(row) for row in listed(plan.get("rows"))]
+        others = *BASELINES, "labelled"
+        rows = [row if str(row.get("name")).startswith(others) else row | of for row in rows]
+        asked.append((words, rows))
+    return asked
+
+
+def is_bound(name):
+    """Says whether a kind of model, or a row's name, is that of a bound and not of a contender."""
+    return name in BOUNDS or isinstance(name, str) and name.startswith("labelled")
+
+
+def with_labels(runs):
+    """Names the runs' models by kind and strength, and by folder where that leaves two alike."""
+    labels = []
+    for run in runs:
+        strength = mapping(run.config.get("latent")).get("strength")
+        plain = is_bound(run.kind) or not real(strength)
+        labels.append(f"{run.kind or run.name}{'' if plain else f' {figures.short(strength)}'}")
+    names = [run.name for run in runs]
+    labels = [
+        label if labels.count(label) == 1 else f"{label} ({name})"
+        for label, name in zip(labels, names, strict=True)
+    ]
+    labels = [
+        label if labels.count(label) == 1 else f"{label}, {run.folder}"
+        for label, run in zip(labels, runs, strict=True)
+    ]
+    return [run._replace(label=label) for run, label in zip(runs, labels, strict=True)]
+
+
+def merged(runs, part, key=None):
+    """Collects rows of all runs: what several of them say alike, such as a bound, comes once.
+
+    Args:
+      runs: list of Run.
+      part: name of the evaluation.
+      key: of the rows within a source's value, if they are not the value itself.
+
+    Returns:
+      source -> [(label, row)], from copying over the bounds to the models.
+    """
+    sources, apart = {}, len(runs) > 1 and part == "control"
+    for run in runs:
+        for source, rows in run.evals[part].items():
+            rows = mapping(rows).get(key) if key else rows
+            kept = sources.setdefault(source, [])
+            for row in listed(rows):
+                if not isinstance(mapping(row).get("name"), str):
+                    continue
+                if apart and is_bound(row["name"]):  # their difference is to one run's latents
+                    row = {key: value for key, value in row.items() if key != "paired"}
+                own = row["name"] == run.kind and not is_bound(run.kind)
+                if own or not any(row == other for _, other in kept):
+                    kept.append((run, row))
+    return {source: _named(rows, apart) for source, rows in sources.items() if rows}
+
+
+def _named(rows, apart):
+    """Labels and sorts rows [(run, row)]: [(label, row)]; `apart` says whose, of all but bounds."""
+
+    def label(run, row):
+        if row["name"] == run.kind:
+            return run.label
+        prefix = f"{run.label}: " if apart and not is_bound(row["name"]) else ""
+        return prefix + row["name"]
+
+    keys = [(label(*pair), string(pair[1].get("metric"))) for pair in rows]
+    named = []
+    for key, (run, row) in zip(keys, rows, strict=True):
+        which = "" if keys.count(key) == 1 else f" ({row.get('controller') or run.label})"
+        named.append((key[0] + which, row))
+    return sorted(named, key=lambda pair: _place(pair[1]["name"]))
+
+
+def _place(name):
+    """Ranks a row by its name: baselines, lower bound, models, upper bounds, what is no model."""
+    if name.startswith(CONTROLS):
+        return 4
+    if name in BASELINES or name == "copy last frame":
+        return 0
+    return 1 if name == "deterministic" else 3 if is_bound(name) else 2
+
+
+# What follows takes what stands in a file for what it should be, or for nothing.
+
+
+def at(row, path):
+    """Looks up "a.b", the key b within the key a, or one key alone; None where it is missing."""
+    for key in path.split(".", 1):
+        row = mapping(row).get(key)
+    return row
+
+
+def mapping(x):
+    """Returns a dict as it is, anything else as an empty one."""
+    return x if isinstance(x, dict) else {}
+
+
+def listed(x):
+    """Returns a list as it is, anything else as an empty one."""
+    return x if isinstance(x, list) else []
+
+
+def string(x):
+    """Returns text as it is, anything else as None."""
+    return x if isinstance(x, str) else None
+
+
+def real(x):
+    """Says whether x is a finite number."""
+    return (
+        isinstance(x, int | float) and not isinstance(x, bool) and x == x and abs(x) != float("inf")
+    )
+
+
+def drawable(x):
+    """Says whether x is an interval that can be drawn."""
+    return (
+        real(x.get("mean"))
+        and all(key in x and (x[key] is None or real(x[key])) for key in ("low", "high"))
+        and len(x) == 3
+    )

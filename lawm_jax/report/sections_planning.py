@@ -1,0 +1,195 @@
+"""Sections of the report on real actions: controllers (E5) and plans (E6, E7)."""
+
+from lawm_jax.report import figures, page, results
+from lawm_jax.report.results import drawable, listed, mapping
+from lawm_jax.report.sections import NOT_COMPARABLE, absent, rollouts, tables
+
+# Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts by inferred latents -> by a controller.
+PAPER_CONTROL = [
+    ["sparse", "low", "0.12 → 0.14", "0.23 → 0.25"],
+    ["sparse", "mid", "0.10 → 0.12", "0.19 → 0.23"],
+    ["sparse", "high", "0.09 → 0.14", "0.17 → 0.26"],
+    ["noisy", "low", "0.13 → 0.13", "0.24 → 0.24"],
+    ["noisy", "mid", "0.10 → 0.11", "0.17 → 0.21"],
+    ["noisy", "high", "0.09 → 0.12", "0.17 → 0.22"],
+    ["discrete", "low", "0.13 → 0.13", "0.24 → 0.24"],
+    ["discrete", "high", "0.11 → 0.12", "0.20 → 0.21"],
+]
+# Table S1: error in metres at low, mid and high capacity, and of what knows real actions.
+PAPER_REACH = [
+    ["sparse", 0.33, 0.18, 0.13, None],
+    ["noisy", 0.49, 0.11, 0.10, None],
+    ["discrete", 0.18, None, 0.14, None],
+    ["V-JEPA 2-AC", None, None, None, 0.15],
+    ["best labelled V-JEPA 2 model", None, None, None, 0.05],
+]
+# Table S2: ATE / RPE.
+PAPER_WALK = [
+    ["sparse", "1.68 / 0.48", "1.45 / 0.41", "1.43 / 0.42", None],
+    ["noisy", "2.06 / 0.55", "1.49 / 0.41", "1.40 / 0.40", None],
+    ["discrete", "1.81 / 0.51", None, "1.48 / 0.42", None],
+    ["NoMaD", None, None, None, "1.93 / 0.52"],
+    ["NWM", None, None, None, "1.13 / 0.35"],
+]
+CAPACITIES = "low", "mid", "high", "labelled"
+LAST = ("state left, by the model", 3, "distance"), ("controller", None, "controller_kind")
+OTHER = (
+    "The paper's clips are others and its models larger: compare with the baselines of one table."
+)
+
+
+def control(runs):
+    """E5, beside Tables S1 and S2."""
+    markup = page.paragraph(
+        "Do real actions lead the model as its own latent ones do? A controller translates them. "
+        "Good: rollouts by real actions are nearly as near to the video as those by inferred "
+        "latents, and far better than those by no action. One that does not see the state "
+        "(actions) fails where the same action looks different from elsewhere."
+    )
+    ours, sources = "", results.merged(runs, "control")
+    for source, rows in sources.items():
+        columns = [("error", 4, "error"), ("minus inferred latents", "+4", "paired")]
+        ours += tables({source: rows}, columns, "mean over all steps")
+        ours += rollouts(source, rows, "by real actions")
+    if ours:
+        columns = [(name, None) for name in ("latents", "capacity", "DROID", "RECON")]
+        title = "The paper, inferred latents → controller"
+        theirs = page.table(columns, PAPER_CONTROL, title, "paper")
+        markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
+    command = "python -m lawm_jax.evaluate --workdir W --only control"
+    markup += _untold(runs, lambda run: run.evals["control"], command)
+    return "E5: led by real actions", markup
+
+
+def reach(runs):
+    """E6, beside Table S1."""
+    text = (
+        "Can one plan with real actions? A hand is to reach the last state of a clip; the plan's "
+        "summed x, y and z are compared with the clip's own. Good: an error well below that of no "
+        "action and of the actions that are retrieved from training data (nearest neighbour), near "
+        "that of the labelled model, which learned from real actions. The Action Score is 0 from "
+        "an error of 0.1 m on, and 80 at none."
+    )
+    columns = [("error, m", 3, "error"), ("minus no action", "+3", "paired")]
+    columns += [("Action Score", 1, "score"), ("correlation x / y / z", None, "correlation"), *LAST]
+    theirs = _theirs(PAPER_REACH, 2, "The paper, DROID: error, m")
+    verdict = "error", "{} errs by {} m", "no action"
+    markup = _plans(runs, text, ("error", "error of the plan, m"), columns, verdict, theirs)
+    return "E6: plans for a hand", markup
+
+
+def walk(runs):
+    """E7, beside Table S2."""
+    text = (
+        "Can one plan a way? The plan holds one action over all steps, as the paper's straight "
+        "lines do, and is judged by the poses that it leads to: ATE is the root mean square "
+        "distance of positions, RPE that of the displacements of single steps, in metres, in the "
+        "frame of the start, without alignment, as in NWM; yaw is the error of the last heading. "
+        "The mean action is hard to beat in ATE: look at heading and correlation, too. "
+        "The truth, held, is about the best that one action can do."
+    )
+    columns = [("ATE, m", 3, "ate"), ("minus mean action", "+3", "paired"), ("RPE, m", 3, "rpe")]
+    columns += [("ATE, waypoints", 2, "ate_waypoints"), ("RPE, waypoints", 2, "rpe_waypoints")]
+    columns += [("yaw, rad", 2, "yaw"), ("correlation x / y / yaw", None, "correlation"), *LAST]
+    theirs = _theirs(PAPER_WALK, None, "The paper, RECON: ATE / RPE")
+    verdict = "ate", "{} has an ATE of {} m", "the mean action"
+    markup = _plans(runs, text, ("ate", "ATE of the plan, m"), columns, verdict, theirs)
+    return "E7: plans for a way", markup
+
+
+def closed(runs):
+    """Closed loop, which the paper does not have."""
+    text = (
+        "Do the plans work? In a simulator the first action of each plan is taken, and the next "
+        "plan starts from what is then seen, towards the picture of a goal. Good: far more goals "
+        "reached than by chance, near the policy that made the goals, whose own actions show what "
+        "the simulator allows. The paper has no such measurement."
+    )
+    columns = [("at the goal at the end", 2, "success"), ("at any time", 2, "reached")]
+    columns += [("distance at the end, m", 3, "distance"), ("minus no action", "+3", "paired")]
+    verdict = "distance", "{} ends {} m from the goal", "no action"
+    drawn = "success", "share of scenes that end at the goal"
+    markup = _plans(runs, text, drawn, [*columns, LAST[-1]], verdict, flag=" --closed-loop")
+    return ("Closed loop", markup) if "<table" in markup else None
+
+
+def _theirs(rows, digits, title):
+    columns = [("latents", None), *((name, digits) for name in CAPACITIES)]
+    return page.table(columns, rows, title, "paper")
+
+
+def _plans(runs, text, drawn, columns, verdict, theirs="", flag=""):
+    """Makes what a section on plans shows.
+
+    Args:
+      runs: list of Run.
+      text: what is asked.
+      drawn: key that all rows of such plans have, an interval, and what it is called.
+      columns: as of `tables`.
+      verdict: key of the error; a sentence's beginning; what the rows' `paired` is the gain over.
+      theirs: table of the paper's figures.
+      flag: of the command that makes them.
+    """
+    key, label = drawn
+    ours, verdicts = "", []
+    for asked, rows in results.merged(runs, "plan").items():
+        rows = [(name, row) for name, row in rows if drawable(mapping(row.get(key)))]
+        if not rows:
+            continue
+        verdicts += _judged(asked, rows, *verdict)
+        shown = [(name, row | {"correlation": _joined(row)}) for name, row in rows]
+        muted = [name for name, row in rows if not _contends(row)]
+        svg = figures.intervals(None, {name: row[key] for name, row in rows}, label, muted)
+        caption = f"{asked}: {label}, 95 % intervals."
+        ours += tables({asked: shown}, columns) + page.drawing(svg, caption)
+    markup = page.paragraph(text)
+    if ours:
+        markup += page.found(verdicts) + (page.beside(ours, theirs) if theirs else ours)
+        markup += page.paragraph(OTHER, "note") if theirs else ""
+    has = lambda run: any(key in row for rows in run.evals["plan"].values() for row in rows)  # noqa: E731
+    command = f"python -m lawm_jax.plan --workdir W --task ...{flag}"
+    return markup + _untold(runs, has, command)
+
+
+def _joined(row):
+    """Writes correlations of several axes in one cell."""
+    return "\u00a0/\u00a0".join(page.number(x, 2) for x in listed(row.get("correlation")))
+
+
+def _contends(row):
+    """Says whether a row is a model's that has to translate real actions."""
+    return row["name"] not in results.BASELINES and not row["name"].startswith("labelled")
+
+
+def _judged(asked, rows, key, begin, baseline):
+    """Says in a sentence whether the best model is better than a baseline."""
+    whole = lambda row: all(drawable(mapping(row.get(k))) for k in (key, "paired"))  # noqa: E731
+    models = {name: row for name, row in rows if _contends(row) and whole(row)}
+    if not models:
+        return []
+    best = min(models, key=lambda name: models[name][key]["mean"])
+    error, paired = models[best][key]["mean"], models[best]["paired"]
+    text = f"{asked}: {begin.format(best, f'{error:.3f}')}, {abs(paired['mean']):.3f} m "
+    text += f"{'less' if paired['mean'] < 0 else 'more'} than {baseline}"
+    if paired["low"] is None:
+        return [f"{text}, in one episode."]
+    sure = paired["high"] < 0 or paired["low"] > 0
+    return [f"{text}; the interval {'excludes' if sure else 'includes'} zero."]
+
+
+def _untold(runs, has, command):
+    """Names the runs that lack a measurement with real actions, where they can have it."""
+    runs = [run for run in runs if run.kind != "deterministic"]
+    missing = absent(runs, has, command)
+    if missing and not all(map(_driven, runs)):
+        missing += page.paragraph(
+            "It needs a controller: python -m lawm_jax.train --config configs/controller.py:... "
+            "--config.model=W --workdir W/controller/NAME",
+            "note",
+        )
+    return missing
+
+
+def _driven(run):
+    """Says whether a run can be led by real actions."""
+    return run.kind == "labelled" or any(run.folder.glob("controller/**/checkpoints/[0-9]*"))

@@ -1,0 +1,1 @@
+"""Studies: tables of runs, made by the other commands."""

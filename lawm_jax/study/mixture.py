@@ -1,0 +1,84 @@
+"""E8: how planning depends on the share of in-domain video in the world model's training.
+
+Source: Garrido et al. 2026, Table S3.
+"""
+
+import numpy as np
+
+from lawm_jax.evaluate import metrics
+
+
+def compare(runs):
+    """Compares the plans of runs that differ in share, kind of latent and seed, on the same clips.
+
+    Of several seeds the mean error of each clip counts: intervals are over episodes, not seeds.
+
+    Args:
+      runs: dicts with `kind`, `share` (percent), `seed`, `plan` (what `lawm_jax.plan` writes; its
+        first horizon counts) and `prediction` (rows of `prediction.compare`, in domain).
+
+    Returns:
+      `task`, `measure` ("error" or "ate"), `horizon`, `planner`; `clips`, how many; `baselines`,
+      name -> error, metres (interval); and `rows`, a dict for each kind and share: `kind`, `share`,
+      `error`; `less`, name -> the error less that of a baseline or of the kind's smallest share
+      (paired intervals); `one_step`, the mean one-step error relative to copying; and `seeds`,
+      [{"seed", "error", "one_step"}].
+
+    Raises:
+      ValueError: there is no run, or not all planned on the same clips.
+    """
+    if not runs:
+        raise ValueError("runs: expected at least one, got none")
+    (first, *_), cases, errors = runs[0]["plan"]["plans"], {}, {}
+    for run in runs:
+        if run["plan"]["plans"][0]["names"] != first["names"]:
+            raise ValueError("runs: expected plans for the same clips, got others")
+        cases.setdefault((run["kind"], run["share"]), []).append(run)
+    mean = lambda errors: metrics.interval(errors, first["names"])  # noqa: E731
+    measure = "error" if "error" in first["rows"][0] else "ate"
+    rows = []
+    for (kind, share), seeds in sorted(cases.items(), key=lambda case: case[0][1]):
+        plans = [{row["name"]: row for row in run["plan"]["plans"][0]["rows"]} for run in seeds]
+        each = {name: np.mean([plan[name]["clips"] for plan in plans], 0) for name in plans[0]}
+        error = each.pop(kind)
+        smallest, least = errors.setdefault(kind, (share, error))
+        less = {name: mean(error - other) for name, other in each.items()}
+        if share != smallest:
+            less[f"{smallest:g} %"] = mean(error - least)
+        one_step = [
+            next(row["relative"] for row in run["prediction"] if row["name"] == kind)
+            for run in seeds
+        ]
+        row = {"kind": kind, "share": share, "error": mean(error), "less": less}
+        row["one_step"] = float(np.mean(one_step))
+        row["seeds"] = [
+            {"seed": run["seed"], "error": plan[kind][measure], "one_step": x}
+            for run, plan, x in zip(seeds, plans, one_step, strict=True)
+        ]
+        rows.append(row)
+    return {
+        "task": runs[0]["plan"]["task"],
+        "measure": measure,
+        "horizon": first["horizon"],
+        "planner": runs[0]["plan"]["planner"],
+        "clips": len(first["names"]),
+        "baselines": {name: mean(other) for name, other in each.items()},
+        "rows": rows,
+    }
+
+
+def table(found):
+    """Writes what `compare` found for a terminal."""
+    lines = [
+        f"plans of {found['horizon']} steps, {found['task']}, by the share of in-domain video: "
+        f"{found['measure']}, metres [95 % interval]"
+    ]
+    lines += [f"  {name:<18}{metrics.show(error)}" for name, error in found["baselines"].items()]
+    for row in found["rows"]:
+        others = [x for x in row["less"] if x in ("no action", "nearest neighbour") or "%" in x]
+        less = ", ".join(f"{name}'s {metrics.show(row['less'][name], sign='+')}" for name in others)
+        lines.append(
+            f"  {row['kind']:<9}{row['share']:>5g} %  {metrics.show(row['error'])}   less {less}   "
+            f"one step {row['one_step']:.3f} of copying"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,449 @@
+"""The training loop: one step, jitted over a mesh, and the run around it."""
+
+import concurrent.futures
+import contextlib
+import json
+import math
+import os
+import signal
+import warnings
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lawm_jax import latents, world_model
+from lawm_jax.train import (
+    accumulation,
+    checkpoints,
+    controlling,
+    cpu,
+    decoding,
+    logs,
+    models,
+    optim,
+    sharding,
+)
+
+
+def train_step(model, tx, frozen, state, batch, accumulate=1):
+    """Takes one optimisation step on one global batch.
+
+    Args:
+      model: WorldModel (static under jit); one without a forward model trains its
+        controller or, without one, its decoder.
+      tx: optax.GradientTransformation, from `optim.make` (static).
+      frozen: what training needs and does not change, {"encoder"}; for a controller also what
+        `controlling.init_frozen` made, for a decoder `decoding.init_frozen`.
+      state: {"params", "opt", "step" int32, "key"}.
+      batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before; and
+        "actions" [B, T-1, U] where the model learns from real ones.
+      accumulate: number of equal parts that the batch is taken in, one after the other, to need
+        less memory. The result is that of the whole batch, to rounding: noise, codes and the
+        regularisers' statistics are the batch's. Sparse latents are inferred twice for that.
+
+    Returns:
+      The next state, and metrics, float32 scalars: `loss`, `grad_norm`, `update_norm` and what the
+      loss gives; for discrete latents `codes`, the number of codes in use.
+
+    Source: Garrido et al. 2026, sections 3 and 4.
+    """
+    key, noise, reset = jax.random.split(state["key"], 3)
+    if accumulate == 1:
+        objective = _objective(model, frozen, batch, noise)
+        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
+    else:
+        (value, metrics), grads = _accumulated(
+            model, frozen, state["params"], batch, noise, accumulate
+        )
+    updates, opt = tx.update(grads, state["opt"], state["params"])
+    params = optax.apply_updates(state["params"], updates)
+    norms = {"grad_norm": optim.global_norm(grads), "update_norm": optim.global_norm(updates)}
+    metrics = metrics | {"loss": value} | norms
+    if "latents" in metrics:
+        codebook, idle = latents.reset_codes(
+            params["latent"]["codebook"],
+            state["params"]["latent"]["idle"],
+            metrics.pop("latents"),
+            reset,
+            model.latent.reset_after,
+        )
+        params = params | {"latent": {"codebook": codebook, "idle": idle}}
+        metrics["codes"] = (idle < model.latent.reset_after / 2).sum().astype(jnp.float32)
+    return {"params": params, "opt": opt, "step": state["step"] + 1, "key": key}, metrics
+
+
+def _objective(model, frozen, batch, noise, others=None):
+    """Returns the function params -> loss, metrics that a step on this batch differentiates."""
+    if model.predictor is None and model.controller is None:
+        return lambda params: decoding.loss(model, params, frozen, batch["video"], noise)
+    s, u = _states(model, frozen, batch), batch.get("actions")
+    if model.predictor is None:
+        return lambda params: controlling.loss(model, params, frozen, s, u)
+    return lambda params: world_model.loss(model, params, s, noise, u, others)
+
+
+def _accumulated(model, frozen, params, batch, key, count):
+    """Computes loss, metrics and gradient of a batch in `count` parts, see `train_step`."""
+    parts = {"batch": accumulation.split(batch, count), "number": jnp.arange(count)}
+    if model.predictor is None:
+        clip = batch.get("video", batch.get("states")).shape[:2]
+        parts["noise"] = accumulation.split(jax.random.uniform(key, clip), count)
+    elif model.latent.kind == "noisy":
+        s = batch.get("states")
+        if s is None:
+            s = world_model.state_shape(model, frozen["encoder"], batch["video"])
+        noise = jax.random.normal(key, (s.shape[0], s.shape[1] - 1, model.latent.dim))
+        parts["noise"] = accumulation.split(noise, count)
+    z = None
+    if model.predictor is not None and model.latent.kind == "sparse":
+
+        def infer(part):
+            return world_model.infer_actions(model, params, _states(model, frozen, part))[0]
+
+        z = jax.lax.map(infer, parts["batch"])
+
+    def objective(params, part):
+        rest = None if z is None else accumulation.others(z, part["number"])
+        return _objective(model, frozen, part["batch"], part.get("noise"), rest)(params)
+
+    return accumulation.value_and_grad(objective, params, parts, count)
+
+
+def _states(model, frozen, batch):
+    """Encodes a batch's video, unless it holds states."""
+    if "states" in batch:
+        return batch["states"].astype(jnp.float32)
+    return world_model.encode(model, frozen, batch["video"])
+
+
+def make_state(model, tx, s, key):
+    """Draws a run's first state, for encoded states of the shape of `s`; can be jitted."""
+    init, key = jax.random.split(key)
+    params = world_model.init_trainable(model, init, s)
+    return {"params": params, "opt": tx.init(params), "step": jnp.int32(0), "key": key}
+
+
+class Run:
+    """Holds what a run needs besides its data: the model, the mesh, the state, the jitted step."""
+
+    def __init__(self, config, states=False, devices=None):
+        """Builds everything; nothing is written.
+
+        Args:
+          config: nested dict or ConfigDict.
+          states: whether batches hold states instead of video.
+          devices: those of a topology description, to compile the step for a machine that isn't
+            here: nothing is loaded then, and `frozen` holds shapes. By default JAX's own.
+        """
+        self.mesh = sharding.make_mesh(**config["mesh"], devices=devices)
+        data = config["data"]
+        self.model = world_model.build(config)
+        self.tx, self.schedule = optim.make(config["optim"], config["steps"])
+        self.accumulate = config["optim"].get("accumulate", 1)
+        batch = sharding.batch_size(data, self.mesh.size)
+        if batch % (self.mesh.size * self.accumulate):
+            parts = f", times optim.accumulate={self.accumulate}" if self.accumulate > 1 else ""
+            raise ValueError(
+                f"data.batch: expected a multiple of {self.mesh.size} devices{parts}, got {batch}"
+            )
+        clip = (batch, data["frames"], data["size"], data["size"], 3)
+        video = jax.ShapeDtypeStruct(clip, jnp.uint8)
+        if devices is None:
+            frozen = _frozen(self.model, config, video)
+        else:
+            frozen = {
+                "encoder": jax.eval_shape(lambda: world_model.draw_encoder(self.model, video))
+            }
+        s = world_model.state_shape(self.model, frozen["encoder"], video)
+        cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
+        self.batch = {"states": cached} if states else {"video": video}
+        if U := controlling.labels(self.model):
+            B, T, *_ = s.shape
+            if T != data["frames"]:
+                raise ValueError(
+                    f"encoder.repeat: expected True, so that each of {data['frames']} frames is a "
+                    f"step and one action leads to the next, got {T} steps"
+                )
+            self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
+            self.actions = controlling.statistics(config)
+        if devices is None:
+            self.frozen = sharding.distribute(self.mesh, frozen)
+        else:
+            self.frozen = _shapes(frozen, sharding.state_sharding(self.mesh, frozen))
+        self.key = jax.random.key(config["seed"])
+        make = lambda key: make_state(self.model, self.tx, s, key)  # noqa: E731
+        shapes = jax.eval_shape(make, self.key)
+        self.shardings = sharding.state_sharding(self.mesh, shapes)
+        self.make = jax.jit(make, out_shardings=self.shardings)
+        self.like = _shapes(shapes, self.shardings)
+
+        def step(frozen, state, batch):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for kernels of TPUs
+                return train_step(self.model, self.tx, frozen, state, batch, self.accumulate)
+
+        self.step = jax.jit(step, donate_argnums=1, out_shardings=(self.shardings, None))
+
+    def lower(self):
+        """Lowers the step for the mesh's devices: jax.stages.Lowered."""
+        spread = sharding.batch_sharding(self.mesh)
+        batch = _shapes(self.batch, jax.tree.map(lambda _: spread, self.batch))
+        return self.step.lower(self.frozen, self.like, batch)
+
+    def begin(self, data=None):
+        """Makes the first state, on the mesh; a controller's latents are measured on a batch."""
+        state = self.make(self.key)
+        if "actions" not in self.batch:
+            return state
+
+        def measure(params, frozen, actions, batch):
+            def infer(part):
+                return controlling.infer(self.model, frozen, _states(self.model, frozen, part))
+
+            if batch is None:
+                targets = None
+            elif self.accumulate == 1:
+                targets = infer(batch)
+            else:
+                parts = accumulation.split(batch, self.accumulate)
+                targets = accumulation.join(jax.lax.map(infer, parts))
+            return controlling.measure(self.model, params, actions, targets)
+
+        batch = None if self.model.predictor is not None else self.place(next(data))
+        measure = jax.jit(measure, out_shardings=self.shardings["params"])
+        return state | {"params": measure(state["params"], self.frozen, self.actions, batch)}
+
+    def place(self, batch):
+        """Puts what a step needs of a batch onto the mesh."""
+        return sharding.place(self.mesh, {key: batch[key] for key in self.batch})
+
+    @contextlib.contextmanager
+    def compiling(self):
+        """Compiles the step in a thread, while the body makes or restores the state."""
+        lowered = self.lower()
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            options = cpu.options(self.mesh.devices.flat[0].platform)
+            step = pool.submit(lowered.compile, options)
+            yield
+        self.step = step.result()
+
+
+def _shapes(tree, shardings):
+    """Returns a tree's shapes and dtypes, with their shardings: jax.ShapeDtypeStructs."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        tree,
+        shardings,
+    )
+
+
+def _frozen(model, config, video):
+    """Loads what training needs and does not change: {"encoder", ...}."""
+    if model.predictor is not None:
+        return {"encoder": world_model.init_encoder(model, video)}
+    if model.controller is not None:
+        return controlling.init_frozen(config)
+    return decoding.init_frozen(model, video)
+
+
+def fit(config, workdir):
+    """Trains what a config describes, or continues where an interrupted run stopped.
+
+    Args:
+      config: ConfigDict as in configs/: lawm.py, labelled.py, decoder.py, controller.py.
+      workdir: folder for config.json, metrics.jsonl, checkpoints, skipped.jsonl, tensorboard.
+
+    Returns:
+      (model, params) as `models.load` gives them, after the last step; None where SIGTERM ended
+      the run early, with its state saved.
+
+    Raises:
+      ValueError: the folder holds a run with another config or is a URL, or a config value is
+        wrong.
+      FloatingPointError: loss, gradient or update is not finite; the last checkpoint is kept.
+    """
+    import ml_collections
+
+    from lawm_jax.data import pipeline, settings
+
+    workdir = checkpoints.folder(workdir)
+    config = json.loads(config.to_json_best_effort())
+    settings.check(config, per_device=True)
+    if "controller" in config:
+        config = controlling.complete(config)
+    config = _agreed(workdir, config)
+    store = checkpoints.Checkpoints(workdir)
+    if store.latest is not None and store.latest >= config["steps"]:
+        try:
+            loaded = models.load(workdir, store.latest)
+        except ValueError:  # damaged: `restore` sets it aside and takes the one before
+            loaded = None
+        if checkpoints.agreed(loaded is not None):
+            if jax.process_index() == 0:
+                print(f"{workdir}: all {config['steps']} steps are done already")
+            store.close()
+            return loaded
+    data = pipeline.clips(
+        ml_collections.ConfigDict(config),
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        skipped=os.path.join(workdir, "skipped.jsonl"),
+    )
+    run = Run(config, "states" in data.shapes)
+    for key, shape in run.batch.items():
+        if data.shapes.get(key) != shape.shape[1:]:
+            got = data.shapes.get(key, "none")
+            raise ValueError(f"data: expected {key} of {shape.shape[1:]}, got {got}")
+    if jax.process_index() == 0:  # not before: what can't begin claims no folder
+        checkpoints.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
+        print(f"{_describe(run, config, workdir)}; compiling", flush=True)
+    with run.compiling():
+        start, state = store.restore(run.like, data) or (0, run.begin(data))
+        log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
+    if start:
+        log.say(f"continues after step {start}")
+    try:
+        with _Termination() as termination:
+            done = _loop(run, config, state, start, data, store, log, termination)
+    finally:
+        log.close()
+        store.close()
+    if not done:
+        return None
+    params = done["params"] | {"encoder": run.frozen["encoder"]}
+    return run.model, models.complete(run.model, params, run.mesh)
+
+
+def _loop(run, config, state, start, data, store, log, termination):
+    """Runs the steps; returns the last state, or None after SIGTERM."""
+
+    def check(step, metrics):
+        metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if not math.isfinite(metrics["loss"] + metrics["grad_norm"] + metrics["update_norm"]):
+            raise FloatingPointError(
+                f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}, "
+                f"update norm {metrics['update_norm']}; the last good state is the checkpoint of "
+                f"step {store.latest}"
+            )
+        return metrics | {"lr": config["optim"]["adamw"] * float(run.schedule(step - 1))}
+
+    pending = None
+    for step in range(start + 1, config["steps"] + 1):
+        batch = run.place(next(data))
+        with jax.transfer_guard("disallow"):
+            state, metrics = run.step(run.frozen, state, batch)
+        if pending is not None:  # fetched now, so the device was never idle for it
+            log.step(pending[0], check(*pending))
+            pending = None
+        last = step == config["steps"]
+        if step % config["log_every"] == 0 or step == start + 1 or last:
+            pending = step, metrics
+        stop = termination.agreed(step)
+        if step % config["checkpoint_every"] == 0 or last or stop:
+            checked = check(step, metrics)
+            if pending is not None:
+                log.step(step, checked)
+                pending = None
+            store.save(step, state, data, wait=last or stop)
+        if stop:
+            log.say(f"stopped at step {step} as asked; the same command continues from here")
+            return None
+    return state
+
+
+class _Termination:
+    """Notes SIGTERM instead of dying of it, so that the run can save first.
+
+    Of several processes JAX notes it, since it joined them, and tells all: its handler stays.
+    """
+
+    def __enter__(self):
+        self.asked, self.alone = False, jax.process_count() == 1
+        if self.alone:
+            self.before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, *_):
+        self.asked = True
+
+    def agreed(self, step):
+        """Says whether to stop now; all processes get the same answer at the same step."""
+        if self.alone:
+            return self.asked
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def __exit__(self, *_):
+        if self.alone:
+            signal.signal(signal.SIGTERM, self.before)
+
+
+# What may change later.
+FREE = ("steps.", "log_every.", "checkpoint_every.", "mesh.", "data.workers.")
+FREE += ("data.batch_per_device.", "optim.accumulate.")
+
+
+def _agreed(workdir, config):
+    """Checks that a run that is in the folder has the same config.
+
+    Returns:
+      The config with the number of clips that `data.batch=0` stands for: what the run began with.
+    """
+    data = config["data"]
+    size = sharding.batch_size(data, jax.device_count())
+    try:
+        before = checkpoints.read_config(workdir)
+        size = data["batch"] or before["data"]["batch"]
+    except FileNotFoundError:
+        before = None
+    config = config | {"data": data | {"batch": size}}
+    before = before or config
+    if before["steps"] != config["steps"]:
+        warnings.warn(
+            f"{workdir}: steps: was {before['steps']}, is {config['steps']}; the learning rate "
+            "follows the new schedule from here on, and the run no longer equals one of either "
+            "length",
+            stacklevel=3,
+        )
+    changed = [key for key in _differences(before, config) if not f"{key}.".startswith(FREE)]
+    if changed:
+        raise ValueError(
+            f"{workdir}: holds a run with another config; expected a new --workdir, or the same "
+            f"values of: {', '.join(sorted(changed))}"
+        )
+    return config
+
+
+def _differences(a, b, path=""):
+    if not (isinstance(a, dict) and isinstance(b, dict)):
+        return [] if a == b else [path]
+    keys = sorted(set(a) | set(b))
+    missing = object()
+    return [
+        name
+        for key in keys
+        for name in _differences(
+            a.get(key, missing), b.get(key, missing), f"{path}.{key}" if path else key
+        )
+    ]
+
+
+def _describe(run, config, workdir):
+    count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
+    latent, devices = run.model.latent, run.mesh.devices.ravel()
+    what = "pixel decoder"
+    if run.model.predictor is None and latent is not None:
+        what = f"controller of {config['model']} by {run.model.controller.kind}"
+    elif latent is not None:
+        what = f"{latent.kind} latents ({latent.dim} wide, strength {latent.strength:g})"
+    text = (
+        f"{workdir}: {what}, {count(run.like['params']):.2f} M parameters to train, "
+        f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, batch "
+        f"{config['data']['batch']} clips of {config['data']['frames']} frames"
+    )
+    if run.mesh.shape["fsdp"] > 1:
+        text += ", mesh " + " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
+    if run.accumulate > 1:
+        text += f", in {run.accumulate} parts"
+    return text

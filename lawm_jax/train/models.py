@@ -1,0 +1,220 @@
+"""Whole models on disk: what `lawm.load` and `lawm.save` do."""
+
+import dataclasses
+import glob
+import json
+import os
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lawm_jax import world_model
+from lawm_jax.data import paths
+from lawm_jax.nn.prior import Prior
+from lawm_jax.train import checkpoints, sharding
+
+PRIOR = "prior.safetensors"  # in a run's folder
+
+
+def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=False):
+    """Loads a trained model, without its optimiser.
+
+    Args:
+      workdir: folder of a training run, or one that `save` wrote.
+      step: which checkpoint; None takes the newest that can be read.
+      mesh: from `make_mesh`, to spread the parameters over; None takes the first device.
+      decoder: folder of the run that trained a decoder on the same encoder. None takes
+        WORKDIR/decoder where there is one, and else what the model itself has.
+      controller: folder of the run that trained a controller of this model, or its name within
+        WORKDIR/controller. None takes that in WORKDIR/controller where there is but one, "" none.
+      prior: whether to give the model the prior that `lawm_jax.evaluate` fitted to its latents, for
+        `sample_actions` given states. It makes another model, of another hash.
+
+    Returns:
+      (model, params), params with the encoder's, and the decoder's, the learned prior's and the
+      controller's where there are such.
+
+    Raises:
+      FileNotFoundError: no config.json or no checkpoint in the folder, or no prior asked for.
+      ValueError: no checkpoint can be read, the decoder is another encoder's, the controller
+        another model's, or the prior another step's or not readable. A controller that no longer
+        fits gets a warning where it is not named.
+    """
+    workdir = paths.expand(workdir)
+    model = world_model.build(checkpoints.read_config(workdir))
+    mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
+    frames = 2 * model.encoder.tubelet
+    video = jax.ShapeDtypeStruct((1, frames, model.size, model.size, 3), jnp.uint8)
+    store = checkpoints.Checkpoints(workdir, write=False)
+    try:
+        if store.latest is None:
+            raise FileNotFoundError(f"{store.folder}: no checkpoint here, the run saved none")
+        if "encoder" in store.parts(store.latest if step is None else step):
+            options = json.loads(model.text)
+            options["encoder"]["weights"] = ""  # shapes alone: public weights are not read
+            drawn = dataclasses.replace(model, text=json.dumps(options))
+            make, frozen = lambda key: world_model.init(drawn, key, video), {}
+        else:  # a training run stores no encoder, it is frozen
+            frozen = {"encoder": world_model.init_encoder(model, video)}
+            s = world_model.state_shape(model, frozen["encoder"], video)
+            make = lambda key: world_model.init_trainable(model, key, s)  # noqa: E731
+        like = jax.eval_shape(make, jax.random.key(0))
+        place = lambda tree: jax.tree.map(  # noqa: E731
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            tree,
+            sharding.state_sharding(mesh, tree),
+        )
+        restored = store.restore({"params": place(like)}, step=step)
+    finally:
+        store.close()
+    params = complete(model, restored[1]["params"] | _place(frozen, mesh), mesh)
+    own = os.path.join(workdir, "decoder")
+    if decoder is None and trained(own):
+        decoder = own
+    if decoder:
+        model, params = _with_decoder(model, params, decoder, mesh)
+    if prior:
+        model, params = _with_prior(model, params, os.path.join(workdir, PRIOR), restored[0], mesh)
+    return _with_controller(model, params, workdir, controller, restored[0], mesh)
+
+
+def complete(model, params, mesh):
+    """Adds the embedded decoder to params that lack it, on the mesh."""
+    if model.decoder is None or "decoder" in params:
+        return params
+    return params | _place(world_model.init_decoder(model, None, None), mesh)
+
+
+def controllers(workdir):
+    """Lists the folders of a world model's trained controllers: WORKDIR/controller[/NAME]."""
+    own = os.path.join(paths.expand(workdir), "controller")
+    return [x for x in [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))] if trained(x)]
+
+
+def trained(folder):
+    """Says whether a run has a checkpoint yet."""
+    folder = glob.escape(paths.expand(folder))
+    return bool(glob.glob(os.path.join(folder, "checkpoints", "[0-9]*")))
+
+
+def _with_decoder(model, params, folder, mesh):
+    """Gives a model the decoder that another run trained."""
+    folder = paths.expand(folder)
+    other, found = load(folder, mesh=mesh)
+    parts, theirs = json.loads(model.text), json.loads(other.text)
+    for key in ("name", "weights", "causal", "normalise"):
+        ours = parts["encoder"][key]
+        if ours != theirs["encoder"][key]:
+            raise ValueError(
+                f"{folder}: expected a decoder of the encoder with {key} {ours!r}, got "
+                f"{theirs['encoder'][key]!r}"
+            )
+    if "decoder" not in found:
+        raise ValueError(f"{folder}: expected a run of configs/decoder.py, got no decoder")
+    if "decoder" in theirs:
+        parts["decoder"] = theirs["decoder"]
+    text = json.dumps(parts, sort_keys=True)
+    model = dataclasses.replace(model, decoder=other.decoder, text=text)
+    return model, params | {"decoder": found["decoder"]}
+
+
+def _with_controller(model, params, workdir, name, step, mesh):
+    """Gives a model the controller that another run trained for it."""
+    if name is None:
+        found = controllers(workdir)
+        folder = found[0] if len(found) == 1 else ""
+    else:
+        inner = os.path.join(workdir, "controller", name)
+        folder = inner if name and os.path.isdir(inner) else paths.expand(name)
+    if not folder:
+        return model, params
+    parts, theirs = json.loads(model.text), checkpoints.read_config(folder)
+    if "controller" not in theirs:
+        raise ValueError(f"{folder}: expected a run of configs/controller.py, got no controller")
+    if not trained(folder):
+        raise FileNotFoundError(
+            f"{folder}: expected a trained controller, it has no checkpoint yet"
+        )
+    ours = {"model_step": step} | {key: parts.get(key) for key in ("encoder", "inverse", "latent")}
+    theirs["encoder"]["repeat"] = parts["encoder"]["repeat"]  # may differ
+    changed = [key for key, value in ours.items() if theirs[key] != value]
+    if changed:
+        problem = f"{folder}: was trained for another model; it differs in {', '.join(changed)}"
+        if name is not None:
+            raise ValueError(problem)
+        warnings.warn(f"{problem}; left out", stacklevel=3)
+        return model, params
+    other, found = load(folder, mesh=mesh)
+    text = json.dumps(parts | {"controller": theirs["controller"]}, sort_keys=True)
+    model = dataclasses.replace(model, controller=other.controller, text=text)
+    return model, params | {"controller": found["controller"]}
+
+
+def save_prior(workdir, step, prior, params):
+    """Saves a learned prior beside its model; `load(workdir, prior=True)` finds it.
+
+    Args:
+      workdir: of the model's run.
+      step: of the checkpoint; the prior is no other's.
+      prior, params: from `evals.sampling.fit`.
+    """
+    arrays = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
+    options = json.dumps({"width": prior.width, "depth": prior.depth})
+    path, metadata = os.path.join(workdir, PRIOR), {"prior": options, "step": str(step)}
+    safetensors.numpy.save_file(arrays, f"{path}.new", metadata)
+    os.replace(f"{path}.new", path)
+
+
+def _with_prior(model, params, path, step, mesh):
+    """Gives a model the prior that was fitted to it."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{path}: expected a learned prior, none was fitted yet; python -m lawm_jax.evaluate "
+            "--only sampling does it"
+        )
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        fitted, options = int(metadata["step"]), json.loads(metadata["prior"])
+        if not (isinstance(options, dict) and {type(x) for x in options.values()} == {int}):
+            raise ValueError(options)
+        network = Prior(width=options["width"], depth=options["depth"])
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected a learned prior as `save_prior` writes it, got {error!r}"
+        ) from error
+    if fitted != step:
+        raise ValueError(f"{path}: expected the prior of step {step}, got that of step {fitted}")
+    text = json.dumps(json.loads(model.text) | {"prior": options}, sort_keys=True)
+    model = dataclasses.replace(model, prior=network, text=text)
+    return model, params | {"prior": _place(unflatten_dict(arrays, sep="/"), mesh)}
+
+
+def _place(tree, mesh):
+    return sharding.distribute(mesh, tree)
+
+
+def save(workdir, model, params):
+    """Saves a model with all its parameters, the encoder's too, so that `load` finds it.
+
+    Args:
+      workdir: a folder that holds no run yet; it is made.
+      model: from `build`.
+      params: as returned by `init` or `load`.
+
+    Raises:
+      ValueError: the folder holds checkpoints already.
+    """
+    store = checkpoints.Checkpoints(workdir)
+    try:
+        if store.latest is not None:
+            raise ValueError(f"{store.folder}: expected no checkpoints, found step {store.latest}")
+        checkpoints.write_config(workdir, json.dumps(json.loads(model.text), indent=1))
+        store.save(0, {"params": params}, wait=True)
+    finally:
+        store.close()
