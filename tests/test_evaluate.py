@@ -11,8 +11,8 @@ import pytest
 
 import configs.lawm
 from lawm_jax.data import pipeline
-from lawm_jax.evaluate import __main__ as evaluate
 from lawm_jax.evaluate import clips, context
+from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.report import results
 
 
@@ -55,7 +55,7 @@ def runs(tmp_path):
 def test_what_a_run_was_trained_on_is_never_evaluated_and_that_is_said(
     runs, capsys, given, share, who
 ):
-    assert evaluate._unseen(given, *runs)[0] == share
+    assert evaluate_run.unseen(given, *runs)[0] == share
     said = capsys.readouterr().out
     assert ("was trained on it, what that held out" in said) == (share < 1)
     assert who == "model" or who in said
@@ -73,7 +73,7 @@ def test_files_of_training_are_never_held_out_however_the_folder_is_spelt(
     model = run(tmp_path / "run", videos=str(folder), holdout=0.3)
     config = ml_collections.ConfigDict(json.loads((tmp_path / "run" / "config.json").read_text()))
     trained = {os.path.basename(path) for path in pipeline.identities(config, "videos")}
-    share, without = evaluate._unseen({"x": spec.format(folder)}, model, [])
+    share, without = evaluate_run.unseen({"x": spec.format(folder)}, model, [])
     assert share == 1 and {os.path.basename(path) for path in without["x"]} <= trained
     assert f"was trained on {len(without['x'])} of its items" in capsys.readouterr().out
     config.data.update(videos="", holdout=share)
@@ -87,13 +87,13 @@ def test_files_of_training_are_never_held_out_however_the_folder_is_spelt(
 
 def test_data_that_is_gone_is_said_not_to_be_comparable(tmp_path, capsys):
     model = run(tmp_path, videos=str(tmp_path / "gone"))
-    assert evaluate._unseen({"x": "elsewhere/*"}, model, []) == (1.0, {"x": set()})
+    assert evaluate_run.unseen({"x": "elsewhere/*"}, model, []) == (1.0, {"x": set()})
     assert "cannot tell whether a run was trained on it" in capsys.readouterr().out
 
 
 def test_every_evaluation_is_one_that_the_report_reads():
     shown = {*results.PARTS, "control", "pictures"}
-    assert set(evaluate.PARTS) <= shown
+    assert set(evaluate_run.PARTS) <= shown
 
 
 def test_clips_in_which_nothing_changes_are_refused(tiny, monkeypatch):

@@ -15,8 +15,8 @@ import pytest
 import lawm_jax as lawm
 from lawm_jax import latents, world_model
 from lawm_jax.data import pipeline
-from lawm_jax.evaluate import __main__ as evaluate
 from lawm_jax.evaluate import batched, context, prediction
+from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.train import controlling, loop, optim
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -208,7 +208,7 @@ def test_it_joins_the_comparison_where_its_actions_are_those_of_the_source(run, 
     config = get_config("size=tiny")
     main = lawm.build(config)
     loaded = {"noisy": (main, {}), "labelled": lawm.load(folder)}
-    known = lambda name: list(evaluate._known(name, loaded, {"labelled": folder}))  # noqa: E731
+    known = lambda name: list(evaluate_run.comparable(name, loaded, {"labelled": folder}))  # noqa: E731
     assert known("nav") == ["noisy", "labelled"] and known("panda") == ["noisy"]
     loaded["noisy"] = dataclasses.replace(main, repeat=True), {}
     assert known("nav") == ["noisy"]
@@ -217,7 +217,7 @@ def test_it_joins_the_comparison_where_its_actions_are_those_of_the_source(run, 
 def test_questions_that_need_an_inverse_model_are_not_asked_of_it(
     run, tmp_path, capsys, monkeypatch
 ):
-    few = functools.partial(context.clips.held_out, items=4)
+    few = functools.partial(context.clips.held_out, most=8)
     monkeypatch.setattr(context.clips, "held_out", few)
     folder, config = run
     config = ml_collections.ConfigDict(config.to_dict())

@@ -1,6 +1,7 @@
 """Plans and their errors, in a world whose answer is known, and from the command line."""
 
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ from lawm_jax import latents, world_model
 from lawm_jax.data import poses
 from lawm_jax.evaluate.clips import Clips, fixed
 from lawm_jax.nn.controller import Controller
+from lawm_jax.plan import run as plan_run
 from lawm_jax.plan import tasks
 from lawm_jax.train import controlling, loop, models
 
@@ -311,13 +313,17 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_the_command_plans_prints_and_writes_what_the_function_finds(run):
-    flags = f"--workdir={run}", "--task=panda", "--episodes=6", "--samples=24", "--iterations=2"
-    done = command("plan", *flags)
-    assert done.returncode == 0, done.stderr
-    assert "plans of 3 steps, panda" in done.stdout
-    name = "plan_panda_episodes=6_samples=24_iterations=2.json"
-    written = json.loads((run / "eval" / name).read_text())
+@pytest.fixture(autouse=True)
+def _few(monkeypatch):
+    """Less of the training part, which is encoded anew for each plan."""
+    monkeypatch.setattr(plan_run, "TRAINING", 16)
+
+
+def test_plans_are_printed_and_written(run, capsys):
+    path = plan_run.plan(str(run), "panda", episodes=6, samples=24, iterations=2)
+    assert "plans of 3 steps, panda" in capsys.readouterr().out
+    assert path == str(run / "eval" / "plan_panda_episodes=6_samples=24_iterations=2.json")
+    written = json.loads(pathlib.Path(path).read_text())
     assert written["controller"].endswith("controller/panda") and written["episodes"] == 6
     assert written["controller_kind"] == "state"
     (plan,) = written["plans"]
@@ -331,46 +337,53 @@ def test_the_command_plans_prints_and_writes_what_the_function_finds(run):
     assert plan["rows"][0]["error"]["mean"] == pytest.approx(none, rel=1e-5)
 
 
-def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(run, tmp_path):
-    folder = run / "bounds" / "labelled"
-    wrong = command("plan", f"--workdir={folder}", "--task=nav")
-    assert wrong.returncode and "knows the actions of another source" in wrong.stderr
-    wrong = command("plan", f"--workdir={run}", "--task=nav")
-    assert wrong.returncode and "no controller of nav (mini:nav); train one" in wrong.stderr
-    few = "--episodes=3", "--horizon=2", "--planner=mppi", "--samples=8", "--iterations=2"
-    walks = "--task=recon", "--data=recon=mini:nav"  # they stand in for it
-    done = command("plan", f"--workdir={run}", *walks, "--controller=panda", *few)
-    assert done.returncode == 0, done.stderr
+def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(run, capsys):
+    folder = str(run / "bounds" / "labelled")
+    with pytest.raises(plan_run.Refused, match="workdir: .* knows the actions of another source"):
+        plan_run.plan(folder, "nav")
+    with pytest.raises(plan_run.Refused, match=r"has none of nav \(mini:nav\); train one"):
+        plan_run.plan(str(run), "nav")
+    few = dict(planner="mppi", episodes=3, horizon=[2], samples=8, iterations=2)
+    walks = dict(data="recon=mini:nav")  # they stand in for it
+    path = plan_run.plan(str(run), "recon", controller="panda", **walks, **few)
     settings = "controller=panda_planner=mppi_episodes=3_horizon=2_samples=8_iterations=2"
-    name = f"plan_recon_data=mini-nav_{settings}.json"
-    written = json.loads((run / "eval" / name).read_text())
+    assert path == str(run / "eval" / f"plan_recon_data=mini-nav_{settings}.json")
+    written = json.loads(pathlib.Path(path).read_text())
     row = written["plans"][0]["rows"][-1]
-    assert row["name"] == "none" and "in waypoints" in done.stdout
+    assert row["name"] == "none" and "in waypoints" in capsys.readouterr().out
     assert row["ate_waypoints"]["mean"] == pytest.approx(row["ate"]["mean"] / 0.25)
     assert written["planner"]["name"] == "mppi" and written["controller"] == "panda"
 
 
 @pytest.mark.parametrize(
-    "flags, name",
+    "given, name",
     [
-        (["--planner=cem"], ""),
-        (["--planner=mppi", "--bound=0.5"], "_planner=mppi_bound=0.5"),
+        (dict(planner="cem", bound=None), ""),
+        (dict(planner="mppi", bound=0.5), "_planner=mppi_bound=0.5"),
         (
-            [
-                "--data=panda=mini:/a b/panda",
-                "--controller=W/c/blind",
-                "--horizon=8",
-                "--horizon=4",
-            ],
+            dict(data="panda=mini:/a b/panda", controller="W/c/blind", horizon=[8, 4]),
             "_data=mini-a-b-panda_controller=W-c-blind_horizon=8,4",
         ),
     ],
 )
-def test_results_of_other_settings_get_other_names(flags, name):
-    given = ["plan", "--workdir=W", "--task=panda", *flags]
-    code = f"from lawm_jax.plan import __main__ as plan; plan.flags.FLAGS({given}); print(plan._settings())"
+def test_results_of_other_settings_get_other_names(given, name):
+    assert plan_run.file_name("panda", False, given) == f"plan_panda{name}.json"
+    assert plan_run.file_name("panda", True, given) == f"plan_panda_closed{name}.json"
+
+
+def test_the_command_passes_its_flags_on():
+    code = """
+from absl import app
+from lawm_jax.plan import __main__, run
+run.plan = lambda *given, **more: print(given, {k: v for k, v in more.items() if v is not None})
+flags = "--data=panda=x --controller=c --planner=mppi --episodes=2 --horizon=4 --horizon=3 "
+flags += "--samples=5 --iterations=6 --bound=0.5 --chunk=7 --closed-loop --json=f"
+app.run(__main__.main, ["plan", "--workdir=W", "--task=panda", *flags.split()])
+"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == f"{name}\n", done.stderr
+    expected = dict(data="panda=x", controller="c", planner="mppi", episodes=2, horizon=[4, 3])
+    expected |= dict(samples=5, iterations=6, bound=0.5, chunk=7, closed_loop=True, json_file="f")
+    assert done.stdout == f"{('W', 'panda')} {expected}\n", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -386,9 +399,7 @@ def test_results_of_other_settings_get_other_names(flags, name):
     ],
 )
 def test_flags_out_of_range_are_errors_before_work_begins(flags, why):
-    given = ["plan", "--workdir=nowhere", "--task=panda", *flags]
-    code = f"from absl import app; from lawm_jax.plan import __main__ as plan; app.run(plan.main, {given})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = command("plan", "--workdir=nowhere", "--task=panda", *flags)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert why in done.stdout + done.stderr
 
@@ -401,22 +412,19 @@ def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path
         (folder, f"{folder}: expected a trained controller, it has no checkpoint yet"),
         (tmp_path / "none", "config.json: not found"),
     ):
-        done = command("plan", f"--workdir={run}", "--task=panda", f"--controller={name}")
-        assert done.returncode == 1 and "Traceback" not in done.stderr
-        assert why in done.stdout + done.stderr
+        with pytest.raises(plan_run.Refused, match=f"controller: .*{why}"):
+            plan_run.plan(str(run), "panda", controller=str(name))
     with pytest.raises(FileNotFoundError, match="expected a trained controller, it has no"):
         models.load(str(run), controller=str(folder))
 
 
-def test_the_command_acts_in_the_simulator_and_writes_what_came_of_it(run):
+def test_plans_are_acted_on_in_the_simulator(run, capsys):
     skip_unless(panda_episode)
-    few = "--closed-loop", "--episodes=2", "--samples=12", "--iterations=1"
-    done = command("plan", f"--workdir={run}", "--task=panda", *few)
-    assert done.returncode == 0, done.stderr
-    assert "closed loop, plans of 3 steps, panda" in done.stdout
-    written = json.loads(
-        (run / "eval" / "plan_panda_closed_episodes=2_samples=12_iterations=1.json").read_text()
-    )
+    few = dict(episodes=2, samples=12, iterations=1)
+    path = plan_run.plan(str(run), "panda", closed_loop=True, **few)
+    assert "closed loop, plans of 3 steps, panda" in capsys.readouterr().out
+    assert path.endswith("plan_panda_closed_episodes=2_samples=12_iterations=1.json")
+    written = json.loads(pathlib.Path(path).read_text())
     (plan,) = written["plans"]
     assert written["episodes"] == 2 and plan["steps"] == 2 * plan["policy_steps"] == 10
     found = rows(plan["rows"])
@@ -426,16 +434,16 @@ def test_the_command_acts_in_the_simulator_and_writes_what_came_of_it(run):
     assert found["no action"]["distance"]["mean"] >= 2 * plan["radius"]
 
 
-def test_a_closed_loop_that_cannot_be_is_refused(run, tmp_path):
-    ask = lambda *flags, **at: command("plan", f"--workdir={run}", "--closed-loop", *flags, **at)  # noqa: E731
-    wrong = ask("--task=droid", "--data=droid=droid:/data")
-    assert "expected --task panda or nav, which have a simulator, got droid" in wrong.stderr
-    wrong = ask("--task=panda", "--data=panda=lerobot:/data")
-    assert "--data: a closed loop needs the simulator's own actions" in wrong.stderr
-    assert "got lerobot:/data" in wrong.stderr and wrong.returncode
-    (tmp_path / "mujoco.py").write_text("raise ImportError('no mujoco here')")
-    wrong = ask("--task=panda", PYTHONPATH=str(tmp_path))
-    assert wrong.returncode and "no mujoco here; the simulators need: pip install" in wrong.stderr
+def test_a_closed_loop_that_cannot_be_is_refused(run, monkeypatch):
+    ask = functools.partial(plan_run.plan, str(run), closed_loop=True)
+    with pytest.raises(plan_run.Refused, match="expected --task panda or nav, .* got droid"):
+        ask("droid", data="droid=droid:/data")
+    why = "data: a closed loop needs the simulator's own actions, .* got lerobot:/data"
+    with pytest.raises(plan_run.Refused, match=why):
+        ask("panda", data="panda=lerobot:/data")
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(plan_run.Refused, match="closed-loop: .*the simulators need: pip install"):
+        ask("panda")
 
 
 def test_evaluate_leads_by_every_controller_of_a_source(run):

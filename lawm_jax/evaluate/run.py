@@ -1,0 +1,206 @@
+"""Evaluates a trained model on held-out clips: asks every question, prints and writes results."""
+
+import dataclasses
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+
+import jax
+import ml_collections
+
+from lawm_jax.data import paths, pipeline
+from lawm_jax.evaluate import context, control, leakage, prediction, probing, sampling, transfer
+from lawm_jax.report import figures
+from lawm_jax.train import checkpoints, controlling, models
+
+# Questions in their order, with the module that writes their table; pictures have none.
+PARTS = {
+    "prediction": prediction,
+    "leakage": leakage,
+    "transfer": transfer,
+    "content": probing,
+    "control": control,
+    "sampling": sampling,
+    "pictures": None,
+}
+TRAINED = ("predictor", "inverse", "latent")  # parts of the params
+
+
+def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", embedding="pca"):
+    """Answers questions about a trained model, and writes WORKDIR/eval and WORKDIR/report.
+
+    Args:
+      workdir: folder of the run.
+      only: some of `PARTS`, or None for all.
+      data: name -> source to evaluate on instead of the run's own, as in a config's data.sources.
+      decoder: folder of the run of a decoder, or None for WORKDIR/decoder.
+      distance: perceptual distance, see `perceptual.load`.
+      embedding: see `sampling.embed`.
+
+    Raises:
+      ValueError: a source has no clip that can be evaluated, or does not fit the model.
+    """
+    begin, workdir = time.monotonic(), paths.expand(workdir)
+    config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
+    own = config.copy_and_resolve_references()
+    main, folders = config.latent.kind, _bounds(workdir)
+    folders.pop(main, None)
+    without = {}
+    if data:
+        config.data.videos, config.data.sources = "", ml_collections.ConfigDict(data)
+        config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(data, 1.0))
+        config.data.holdout, without = unseen(data, workdir, folders.values())
+    loaded = {main: models.load(workdir, decoder=decoder)}
+    loaded |= {name: models.load(folder) for name, folder in folders.items()}
+    for folder in ("eval", "report"):
+        os.makedirs(os.path.join(workdir, folder), exist_ok=True)
+
+    parts = [part for part in PARTS if part in (only or PARTS)]
+    results = {part: {} for part in parts if part != "pictures"}
+    options = os.path.join(workdir, "report"), distance, embedding
+    sources = [
+        context.Source(config, x, comparable(x, loaded, folders), *options, without.get(x, ()))
+        for x in pipeline.names(config)
+    ]
+    if "sampling" in parts and main not in ("deterministic", "labelled"):
+        learned = context.fit_prior(own, sources[0])
+        models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
+        for source in sources:
+            source.learned = learned
+    if "control" in parts and main not in ("deterministic", "labelled"):
+        for source in sources:
+            source.controllers = _controllers(workdir, source.name, config, *loaded[main])
+    for source in sources:
+        for part in parts:
+            found = getattr(source, part)()
+            if found:
+                results[part][source.name] = found
+                print(PARTS[part].table({source.name: found}), flush=True)
+    for part, found in results.items():
+        _write(os.path.join(workdir, "eval", f"{part}.json"), found, merge=bool(data))
+    if "pictures" in parts:
+        _curve(workdir, {main: workdir} | folders)
+        print(f"pictures and films: {os.path.join(workdir, 'report')}")
+    about = _about(workdir, loaded[main][1], time.monotonic() - begin)
+    _write(os.path.join(workdir, "eval", "about.json"), about)
+
+
+def unseen(given, workdir, bounds):
+    """Finds out what of given sources some run was trained on.
+
+    Args:
+      given: name -> what it stands for.
+      workdir, bounds: folders of the runs.
+
+    Returns:
+      The share of the sources that no run was trained on: all, or what one held out where the text
+      is the same or, to a run of real actions, the name; and name -> the identities of items that
+      runs were trained on, however the path was spelt, ingested or not.
+    """
+    share, without = 1.0, {name: set() for name in given}
+    for name, spec in given.items():
+        for folder in dict.fromkeys((workdir, *bounds, *controlling.trained(workdir, name, spec))):
+            config = checkpoints.read_config(folder)
+            data = config["data"]
+            seen = [data["sources"][key] for key, weight in data["mixture"].items() if weight > 0]
+            seen = [data["videos"]] if data["videos"] else seen
+            if spec in seen or controlling.knows(folder, name, spec):
+                print(f"{name}: {folder} was trained on it, what that held out is evaluated")
+                share = min(share, data["holdout"])
+            elif found := _trained_on(config, name, spec):
+                print(f"{name}: {folder} was trained on {len(found)} of its items: left out")
+                without[name] |= found
+    return share, without
+
+
+def _trained_on(config, name, spec):
+    """Returns the identities of a source's items that a run of a config was trained on."""
+    config = ml_collections.ConfigDict(config)
+    try:
+        trained = [set(pipeline.identities(config, key)) for key in pipeline.names(config)]
+    except (ValueError, OSError) as error:
+        print(f"{name}: cannot tell whether a run was trained on it, its data is gone: {error}")
+        return set()
+    config.data.update(videos="", holdout=1.0)
+    config.data.sources = ml_collections.ConfigDict({name: spec})
+    config.data.mixture = ml_collections.ConfigDict({name: 1.0})
+    return set.union(*trained) & set(pipeline.identities(config, name, "test"))
+
+
+def _bounds(workdir):
+    """Finds the runs to compare with: name -> folder."""
+    parent = os.path.join(workdir, "bounds")
+    names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
+    runs = {name: os.path.join(parent, name) for name in names}
+    return {name: run for name, run in runs.items() if os.path.exists(f"{run}/config.json")}
+
+
+def comparable(name, loaded, folders):
+    """Leaves out the runs of labelled actions that are another source's, or of other steps.
+
+    Args:
+      name: of the source.
+      loaded: name -> (model, params), the model in question first.
+      folders: name -> folder, of the others.
+
+    Returns:
+      Those of `loaded` that can be compared on this source.
+    """
+    known, (main, *_) = dict(loaded), [model for model, _ in loaded.values()]
+    for key, folder in folders.items():
+        config = ml_collections.ConfigDict(checkpoints.read_config(folder))
+        model = loaded[key][0]
+        same = name in pipeline.names(config) and model.repeat == main.repeat
+        if model.latent.kind == "labelled" and not same:
+            del known[key]
+    return known
+
+
+def _controllers(workdir, name, config, model, params):
+    """Gives the model each controller that was trained on a source: kind -> (model, params)."""
+    spec, found = config.data.videos or config.data.sources[name], {}
+    for folder, kind in reversed(controlling.trained(workdir, name, spec).items()):
+        other, theirs = models.load(workdir, controller=folder)
+        same = dataclasses.replace(model, controller=other.controller)
+        found[kind] = same, params | {"controller": theirs["controller"]}
+    return dict(sorted(found.items(), key=lambda item: item[0] != "state"))
+
+
+def _write(path, found, merge=False):
+    """Writes JSON; with `merge` what is there of other sources stays."""
+    if merge and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file) | found
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(found, file, indent=1, allow_nan=False)
+
+
+def _about(workdir, params, seconds):
+    """Says what the numbers come from: everything that may differ between two equal results."""
+    root = pathlib.Path(__file__).parents[2]
+    git = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True
+    )
+    device = jax.devices()[0]
+    trained = {key: value for key, value in params.items() if key in TRAINED}
+    return {
+        "step": checkpoints.newest(workdir),
+        "parameters": sum(x.size for x in jax.tree.leaves(trained)),
+        "commit": git.stdout.strip() or None,
+        "machine": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores",
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
+        "date": datetime.date.today().isoformat(),
+        "seconds": round(seconds),
+    }
+
+
+def _curve(workdir, folders):
+    runs = {name: f"{folder}/metrics.jsonl" for name, folder in folders.items()}
+    runs = {name: figures.read_metrics(path) for name, path in runs.items()}
+    figures.loss_curve(os.path.join(workdir, "report", "loss.png"), runs)

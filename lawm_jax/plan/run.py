@@ -1,0 +1,242 @@
+"""Plans with a trained model: loads it with its clips or scenes, compares, writes the results."""
+
+import dataclasses
+import functools
+import glob
+import json
+import os
+import re
+import sys
+import time
+
+import ml_collections
+
+from lawm_jax.data import paths
+from lawm_jax.evaluate import batched, clips
+from lawm_jax.plan import closed_loop as closed_loop_
+from lawm_jax.plan import tasks
+from lawm_jax.train import checkpoints, controlling, models
+
+# Of each task: what is asked, the horizons, metres between waypoints.
+TASKS = {
+    "panda": ("reach", (3,), None),
+    "droid": ("reach", (3,), None),
+    "nav": ("walk", (8, 4), None),
+    "recon": ("walk", (8, 4), 0.25),
+}
+CLOSED = {"panda": (3,), "nav": (8,)}  # the horizons of what has a simulator
+TRAINING = 256  # clips of the training part: for the baselines, and for the scale of actions
+
+
+class Refused(ValueError):
+    """Says which argument of `plan` does not fit; its text begins with the argument's name."""
+
+
+def plan(
+    workdir,
+    task,
+    *,
+    data=None,
+    controller=None,
+    planner="cem",
+    episodes=None,
+    horizon=None,
+    samples=None,
+    iterations=None,
+    bound=None,
+    chunk=None,
+    closed_loop=False,
+    json_file=None,
+):
+    """Plans real actions with a trained model, prints a table and writes the results as JSON.
+
+    Args:
+      workdir: folder of a world model with a controller, or of one of labelled actions.
+      task: a key of `TASKS`.
+      data: "TASK=SOURCE", where the run's config lacks the source.
+      controller: folder, or name within WORKDIR/controller; None for that of the source.
+      planner: one of `tasks.PLANNERS`.
+      episodes: number of clips (None for 64) or, in a closed loop, scenes (None for 32).
+      horizon: list of numbers of steps, None for the task's own.
+      samples, iterations: of the planner; None for the paper's numbers.
+      bound: of plans, in standard deviations of the training actions; None for none.
+      chunk: number of candidates predicted at a time; None for what fits the memory.
+      closed_loop: whether to act in the simulator, planning anew at every step.
+      json_file: path to write; None for one in WORKDIR/eval whose name tells what is not default.
+
+    Returns:
+      The path of the JSON file.
+
+    Raises:
+      Refused: an argument does not fit the others, or the run.
+    """
+    begin, workdir = time.monotonic(), paths.expand(workdir)
+    if closed_loop and task not in CLOSED:
+        raise Refused(
+            f"closed-loop: expected --task {' or '.join(CLOSED)}, which have a simulator, got "
+            f"{task}"
+        )
+    _check_samples(task, planner, samples)
+    config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
+    spec = _source(config, task, data)
+    loaded, found, windows = _models(workdir, config, task, spec, controller)
+    count = episodes or (32 if closed_loop else 64)
+    scenes = _scenes(task, spec, count) if closed_loop else None
+    horizons = horizon or (CLOSED[task] if scenes else TASKS[task][1])
+    model = next(iter(loaded.values()))[0]
+    config.encoder.repeat = model.repeat
+    least = max(horizons) + 1
+    config.data.update(videos="", frames=max(config.data.frames, least))
+    config.data.sources = ml_collections.ConfigDict({task: spec})
+    config.data.mixture = ml_collections.ConfigDict({task: 1.0})
+    config.data.augment.update(crop=False, flip=0.0, jitter=0.0, cut=0.0)
+    options = {"samples": samples, "iterations": iterations, "chunk": chunk}
+    options = {key: value for key, value in options.items() if value is not None}
+    asked = dict(planner=planner, options=options, bound=bound, windows=windows)
+    if scenes:
+        plans = _closed(config, task, loaded, scenes, horizons, asked)
+    else:
+        plans = _open(config, task, loaded, count, horizons, asked, least)
+    result = {
+        "task": task,
+        "source": spec,
+        "controller": found,
+        "controller_kind": model.controller.kind if found else None,
+        "episodes": count,
+        "planner": {"name": planner, "bound": bound} | options,
+        "seconds": round(time.monotonic() - begin),
+        "plans": plans,
+    }
+    given = dict(data=data, controller=controller, planner=planner, episodes=episodes)
+    given |= dict(horizon=horizon, samples=samples, iterations=iterations, bound=bound, chunk=chunk)
+    name = file_name(task, closed_loop, given)
+    path = paths.expand(json_file) if json_file else os.path.join(workdir, "eval", name)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(result, file, indent=1, allow_nan=False)
+    return path
+
+
+def file_name(task, closed_loop, given):
+    """Names a result by what is not default, such as plan_panda_planner=mppi.json.
+
+    Args:
+      task, closed_loop: as in `plan`.
+      given: name -> value of the other arguments of `plan`, None where it is the default.
+    """
+    text = ""
+    for key, value in given.items():
+        if value is not None and (key, value) != ("planner", "cem"):
+            value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            text += f"_{key}={value.removeprefix(f'{task}=')}"
+    text = re.sub(r"[^\w.,=-]+", "-", text)
+    return f"plan_{task}{'_closed' if closed_loop else ''}{text}.json"
+
+
+def _check_samples(task, planner, samples):
+    """Refuses fewer candidates than the planner takes elites of."""
+    elites = 5 if (planner, TASKS[task][0]) == ("cem", "walk") else 10
+    least = {"mppi": 2, "gradient": 1}.get(planner, elites + 1)
+    if samples is not None and samples < least:
+        raise Refused(f"samples: expected at least {least} for {planner}, got {samples}")
+
+
+def _open(config, task, models, count, horizons, asked, frames):
+    """Plans on `count` held-out clips of `frames` frames, and prints: one dict per horizon."""
+    kind, _, spacing = TASKS[task]
+    ask = tasks.reach
+    if kind == "walk":
+        ask = functools.partial(tasks.walk, spacing=spacing)
+    first = next(iter(models.values()))  # all models share its encoder
+    episodes, training = tasks.load(config, task, *first, count, frames, TRAINING)
+    plans = []
+    for horizon in horizons:
+        rows = ask(models, episodes, training, horizon=horizon, **asked)
+        names = episodes.episodes.tolist()  # the groups of intervals
+        plans.append({"horizon": horizon, "names": names, "rows": rows})
+        print(tasks.table({task: plans[-1:]}), flush=True)
+    return plans
+
+
+def _closed(config, task, models, scenes, horizons, asked):
+    """Acts in the simulator, and prints: one dict per horizon."""
+    acting, plans = closed_loop_.TASKS[task], []
+    first = next(iter(models.values()))
+    training = clips.training(config, task, batched.frame_encoder(*first), TRAINING)
+    encode = batched.encoder(*first, batch=1)
+    tell = lambda i: print(f"\repisode {i}/{len(scenes)}", end="\r", file=sys.stderr)  # noqa: E731
+    for horizon in horizons:
+        given = models, encode, acting, scenes, training, horizon
+        rows = closed_loop_.evaluate(*given, done=tell, **asked)
+        measured = {"radius": acting.radius, "policy_steps": acting.steps, "steps": acting.limit}
+        plans.append({"horizon": horizon} | measured | {"rows": rows})
+        print(closed_loop_.table(task, acting, horizon, rows), flush=True)
+    return plans
+
+
+def _scenes(task, spec, count):
+    """Draws the scenes of a closed loop."""
+    kind, _, where = spec.partition(":") if isinstance(spec, str) else ("", "", "")
+    if kind != "mini" or os.path.basename(where) != task:
+        raise Refused(
+            f"data: a closed loop needs the simulator's own actions, {task}=mini:{task} or "
+            f"{task}=mini:FOLDER/{task}, got {spec}"
+        )
+    try:
+        return closed_loop_.scenes(closed_loop_.TASKS[task], count)
+    except ImportError as error:
+        raise Refused(f"closed-loop: {error}") from error
+
+
+def _source(config, task, data):
+    """Returns what the task's source stands for."""
+    if data:
+        name, _, spec = data.partition("=")
+        if name != task or not spec:
+            raise Refused(f"data: expected {task}=SOURCE, got {data!r}")
+        return spec
+    if task not in config.data.sources:
+        raise Refused(
+            f"data: the run has no source {task!r}; expected --data {task}=SOURCE, such as "
+            f"--data {task}={task}:FOLDER"
+        )
+    return config.data.sources[task]
+
+
+def _models(workdir, config, task, spec, controller):
+    """Loads the models to compare.
+
+    Returns:
+      name -> (model, params); the controller's folder or None; name -> steps that it reads.
+    """
+    kind = config.latent.kind
+    if kind == "deterministic":
+        raise Refused(f"workdir: {workdir} has no actions to plan with")
+    if kind == "labelled":
+        if not controlling.knows(workdir, task, spec):
+            raise Refused(f"workdir: {workdir} knows the actions of another source")
+        controller, loaded, folders = None, {kind: models.load(workdir)}, {kind: workdir}
+    else:
+        controller = controller or next(iter(controlling.trained(workdir, task, spec)), None)
+        if controller is None:
+            raise Refused(
+                f"controller: {workdir}/controller has none of {task} ({spec}); train one with "
+                f"configs/controller.py and --config.model={workdir}, or name one"
+            )
+        try:
+            loaded = {kind: models.load(workdir, controller=controller)}
+        except (FileNotFoundError, ValueError) as error:
+            raise Refused(f"controller: {error}") from error
+        folders = {kind: workdir}
+        for folder in sorted(glob.glob(os.path.join(glob.escape(workdir), "bounds", "labelled*"))):
+            if controlling.knows(folder, task, spec):
+                loaded[os.path.basename(folder)] = models.load(folder)
+                folders[os.path.basename(folder)] = folder
+    # A real action leads from frame to frame, so one frame has to be one step.
+    each = {
+        name: (dataclasses.replace(model, repeat=model.encoder.tubelet > 1), params)
+        for name, (model, params) in loaded.items()
+    }
+    configs = {name: checkpoints.read_config(folder) for name, folder in folders.items()}
+    windows = {name: tasks.window(configs[name], each[name][0]) for name in each}
+    return each, controller, windows
