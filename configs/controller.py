@@ -70,7 +70,6 @@ def get_config(arg=""):
         heads=heads,
         depth=2,
         remat="" if small else "dots",
-        unroll=1,
         dtype=dtype,
     )
     # muon=0: AdamW takes everything.

@@ -71,7 +71,6 @@ def get_config(arg=""):
         weight=0.03 if small else 0.5,  # of that distance, against the L1 error on the scale 0..1
         frames=1 if small else 4,  # of each clip, drawn at random, that it is taken on; 0: all
         remat="" if small else "dots",
-        unroll=1,
         dtype=dtype,
     )
     c.optim = dict(muon=0.02, adamw=3e-4, weight_decay=0.01, b2=0.999, warmup=0.1333, final=0.0)

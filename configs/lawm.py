@@ -81,7 +81,7 @@ def get_config(arg=""):
         dtype=dtype,
     )
     network = lambda width, heads, depth: dict(  # noqa: E731
-        width=width, heads=heads, depth=depth, remat="" if small else "dots", unroll=1, dtype=dtype
+        width=width, heads=heads, depth=depth, remat="" if small else "dots", dtype=dtype
     )
     c.predictor = network(*forward)
     c.inverse = network(*inverse)

@@ -239,9 +239,7 @@ def expected(stack):
     return outcome(loop, params, x, condition)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"remat": "dots"}, {"remat": "blocks"}, {"unroll": 3}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"remat": "dots"}, {"remat": "blocks"}], ids=str)
 def test_scanned_blocks_equal_a_loop_over_blocks(stack, expected, options):
     module, params, x, condition = stack
     module = module.clone(**options)

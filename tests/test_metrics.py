@@ -94,31 +94,6 @@ def test_a_ratio_without_bounds_has_none_and_a_wrong_one_is_an_error():
         metrics.ratio([1.0, 2.0], [1.0])
 
 
-def test_a_masked_mean_is_the_mean_of_what_the_mask_leaves():
-    random = np.random.default_rng(0)
-    values, mask = random.normal(size=(5, 4, 3)), random.random((4, 1)) < 0.5
-    mask[:2] = [[True], [False]]
-    expected = np.ma.array(values, mask=~np.broadcast_to(mask, values.shape))
-    for axis in (None, 1, (1, 2)):
-        np.testing.assert_allclose(
-            metrics.masked_mean(values, mask, axis), expected.mean(axis), rtol=1e-12
-        )
-    values[:, 1] = np.nan  # the mask is False there
-    assert np.isfinite(metrics.masked_mean(values, mask))
-
-
-def test_a_mask_that_holds_nowhere_or_does_not_fit_is_an_error():
-    values, mask = np.ones((3, 4)), np.ones((3, 4), bool)
-    mask[1] = False
-    with pytest.raises(ValueError, match=r"mask: .*along axis 1, got none at 1 .*first at \[1\]"):
-        metrics.masked_mean(values, mask, 1)
-    with pytest.raises(ValueError, match="mask: .*along axis None, got none"):
-        metrics.masked_mean(values, np.zeros((3, 4), bool))
-    for wrong in (np.ones((2, 3, 4), bool), np.ones((3,), bool), np.ones((3, 4))):
-        with pytest.raises(ValueError, match=r"mask: expected bool that broadcasts to \(3, 4\)"):
-            metrics.masked_mean(values, wrong)
-
-
 def pictures(dtype):
     """Draws two stacks of pictures [2, 3, 40, 33, 3] on the scale 0..255: smooth, with noise."""
     random = np.random.default_rng(0)

@@ -28,7 +28,6 @@ WRONG = {
     "predictor.width": (0,),
     "inverse.heads": (0, -2),
     "predictor.depth": (0,),
-    "predictor.unroll": (0,),
     "latent.dim": (0,),
     "latent.strength": (-0.1, float("nan")),
     "optim.muon": (-0.02,),

@@ -3,15 +3,12 @@
 import contextlib
 import functools
 import glob
-import json
 import math
 import os
 
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-import scipy.stats
 
 from lawm_jax.data import episodes, frames, mini, pipeline, statistics, video
 
@@ -137,38 +134,6 @@ def test_the_order_of_the_items_does_not_matter():
         assert other["fingerprint"] != first["fingerprint"]  # but another order is another source
 
 
-def test_quantiles_of_many_values_come_from_a_fixed_fair_draw(monkeypatch):
-    random = np.random.default_rng(0)
-    rows = np.stack([np.arange(40000.0), random.normal(size=40000)], 1)
-    items = {f"{i}": {"state": part} for i, part in enumerate(np.array_split(rows, 37))}
-    whole = statistics.measure(source(items), 4.0)["state"]
-    assert whole["quantiles"] == "exact"
-    monkeypatch.setattr(statistics, "MOST", 8000)  # values: 4000 rows of two
-    drawn = statistics.measure(source(items), 4.0)["state"]
-    assert drawn["quantiles"] == "of 4000 steps" and drawn["count"] == 40000
-    assert drawn == statistics.measure(source(items), 4.0)["state"]
-    for name in "mean", "std", "min", "max":
-        assert drawn[name] == whole[name]
-    share = np.searchsorted(np.sort(rows[:, 1]), (drawn["q01"][1], drawn["q99"][1])) / 40000
-    assert np.abs(share - (0.01, 0.99)).max() < 0.005  # 3 standard errors of 4000 draws
-
-    table = statistics._Table(2, most=4000)
-    for part in np.array_split(rows, 37):
-        table.add(part)
-    table.summary()
-    kept = np.sort(table.rows[:, 0])
-    assert len(np.unique(kept)) == 4000  # without replacement
-    assert scipy.stats.kstest(kept, scipy.stats.uniform(0, 40000).cdf).pvalue > 0.01
-    counts = np.zeros(4)  # of one row in four, which each is as often
-    for seed in range(1000):
-        table = statistics._Table(1, most=1)
-        table.random = np.random.default_rng(seed)
-        table.add(np.arange(4.0)[:3, None])
-        table.add(np.arange(4.0)[3:, None])
-        counts[int(table.rows[0, 0])] += 1
-    assert scipy.stats.chisquare(counts).pvalue > 0.01
-
-
 def test_items_that_cannot_be_read_or_hold_nonsense_are_counted():
     items = walks(4)
     wanted = statistics.measure(source(items), 4.0)
@@ -251,43 +216,3 @@ def test_data_that_moved_is_the_same_data(tmp_path):
     statistics.read(tmp_path, at("/elsewhere/copy"), 4.0)
     with pytest.raises(ValueError, match="fingerprint"):
         statistics.read(tmp_path, at("/disk/data", ("a/1.h5", "a/2.h5", "b/2.h5")), 4.0)
-
-
-def test_normalised_labels_have_mean_0_and_deviation_1_and_come_back(tmp_path):
-    items = walks(20)
-    for labels in items.values():
-        labels["state"][:, 1] = 7.0  # never changes
-    statistics.write(tmp_path, statistics.measure(source(items), 4.0))
-    measured = statistics.read(tmp_path)
-    rows = np.concatenate([labels["state"] for labels in items.values()])
-    normal = statistics.normalise(rows, measured, "state")
-    np.testing.assert_allclose(normal.mean(0), 0, atol=1e-12)
-    np.testing.assert_allclose(normal.std(0), [1, 0, 1], atol=1e-12)
-    np.testing.assert_array_equal(statistics.normalise(rows + 5, measured, "state")[:, 1], 5.0)
-    np.testing.assert_allclose(statistics.denormalise(normal, measured, "state"), rows, atol=1e-12)
-    batch = rows[:24].reshape(2, 4, 3, 3).astype(np.float32)
-    wanted = ((rows[:24] - rows.mean(0)) / [*rows.std(0)[:1], 1, *rows.std(0)[2:]]).reshape(
-        2, 4, 3, 3
-    )
-    for x in batch, jnp.asarray(batch):
-        got = statistics.normalise(x, measured, "state")
-        assert type(got) is type(x * 1) and got.dtype == np.float32
-        np.testing.assert_allclose(got, wanted, atol=2e-6)
-        np.testing.assert_allclose(statistics.denormalise(got, measured, "state"), batch, atol=3e-6)
-    assert (
-        statistics.normalise(jnp.asarray(batch, jnp.bfloat16), measured, "state").dtype
-        == "bfloat16"
-    )
-
-
-def test_labels_that_do_not_fit_the_statistics_are_refused():
-    measured = statistics.measure(source({"a": {"state": np.eye(3)}}), 4.0)
-    with pytest.raises(ValueError, match=r"key: expected one of \['state'\], got actions"):
-        statistics.normalise(np.zeros((2, 3)), measured, "actions")
-    with pytest.raises(
-        ValueError, match=r"x: expected floating-point \[..., 3\].*got float64 \[2, 4\]"
-    ):
-        statistics.normalise(np.zeros((2, 4)), measured, "state")
-    with pytest.raises(ValueError, match="got int64"):
-        statistics.denormalise(np.zeros((2, 3), int), measured, "state")
-    assert json.loads(json.dumps(measured)) == measured

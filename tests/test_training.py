@@ -182,6 +182,20 @@ def test_another_config_in_the_same_folder_is_an_error(straight, config, tmp_pat
     loop.fit(config(log_every=3), str(workdir))  # may change
 
 
+def test_a_run_of_networks_with_an_option_that_went_is_loaded_and_continued(
+    straight, config, tmp_path
+):
+    workdir = rewind(straight, tmp_path / "run", 25)
+    old = json.loads((workdir / "config.json").read_text())
+    for section in ("predictor", "inverse"):
+        old[section]["unroll"] = 1
+    (workdir / "config.json").write_text(json.dumps(old))
+    model, _ = lawm.load(workdir)
+    assert model == straight["model"]
+    _, params = loop.fit(config(), str(workdir))
+    assert_equals(straight, workdir, params)
+
+
 def test_a_bucket_that_is_not_mounted_is_an_error_instead_of_a_folder_of_that_name(
     config, tmp_path, monkeypatch
 ):

@@ -23,7 +23,6 @@ WHOLE = {
     "*.width": 1,
     "*.heads": 1,
     "*.depth": 1,
-    "*.unroll": 1,
 }
 # Keys whose value is a number -> lowest, highest, and whether these two belong to the range.
 NUMBERS = {

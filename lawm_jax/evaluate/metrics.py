@@ -68,36 +68,6 @@ def show(x, digits=3, sign=""):
     return f"{mean:{sign}.{digits}f} [{bounds}]"
 
 
-def masked_mean(values, mask, axis=None):
-    """Computes the mean over the entries where a mask holds; what others hold, NaN say, is ignored.
-
-    Args:
-      values: array of any shape.
-      mask: bool, of a shape that numpy broadcasts to that of `values`.
-      axis: int, tuple or None (all), over which to take the mean.
-
-    Returns:
-      float64, the shape of `values` without `axis`.
-
-    Raises:
-      ValueError: the mask doesn't fit, or holds nowhere along `axis`; names the first such entry.
-    """
-    values, mask = np.asarray(values), np.asarray(mask)
-    sizes = zip(mask.shape[::-1], values.shape[::-1], strict=False)
-    if mask.dtype != bool or mask.ndim > values.ndim or any(m not in (1, n) for m, n in sizes):
-        raise ValueError(
-            f"mask: expected bool that broadcasts to {values.shape}, got {mask.dtype} {mask.shape}"
-        )
-    mask = np.broadcast_to(mask, values.shape)
-    empty = np.argwhere(~mask.any(axis))
-    if len(empty):
-        raise ValueError(
-            f"mask: expected one that holds somewhere along axis {axis}, got none at "
-            f"{len(empty)} of the entries left, first at {empty[0].tolist()}"
-        )
-    return values.mean(axis, dtype=np.float64, where=mask)
-
-
 def psnr(a, b):
     """Computes the peak signal-to-noise ratio of pictures, 10 log10(255^2 / mean squared error).
 

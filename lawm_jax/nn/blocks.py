@@ -220,7 +220,6 @@ class Stack(nn.Module):
       mlp: hidden width of the MLP; 0 stands for four times the width.
       remat: what the backward pass computes again instead of keeping it: "blocks", each block;
         "dots", all of it but products with weights, so attention and what is cheap; "" nothing.
-      unroll: blocks per iteration of the loop; a CPU runs shallow stacks faster unrolled.
       dtype: of matrix products and activations; parameters, norms and softmax are float32.
     """
 
@@ -233,7 +232,6 @@ class Stack(nn.Module):
     grid: int = 0
     mlp: int = 0
     remat: str = ""
-    unroll: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -269,7 +267,6 @@ class Stack(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             length=self.depth,
-            unroll=self.unroll,
         )
         block = Block(
             self.width,

@@ -26,7 +26,7 @@ class Controller(nn.Module):
       features: A, the latent's width.
       actions: U, the real action's width.
       kind: one of `KINDS`.
-      width, heads, depth, remat, unroll, dtype: of the self-attention blocks, see `Stack`; the
+      width, heads, depth, remat, dtype: of the self-attention blocks, see `Stack`; the
         cross-attention block has the same width and heads.
 
     Source: Garrido et al. 2026, section 5 (controllers).
@@ -39,7 +39,6 @@ class Controller(nn.Module):
     heads: int
     depth: int = 2
     remat: str = ""
-    unroll: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -72,7 +71,6 @@ class Controller(nn.Module):
                 self.heads,
                 self.depth,
                 remat=self.remat,
-                unroll=self.unroll,
                 dtype=self.dtype,
                 name="stack",
             )(tokens)

@@ -17,7 +17,7 @@ class Decoder(nn.Module):
       patch, tubelet: side and number of frames of what one token paints, the encoder's.
       steps: time steps that see each other, no more than it was trained on; a longer clip is
         painted piece by piece.
-      width, heads, depth, remat, unroll, dtype: of the ViT, see `Stack`.
+      width, heads, depth, remat, dtype: of the ViT, see `Stack`.
       perceptual, weight, frames: how it is trained, see `train/decoding.py`.
 
     Source: Garrido et al. 2026, section 3 (decoder).
@@ -33,7 +33,6 @@ class Decoder(nn.Module):
     weight: float = 0.0
     frames: int = 0
     remat: str = ""
-    unroll: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -57,7 +56,6 @@ class Decoder(nn.Module):
             self.heads,
             self.depth,
             remat=self.remat,
-            unroll=self.unroll,
             dtype=self.dtype,
             name="stack",
         )(x)

@@ -19,7 +19,7 @@ class InverseDynamics(nn.Module):
 
     Attributes:
       features: size of the output (A, or 2A for the moments of a noisy latent).
-      width, heads, depth, remat, unroll, dtype: of the ViT, see `Stack`.
+      width, heads, depth, remat, dtype: of the ViT, see `Stack`.
 
     Source: Garrido et al. 2026, section 3 (g_phi); pooling as in V-JEPA's attentive probe.
     """
@@ -29,7 +29,6 @@ class InverseDynamics(nn.Module):
     heads: int
     depth: int = 12
     remat: str = ""
-    unroll: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -51,7 +50,6 @@ class InverseDynamics(nn.Module):
             self.heads,
             self.depth,
             remat=self.remat,
-            unroll=self.unroll,
             dtype=self.dtype,
             name="stack",
         )(x)

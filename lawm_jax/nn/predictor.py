@@ -16,7 +16,7 @@ class Predictor(nn.Module):
     the untrained model copies the last frame.
 
     Attributes:
-      width, heads, depth, remat, unroll, dtype: of the ViT, see `Stack`.
+      width, heads, depth, remat, dtype: of the ViT, see `Stack`.
 
     Source: Garrido et al. 2026, section 3 (p_psi).
     """
@@ -25,7 +25,6 @@ class Predictor(nn.Module):
     heads: int
     depth: int
     remat: str = ""
-    unroll: int = 1
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -54,7 +53,6 @@ class Predictor(nn.Module):
             self.depth,
             conditioned=True,
             remat=self.remat,
-            unroll=self.unroll,
             dtype=self.dtype,
             name="stack",
         )

@@ -54,7 +54,7 @@ DTYPES = ("F64", "F32", "F16", "BF16")
 META_PARTS = ("target_encoder", "ema_encoder", "encoder")
 
 
-def make_encoder(name, causal=True, dtype="float32", remat="", unroll=1):
+def make_encoder(name, causal=True, dtype="float32", remat=""):
     """Makes an encoder's recipe.
 
     Args:
@@ -62,7 +62,7 @@ def make_encoder(name, causal=True, dtype="float32", remat="", unroll=1):
       causal: whether a state sees no later frame. EfficientNet-Lite0 sees one frame at a time: it
         is causal anyway, and takes none of these options.
       dtype: of matrix products and activations, as a string.
-      remat, unroll: see `Stack`.
+      remat: see `Stack`.
 
     Returns:
       a frozen Linen module; equal arguments give equal, equally hashed modules.
@@ -75,7 +75,7 @@ def make_encoder(name, causal=True, dtype="float32", remat="", unroll=1):
     encoder = ENCODERS[name]
     if not isinstance(encoder, VJEPA2):
         return encoder
-    return encoder.clone(causal=causal, dtype=jnp.dtype(dtype), remat=remat, unroll=unroll)
+    return encoder.clone(causal=causal, dtype=jnp.dtype(dtype), remat=remat)
 
 
 def load_encoder(name_or_dir, causal=True, dtype="float32"):
@@ -126,7 +126,9 @@ def efficientnet(path=EFFICIENTNET):
 def embedded_decoder(path=DECODER):
     """Returns the options of the embedded encoder's pixel decoder, a config's section `decoder`."""
     with safetensors.safe_open(path, "numpy") as file:
-        return json.loads(file.metadata()["decoder"])
+        options = json.loads(file.metadata()["decoder"])
+    options.pop("unroll", None)  # networks had it once
+    return options
 
 
 def embedded_decoder_params(path=DECODER):

@@ -35,7 +35,7 @@ class VJEPA2(nn.Module):
     Attributes:
       width, heads, depth, mlp: see `SIZES`.
       patch, tubelet: side and number of frames of a token.
-      causal, tiled, grid, remat, unroll, dtype: see `Stack`.
+      causal, tiled, grid, remat, dtype: see `Stack`.
 
     Source: Assran et al. 2025 (V-JEPA 2), section 2.1; causal: Garrido et al. 2026, section 3.
     """
@@ -50,7 +50,6 @@ class VJEPA2(nn.Module):
     tiled: bool = True
     grid: int = 0
     remat: str = ""
-    unroll: int = 1
     dtype: Any = jnp.dtype("float32")
 
     alone = False
@@ -91,7 +90,6 @@ class VJEPA2(nn.Module):
             grid=self.grid,
             mlp=self.mlp,
             remat=self.remat,
-            unroll=self.unroll,
             dtype=self.dtype,
             name="stack",
         )(x)

@@ -56,7 +56,7 @@ def movie(path, rows, fps=4, scale=None):
     """Writes clips side by side as a film, each with its label above, and the step below.
 
     Args:
-      path: of the film: .mp4 (H.264, plays in every browser) or .gif.
+      path: of the film, .mp4 (H.264, which plays in every browser).
       rows: label -> uint8 [T, H, W, 3], all of one shape; up to four stand in a line.
       fps: steps per second.
       scale: whole factor that enlarges the frames; None: so that they are at least 240 high.
@@ -74,11 +74,10 @@ def movie(path, rows, fps=4, scale=None):
                 f"rows: expected uint8 [T, H, W, 3], all of one shape, got {dtype} {list(got)} for "
                 f"{label!r} after {list(shape)}"
             )
-    write = {".mp4": _write_mp4, ".gif": _write_gif}.get(pathlib.Path(path).suffix.lower())
-    if write is None:
-        raise ValueError(f"path: expected .mp4 or .gif, got {path}")
+    if pathlib.Path(path).suffix.lower() != ".mp4":
+        raise ValueError(f"path: expected .mp4, got {path}")
     scale = scale or -(-240 // shape[1])
-    write(str(path), _montage(list(rows), np.stack([*rows.values()]), scale), fps)
+    _write_mp4(str(path), _montage(list(rows), np.stack([*rows.values()]), scale), fps)
 
 
 PAPER, INK, FAINT, MARK = (20, 22, 27), (240, 240, 240), (150, 153, 160), (86, 156, 245)
@@ -167,13 +166,6 @@ def _write_mp4(path, film, fps):
             frame = frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-
-
-def _write_gif(path, film, fps):
-    from PIL import Image
-
-    images = [Image.fromarray(image).quantize(256) for image in film]
-    images[0].save(path, save_all=True, append_images=images[1:], duration=1000 / fps, loop=0)
 
 
 COLOURS = ["#3f83d6", "#d9731a", "#26966b", "#a35bd0", "#d24a57", "#8a7d2c", "#1b95ab", "#c2579a"]

@@ -281,4 +281,8 @@ def read_config(workdir):
     path = os.path.join(paths.expand(workdir), "config.json")
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: not found; expected the folder of a training run")
-    return files.read_json(path, "the config of a training run", encoder=dict, data=dict)
+    found = files.read_json(path, "the config of a training run", encoder=dict, data=dict)
+    for section in found.values():
+        if isinstance(section, dict):
+            section.pop("unroll", None)  # networks had it once
+    return found
