@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 import PIL.Image
 import pytest
-import tensorboardX.crc32c
 import tensorboardX.record_writer
 import tensorflow_datasets
 import test_data
@@ -627,16 +626,6 @@ def test_a_folder_that_is_no_droid_is_refused_and_says_what_was_looked_for(
         pipeline.source(settings(other), "droid")
     with pytest.raises(ValueError, match="data.fps: .* has 15 frames a second, fewer than 30"):
         pipeline.source(settings(tfrecords, fps=30.0), "droid")
-
-
-def test_the_checksum_is_crc32c():
-    assert tfrecord.crc32c(b"123456789") == 0xE3069283  # RFC 3720, appendix B.4, has the next ones
-    assert tfrecord.crc32c(bytes(32)) == 0x8A9136AA
-    assert tfrecord.crc32c(b"\xff" * 32) == 0x62A8AB43
-    assert tfrecord.crc32c(bytes(range(32))) == 0x46DD794E
-    data = np.random.default_rng(0).bytes(300_000)
-    for size in 0, 1, 3, 5684, 5685, 5686, 10_008, 10_009, 90_960, 90_961, 160_128, 299_999:
-        assert tfrecord.crc32c(data[:size]) == tensorboardX.crc32c._crc32c(data[:size])
 
 
 def test_an_example_is_parsed_as_tensorflow_datasets_parses_it(tfrecords):

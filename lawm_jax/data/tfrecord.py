@@ -5,6 +5,7 @@ import functools
 import itertools
 import os
 
+import google_crc32c
 import numpy as np
 
 
@@ -43,7 +44,7 @@ class Records:
             at, length = places[number - first].tolist()
             file.seek(at)
             data, checksum = file.read(length), file.read(4)
-        if _masked(crc32c(data)) != checksum:
+        if _masked(data) != checksum:
             raise ValueError(f"{path} is damaged in record {number - first}: wrong checksum")
         return data
 
@@ -58,7 +59,7 @@ def _places(file):
         file.seek(at)
         header = file.read(12)
         length = int.from_bytes(header[:8], "little")
-        if len(header) == 12 and _masked(crc32c(header[:8])) != header[8:]:
+        if len(header) == 12 and _masked(header[:8]) != header[8:]:
             end = "damaged"
             break
         if at + 16 + length > size:
@@ -69,45 +70,9 @@ def _places(file):
     return np.array(places, np.int64).reshape(-1, 2), end
 
 
-def crc32c(data):
-    """Returns the CRC-32C of bytes.
-
-    Most of a long message is folded away beforehand: modulo the CRC's polynomial, x to the power of
-    8 FOLD[2] equals the sum of three lower powers. So a byte may be added to the three bytes FOLD
-    further on instead; and, as squares of sums are sums of squares modulo 2, also to those 2 FOLD,
-    4 FOLD, ... further on.
-    """
-    message, crc = np.frombuffer(data, np.uint8), 0xFFFFFFFF
-    if len(message) > FOLD[2]:
-        message, crc, at = message.copy(), 0, 0
-        message[:4] ^= 0xFF
-        for scale in 16, 1:
-            near, middle, far = (scale * steps for steps in FOLD)
-            while (n := min(near, len(message) - far - at)) > 0:
-                for steps in near, middle, far:
-                    message[at + steps : at + steps + n] ^= message[at : at + n]
-                at += n
-        message = message[at:]
-    table = _table()
-    for byte in message.tobytes():
-        crc = crc >> 8 ^ table[(crc ^ byte) & 0xFF]
-    return crc ^ 0xFFFFFFFF
-
-
-FOLD = 4323, 5259, 5685
-
-
-@functools.cache
-def _table():
-    """Returns what each byte does to a CRC."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(table & 1, table >> 1 ^ 0x82F63B78, table >> 1)
-    return table.tolist()
-
-
-def _masked(crc):
-    """Returns a CRC as TFRecord files store it."""
+def _masked(data):
+    """Returns the CRC-32C of bytes as TFRecord files store it."""
+    crc = google_crc32c.value(data)
     crc = (crc >> 15 | crc << 17) + 0xA282EAD8
     return (crc & 0xFFFFFFFF).to_bytes(4, "little")
 
