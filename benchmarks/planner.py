@@ -113,7 +113,9 @@ def make_tasks(model, params, workdir, count, context, size="nano"):
         s = jax.random.normal(keys[0], (1, T, *STATES[size]))
         z = jax.random.normal(keys[1], (1, T - 1, model.latent.dim))
         u = std[None] * jax.random.normal(keys[2], (1, *std.shape))
-        goal = world_model.drive(model, params, lawm.remember(model, params, s, z), u)[:, -1]
+        goal = world_model.rollout_actions(model, params, lawm.prefill(model, params, s, z), u)[
+            :, -1
+        ]
         return s, z, goal + 0.5 * jax.random.normal(keys[3], goal.shape)
 
     for i in range(count):
@@ -144,16 +146,16 @@ def ours(model, params, cached=True, planner=None, **options):
 
     @functools.partial(jax.jit, compiler_options=cpu.options())
     def run(params, key, s, z, goal):
-        memory = lawm.remember(model, params, s, z)
+        cache = lawm.prefill(model, params, s, z)
 
         def drive(plans):
-            return world_model.drive(model, params, memory, plans)[:, -1]
+            return world_model.rollout_actions(model, params, cache, plans)[:, -1]
 
         def recompute(plans):
             copies = lambda x: jnp.broadcast_to(x, (len(plans), *x.shape[1:]))  # noqa: E731
             states, latents = copies(s), copies(z)
             for t in range(H):
-                new = lawm.act(model, params, plans[:, t : t + 1], states[:, -1:])
+                new = lawm.map_actions(model, params, plans[:, t : t + 1], states[:, -1:])
                 latents = jnp.concatenate([latents, new], axis=1)
                 new = lawm.predict(model, params, states, latents)[:, -1:]
                 states = jnp.concatenate([states, new], axis=1)
@@ -251,8 +253,8 @@ def price(model, params, plans, tasks):
 
     @jax.jit
     def cost(params, plan, s, z, goal):
-        memory = lawm.remember(model, params, s, z)
-        last = world_model.drive(model, params, memory, plan[None])[:, -1]
+        cache = lawm.prefill(model, params, s, z)
+        last = world_model.rollout_actions(model, params, cache, plan[None])[:, -1]
         return jnp.sqrt(jnp.square(last - goal).mean())
 
     return [float(cost(params, plan, *task)) for plan, task in zip(plans, tasks, strict=True)]

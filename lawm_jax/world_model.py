@@ -339,7 +339,8 @@ def _describe(model, params, s):
     _floating(s=s)
     if model.latent.kind == "labelled":
         raise ValueError(
-            "model: has labelled actions, which states do not tell; make z of them by `act`"
+            "model: has labelled actions, which cannot be inferred from states; pass them to "
+            "`map_actions`"
         )
     if model.inverse is None:
         return jnp.zeros((s.shape[0], s.shape[1] - 1, model.latent.features))
@@ -378,8 +379,8 @@ def infer_actions(model, params, s, key=None):
     return _restrict(model, params, _describe(model, params, s), key)
 
 
-def act(model, params, u, s):
-    """Translates real actions to latent ones, each step for itself.
+def map_actions(model, params, u, s):
+    """Maps real actions to latent actions, step by step.
 
     Args:
       model, params: of a world model with a controller (`load(workdir, controller=FOLDER)`), or
@@ -459,8 +460,8 @@ def _finish(model, prediction):
     return layer_norm(prediction.reshape(*shape, model.merge**2, -1)).reshape(*shape, D)
 
 
-def remember(model, params, s, z):
-    """Reads a context once, so that any number of continuations can be imagined from it.
+def prefill(model, params, s, z):
+    """Prefills the key-value cache so that many rollouts share one context.
 
     Args:
       model, params: of the world model.
@@ -468,7 +469,7 @@ def remember(model, params, s, z):
       z: [B, T-1, A], latents between its steps.
 
     Returns:
-      memory: the last state, [B, 1, N, D], and keys and values of the steps before it, none or
+      cache: the last state, [B, 1, N, D], and keys and values of the steps before it, none or
       one pair of [depth, B, heads, T-1, N, head_dim]. What the last step does depends on the
       latent to come.
 
@@ -487,39 +488,39 @@ def remember(model, params, s, z):
     return s[:, -1:], (past,)
 
 
-def imagine(model, params, memory, z):
-    """Predicts states open loop: each prediction is fed back, past keys and values are kept.
+def rollout_latents(model, params, cache, z):
+    """Rolls out latent actions open loop from a cached context: each prediction is fed back.
 
-    A context that all candidates share is never computed again, and there is one copy of its keys
-    and values, not P. The steps are unrolled: fastest, but 31 of them take nano 11 s to compile.
+    A context that all candidates share is computed once, and its keys and values are stored once,
+    not P times. The steps are unrolled: fastest, but 31 of them take nano 11 s to compile.
 
     Args:
       model, params: of the world model.
-      memory: from `remember`, of one context or of P.
+      cache: from `prefill`, of one context or of P.
       z: [P, H, A], the latents that lead on from the last state.
 
     Returns:
       [P, H, N, D] float32, the states after each latent.
 
     Raises:
-      ValueError: z holds no step, is not of the model's width or does not fit the memory.
+      ValueError: z holds no step, is not of the model's width or does not fit the cache.
     """
-    B, A = len(memory[0]), model.latent.dim
+    B, A = len(cache[0]), model.latent.dim
     if z.ndim != 3 or z.shape[1] < 1 or z.shape[2] != A or B not in (1, len(z)):
         size = "P" if B == 1 else B
         raise ValueError(f"z: expected [{size}, at least 1, {A}], got {z.shape}")
     _floating(z=z)
-    return _continue(model, params, memory, z.shape[1], lambda t, state: z[:, t : t + 1])
+    return _continue(model, params, cache, z.shape[1], lambda t, state: z[:, t : t + 1])
 
 
-def drive(model, params, memory, u, window=None):
-    """Predicts states open loop as `imagine` does, led by real actions.
+def rollout_actions(model, params, cache, u, window=None):
+    """Rolls out real actions open loop from a cached context.
 
-    Each action is translated in the state that the model itself predicts for its step.
+    Each action is mapped to a latent one by `map_actions`, in the state predicted for its step.
 
     Args:
-      model, params: of a world model that `act` takes.
-      memory: from `remember`, of one context or of P.
+      model, params: of a world model that `map_actions` takes.
+      cache: from `prefill`, of one context or of P.
       u: [P, H, U], the real actions that lead on from the last state, in their own units.
       window: most steps that a prediction reads; earlier ones are forgotten, and the window is read
         anew as if it were all. Training reads T - 1, and time positions beyond it are unknown to
@@ -529,31 +530,31 @@ def drive(model, params, memory, u, window=None):
       [P, H, N, D] float32, the states after each action.
 
     Raises:
-      ValueError: u holds no step or does not fit the memory, the window slides beyond a context of
-        more than one state, or as `act`.
+      ValueError: u holds no step or does not fit the cache, the window slides beyond a context of
+        more than one state, or as `map_actions`.
 
     Source: Garrido et al. 2026, section 6 (planning through a controller). The window slides as in
     `EncPredWM.unroll` of github.com/facebookresearch/jepa-wms.
     """
-    B = len(memory[0])
+    B = len(cache[0])
     if u.ndim != 3 or u.shape[1] < 1 or B not in (1, len(u)):
         size = "P" if B == 1 else B
         raise ValueError(f"u: expected [{size}, at least 1, U], got {u.shape}")
 
-    before = memory[1][0][0].shape[3] if memory[1] else 0
+    before = cache[1][0][0].shape[3] if cache[1] else 0
     if window is not None and (window < 1 or before and before + u.shape[1] > window):
         raise ValueError(
             f"window: expected None or at least {max(1, before + u.shape[1])} steps for a context "
             f"of {before + 1} states and {u.shape[1]} actions, got {window}"
         )
 
-    lead = lambda t, state: act(model, params, u[:, t : t + 1], state)  # noqa: E731
-    return _continue(model, params, memory, u.shape[1], lead, window)
+    lead = lambda t, state: map_actions(model, params, u[:, t : t + 1], state)  # noqa: E731
+    return _continue(model, params, cache, u.shape[1], lead, window)
 
 
-def _continue(model, params, memory, steps, lead, window=None):
+def _continue(model, params, cache, steps, lead, window=None):
     """Feeds predictions back; lead(t, state [B, 1, N, D]) gives the latent [P, 1, A] of a step."""
-    state, past = memory
+    state, past = cache
     states, latents, own = [], [], ()
     for t in range(steps):
         z = lead(t, state)
@@ -574,7 +575,7 @@ def _continue(model, params, memory, steps, lead, window=None):
 
 
 def rollout(model, params, s, z):
-    """Predicts states open loop from contexts of their own, see `imagine`.
+    """Rolls out latent actions open loop, each from its own context.
 
     Args:
       model, params: of the world model.
@@ -593,7 +594,7 @@ def rollout(model, params, s, z):
             f"z: expected [{B}, at least {T}, {model.latent.dim}] for a context of {T} steps, got "
             f"{z.shape}"
         )
-    return imagine(model, params, remember(model, params, s, z[:, : T - 1]), z[:, T - 1 :])
+    return rollout_latents(model, params, prefill(model, params, s, z[:, : T - 1]), z[:, T - 1 :])
 
 
 def loss(model, params, s, key, u=None, others=None):

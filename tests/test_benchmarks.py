@@ -39,7 +39,7 @@ def tensor(x):
 @torch.inference_mode()
 def test_the_copy_in_pytorch_predicts_and_acts_as_the_original(pair):
     model, params, s, u, copy = pair
-    z = jax.jit(lawm.act, static_argnums=0)(model, params, u, s[:, :3])
+    z = jax.jit(lawm.map_actions, static_argnums=0)(model, params, u, s[:, :3])
     np.testing.assert_allclose(copy.controller(tensor(u), tensor(s[:, :3])), z, atol=1e-4)
     expected = copy.predictor(tensor(s[:, :3]), tensor(z)).numpy()
     found = jax.jit(lawm.predict, static_argnums=0)(model, params, s[:, :3], z)
@@ -54,8 +54,8 @@ def test_plans_cost_the_same_in_both(pair):
 
     @jax.jit
     def reached(s, z, u):
-        memory = lawm.remember(model, params, s, z)
-        return world_model.drive(model, params, memory, 0.5 * u)[:, -1]
+        cache = lawm.prefill(model, params, s, z)
+        return world_model.rollout_actions(model, params, cache, 0.5 * u)[:, -1]
 
     last = reached(s[:1, :3], z, u)
     expected = np.sqrt(np.square(last - s[1:, 3]).mean((1, 2)))

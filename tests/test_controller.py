@@ -25,7 +25,7 @@ from lawm_jax.train import checkpoints, controlling, loop, models, optim
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
-act = jax.jit(lawm.act, static_argnums=0)
+map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 predict = jax.jit(lawm.predict, static_argnums=0)
 SHORT = {"steps": 6, "log_every": 1, "checkpoint_every": 3}
 
@@ -235,7 +235,7 @@ def test_a_model_is_loaded_with_the_controller_in_its_folder(run):
 def test_actions_of_a_discrete_model_become_codes(run):
     model, params = lawm.load(run)
     s = jax.random.normal(jax.random.key(0), (2, 3, 4, 448))
-    z = act(model, params, 0.1 * jax.random.normal(jax.random.key(1), (2, 3, 3)), s)
+    z = map_actions(model, params, 0.1 * jax.random.normal(jax.random.key(1), (2, 3, 3)), s)
     codebook = np.asarray(params["latent"]["codebook"])
     distance = np.abs(np.asarray(z)[:, :, None] - codebook).max(-1).min(-1)
     assert z.shape == (2, 3, 16) and (distance == 0).all()
@@ -289,7 +289,7 @@ def test_another_models_controller_is_refused_or_left_out(run, tmp_path):
 def test_a_model_without_a_controller_says_how_to_get_one(tiny):
     model, params, s = tiny("noisy")
     with pytest.raises(ValueError, match="no controller; train one with configs/controller.py"):
-        lawm.act(model, params, jnp.zeros((2, 4, 3)), s)
+        lawm.map_actions(model, params, jnp.zeros((2, 4, 3)), s)
 
 
 @pytest.mark.parametrize("kind", ["state", "actions"])
@@ -298,13 +298,13 @@ def test_act_refuses_what_does_not_fit(tiny, kind):
     network, u = controller(kind, features=16), jnp.zeros((2, 4, 3))
     params = params | {"controller": jax.jit(network.init)(jax.random.key(0), u, s)["params"]}
     model = dataclasses.replace(model, controller=network)
-    assert act(model, params, u, s).shape == (2, 4, 16)
+    assert map_actions(model, params, u, s).shape == (2, 4, 16)
     for wrong in (u[0], u[..., :2]):
         with pytest.raises(ValueError, match=r"u: expected \[B, T, 3\], got"):
-            lawm.act(model, params, wrong, s)
+            lawm.map_actions(model, params, wrong, s)
     for wrong in (s[0], s[:, :3], jnp.tile(s, (2, 1, 1, 1)), s[..., :16]):
         with pytest.raises(ValueError, match=r"s: expected \[2 or 1, 4, N, 32\], got"):
-            lawm.act(model, params, u, wrong)
+            lawm.map_actions(model, params, u, wrong)
 
 
 @pytest.mark.parametrize("kind", ["noisy", "sparse", "none", "discrete"])

@@ -21,7 +21,7 @@ from lawm_jax.train import controlling, loop, optim
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
-act = jax.jit(lawm.act, static_argnums=0)
+map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 predict = jax.jit(lawm.predict, static_argnums=0)
 MEAN, STD = np.float32([1.0, -2.0]), np.float32([0.1, 3.0])
 
@@ -61,7 +61,7 @@ def test_its_latents_are_the_standardised_actions(labelled):
     model, params = labelled
     batch = draw(np.random.default_rng(0), 3)
     u, s = batch["actions"], batch["states"][:, :-1]
-    z = act(model, params, u, s)
+    z = map_actions(model, params, u, s)
     np.testing.assert_allclose(z, (u - MEAN) / STD, rtol=1e-5, atol=1e-5)
     same, cost = latents.labelled(jnp.array(u), None, params["latent"])
     np.testing.assert_allclose(same, z, rtol=1e-6)
@@ -77,7 +77,7 @@ def test_untrained_it_copies_the_last_frame_whatever_the_action(labelled):
     model, params = labelled
     s = draw(np.random.default_rng(0), 3)["states"]
     for u in (np.zeros((3, 3, 2)), np.ones((3, 3, 2))):
-        z = act(model, params, u.astype(np.float32), s)
+        z = map_actions(model, params, u.astype(np.float32), s)
         np.testing.assert_array_equal(predict(model, params, s, z), s)
 
 
@@ -117,7 +117,7 @@ def test_it_refuses_what_it_cannot_know(labelled):
     model, params = labelled
     batch = draw(np.random.default_rng(0), 3)
     s, u = batch["states"], batch["actions"]
-    with pytest.raises(ValueError, match="has labelled actions.*by `act`"):
+    with pytest.raises(ValueError, match="has labelled actions, .*`map_actions`"):
         lawm.infer_actions(model, params, s)
     with pytest.raises(ValueError, match="'labelled' have no distribution"):
         lawm.sample_actions(model, params, jax.random.key(0), (3, 2))
@@ -125,10 +125,10 @@ def test_it_refuses_what_it_cannot_know(labelled):
         with pytest.raises(ValueError, match=r"u: expected \[3, 2, 2\], got"):
             lawm.loss(model, params, s, jax.random.key(0), wrong)
     with pytest.raises(ValueError, match=r"u: expected \[B, T, 2\], got"):
-        lawm.act(model, params, u[..., :1], s[:, :-1])
+        lawm.map_actions(model, params, u[..., :1], s[:, :-1])
     for wrong in (s, s[:, :-1, 0], s[:, :-1, :, :8]):
         with pytest.raises(ValueError, match=r"s: expected \[3 or 1, 2, N, 32\], got"):
-            lawm.act(model, params, u, wrong)
+            lawm.map_actions(model, params, u, wrong)
 
 
 def test_other_models_do_not_look_at_real_actions(tiny):
@@ -182,7 +182,7 @@ def test_the_same_loop_trains_it_and_stores_its_measures(run):
     np.testing.assert_allclose(params["latent"]["std"], measured["std"], rtol=1e-6)
     s = jax.random.normal(jax.random.key(0), (1, 2, 4, 448))
     mean = jnp.array(measured["mean"]).reshape(1, 1, 3)
-    z = act(model, params, jnp.concatenate([mean, mean + 0.1], 1), s)
+    z = map_actions(model, params, jnp.concatenate([mean, mean + 0.1], 1), s)
     expected = [[0, 0, 0], 0.1 / np.array(measured["std"])]
     np.testing.assert_allclose(z[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -195,7 +195,7 @@ def test_evaluations_give_it_the_actions_of_the_clips(run):
     u = random.normal(size=(5, 3, 3)).astype(np.float32)
     functions = batched.batched(model, params, batch=2, actions=u)
     z = functions.infer(s)
-    np.testing.assert_allclose(z, act(model, params, u, s[:, :-1]), atol=1e-6)
+    np.testing.assert_allclose(z, map_actions(model, params, u, s[:, :-1]), atol=1e-6)
     _, row = prediction.compare({"labelled": functions}, s, np.array(list("aabbc")))
     expected = np.abs(predict(model, params, s[:, :-1], z) - s[:, 1:]).mean()
     assert row["error"]["mean"] == pytest.approx(expected, rel=1e-4)

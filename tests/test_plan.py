@@ -257,33 +257,35 @@ def test_what_does_not_fit_is_refused(world, tiny):
         tasks.reach({}, clips._replace(actions=None), training)
 
 
-def test_being_driven_is_imagining_what_act_says_one_step_after_the_other(tiny):
+def test_rolled_out_actions_are_rolled_out_latents_mapped_step_by_step(tiny):
     model, params, s = tiny("none")
     model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
     params = params | init_controller(model, jax.random.key(3), s)
     u = jax.random.normal(jax.random.key(4), (2, 2, 2))
     z = jnp.zeros((2, 1, 16))
-    remember = jax.jit(world_model.remember, static_argnums=0)
-    memory = remember(model, params, s[:, :2], z)
-    one = remember(model, params, s[:1, :2], z[:1])
+    prefill = jax.jit(world_model.prefill, static_argnums=0)
+    cache = prefill(model, params, s[:, :2], z)
+    one = prefill(model, params, s[:1, :2], z[:1])
 
     @jax.jit
     def slowly(u):
         state, led, states = s[:, 1:2], z, []
         for t in range(2):  # every step again from the whole past
-            led = jnp.concatenate([led, world_model.act(model, params, u[:, t : t + 1], state)], 1)
+            led = jnp.concatenate(
+                [led, world_model.map_actions(model, params, u[:, t : t + 1], state)], 1
+            )
             state = world_model.rollout(model, params, s[:, :2], led)[:, -1:]
             states.append(state)
         return jnp.concatenate(states, 1)
 
-    drive = jax.jit(lambda memory, u: world_model.drive(model, params, memory, u))
-    found = drive(memory, u)
+    drive = jax.jit(lambda cache, u: world_model.rollout_actions(model, params, cache, u))
+    found = drive(cache, u)
     np.testing.assert_allclose(found, slowly(u), atol=1e-4)
     np.testing.assert_allclose(drive(one, u)[0], found[0], atol=1e-4)  # one context for both
     with pytest.raises(ValueError, match=r"u: expected \[2, at least 1, U\], got \(3, 3, 2\)"):
-        world_model.drive(model, params, memory, jnp.zeros((3, 3, 2)))
+        world_model.rollout_actions(model, params, cache, jnp.zeros((3, 3, 2)))
     with pytest.raises(ValueError, match=r"u: expected \[P, at least 1, U\]"):
-        world_model.drive(model, params, one, jnp.zeros((3, 0, 2)))
+        world_model.rollout_actions(model, params, one, jnp.zeros((3, 0, 2)))
 
 
 def command(module, *flags, **environment):
@@ -517,14 +519,14 @@ def test_plans_longer_than_training_slide_a_window(world):
     seen = []
     clips, training = episodes(2, 6, 0), episodes(16, 8, 1)
     options = dict(samples=8, elites=2, iterations=1)
-    original = world_model.drive
+    original = world_model.rollout_actions
 
     def drive(*args):
         seen.append(args[4])
         return original(*args)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world_model, "drive", drive)
+        patch.setattr(world_model, "rollout_actions", drive)
         for windows in (None, {"model": 4}):
             tasks.reach({"model": world}, clips, training, 5, options=options, windows=windows)
     assert set(seen) == {None, 4}
@@ -541,8 +543,8 @@ def test_candidates_at_a_time_follow_the_memory_that_they_take(tiny):
 
     def temp(P, steps, window=None):
         def run(u):
-            memory = world_model.remember(model, params, s, jnp.zeros((1, 0, 16)))
-            return world_model.drive(model, params, memory, u, window)[:, -1]
+            cache = world_model.prefill(model, params, s, jnp.zeros((1, 0, 16)))
+            return world_model.rollout_actions(model, params, cache, u, window)[:, -1]
 
         compiled = jax.jit(run).lower(jax.ShapeDtypeStruct((P, steps, 3), jnp.float32)).compile()
         return compiled.memory_analysis().temp_size_in_bytes

@@ -18,10 +18,10 @@ from lawm_jax.nn.controller import Controller
 KINDS = ("sparse", "noisy", "discrete", "none", "deterministic")
 predict = jax.jit(lawm.predict, static_argnums=0)
 rollout = jax.jit(lawm.rollout, static_argnums=0)
-remember = jax.jit(lawm.remember, static_argnums=0)
-imagine = jax.jit(lawm.imagine, static_argnums=0)
+prefill = jax.jit(lawm.prefill, static_argnums=0)
+rollout_latents = jax.jit(lawm.rollout_latents, static_argnums=0)
 infer = jax.jit(lawm.infer_actions, static_argnums=0)
-act = jax.jit(lawm.act, static_argnums=0)
+map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 encode = jax.jit(lawm.encode, static_argnums=0)
 sample = jax.jit(lawm.sample_actions, static_argnums=(0, 3))
 loss = jax.jit(lawm.loss, static_argnums=0)
@@ -107,11 +107,11 @@ def test_a_rollout_of_one_step_equals_a_prediction(tiny):
 
 @pytest.mark.parametrize("normalise", [False, True])
 @pytest.mark.parametrize("context", [1, 3])
-def test_imagining_equals_predictions_fed_back_from_the_repeated_context(tiny, context, normalise):
+def test_rolled_out_latents_equal_predictions_fed_back_one_by_one(tiny, context, normalise):
     model, params, s = tiny("noisy", normalise=normalise)
     past, z = draw((1, context - 1, 16), 3), draw((5, 3, 16), 4)
-    memory = remember(model, params, s[:1, :context], past)
-    out = imagine(model, params, memory, z)
+    cache = prefill(model, params, s[:1, :context], past)
+    out = rollout_latents(model, params, cache, z)
     states = np.repeat(s[:1, :context], 5, axis=0)
     latents = np.concatenate([np.repeat(past, 5, axis=0), z], axis=1)
     for _ in range(3):
@@ -123,25 +123,25 @@ def test_imagining_equals_predictions_fed_back_from_the_repeated_context(tiny, c
     assert np.abs(out[1:] - out[:-1]).max() > 0.1
 
 
-def test_memories_of_several_contexts_go_with_a_candidate_each(tiny):
+def test_caches_of_several_contexts_go_with_a_candidate_each(tiny):
     model, params, s = tiny("noisy")
     z, past = draw((2, 2, 16)), draw((2, 2, 16), 1)
-    out = imagine(model, params, remember(model, params, s[:, :3], past), z)
+    out = rollout_latents(model, params, prefill(model, params, s[:, :3], past), z)
     for i in range(2):
-        memory = remember(model, params, s[i : i + 1, :3], past[i : i + 1])
-        alone = imagine(model, params, memory, z[i : i + 1])
+        cache = prefill(model, params, s[i : i + 1, :3], past[i : i + 1])
+        alone = rollout_latents(model, params, cache, z[i : i + 1])
         np.testing.assert_allclose(out[i], alone[0], rtol=1e-5, atol=1e-5)
 
 
-def test_a_shared_memory_is_never_copied_for_each_candidate(tiny):
+def test_a_shared_cache_is_never_copied_for_each_candidate(tiny):
     model, params, s = tiny("noisy")
     z = draw((7, 2, 16))
 
     def shapes(contexts):
-        """Lists the shapes of all that is computed from a memory of so many contexts."""
+        """Lists the shapes of all that is computed from a cache of so many contexts."""
         s3, past = jnp.repeat(s[:1, :3], contexts, axis=0), draw((contexts, 2, 16))
-        memory = remember(model, params, s3, past)
-        text = str(jax.make_jaxpr(lambda z, m: lawm.imagine(model, params, m, z))(z, memory))
+        cache = prefill(model, params, s3, past)
+        text = str(jax.make_jaxpr(lambda z, m: lawm.rollout_latents(model, params, m, z))(z, cache))
         return [set(map(int, x.split(","))) for x in re.findall(r"f32\[([\d,]+)\]", text)]
 
     copies = {7, 8, 16}  # candidates, tokens of the context's keys, their width
@@ -149,33 +149,33 @@ def test_a_shared_memory_is_never_copied_for_each_candidate(tiny):
     assert not any(copies <= x for x in shapes(1))
 
 
-def test_imagined_states_follow_the_models_precision(get_config, tiny):
+def test_rolled_out_states_follow_the_models_precision(get_config, tiny):
     config = get_config("size=tiny")
     config.predictor.dtype = "bfloat16"
     half = world_model.build(config)
     model, params, s = tiny("noisy")
     z, past = draw((3, 2, 16)), draw((1, 2, 16), 1)
-    memory = remember(half, params, s[:1, :3], past)
-    assert {x.dtype for x in jax.tree.leaves(memory[1])} == {jnp.dtype("bfloat16")}
-    out = imagine(half, params, memory, z)
-    exact = imagine(model, params, remember(model, params, s[:1, :3], past), z)
+    cache = prefill(half, params, s[:1, :3], past)
+    assert {x.dtype for x in jax.tree.leaves(cache[1])} == {jnp.dtype("bfloat16")}
+    out = rollout_latents(half, params, cache, z)
+    exact = rollout_latents(model, params, prefill(model, params, s[:1, :3], past), z)
     assert out.dtype == jnp.float32
     size = np.abs(out - exact).max() / np.abs(exact).max()
     assert 1e-4 < size < 0.05
 
 
-def test_a_plan_is_found_by_gradients_through_what_the_model_imagines(tiny):
+def test_a_plan_is_found_by_gradients_through_a_rollout(tiny):
     # The goal is what known latents lead to: the cost of those is 0.
     from lawm_jax.plan import planners
 
     model, params, s = tiny("noisy")
-    memory = remember(model, params, s[:1, :1], jnp.zeros((1, 0, 16)))
+    cache = prefill(model, params, s[:1, :1], jnp.zeros((1, 0, 16)))
     known = 0.5 * draw((1, 1, 16))
-    goal = imagine(model, params, memory, known)[:, -1]
+    goal = rollout_latents(model, params, cache, known)[:, -1]
 
     def plan(key):
         def cost(z):
-            ahead = lawm.imagine(model, params, memory, z)[:, -1]
+            ahead = lawm.rollout_latents(model, params, cache, z)[:, -1]
             return jnp.square(ahead - goal).mean((1, 2))
 
         zeros = jnp.zeros((1, 16))
@@ -346,23 +346,23 @@ def test_rolling_out_with_a_wrong_latent_is_an_error(tiny, shape):
         lawm.rollout(model, params, s, jnp.zeros(shape))
 
 
-def test_imagining_with_a_wrong_context_or_latent_is_an_error(tiny):
+def test_rolling_out_with_a_wrong_context_or_latent_is_an_error(tiny):
     model, params, s = tiny("noisy")
     for state, z in ((s[0], (4, 3, 16)), (s, (2, 4, 16)), (s, (1, 3, 16)), (s, (2, 3, 15))):
         message = f"s, z: expected [B, T, N, D] and [B, T-1, 16], got {state.shape} and {z}"
         with pytest.raises(ValueError, match=re.escape(message)):
-            lawm.remember(model, params, state, jnp.zeros(z))
-    one, two = (remember(model, params, s[:n, :1], jnp.zeros((n, 0, 16))) for n in (1, 2))
+            lawm.prefill(model, params, state, jnp.zeros(z))
+    one, two = (prefill(model, params, s[:n, :1], jnp.zeros((n, 0, 16))) for n in (1, 2))
     wrong = (
         (one, "P", (5, 0, 16)),
         (one, "P", (5, 16)),
         (one, "P", (5, 1, 15)),
         (two, 2, (5, 1, 16)),
     )
-    for memory, size, z in wrong:
+    for cache, size, z in wrong:
         message = f"z: expected [{size}, at least 1, 16], got {z}"
         with pytest.raises(ValueError, match=re.escape(message)):
-            lawm.imagine(model, params, memory, jnp.zeros(z))
+            lawm.rollout_latents(model, params, cache, jnp.zeros(z))
 
 
 def test_other_wrong_arguments_are_errors_that_say_what_was_expected(tiny, encoder, get_config):
@@ -403,21 +403,21 @@ def test_what_is_no_floating_point_or_no_uint8_is_refused_also_when_traced(tiny,
             lawm.init(model, jax.random.key(0), wrong)
     model, params, s = tiny("none")
     z, key = jnp.zeros((2, 4, 16)), jax.random.key(0)
-    memory = remember(model, params, s, z[:, :3])
+    cache = prefill(model, params, s, z[:, :3])
     whole = lambda x: x.astype(jnp.int32)  # noqa: E731
     painter, own = make(), {"decoder": {}}
     calls = {
         "s": [
             lambda: lawm.infer_actions(model, params, whole(s)),
             lambda: lawm.predict(model, params, whole(s), z),
-            lambda: lawm.remember(model, params, whole(s), z[:, :3]),
+            lambda: lawm.prefill(model, params, whole(s), z[:, :3]),
             lambda: lawm.rollout(model, params, whole(s)[:, :1], z),
             lambda: lawm.loss(model, params, whole(s), key),
             lambda: lawm.decode(painter, own, whole(s)),
         ],
         "z": [
             lambda: lawm.predict(model, params, s, whole(z)),
-            lambda: lawm.imagine(model, params, memory, whole(z)),
+            lambda: lawm.rollout_latents(model, params, cache, whole(z)),
             lambda: lawm.rollout(model, params, s[:, :1], z > 0),
         ],
     }
@@ -442,20 +442,20 @@ def test_a_window_slides_over_states_and_is_all_that_a_prediction_reads(tiny):
     model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))
     params = params | init_controller(model, jax.random.key(3), s)
     u, nothing = jax.random.normal(jax.random.key(4), (2, 4, 2)), jnp.zeros((1, 0, 16))
-    memory = remember(model, params, s[:1, :1], nothing)
-    drive = lambda window: world_model.drive(model, params, memory, u, window)  # noqa: E731
+    cache = prefill(model, params, s[:1, :1], nothing)
+    drive = lambda window: world_model.rollout_actions(model, params, cache, u, window)  # noqa: E731
     drive = jax.jit(drive, static_argnums=0)
     states, latents_ = [jnp.repeat(s[:1, :1], 2, 0)], []
     for t in range(4):  # the last two states and latents, and nothing else
-        latents_.append(act(model, params, u[:, t : t + 1], states[-1]))
+        latents_.append(map_actions(model, params, u[:, t : t + 1], states[-1]))
         seen = [jnp.concatenate(x[-2:], 1) for x in (states, latents_)]
         states.append(predict(model, params, *seen)[:, -1:])
     np.testing.assert_allclose(drive(2), jnp.concatenate(states[1:], 1), atol=1e-4)
     np.testing.assert_allclose(drive(4), drive(None), atol=1e-6)
     assert np.abs(drive(2) - drive(None)).max() > 1e-3
-    longer = remember(model, params, s[:, :2], jnp.zeros((2, 1, 16)))
+    longer = prefill(model, params, s[:, :2], jnp.zeros((2, 1, 16)))
     with pytest.raises(ValueError, match="window: expected None or at least 5 steps .*got 4"):
-        world_model.drive(model, params, longer, u, 4)
+        world_model.rollout_actions(model, params, longer, u, 4)
     with pytest.raises(ValueError, match="window: .*got 0"):
         drive(0)
 

@@ -43,7 +43,7 @@ def batched(model, params, batch=16, actions=None):
     function = lambda f: in_batches(jax.jit(lambda params, *x: f(model, params, *x)), params, batch)  # noqa: E731
     infer = function(lambda *x: world_model.infer_actions(*x)[0])
     if model.latent.kind == "labelled":
-        act = function(world_model.act)
+        act = function(world_model.map_actions)
         infer = lambda s: act(actions, s[:, :-1])  # noqa: E731
     draw = lambda s, seed: infer(s)  # noqa: E731
     if model.latent.kind == "noisy":

@@ -65,8 +65,8 @@ def driven(model, params, s, actions, batch=16):
     @jax.jit
     def run(params, s, actions):
         z = np.zeros((len(s), 0, model.latent.dim), np.float32)
-        memory = world_model.remember(model, params, s[:, None], z)
-        return world_model.drive(model, params, memory, actions)
+        cache = world_model.prefill(model, params, s[:, None], z)
+        return world_model.rollout_actions(model, params, cache, actions)
 
     return batched.in_batches(run, params, batch)(s, actions)
 

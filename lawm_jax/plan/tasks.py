@@ -93,14 +93,14 @@ def search(
     """Plans for all episodes: the last predicted state should be the goal, by L2 distance.
 
     Args:
-      model, params: of a world model that `world_model.act` takes.
+      model, params: of a world model that `world_model.map_actions` takes.
       start, goal: float32 [n, N, D], states.
       mean, std: [H, U], of the planner's first Gaussian, in the actions' own units.
       planner: one of `PLANNERS`.
       options: of the planner, by name.
       hold: steps that each action of the plan is taken for.
       seed: of the planner.
-      window: steps that the model reads, at most, see `world_model.drive`.
+      window: steps that the model reads, at most, see `world_model.rollout_actions`.
 
     Returns:
       u: float32 [n, H hold, U].
@@ -127,7 +127,7 @@ def candidate_bytes(model, N, D, steps, window=None):
       model: WorldModel.
       N, D: tokens, and numbers in each, of a state.
       steps: that are predicted.
-      window: as in `world_model.drive`.
+      window: as in `world_model.rollout_actions`.
 
     Returns:
       Bytes: keys and values of all steps and blocks, and a copy of them, which adding a step takes;
@@ -200,11 +200,11 @@ def searcher(model, std, planner="cem", options=None, hold=1, window=None):
         def one(episode):
             key, start, goal, mean = episode
             nothing = jnp.zeros((1, 0, model.latent.dim))
-            memory = world_model.remember(model, params, start[None, None], nothing)
+            cache = world_model.prefill(model, params, start[None, None], nothing)
 
             def cost(plans):
                 u = jnp.repeat(plans, hold, axis=1)
-                last = world_model.drive(model, params, memory, u, window)[:, -1]
+                last = world_model.rollout_actions(model, params, cache, u, window)[:, -1]
                 return jnp.sqrt(jnp.square(last - goal[None]).mean((1, 2)))
 
             plan, found = solve(cost if alone else spread(cost), key, mean, std)
@@ -292,7 +292,8 @@ def reach(
       horizon: steps of a plan.
       planner, options, seed: as in `search`; those of CEM are `REACH` but for what is given.
       bound: of a plan's numbers, in standard deviations of training actions; None for none.
-      windows: name -> steps that the model reads at most, see `world_model.drive`; None for all.
+      windows: name -> most steps that the model reads, see `world_model.rollout_actions`; None for
+        all.
 
     Returns:
       One dict per row, baselines first: `name`; `error`, the L1 distance of the planned from the
