@@ -1,42 +1,220 @@
-"""The kinds of latent action: how each limits what a latent can carry, and how to draw one.
+"""The kinds of latent action: how each restricts a latent's information, and how to sample one.
 
-Every kind is a function (h, key, strength) -> (z, cost): `h` is the inverse dynamics model's
-output, `cost` the price of the latent, added to the prediction error. Without a limit the latent
-would copy the next state; with it, it becomes an action. For the labelled kind, the baseline that
-knows the real actions, these take the place of `h`.
+A kind is a frozen dataclass with its own hyperparameters, one of `KINDS`; everything else asks it,
+and compares no names. To add a kind, write its class and a line of `KINDS`.
 """
 
 import dataclasses
 import math
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
-class Latent:
-    """Says which latent action a world model has.
+class Unconstrained:
+    """Leaves latents as the inverse dynamics model infers them, the upper bound; other kinds
+    override what they change.
 
     Attributes:
-      kind: a key of `KINDS`.
-      dim: A, the latent's width; of the labelled kind U, the real action's.
-      strength: l1 (sparse), beta (noisy) or the number of codes (discrete); else unused.
-      reset_after: a code that no latent chose in this many latents is given a new value
-        (discrete; the paper: 300k videos, about 2.5M latents); below 2^24.
+      dim: A, the latent's width.
+      kind: its name in configs and results.
+      inferred: whether an inverse dynamics model infers it from states.
+      labelled: whether the real actions take its place.
+      random: whether training samples it, with a key.
+      batchwise: whether its cost depends on the batch's other latents.
+      resets: whether `update` changes its parameters after each training step.
     """
 
-    kind: str
     dim: int
-    strength: float = 0.0
-    reset_after: int = 2_500_000
+
+    kind: ClassVar[str] = "none"
+    inferred: ClassVar[bool] = True
+    labelled: ClassVar[bool] = False
+    random: ClassVar[bool] = False
+    batchwise: ClassVar[bool] = False
+    resets: ClassVar[bool] = False
+
+    @property
+    def features(self):
+        """The number of outputs that the inverse dynamics model has per step."""
+        return self.dim
+
+    @property
+    def strength(self):
+        """The hyperparameter that sets how much information a latent may carry, as in configs."""
+        return 0.0
+
+    def init(self, key):
+        """Makes the latent's own parameters, params["latent"]; {} where it has none."""
+        del key
+        return {}
+
+    def restrict(self, params, h, key, others=None):
+        """Restricts the information of latents.
+
+        Args:
+          params: from `init`.
+          h: [B, T, features], outputs of the inverse dynamics model, or labelled actions.
+          key: PRNG key of a random kind's sample, None for its mean; or its noise, [B, T, A].
+          others: [B', T, A], the latents of the rest of the batch, for a batchwise kind.
+
+        Returns:
+          z: [B, T, A] float32.
+          cost: [B, T], added to the prediction error.
+        """
+        del params, key, others
+        return h, jnp.zeros(h.shape[:-1])
+
+    def quantize(self, params, z):
+        """Maps any vectors [..., A] to latents that this kind can have."""
+        del params
+        return z
+
+    def sample(self, params, key, shape):
+        """Samples latents of a shape (..., A) without looking at states."""
+        raise ValueError(f"model: latents of kind {self.kind!r} have no distribution to draw from")
+
+    def samplers(self, params):
+        """Lists the ways to sample that are evaluated: name -> function (key, shape, known) -> z.
+
+        `known` are inferred latents of training clips, [m, A].
+        """
+        del params
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Deterministic(Unconstrained):
+    """Replaces latents by zero, the lower bound."""
+
+    kind: ClassVar[str] = "deterministic"
+    inferred: ClassVar[bool] = False
+
+    def restrict(self, params, h, key, others=None):
+        del params, key, others
+        return jnp.zeros_like(h), jnp.zeros(h.shape[:-1])
+
+    def sample(self, params, key, shape):
+        del params, key
+        return jnp.zeros(shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled(Unconstrained):
+    """Takes standardized real actions [B, T, U] in place of latents; `dim` is U.
+
+    Its parameters, {"mean": [U], "std": [U]}, are measured on training data and get no gradient.
+    """
+
+    kind: ClassVar[str] = "labelled"
+    inferred: ClassVar[bool] = False
+    labelled: ClassVar[bool] = True
+
+    def init(self, key):
+        del key
+        return {"mean": jnp.zeros(self.dim), "std": jnp.ones(self.dim)}
+
+    def restrict(self, params, h, key, others=None):
+        del key, others
+        mean, std = (jax.lax.stop_gradient(params[name])[None, None] for name in ("mean", "std"))
+        return (h - mean) / std, jnp.zeros(h.shape[:-1])
+
+
+@dataclasses.dataclass(frozen=True)
+class Noisy(Unconstrained):
+    """Adds noise to latents, and charges for the information that they carry; see `noisy`.
+
+    Attributes:
+      beta: price of one nat.
+    """
+
+    beta: float
+
+    kind: ClassVar[str] = "noisy"
+    random: ClassVar[bool] = True
+
+    @property
+    def features(self):
+        return 2 * self.dim
+
+    @property
+    def strength(self):
+        return self.beta
+
+    def restrict(self, params, h, key, others=None):
+        del params, others
+        return noisy(h, key, self.beta)
+
+    def sample(self, params, key, shape):
+        del params
+        return jax.random.normal(key, shape)
+
+    def samplers(self, params):
+        return {"N(0, I)": lambda key, shape, known: self.sample(params, key, shape)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sparse(Unconstrained):
+    """Makes latents sparse; see `sparse`.
+
+    Attributes:
+      l1: price of the L1 norm.
+    """
+
+    l1: float
+
+    kind: ClassVar[str] = "sparse"
+    batchwise: ClassVar[bool] = True
+
+    @property
+    def strength(self):
+        return self.l1
+
+    def restrict(self, params, h, key, others=None):
+        del params
+        return sparse(h, key, self.l1, others=others)
+
+    def sample(self, params, key, shape):
+        del params
+        return langevin(key, shape, self.l1)
+
+    def samplers(self, params):
+        def scaled(key, shape, known):
+            """At the temperature at which samples are as large as the training latents."""
+            size = float(np.abs(known).mean())
+            return langevin(key, shape, self.l1, 1000, 0.1, scale=size)
+
+        return {
+            "Langevin": lambda key, shape, known: self.sample(params, key, shape),
+            "Langevin, scaled": scaled,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Discrete(Unconstrained):
+    """Replaces latents by the nearest code of a learned codebook; see `discrete`.
+
+    Its parameters are {"codebook": [K, A], "idle": [K]}, see `reset_codes`.
+
+    Attributes:
+      codes: K, the number of codes.
+      reset_after: a code that no latent chose in this many latents is given a new value (the paper:
+        300k videos, about 2.5M latents); below 2^24.
+    """
+
+    codes: int
+    reset_after: int
+
+    kind: ClassVar[str] = "discrete"
+    resets: ClassVar[bool] = True
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"latent.kind: expected one of {sorted(KINDS)}, got {self.kind!r}")
-        if self.kind == "discrete" and (self.strength < 2 or self.strength != int(self.strength)):
+        if self.codes < 2 or self.codes != int(self.codes):
             raise ValueError(
-                f"latent.strength: expected a number of codes, at least 2, got {self.strength}"
+                f"latent.strength: expected a number of codes, at least 2, got {self.codes}"
             )
         if not 0 < self.reset_after < 2**24:
             raise ValueError(
@@ -44,21 +222,72 @@ class Latent:
             )
 
     @property
-    def features(self):
-        """What the inverse dynamics model must return per step."""
-        return 2 * self.dim if self.kind == "noisy" else self.dim
+    def strength(self):
+        return self.codes
+
+    def init(self, key):
+        K = int(self.codes)
+        return {"codebook": jax.random.normal(key, (K, self.dim)), "idle": jnp.zeros(K)}
+
+    def restrict(self, params, h, key, others=None):
+        del others
+        return discrete(h, key, params["codebook"])
+
+    def quantize(self, params, z):
+        return params["codebook"][nearest(params["codebook"], z)]
+
+    def sample(self, params, key, shape):
+        """Samples codes in use, uniformly."""
+        codebook, idle = params["codebook"], params["idle"]
+        in_use = jnp.where(idle <= idle.min() + self.reset_after / 2, 0.0, -jnp.inf)
+        return codebook[jax.random.categorical(key, in_use, shape=shape[:-1])]
+
+    def samplers(self, params):
+        return {"codes in use": lambda key, shape, known: self.sample(params, key, shape)}
+
+    def update(self, params, idle, h, key):
+        """Resets dead codes after a training step, see `reset_codes`.
+
+        Args:
+          params: the latent's parameters after the step.
+          idle: [K], before the step.
+          h: [B, T, A], the step's latents before quantization.
+          key: PRNG key.
+
+        Returns:
+          The parameters, and metrics: `codes`, the number of codes in use.
+        """
+        codebook, idle = reset_codes(params["codebook"], idle, h, key, self.reset_after)
+        in_use = (idle < self.reset_after / 2).sum().astype(jnp.float32)
+        return {"codebook": codebook, "idle": idle}, {"codes": in_use}
 
 
-def none(h, key, strength):
-    """Leaves latents unconstrained, the upper bound: z = h [B, T, A], cost zero [B, T]."""
-    del key, strength
-    return h, jnp.zeros(h.shape[:-1])
+# Names in configs -> function of `dim`, `strength` and `reset_after`.
+KINDS = {
+    "sparse": lambda dim, strength, reset_after: Sparse(dim, strength),
+    "noisy": lambda dim, strength, reset_after: Noisy(dim, strength),
+    "discrete": Discrete,
+    "none": lambda dim, strength, reset_after: Unconstrained(dim),
+    "deterministic": lambda dim, strength, reset_after: Deterministic(dim),
+    "labelled": lambda dim, strength, reset_after: Labelled(dim),
+}
 
 
-def deterministic(h, key, strength):
-    """Drops the latent, the lower bound: z is zero [B, T, A], whatever h; cost zero [B, T]."""
-    del key, strength
-    return jnp.zeros_like(h), jnp.zeros(h.shape[:-1])
+def make(kind, dim, strength=0.0, reset_after=2_500_000):
+    """Makes a kind of latent from a config's section `latent`.
+
+    Args:
+      kind: a key of `KINDS`.
+      dim: A, the latent's width; of labelled actions U.
+      strength: l1 (sparse), beta (noisy) or the number of codes (discrete); else unused.
+      reset_after: see `Discrete`.
+
+    Raises:
+      ValueError: an unknown kind, or a hyperparameter out of its range.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"latent.kind: expected one of {sorted(KINDS)}, got {kind!r}")
+    return KINDS[kind](dim, strength, reset_after)
 
 
 def noisy(moments, key, beta):
@@ -180,26 +409,6 @@ def discrete(h, key, codebook, commitment=0.25):
     code = codebook[nearest(stop(codebook), stop(h))]
     cost = jnp.square(stop(h) - code) + commitment * jnp.square(h - stop(code))
     return h + stop(code - h), cost.mean(-1)
-
-
-def labelled(u, key, scale):
-    """Takes real actions for latents: z = (u - mean) / std [B, T, U]; cost zero [B, T].
-
-    `scale` is {"mean": [U], "std": [U]}, measured on training data; it gets no gradient.
-    """
-    del key
-    mean, std = (jax.lax.stop_gradient(scale[name])[None, None] for name in ("mean", "std"))
-    return (u - mean) / std, jnp.zeros(u.shape[:-1])
-
-
-KINDS: dict[str, Any] = {
-    "sparse": sparse,
-    "noisy": noisy,
-    "discrete": discrete,
-    "none": none,
-    "deterministic": deterministic,
-    "labelled": labelled,
-}
 
 
 def reset_codes(codebook, idle, h, key, reset_after):

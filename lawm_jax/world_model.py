@@ -30,7 +30,7 @@ class WorldModel:
       encoder: frozen video or image encoder.
       inverse: inverse dynamics model, None when the latent is deterministic or labelled.
       predictor: forward model; None in a recipe that trains a decoder or a controller alone.
-      latent: kind, width and strength of the latent action; None for a decoder alone.
+      latent: kind of latent action, see `latents`; None for a decoder alone.
       resize, size: frames' short side before the centre crop, and the crop, in pixels.
       merge: m x m neighbouring tokens become one (space to depth).
       normalise: whether states and predictions pass a LayerNorm without parameters.
@@ -44,7 +44,7 @@ class WorldModel:
     encoder: nn.Module
     inverse: nn.Module | None
     predictor: nn.Module | None
-    latent: latents.Latent | None
+    latent: latents.Unconstrained | None
     resize: int
     size: int
     merge: int = 1
@@ -90,8 +90,8 @@ def build(config):
     if "predictor" in parts:
         predictor = Predictor(**_network("predictor", parts["predictor"]))
     if "latent" in parts:
-        latent = latents.Latent(**parts["latent"])
-        if latent.kind not in ("deterministic", "labelled"):
+        latent = latents.make(**parts["latent"])
+        if latent.inferred:
             inverse = InverseDynamics(latent.features, **_network("inverse", parts["inverse"]))
     if "controller" in parts:
         controller = Controller(latent.dim, **_network("controller", parts["controller"]))
@@ -214,14 +214,8 @@ def init_trainable(model, key, s):
     params = {"predictor": model.predictor.init(predictor, s, z)["params"]}
     if model.inverse is not None:
         params["inverse"] = model.inverse.init(inverse, s)["params"]
-    if model.latent.kind == "discrete":
-        K = int(model.latent.strength)
-        codebook = jax.random.normal(latent, (K, model.latent.dim))
-        params["latent"] = {"codebook": codebook, "idle": jnp.zeros(K)}
-    if model.latent.kind == "labelled":  # `controlling.measure` sets it before the first step
-        U = model.latent.dim
-        params["latent"] = {"mean": jnp.zeros(U), "std": jnp.ones(U)}
-    return params
+    own = model.latent.init(latent)
+    return params | ({"latent": own} if own else {})
 
 
 def _floating(**arrays):
@@ -337,7 +331,7 @@ def _describe(model, params, s):
     if s.ndim != 4 or s.shape[1] < 2:
         raise ValueError(f"s: expected [B, T, N, D] with at least 2 time steps, got {s.shape}")
     _floating(s=s)
-    if model.latent.kind == "labelled":
+    if model.latent.labelled:
         raise ValueError(
             "model: has labelled actions, which cannot be inferred from states; pass them to "
             "`map_actions`"
@@ -349,14 +343,7 @@ def _describe(model, params, s):
 
 def _restrict(model, params, h, key, others=None):
     """Limits what the latent carries: h [B, T, features] -> z [B, T, A], cost [B, T]."""
-    if others is not None:
-        return latents.sparse(h, key, model.latent.strength, others=others)
-    strength = model.latent.strength
-    if model.latent.kind == "discrete":
-        strength = params["latent"]["codebook"]
-    if model.latent.kind == "labelled":
-        strength = params["latent"]
-    return latents.KINDS[model.latent.kind](h, key, strength)
+    return model.latent.restrict(params.get("latent"), h, key, others)
 
 
 def infer_actions(model, params, s, key=None):
@@ -400,7 +387,7 @@ def map_actions(model, params, u, s):
 
     Source: Garrido et al. 2026, section 5 (controllers).
     """
-    labelled = model.latent is not None and model.latent.kind == "labelled"
+    labelled = model.latent is not None and model.latent.labelled
     if not labelled and model.controller is None:
         raise ValueError(
             "model: has no controller; train one with configs/controller.py and "
@@ -421,10 +408,7 @@ def map_actions(model, params, u, s):
     if labelled:
         return _restrict(model, params, u, None)[0]
     z = model.controller.apply({"params": params["controller"]}, u, s)
-    if model.latent.kind != "discrete":
-        return z
-    codebook = params["latent"]["codebook"]
-    return codebook[latents.nearest(codebook, z)]
+    return model.latent.quantize(params.get("latent"), z)
 
 
 def predict(model, params, s, z):
@@ -619,7 +603,7 @@ def loss(model, params, s, key, u=None, others=None):
     Source: Garrido et al. 2026, section 3. It does not say whether the L1 norm over a state is a
     sum or a mean; ours is the mean.
     """
-    if model.latent.kind == "labelled":
+    if model.latent.labelled:
         if u is None or u.shape != (s.shape[0], s.shape[1] - 1, model.latent.dim):
             want = [s.shape[0], s.shape[1] - 1, model.latent.dim]
             raise ValueError(f"u: expected {want}, got {None if u is None else u.shape}")
@@ -630,7 +614,7 @@ def loss(model, params, s, key, u=None, others=None):
     z, cost = _restrict(model, params, h, key, others)
     error = jnp.abs(predict(model, params, s[:, :-1], z) - s[:, 1:]).mean()
     metrics = {"error": error, "cost": cost.mean(), "copy": jnp.abs(s[:, 1:] - s[:, :-1]).mean()}
-    if model.latent.kind == "discrete":
+    if model.latent.resets:
         metrics["latents"] = h
     return error + metrics["cost"], metrics
 
@@ -657,7 +641,6 @@ def sample_actions(model, params, key, shape, s=None):
     """
     if model.latent is None:
         raise ValueError("model: expected a world model, got a decoder alone")
-    kind, strength = model.latent.kind, model.latent.strength
     if shape[-1] != model.latent.dim:
         raise ValueError(f"shape: expected a last axis of {model.latent.dim}, got {tuple(shape)}")
     if s is not None:
@@ -668,20 +651,5 @@ def sample_actions(model, params, key, shape, s=None):
             )
         _floating(s=s)
         z = sample(model.prior, params["prior"], key, s.reshape(-1, *s.shape[-2:])).reshape(shape)
-        if kind != "discrete":
-            return z
-        codebook = params["latent"]["codebook"]
-        return codebook[latents.nearest(codebook, z)]
-    if kind in ("none", "labelled"):
-        raise ValueError(f"model: latents of kind {kind!r} have no distribution to draw from")
-    if kind == "deterministic":
-        return jnp.zeros(shape)
-    if kind == "noisy":
-        return jax.random.normal(key, shape)
-    if kind == "sparse":
-        return latents.langevin(key, shape, strength)
-    if kind != "discrete":
-        raise ValueError(f"model: expected latents of a kind that can be drawn, got {kind!r}")
-    codebook, idle = params["latent"]["codebook"], params["latent"]["idle"]
-    in_use = jnp.where(idle <= idle.min() + model.latent.reset_after / 2, 0.0, -jnp.inf)
-    return codebook[jax.random.categorical(key, in_use, shape=shape[:-1])]
+        return model.latent.quantize(params.get("latent"), z)
+    return model.latent.sample(params.get("latent"), key, shape)

@@ -52,7 +52,7 @@ def world(tiny):
             tiny("none")[0],
             inverse=Oracle(),
             predictor=Linear(),
-            latent=latents.Latent("none", 2),
+            latent=latents.Unconstrained(2),
             controller=Gain(gain),
             normalise=False,
         )
@@ -106,9 +106,7 @@ def test_pixels_are_asked_of_every_rollout(world):
 
 def test_a_model_of_labelled_actions_infers_nothing(world):
     (model, params), s, u = world[0]["state"], *world[1:]
-    labelled = dataclasses.replace(
-        model, latent=latents.Latent("labelled", 2), inverse=None, controller=None
-    )
+    labelled = dataclasses.replace(model, latent=latents.Labelled(2), inverse=None, controller=None)
     scale = {"mean": jnp.zeros(2), "std": jnp.full(2, 2.0)}  # so it halves all actions
     models = {"labelled": (labelled, params | {"latent": scale})}
     copy, right, none = control.compare(models, s, u, EPISODES)

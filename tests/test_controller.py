@@ -143,7 +143,7 @@ def learned(tiny, controller_config):
             base,
             predictor=None,
             inverse=Oracle(),
-            latent=latents.Latent("none", 3),
+            latent=latents.Unconstrained(3),
             controller=Controller(3, 2, kind, width=32, heads=2),
         )
         frozen = {"encoder": {}, "inverse": {}}

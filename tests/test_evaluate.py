@@ -29,10 +29,10 @@ def run(folder, videos="", mixture=(), holdout=0.05, sources=None, **parts):
 @pytest.fixture
 def runs(tmp_path):
     """A model of a, a bound of videos, one of labelled actions of b, and a controller."""
-    model = run(tmp_path, mixture=[("a", 1.0), ("b", 0.0)], latent={"kind": "noisy"})
+    model = run(tmp_path, mixture=[("a", 1.0), ("b", 0.0)], latent={"kind": "noisy", "dim": 16})
     bounds = tmp_path / "bounds"
-    films = run(bounds / "none", videos="/films/*", holdout=0.1, latent={"kind": "none"})
-    latent = {"kind": "labelled"}
+    films = run(bounds / "none", videos="/films/*", holdout=0.1, latent={"kind": "none", "dim": 16})
+    latent = {"kind": "labelled", "dim": 3}
     labels = run(bounds / "labelled", mixture=[("b", 1.0)], holdout=0.02, latent=latent)
     kind = {"kind": "state"}
     run(tmp_path / "controller", videos="droid:/d", holdout=0.2, latent={}, controller=kind)

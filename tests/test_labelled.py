@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import lawm_jax as lawm
-from lawm_jax import latents, world_model
+from lawm_jax import world_model
 from lawm_jax.data import pipeline
 from lawm_jax.evaluate import batched, context, prediction
 from lawm_jax.evaluate import run as evaluate_run
@@ -63,7 +63,7 @@ def test_its_latents_are_the_standardised_actions(labelled):
     u, s = batch["actions"], batch["states"][:, :-1]
     z = map_actions(model, params, u, s)
     np.testing.assert_allclose(z, (u - MEAN) / STD, rtol=1e-5, atol=1e-5)
-    same, cost = latents.labelled(jnp.array(u), None, params["latent"])
+    same, cost = model.latent.restrict(params["latent"], jnp.array(u), None)
     np.testing.assert_allclose(same, z, rtol=1e-6)
     assert cost.shape == (3, 2) and not cost.any()
 

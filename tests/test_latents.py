@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from conftest import COMPUTES_MORE
 
+import lawm_jax as lawm
 from lawm_jax import latents
+from lawm_jax.train import loop, optim
 
 
 def draw(shape, seed=0, scale=1.0):
@@ -146,10 +148,10 @@ def test_the_discrete_cost_and_its_gradients_equal_the_closed_form():
 
 def test_an_unconstrained_latent_is_free_and_a_deterministic_one_is_zero():
     h = jnp.array(draw((2, 3, 4)))
-    z, cost = latents.none(h, None, 0.0)
+    z, cost = latents.Unconstrained(4).restrict({}, h, None)
     np.testing.assert_array_equal(z, h)
     np.testing.assert_array_equal(cost, np.zeros((2, 3)))
-    z, cost = latents.deterministic(h, None, 0.0)
+    z, cost = latents.Deterministic(4).restrict({}, h, None)
     np.testing.assert_array_equal(z, np.zeros((2, 3, 4)))
     np.testing.assert_array_equal(cost, np.zeros((2, 3)))
 
@@ -160,12 +162,41 @@ def test_an_unconstrained_latent_is_free_and_a_deterministic_one_is_zero():
         (dict(kind="vague", dim=4), "latent.kind: expected one of .*discrete.*got 'vague'"),
         (dict(kind="discrete", dim=4, strength=1), "latent.strength: expected .*at least 2, got 1"),
         (dict(kind="discrete", dim=4, strength=2.5), "latent.strength: .*got 2.5"),
-        (dict(kind="sparse", dim=4, reset_after=2**24), "latent.reset_after: .*got 16777216"),
+        (
+            dict(kind="discrete", dim=4, strength=4, reset_after=2**24),
+            "latent.reset_after: .*got 16777216",
+        ),
     ],
 )
 def test_a_wrong_latent_is_an_error_that_says_what_was_expected(options, message):
     with pytest.raises(ValueError, match=message):
-        latents.Latent(**options)
+        latents.make(**options)
+
+
+def test_a_new_kind_is_a_class_and_a_line(get_config, monkeypatch):
+    class Half(latents.Unconstrained):
+        kind = "half"
+
+        def restrict(self, params, h, key, others=None):
+            return h / 2, jnp.full(h.shape[:-1], 0.125)
+
+        def sample(self, params, key, shape):
+            return jnp.ones(shape)
+
+    monkeypatch.setitem(latents.KINDS, "half", lambda dim, strength, reset_after: Half(dim))
+    config = get_config("size=tiny,latent=none")
+    config.latent.kind = "half"
+    model = lawm.build(config)
+    tx, _ = optim.make(config.optim, config.steps)
+    s = jnp.array(draw((2, 3, 4, 32)))
+    state = jax.jit(functools.partial(loop.make_state, model, tx, s))(jax.random.key(0))
+    z, cost = jax.jit(lawm.infer_actions, static_argnums=0)(model, state["params"], s)
+    step = jax.jit(functools.partial(lawm.train_step, model, tx))
+    after, metrics = step({}, state, {"states": s})
+    assert z.shape == (2, 2, 16) and float(metrics["cost"]) == float(cost.mean()) == 0.125
+    assert after["step"] == 1 and np.isfinite(metrics["loss"])
+    drawn = lawm.sample_actions(model, state["params"], jax.random.key(1), (5, 16))
+    np.testing.assert_array_equal(drawn, 1)
 
 
 CORNERS = np.float32([[1, 1], [-1, 1], [-1, -1], [1, -1]])

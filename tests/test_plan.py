@@ -49,7 +49,7 @@ def world(tiny):
         tiny("none")[0],
         inverse=None,
         predictor=Linear(),
-        latent=latents.Latent("labelled", 3),
+        latent=latents.Labelled(3),
         normalise=False,
     )
     params = {"predictor": {}, "latent": {"mean": jnp.zeros(3), "std": jnp.ones(3)}}

@@ -257,7 +257,7 @@ def test_noisy_latents_whose_aggregate_is_the_prior_cannot_be_told_from_it(tiny)
     np.testing.assert_allclose(again, z, rtol=1e-5, atol=1e-6)  # whatever the batch
     network = prior.Prior(width=8, depth=1)
     learned = network, init(network, jax.random.key(0), z[:, 0], s[:, 0])
-    ways, episodes = sampling.own(model, params), np.arange(60)
+    ways, episodes = model.latent.samplers({}), np.arange(60)
     rows, _ = sampling.measure(functions, ways, sampling.flat(z), learned, s, episodes)
     assert rows[0]["name"] == "N(0, I)"
     assert rows[0]["auc"]["mean"] == pytest.approx(0.5, abs=0.06)
@@ -284,7 +284,7 @@ def test_latents_that_never_change_need_no_samples():
 )
 def test_every_kind_brings_its_own_ways(tiny, kind, names):
     world, params, _ = tiny(kind, **({"strength": 4} if kind == "discrete" else {}))
-    ways = sampling.own(world, params)
+    ways = world.latent.samplers(params.get("latent"))
     assert list(ways) == names
     A = world.latent.dim
     z = 0.05 * np.random.default_rng(0).laplace(size=(500, A)).astype(np.float32)

@@ -429,14 +429,6 @@ def test_what_is_no_floating_point_or_no_uint8_is_refused_also_when_traced(tiny,
     assert half.shape == s.shape
 
 
-def test_latents_of_an_unknown_kind_are_not_drawn_as_codes(tiny, monkeypatch):
-    monkeypatch.setitem(latents.KINDS, "vague", latents.none)
-    model, params, _ = tiny("none")
-    model = dataclasses.replace(model, latent=latents.Latent("vague", 16))
-    with pytest.raises(ValueError, match="kind that can be drawn, got 'vague'"):
-        lawm.sample_actions(model, params, jax.random.key(0), (2, 16))
-
-
 def test_a_window_slides_over_states_and_is_all_that_a_prediction_reads(tiny):
     model, params, s = tiny("none")
     model = dataclasses.replace(model, controller=Controller(16, 2, "state", 16, 2, 1))

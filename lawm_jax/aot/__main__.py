@@ -201,9 +201,10 @@ def check(config, devices, chip, pool=1.0):
     """
     import jax
 
+    from lawm_jax import latents
     from lawm_jax.train import cpu, loop
 
-    if "predictor" not in config or config["latent"]["kind"] == "labelled":
+    if "predictor" not in config or latents.make(**config["latent"]).labelled:
         raise ValueError("--config: expected a world model without labels, as configs/lawm.py has")
     run = loop.Run(config, devices=devices)
     result = {"device": devices[0].device_kind, "mesh": dict(run.mesh.shape), "fits": True}

@@ -42,11 +42,11 @@ def batched(model, params, batch=16, actions=None):
     """
     function = lambda f: in_batches(jax.jit(lambda params, *x: f(model, params, *x)), params, batch)  # noqa: E731
     infer = function(lambda *x: world_model.infer_actions(*x)[0])
-    if model.latent.kind == "labelled":
+    if model.latent.labelled:
         act = function(world_model.map_actions)
         infer = lambda s: act(actions, s[:, :-1])  # noqa: E731
     draw = lambda s, seed: infer(s)  # noqa: E731
-    if model.latent.kind == "noisy":
+    if model.latent.random:
         sampled = function(_posterior)
 
         def draw(s, seed):

@@ -60,7 +60,7 @@ class Source:
         make = lambda x: batched.batched(*x, actions=self.clips.actions)  # noqa: E731
         self.models = {key: make(value) for key, value in loaded.items()}
         # Real actions are known of the clips as they were, and not after a cut or a transfer.
-        labelled = {key for key, (model, _) in loaded.items() if model.latent.kind == "labelled"}
+        labelled = {key for key, (model, _) in loaded.items() if model.latent.labelled}
         self.inferring = {k: model for k, model in self.models.items() if k not in labelled}
         self.per_step = 1 if self.model.repeat else self.model.encoder.tubelet
         video, self.pixels = self.clips.video, None
@@ -129,14 +129,14 @@ class Source:
         """What the latents hold: their use of space, and a linear probe for real actions."""
         rows, u = [], self.clips.actions
         for name, (model, params) in self.loaded.items():
-            if model.latent.kind in ("deterministic", "labelled"):
+            if not model.latent.inferred:
                 continue
-            z, kind = self.models[name].infer(self.clips.s), model.latent.kind
+            z = self.models[name].infer(self.clips.s)
             codes = K = nats = None
-            if kind == "discrete":
-                K = int(model.latent.strength)
-                codes = np.asarray(latents.nearest(params["latent"]["codebook"], z))
-            if kind == "noisy":
+            if model.latent.resets:
+                codebook = params["latent"]["codebook"]
+                codes, K = np.asarray(latents.nearest(codebook, z)), len(codebook)
+            if model.latent.random:
                 nats = self.cost(name) / model.latent.strength
             row = {"name": name, "latents": probing.describe(z, codes, K, nats), "probe": None}
             if u is not None and self.pairs:
@@ -154,7 +154,7 @@ class Source:
     def control(self):
         """E5, where there are controllers, or actions are labelled."""
         models = self.controllers | {
-            key: one for key, one in self.loaded.items() if one[0].latent.kind == "labelled"
+            key: one for key, one in self.loaded.items() if one[0].latent.labelled
         }
         if self.main not in models and not self.controllers:
             return None
@@ -179,7 +179,7 @@ class Source:
         codebook = self.params["latent"]["codebook"] if "latent" in self.params else None
         rows, self.samples = sampling.measure(
             self.models[self.main],
-            sampling.own(self.model, self.params),
+            self.model.latent.samplers(self.params.get("latent")),
             known,
             network,
             self.clips.s,

@@ -39,7 +39,7 @@ def compare(models, s, actions, episodes, pixels=None, batch=16):
         raise ValueError(f"actions: expected [{len(s)}, {s.shape[1] - 1}, U], got {got}")
     rolled = {"copy last frame": np.repeat(s[:, :1], s.shape[1] - 1, 1)}
     first, (model, params) = next(iter(models.items()))
-    if model.latent.kind != "labelled":
+    if not model.latent.labelled:
         inferring = batched.batched(model, params, batch)
         rolled["inferred latents"] = inferring.rollout(s[:, :1], inferring.infer(s))
     for name, one in models.items():

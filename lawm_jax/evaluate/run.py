@@ -67,12 +67,13 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
         context.Source(config, x, comparable(x, loaded, folders), *options, without.get(x, ()))
         for x in pipeline.names(config)
     ]
-    if "sampling" in parts and main not in ("deterministic", "labelled"):
+    inferred = loaded[main][0].latent.inferred
+    if "sampling" in parts and inferred:
         learned = context.fit_prior(own, sources[0])
         models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
         for source in sources:
             source.learned = learned
-    if "control" in parts and main not in ("deterministic", "labelled"):
+    if "control" in parts and inferred:
         for source in sources:
             source.controllers = _controllers(workdir, source.name, config, *loaded[main])
     for source in sources:
@@ -156,7 +157,7 @@ def comparable(name, loaded, folders):
         config = ml_collections.ConfigDict(checkpoints.read_config(folder))
         model = loaded[key][0]
         same = name in pipeline.names(config) and model.repeat == main.repeat
-        if model.latent.kind == "labelled" and not same:
+        if model.latent.labelled and not same:
             del known[key]
     return known
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from scipy.spatial.distance import cdist
 
-from lawm_jax import latents, world_model
+from lawm_jax import latents
 from lawm_jax.evaluate import metrics
 from lawm_jax.nn import prior
 
@@ -211,36 +211,13 @@ def gaussian(key, shape, z):
     return jax.random.multivariate_normal(key, mean, covariance, shape[:-1], method="svd")
 
 
-def own(model, params):
-    """Lists the ways to sample that a kind of latent brings along, for `measure`.
-
-    Args:
-      model, params: of the world model.
-
-    Returns:
-      name -> function (key, shape, training latents [k, A]) -> z. Empty for unconstrained and
-      deterministic latents. Sparse: the energy as the paper has it, and at the temperature at
-      which its samples are as large as the training latents.
-    """
-    draw = lambda key, shape, z: world_model.sample_actions(model, params, key, shape)  # noqa: E731
-
-    def scaled(key, shape, z):
-        size = float(np.abs(z).mean())
-        return latents.langevin(key, shape, model.latent.strength, 1000, 0.1, scale=size)
-
-    return {
-        "discrete": {"codes in use": draw},
-        "noisy": {"N(0, I)": draw},
-        "sparse": {"Langevin": draw, "Langevin, scaled": scaled},
-    }.get(model.latent.kind, {})
-
-
 def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0, clips=64):
     """Measures every way to sample one model's latents, on the held-out clips of one source.
 
     Args:
       functions: the model's Batched, of which `draw` and `predict` are used.
-      ways: name -> function (key, shape, training latents [k, A]) -> z, as `own` makes them.
+      ways: name -> function (key, shape, training latents [k, A]) -> z, such as the latent kind's
+        `samplers`.
       known: [m, A], latents drawn by `draw` for training clips, for the fitted ways.
       learned: network and params of a prior, from `fit`.
       s: [n, T, N, D] float32, states of held-out clips.

@@ -11,6 +11,7 @@ import time
 
 import ml_collections
 
+from lawm_jax import latents
 from lawm_jax.data import paths
 from lawm_jax.evaluate import batched, clips
 from lawm_jax.plan import closed_loop as closed_loop_
@@ -209,10 +210,11 @@ def _models(workdir, config, task, spec, controller):
     Returns:
       name -> (model, params); the controller's folder or None; name -> steps that it reads.
     """
-    kind = config.latent.kind
-    if kind == "deterministic":
+    latent = latents.make(**config.latent)
+    kind = latent.kind
+    if not (latent.inferred or latent.labelled):
         raise Refused(f"workdir: {workdir} has no actions to plan with")
-    if kind == "labelled":
+    if latent.labelled:
         if not controlling.knows(workdir, task, spec):
             raise Refused(f"workdir: {workdir} knows the actions of another source")
         controller, loaded, folders = None, {kind: models.load(workdir)}, {kind: workdir}

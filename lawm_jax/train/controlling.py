@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lawm_jax import world_model
+from lawm_jax import latents, world_model
 from lawm_jax.data import paths
 from lawm_jax.train import checkpoints, models
 
@@ -27,9 +27,9 @@ def complete(config):
     if not folder:
         raise ValueError("model: expected --config.model=FOLDER of a trained world model, got none")
     theirs = checkpoints.read_config(folder)
-    kind = theirs.get("latent", {}).get("kind", "none at all")
-    if "predictor" not in theirs or kind in ("deterministic", "labelled"):
-        raise ValueError(f"model: expected one that infers latent actions, got {folder}: {kind}")
+    if "predictor" not in theirs or not latents.make(**theirs["latent"]).inferred:
+        got = theirs.get("latent", {}).get("kind", "none at all")
+        raise ValueError(f"model: expected one that infers latent actions, got {folder}: {got}")
     size = {key: theirs["data"][key] for key in ("size", "resize")}
     return config | {
         "model": folder,
@@ -59,7 +59,7 @@ def labels(model):
     """Returns U, the width of the real actions that a model's training needs, or 0."""
     if model.predictor is None:
         return model.controller.actions if model.controller is not None else 0
-    return model.latent.dim if model.latent.kind == "labelled" else 0
+    return model.latent.dim if model.latent.labelled else 0
 
 
 def statistics(config):
@@ -127,7 +127,8 @@ def knows(folder, name, spec):
     if not models.trained(folder):
         return False
     config = checkpoints.read_config(folder)
-    if "controller" not in config and config.get("latent", {}).get("kind") != "labelled":
+    latent = config.get("latent")
+    if "controller" not in config and not (latent and latents.make(**latent).labelled):
         return False
     data = config["data"]
     if data["videos"]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from lawm_jax import latents, world_model
+from lawm_jax import world_model
 from lawm_jax.train import (
     accumulation,
     checkpoints,
@@ -61,15 +61,9 @@ def train_step(model, tx, frozen, state, batch, accumulate=1):
     norms = {"grad_norm": optim.global_norm(grads), "update_norm": optim.global_norm(updates)}
     metrics = metrics | {"loss": value} | norms
     if "latents" in metrics:
-        codebook, idle = latents.reset_codes(
-            params["latent"]["codebook"],
-            state["params"]["latent"]["idle"],
-            metrics.pop("latents"),
-            reset,
-            model.latent.reset_after,
-        )
-        params = params | {"latent": {"codebook": codebook, "idle": idle}}
-        metrics["codes"] = (idle < model.latent.reset_after / 2).sum().astype(jnp.float32)
+        idle, h = state["params"]["latent"]["idle"], metrics.pop("latents")
+        latent, more = model.latent.update(params["latent"], idle, h, reset)
+        params, metrics = params | {"latent": latent}, metrics | more
     return {"params": params, "opt": opt, "step": state["step"] + 1, "key": key}, metrics
 
 
@@ -89,14 +83,14 @@ def _accumulated(model, frozen, params, batch, key, count):
     if model.predictor is None:
         clip = batch.get("video", batch.get("states")).shape[:2]
         parts["noise"] = accumulation.split(jax.random.uniform(key, clip), count)
-    elif model.latent.kind == "noisy":
+    elif model.latent.random:
         s = batch.get("states")
         if s is None:
             s = world_model.state_shape(model, frozen["encoder"], batch["video"])
         noise = jax.random.normal(key, (s.shape[0], s.shape[1] - 1, model.latent.dim))
         parts["noise"] = accumulation.split(noise, count)
     z = None
-    if model.predictor is not None and model.latent.kind == "sparse":
+    if model.predictor is not None and model.latent.batchwise:
 
         def infer(part):
             return world_model.infer_actions(model, params, _states(model, frozen, part))[0]
