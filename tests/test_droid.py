@@ -531,7 +531,7 @@ def spoil_raw(fault, folder, path, gripper):
             return "no metadata"
         case "metadata without the camera":
             metadata.write_text("{}")
-            return "Fri_0.json: expected 'ext1_mp4_path', a string"
+            return "Fri_0.json: ext1_mp4_path: expected a string"
         case "null in the metadata":
             metadata.write_text('{"ext1_mp4_path": null}')
             return "Fri_0.json: ext1_mp4_path: expected a string, got None"

@@ -599,7 +599,7 @@ def test_what_is_no_data_set_is_an_error_at_the_start(tmp_path):
     for text, message in (
         ("", "expected episodes"),
         ("{", "Expecting property name"),
-        ('{"length": 12}', "episodes.jsonl, line 1: expected 'episode_index'"),
+        ('{"length": 12}', "episodes.jsonl, line 1: episode_index: expected"),
         (lines * 2, "expected episodes with numbers of their own"),
     ):
         (root / "meta/info.json").write_text(

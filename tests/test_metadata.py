@@ -124,7 +124,7 @@ def test_values_are_named_with_what_was_expected():
     ]:
         with pytest.raises(ValueError, match=f"info.json: x: expected {kind}, got {wrong}"):
             metadata.check("info.json", "x", wrong, kind)
-    with pytest.raises(ValueError, match="info.json: expected 'x', a list; there is none"):
+    with pytest.raises(ValueError, match="info.json: x: expected a list, got nothing"):
         metadata.field("info.json", {}, "x", "a list")
 
 

@@ -1,4 +1,4 @@
-"""Reads JSON files that others wrote: what is wrong with one is said with its path."""
+"""Reads JSON files that others may have written, or damaged; errors name the file."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def check(where, name, value, kind):
 def field(where, found, name, kind):
     """Returns an entry of an object, or raises ValueError where it isn't of a kind of `KINDS`."""
     if name not in found:
-        raise ValueError(f"{where}: expected {name!r}, {kind}; there is none")
+        raise ValueError(f"{where}: {name}: expected {kind}, got nothing")
     return check(where, name, found[name], kind)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import safetensors
 from flax.traverse_util import unflatten_dict
 
-from lawm_jax.data import files, paths
+from lawm_jax.data import metadata, paths
 from lawm_jax.nn.efficientnet import EfficientNetLite0
 from lawm_jax.nn.vjepa2 import SIZES, VERSION_2_1, VJEPA2
 
@@ -211,10 +211,11 @@ def _read_hugging_face(folder):
         raise FileNotFoundError(
             f"{folder}: expected config.json and {single.name}, or shards of it with {index.name}"
         )
-    config = files.read_json(config, "the config of a V-JEPA 2 model")
+    config = metadata.load(config, "the config of a V-JEPA 2 model")
     shards, tensors = [single], {}
     if not single.is_file():
-        names = files.read_json(index, "an index of shards", weight_map=dict)["weight_map"].values()
+        listed = metadata.load(index, "an index of shards")
+        names = metadata.field(index, listed, "weight_map", "an object").values()
         wrong = [name for name in names if not isinstance(name, str) or "/" in name]
         if wrong or not names:
             raise ValueError(f"{index}: weight_map: expected names of files, got {wrong[:3]}")

@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lawm_jax.data import files, paths
+from lawm_jax.data import metadata, paths
 
 # Orbax takes these for patterns, or for another file system: it would save what nothing can read.
 PATTERNS = ("*", "?", "[", "\\")
@@ -281,7 +281,9 @@ def read_config(workdir):
     path = os.path.join(paths.expand(workdir), "config.json")
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: not found; expected the folder of a training run")
-    found = files.read_json(path, "the config of a training run", encoder=dict, data=dict)
+    found = metadata.load(path, "the config of a training run")
+    for name in ("encoder", "data"):
+        metadata.field(path, found, name, "an object")
     for section in found.values():
         if isinstance(section, dict):
             section.pop("unroll", None)  # networks had it once
