@@ -113,9 +113,8 @@ def make_tasks(model, params, workdir, count, context, size="nano"):
         s = jax.random.normal(keys[0], (1, T, *STATES[size]))
         z = jax.random.normal(keys[1], (1, T - 1, model.latent.dim))
         u = std[None] * jax.random.normal(keys[2], (1, *std.shape))
-        goal = world_model.rollout_actions(model, params, lawm.prefill(model, params, s, z), u)[
-            :, -1
-        ]
+        cache = lawm.prefill(model, params, s, z)
+        goal = world_model.rollout_actions(model, params, cache, u)[:, -1]
         return s, z, goal + 0.5 * jax.random.normal(keys[3], goal.shape)
 
     for i in range(count):

@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import types
 
+import conftest
 import ml_collections
 import numpy as np
 import pytest
@@ -94,6 +97,8 @@ def test_data_that_is_gone_is_said_not_to_be_comparable(tmp_path, capsys):
 def test_every_evaluation_is_one_that_the_report_reads():
     shown = {*results.PARTS, "control", "pictures"}
     assert set(evaluate_run.PARTS) <= shown
+    code = "from lawm_jax.evaluate import __main__, run; assert __main__.PARTS == list(run.PARTS)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=conftest.ROOT)
 
 
 def test_clips_in_which_nothing_changes_are_refused(tiny, monkeypatch):

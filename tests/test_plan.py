@@ -376,7 +376,8 @@ def test_results_of_other_settings_get_other_names(given, name):
 def test_the_command_passes_its_flags_on():
     code = """
 from absl import app
-from lawm_jax.plan import __main__, run
+from lawm_jax.plan import __main__, run, tasks
+assert __main__.TASKS == list(run.TASKS) and __main__.PLANNERS == list(tasks.PLANNERS)
 run.plan = lambda *given, **more: print(given, {k: v for k, v in more.items() if v is not None})
 flags = "--data=panda=x --controller=c --planner=mppi --episodes=2 --horizon=4 --horizon=3 "
 flags += "--samples=5 --iterations=6 --bound=0.5 --chunk=7 --closed-loop --json=f"

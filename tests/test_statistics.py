@@ -143,6 +143,8 @@ def test_items_that_cannot_be_read_or_hold_nonsense_are_counted():
     assert (got["items"], got["skipped"]) == (8, 3)
     assert got["actions"] == wanted["actions"]
     assert got["state"]["count"] == wanted["state"]["count"] + 1
+    short = statistics.measure(source({"short": labelled(np.zeros((1, 3)))}), 4.0)
+    assert "actions" not in short and short["state"]["count"] == 1
     with pytest.raises(ValueError, match="test: expected labels, got no item: damaged: damaged"):
         statistics.measure(source({"damaged": None}), 4.0)
     with pytest.raises(ValueError, match="test: expected labels, got no actions and no state"):

@@ -50,7 +50,8 @@ def measure(source, fps):
                         got, width = rows.shape[1:], tables[key][0].shape[1:]
                         raise episodes.UnreadableVideo(str(item), f"{key} {got}, expected {width}")
                 for key, rows in found.items():
-                    tables.setdefault(key, []).append(rows)
+                    if len(rows):  # an episode of one step has no action
+                        tables.setdefault(key, []).append(rows)
         except episodes.UnreadableVideo as error:
             _LOG.warning("left out %s", error)
             skipped, reason = skipped + 1, str(error)
