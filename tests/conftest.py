@@ -1,9 +1,9 @@
 """Sets JAX up for the tests, and makes the tiny models and videos that they share.
 
 CPU with 8 virtual devices unless JAX_PLATFORMS says otherwise; no silent rank promotion; XLA
-optimizes less, since compilation takes most of the tests' time; compiled programs are kept between
-runs. All of it as environment variables, so that subprocesses of tests inherit it. A subprocess
-whose numbers must equal those of the tests' own process bit for bit needs its flags, THIS_PROCESS.
+optimizes nothing, since compilation takes most of the tests' time; compiled programs are kept
+between runs. All of it as environment variables, so that subprocesses of tests inherit it; these
+have one device.
 """
 
 import functools
@@ -30,14 +30,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
     if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
         GIVEN.append(f"{FUSION}=false")  # unknown to later versions
-    GIVEN.append(f"{LEVEL}=1")
-# XLA_FLAGS of a process with a single device, of one with 8, and of those that compile more than
-# they compute: this one, and some that it starts.
-ONE_DEVICE = " ".join(GIVEN)
-EIGHT_DEVICES = f"{ONE_DEVICE} {DEVICES}=8".strip()
-THIS_PROCESS = EIGHT_DEVICES.replace(f"{LEVEL}=1", f"{LEVEL}=0")
-COMPILES_MORE = ONE_DEVICE.replace(f"{LEVEL}=1", f"{LEVEL}=0")
-# Options of `jax.jit` for what computes more than it compiles.
+# XLA_FLAGS of a subprocess, and options of `jax.jit`, for what computes more than it compiles.
+OPTIMIZED = " ".join(GIVEN)
 COMPUTES_MORE = {LEVEL.removeprefix("--"): 3}
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "lawm_jax" / "tests"))
@@ -50,9 +44,10 @@ import orbax.checkpoint as ocp  # noqa: E402
 import pytest  # noqa: E402
 
 if os.environ["JAX_PLATFORMS"] == "cpu":  # elsewhere xdist's parent would take the memory
-    os.environ["XLA_FLAGS"] = THIS_PROCESS
+    flags = f"{OPTIMIZED} {LEVEL}=0"
+    os.environ["XLA_FLAGS"] = f"{flags} {DEVICES}=8"
     jax.devices()  # reads it
-os.environ["XLA_FLAGS"] = EIGHT_DEVICES
+    os.environ["XLA_FLAGS"] = flags
 
 # Else each of 8 devices saves a slice of every array, and each slice is a program to compile.
 ocp.type_handlers.register_type_handler(
@@ -69,11 +64,25 @@ def _forget():
 
 
 @pytest.fixture(scope="session")
-def devices():
+def all_devices():
+    return jax.devices()
+
+
+@pytest.fixture(scope="session")
+def devices(all_devices):
     """Returns 8 devices, or skips the test on a machine with fewer."""
-    if len(jax.devices()) < 8:
+    if len(all_devices) < 8:
         pytest.skip("needs 8 devices")
-    return jax.devices()[:8]
+    return all_devices[:8]
+
+
+@pytest.fixture(scope="module")
+def one_device(all_devices):
+    """Lets a file's training runs see one device: they compile faster than those on 8."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "devices", lambda *_: all_devices[:1])
+        patch.setattr(jax, "device_count", lambda *_: 1)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -111,6 +120,26 @@ def tiny(get_config):
         return model, draw(jax.random.key(0)), s
 
     return make
+
+
+def write_run(config, folder, steps=(1,)):
+    """Writes the folder of a run whose checkpoints hold random parameters, without training.
+
+    A controller's are its first ones, with the scale that is measured on data.
+    """
+    from lawm_jax.data import pipeline
+    from lawm_jax.train import checkpoints, loop
+
+    run = loop.Run(config)
+    if "controller" in config:
+        params = run.begin(pipeline.clips(config))["params"]
+    else:
+        params = jax.jit(perturb)(run.begin()["params"])
+    checkpoints.write_config(str(folder), config.to_json_best_effort())
+    store = checkpoints.Checkpoints(str(folder))
+    for step in steps:
+        store.save(step, {"params": params}, wait=True)
+    store.close()
 
 
 def run_module(name, *args, **options):

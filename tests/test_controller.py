@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from conftest import THIS_PROCESS
+from conftest import write_run
 
 import lawm_jax as lawm
 from lawm_jax import latents, world_model
@@ -188,18 +188,15 @@ def settings(get, name, **options):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, get_config, controller_config):
-    """Trains a discrete world model, and a controller of it through the command line."""
+def run(tmp_path_factory, get_config, controller_config, one_device):
+    """Writes a discrete world model, and trains a controller of it through the command line."""
     folder = tmp_path_factory.mktemp("runs") / "model"
-    loop.fit(settings(get_config, "size=tiny,latent=discrete,strength=8"), str(folder))
+    write_run(get_config("size=tiny,latent=discrete,strength=8"), folder, (3, 6))
     flags = [f"--config.{key}={value}" for key, value in SHORT.items()]
     command = [sys.executable, "-m", "lawm_jax.train", "--config=configs/controller.py:size=tiny"]
     flags += [f"--config.model={folder}", f"--workdir={folder / 'controller' / 'panda'}"]
     command += ["--config.data.mixture.panda=1.0"]
-    environment = os.environ | {"XLA_FLAGS": THIS_PROCESS}
-    result = subprocess.run(
-        command + flags, cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    result = subprocess.run(command + flags, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "of the mean latent's" in result.stdout
     return folder
@@ -263,8 +260,9 @@ def test_an_interrupted_controller_continues_bit_for_bit(run, controller_config,
 
 def test_of_several_controllers_one_is_named(run, controller_config):
     other = run / "controller" / "nav"
-    options = {"model": str(run), "steps": 1}
-    loop.fit(settings(controller_config, "size=tiny,source=nav", **options), str(other))
+    config = settings(controller_config, "size=tiny,source=nav", model=str(run))
+    config = controlling.complete(json.loads(config.to_json_best_effort()))
+    write_run(ml_collections.ConfigDict(config), other)
     try:
         assert lawm.load(run)[0].controller is None
         _, params = lawm.load(run, controller="nav")

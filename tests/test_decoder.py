@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import COMPUTES_MORE, write_run
 
 import lawm_jax as lawm
 from lawm_jax import world_model
@@ -119,7 +120,8 @@ def sharp(get_config):
     model = lawm.build(settings)
     params = {"encoder": world_model.init_encoder(model, None)}
     params |= world_model.init_decoder(model, None, None)
-    both = jax.jit(lambda video: lawm.decode(model, params, lawm.encode(model, params, video)))
+    paint = lambda video: lawm.decode(model, params, lawm.encode(model, params, video))  # noqa: E731
+    both = jax.jit(paint, compiler_options=COMPUTES_MORE)
     found = {}
     for name in ("panda", "nav"):
         clips = pipeline.episodes(settings, name, most=16)
@@ -202,14 +204,12 @@ def test_the_loss_is_the_mean_error_and_the_distance_times_its_weight(decoder_co
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory, get_config, decoder_config):
-    """Trains a tiny decoder and, for one step, a tiny world model; returns their folders."""
+def runs(tmp_path_factory, get_config, decoder_config, one_device):
+    """Trains a tiny decoder, and writes a tiny world model; returns their folders."""
     from lawm_jax.train import loop
 
     folder = tmp_path_factory.mktemp("runs")
-    settings = get_config("size=tiny")
-    settings.steps = 1
-    loop.fit(settings, str(folder / "model"))
+    write_run(get_config("size=tiny"), folder / "model")
     returned = loop.fit(decoder_config("size=tiny"), str(folder / "decoder"))
     return folder, returned
 
@@ -256,11 +256,7 @@ def _config(workdir):
 
 
 def test_another_encoders_decoder_is_refused(runs, get_config):
-    from lawm_jax.train import loop
-
     folder, _ = runs
-    settings = config(get_config, normalise=True)
-    settings.steps = 1
-    loop.fit(settings, str(folder / "other"))
+    write_run(config(get_config, normalise=True), folder / "other")
     with pytest.raises(ValueError, match="encoder with normalise True, got False"):
         lawm.load(folder / "other", decoder=folder / "decoder")

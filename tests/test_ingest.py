@@ -1,5 +1,6 @@
 """Ingest: any source into records, and records as a source."""
 
+import functools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from conftest import COMPUTES_MORE
 from test_data import SIZE, F, config, every, numbers, same, take, write
 
 from lawm_jax.data import mini, pipeline, records
@@ -343,7 +345,9 @@ def test_clips_of_states_of_single_frames_start_anywhere_and_have_any_length(sta
     assert len(starts) > 8
 
 
-def test_training_reads_stored_states_as_if_they_were_video(states, get_config, tmp_path):
+def test_training_reads_stored_states_as_if_they_were_video(
+    states, get_config, tmp_path, one_device
+):
     import lawm_jax as lawm
     from lawm_jax.evaluate import batched, clips, prediction
     from lawm_jax.train import loop
@@ -353,7 +357,7 @@ def test_training_reads_stored_states_as_if_they_were_video(states, get_config, 
     model, params = loop.fit(settings, str(tmp_path))
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == 20 and rows[-1]["error"] < 0.999 * rows[-1]["copy"]
-    encode = lambda video: np.asarray(lawm.encode(model, params, video))  # noqa: E731
+    encode = jax.jit(functools.partial(lawm.encode, model, params), compiler_options=COMPUTES_MORE)
     stored = clips.held_out(settings, "videos", encode)
     assert stored.video is None
     settings.data.sources = {"walks": f"mini:{states}/walks"}

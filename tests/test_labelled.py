@@ -163,7 +163,7 @@ def test_a_wrong_argument_is_answered_with_the_right_ones(labelled_config, arg):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, labelled_config):
+def run(tmp_path_factory, labelled_config, one_device):
     """Trains the tiny one for 4 steps on the walks; returns its folder and config."""
     config = labelled_config("size=tiny,source=nav")
     config.update(steps=4, log_every=1)

@@ -4,7 +4,7 @@ import pathlib
 import re
 
 import pytest
-from conftest import ONE_DEVICE
+from conftest import OPTIMIZED
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -25,7 +25,7 @@ def code(notebook):
 
 @pytest.mark.slow  # nox -s colab runs it, with Colab's packages
 def test_the_notebook_runs_from_the_first_cell_to_the_last(notebook, tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", ONE_DEVICE)  # as on a laptop
+    monkeypatch.setenv("XLA_FLAGS", OPTIMIZED)  # as on a laptop
     (settings,) = (c for c in code(notebook) if "parameters" in c.metadata.get("tags", ()))
     settings.source = f"import os\nos.environ |= dict(WORK={str(tmp_path)!r}, STEPS='2', "
     settings.source += "CONTROLLER_STEPS='2', CLIPS='2')"

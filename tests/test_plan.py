@@ -15,15 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import write_run
 from test_simulate import panda_episode, skip_unless
 
 from lawm_jax import latents, world_model
 from lawm_jax.data import poses
+from lawm_jax.evaluate import context
+from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.evaluate.clips import Clips, fixed
 from lawm_jax.nn.controller import Controller
 from lawm_jax.plan import run as plan_run
 from lawm_jax.plan import tasks
-from lawm_jax.train import controlling, loop, models
+from lawm_jax.train import controlling, models
 
 encode = jax.jit(world_model.encode, static_argnums=0)
 init_controller = jax.jit(world_model.init_controller, static_argnums=0)
@@ -296,8 +299,8 @@ def command(module, *flags, **environment):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Trains a tiny world model, a controller of it and a labelled bound, on the Panda."""
+def run(tmp_path_factory, one_device):
+    """Writes a tiny world model, a controller of it and a labelled bound, on the Panda."""
     folder = tmp_path_factory.mktemp("runs") / "model"
     get = lambda name, arg: importlib.import_module(f"configs.{name}").get_config(arg)  # noqa: E731
     configs = {
@@ -306,12 +309,11 @@ def run(tmp_path_factory):
         "controller/panda": get("controller", "size=tiny,kind=state"),
     }
     for name, config in configs.items():
-        config.update(steps=4, checkpoint_every=4)
         if "controller" in config:
             config.model = str(folder)
             made = controlling.complete(json.loads(config.to_json_best_effort()))
             config = type(config)(made)
-        loop.fit(config, str(folder / name))
+        write_run(config, folder / name, (4,))
     return folder
 
 
@@ -449,9 +451,10 @@ def test_a_closed_loop_that_cannot_be_is_refused(run, monkeypatch):
         ask("panda")
 
 
-def test_evaluate_leads_by_every_controller_of_a_source(run):
-    done = command("evaluate", f"--workdir={run}", "--only=control")
-    assert done.returncode == 0, done.stderr
+def test_evaluate_leads_by_every_controller_of_a_source(run, monkeypatch):
+    few = functools.partial(context.clips.held_out, most=6)
+    monkeypatch.setattr(context.clips, "held_out", few)
+    evaluate_run.evaluate(str(run), only=["control"])
     found = json.loads((run / "eval" / "control.json").read_text())
     names = ["copy last frame", "inferred latents", "state", "labelled"]
     assert [row["name"] for row in found["panda"]] == [*names, "state, no action"]
@@ -533,24 +536,26 @@ def test_plans_longer_than_training_slide_a_window(world):
     assert set(seen) == {None, 4}
 
 
-def test_candidates_at_a_time_follow_the_memory_that_they_take(tiny):
-    model, params, _ = tiny("none")
+def test_candidates_at_a_time_follow_the_memory_that_they_take(get_config):
+    model = world_model.build(get_config("size=tiny,latent=none"))
     nano = Controller(16, 3, "state", 32, 2, 1)
     model = dataclasses.replace(model, controller=nano)
-    s = jnp.zeros((1, 1, 64, 32))
-    params = params | init_controller(model, jax.random.key(3), s)
-    drawn = jax.jit(model.predictor.init)(jax.random.key(0), s, jnp.zeros((1, 1, 16)))
-    params = params | {"predictor": drawn["params"]}
+    s = jnp.zeros((1, 2, 64, 32))
+    draw = lambda key: (  # noqa: E731
+        world_model.init_trainable(model, key, s) | world_model.init_controller(model, key, s)
+    )
+    params, s = jax.eval_shape(draw, jax.random.key(0)), s[:, :1]
 
     def temp(P, steps, window=None):
-        def run(u):
+        def run(params, u):
             cache = world_model.prefill(model, params, s, jnp.zeros((1, 0, 16)))
             return world_model.rollout_actions(model, params, cache, u, window)[:, -1]
 
-        compiled = jax.jit(run).lower(jax.ShapeDtypeStruct((P, steps, 3), jnp.float32)).compile()
+        u = jax.ShapeDtypeStruct((P, steps, 3), jnp.float32)
+        compiled = jax.jit(run).lower(params, u).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    for steps, window in ((1, None), (4, None), (5, 3)):
+    for steps, window in ((1, None), (3, None), (3, 2)):
         each = (temp(96, steps, window) - temp(32, steps, window)) / 64
         said = tasks.candidate_bytes(model, 64, 32, steps, window)
         assert 0.4 < said / each < 3, (steps, window, said, each)

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from conftest import COMPUTES_MORE
 
 import lawm_jax as lawm
 from lawm_jax import world_model
@@ -80,13 +81,13 @@ def test_functions_over_many_clips_equal_the_models_own(tiny):
 
 @pytest.fixture(scope="module")
 def embedded(get_config):
-    """Returns a nano model's recipe, its encoder's and decoder's params, and held-out clips."""
-    config = get_config("size=nano")
-    config.data.frames = 4
+    """Returns a tiny model's recipe, its encoder's and decoder's params, and held-out clips."""
+    config = get_config("size=tiny")
     model = lawm.build(config)
     params = {"encoder": world_model.init_encoder(model, None)}
     params |= world_model.init_decoder(model, None, None)
-    apply = jax.jit(lambda params, video: lawm.encode(model, params, video))
+    apply = lambda params, video: lawm.encode(model, params, video)  # noqa: E731
+    apply = jax.jit(apply, compiler_options=COMPUTES_MORE)
     encode = batched.in_batches(apply, params)
     return config, model, params, encode, clips.held_out(config, "panda", encode, items=2)
 
@@ -97,7 +98,7 @@ def test_held_out_clips_are_the_same_twice_and_have_labels(embedded):
     for one, two in zip(found, again, strict=True):
         np.testing.assert_array_equal(one, two)
     n = len(found.s)
-    assert found.s.shape == (n, 4, 16, 448) and found.video.shape == (n, 4, 128, 128, 3)
+    assert found.s.shape == (n, 4, 4, 448) and found.video.shape == (n, 4, 64, 64, 3)
     assert found.actions.shape == (n, 3, 3) and len(set(found.episodes)) == 2
 
 
@@ -105,7 +106,7 @@ def test_training_clips_are_none_of_the_held_out_ones(embedded):
     config, _, _, encode, found = embedded
     one, two = (clips.training(config, "panda", encode, 4) for _ in range(2))
     np.testing.assert_array_equal(one.s, two.s)
-    assert one.video.shape == (4, 4, 128, 128, 3)
+    assert one.video.shape == (4, 4, 64, 64, 3)
     for clip in one.video:
         assert (np.abs(clip[0].astype(int) - found.video[:, 0]).mean((1, 2, 3)) > 0).all()
 

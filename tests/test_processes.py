@@ -12,7 +12,6 @@ import time
 
 import jax
 import pytest
-from conftest import COMPILES_MORE
 
 from lawm_jax.train import distributed
 
@@ -190,11 +189,6 @@ def several(count, *args):
     return ["bash", "launch/local_processes.sh", str(count), "--", *args]
 
 
-def environment():
-    """Plain CPUs, one device per process."""
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": COMPILES_MORE}
-
-
 def log(workdir):
     rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [row["step"] for row in rows], [[row[name] for name in NAMES] for row in rows]
@@ -203,7 +197,7 @@ def log(workdir):
 def test_two_processes_train_as_one_does_stop_together_and_continue(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     options = dict(cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    env = environment()
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
     alone = subprocess.Popen(command(one), env=env | {"JAX_NUM_CPU_DEVICES": "2"}, **options)
     both = subprocess.Popen(several(2, *command(two)), env=env, **options)
     for process in (alone, both):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.spatial.distance
 import scipy.stats
+from conftest import write_run
 
 import lawm_jax as lawm
 from lawm_jax.evaluate import batched, sampling
@@ -394,12 +395,9 @@ def test_unconstrained_latents_can_be_drawn_from_a_learned_prior_and_discrete_on
     assert gap.min(1).max() < 1e-6
 
 
-def test_a_prior_is_saved_with_its_model_and_is_no_other_steps(get_config, tmp_path):
-    from lawm_jax.train import loop
-
-    config = get_config("size=tiny,latent=none")
-    config.steps = 1
-    model, params = loop.fit(config, str(tmp_path / "run"))
+def test_a_prior_is_saved_with_its_model_and_is_no_other_steps(get_config, tmp_path, one_device):
+    write_run(get_config("size=tiny,latent=none"), tmp_path / "run")
+    model, params = lawm.load(tmp_path / "run")
     s = np.random.default_rng(0).normal(size=(2, 4, 4, 448)).astype(np.float32)
     model, params = with_prior(model, params, s)
     models.save_prior(str(tmp_path / "run"), 1, model.prior, params["prior"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 
 import jax
@@ -52,10 +53,8 @@ class Log:
             left = (self.steps - step) * self.batch / metrics["clips_per_s"]
             line += f"  {metrics['clips_per_s']:.1f} clips/s  ETA {_clock(left)}"
         print(line, flush=True)
-        if self.board is None:  # seconds to import, so not before the first line is out
-            from tensorboardX import SummaryWriter
-
-            self.board = SummaryWriter(self.folder, purge_step=self.start + 1)
+        if self.board is None:  # not before the first line is out, since it takes a while
+            self.board = _summary_writer()(self.folder, purge_step=self.start + 1)
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
 
@@ -70,6 +69,19 @@ class Log:
             self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+def _summary_writer():
+    """Imports tensorboardX without PyTorch, which it would import, too, where it is installed."""
+    absent = "torch" not in sys.modules
+    if absent:
+        sys.modules["torch"] = None
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if absent:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def _keep(path, start):

@@ -133,7 +133,8 @@ class Run:
         self.mesh = sharding.make_mesh(**config["mesh"], devices=devices)
         data = config["data"]
         self.model = world_model.build(config)
-        self.tx, self.schedule = optim.make(config["optim"], config["steps"])
+        self.tx, schedule = optim.make(config["optim"], config["steps"])
+        self.schedule = jax.jit(schedule)
         self.accumulate = config["optim"].get("accumulate", 1)
         batch = sharding.batch_size(data, self.mesh.size)
         if batch % (self.mesh.size * self.accumulate):
