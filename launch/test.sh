@@ -8,4 +8,5 @@ export LAWM_EXTRAS=${LAWM_EXTRAS:-test}
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$ROOT"
 ruff check .
-exec python -m pytest -n 2 --dist loadfile "$@"  # files, each on one of two processes
+# Each file runs in one of two processes, in their order: the longest are not the last then.
+exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

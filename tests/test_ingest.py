@@ -185,21 +185,22 @@ def test_a_reader_that_dies_is_reported_and_replaced(robot, tmp_path):
         target = source / path.relative_to(robot)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
-    (source / "train/0001.npz").unlink()
-    os.mkfifo(source / "train/0001.npz")
+    blocked = source / "train/0001.npz"
+    blocked.unlink()
+    os.mkfifo(blocked)
     options = f"--source=mini:{source}", f"--out={tmp_path}/out", f"--least={F}", "--workers=1"
-    process = subprocess.Popen(command(*options), cwd=ROOT)
-    while not (tmp_path / "out/plan.json").exists():
-        time.sleep(0.01)
-    killed = False
-    while process.poll() is None:
-        time.sleep(1.5)  # by now the worker blocks
-        if not killed:
-            children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-            for child in children.split():
-                if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
-                    os.kill(int(child), signal.SIGSEGV)
-                    killed = True
+    process, writer = subprocess.Popen(command(*options), cwd=ROOT), None
+    while writer is None and process.poll() is None:
+        try:
+            writer = os.open(blocked, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads it yet
+            time.sleep(0.01)
+    children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    for child in children.split():
+        if b"spawn_main" in pathlib.Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGSEGV)
+    process.wait()
+    os.close(writer)
     assert process.returncode == 0
     bad = {row["path"][-14:]: row["reason"] for row in rows(tmp_path / "out") if row["reason"]}
     assert bad == {"train/0001.mp4": "its reader died of signal 11"}
