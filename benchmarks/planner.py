@@ -68,7 +68,7 @@ def make_model(workdir=None, size="nano"):
     @jax.jit
     def draw(key):
         keys = jax.random.split(key, 3)
-        params = world_model.init_trainable(model, keys[0], s)
+        params = world_model.init_dynamics(model, keys[0], s)
         params |= world_model.init_controller(model, keys[1], s)
         leaves, tree = jax.tree.flatten(params)
         keys = jax.random.split(keys[2], len(leaves))  # zero-initialised outputs too should act
@@ -90,13 +90,13 @@ def make_tasks(model, params, workdir, count, context, size="nano"):
 
     import lawm_jax as lawm
     from lawm_jax import world_model
-    from lawm_jax.train import checkpoints
+    from lawm_jax.train import rundir
 
     T = context
     if workdir:
         import ml_collections
 
-        c = ml_collections.ConfigDict(checkpoints.read_config(workdir))
+        c = ml_collections.ConfigDict(rundir.read_config(workdir))
         c.data.update(videos="", frames=T + H, batch=count, workers=0)
         c.data.sources = ml_collections.ConfigDict({"panda": "mini:panda"})
         c.data.mixture = ml_collections.ConfigDict({"panda": 1.0})

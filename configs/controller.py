@@ -43,6 +43,7 @@ def get_config(arg=""):
     width, heads, dtype = MODELS[size]
 
     c = ml_collections.ConfigDict()
+    c.objective = "controller"  # what is trained, see train/objectives.py
     c.seed = 0
     c.model = ""  # folder of the world model, which also gives encoder, latent and size of frames
     c.steps = 3000

@@ -34,6 +34,7 @@ def get_config(arg=""):
     (name, weights, normalise, dtype), (width, heads, depth) = MODELS[size]
 
     c = ml_collections.ConfigDict()
+    c.objective = "decoder"  # what is trained, see train/objectives.py
     c.seed = 0
     c.steps = 90_000
     c.log_every = 50

@@ -46,6 +46,7 @@ def get_config(arg=""):
     default = (NANO_STRENGTHS if small else STRENGTHS)[kind]
 
     c = ml_collections.ConfigDict()
+    c.objective = "world_model"  # what is trained, see train/objectives.py
     c.seed = 0
     c.steps = 30_000
     c.log_every = 50

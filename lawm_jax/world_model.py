@@ -63,7 +63,7 @@ def build(config):
       config: ConfigDict or mapping with the sections `encoder` and `data` (of which only `size` and
         `resize` count), and `inverse`, `predictor`, `latent` for a world model, as in
         configs/lawm.py, or `decoder`, as in configs/decoder.py, or `inverse`, `latent` and
-        `controller`, as `controlling.complete` makes of configs/controller.py, or all.
+        `controller`, as `objectives.complete` makes of configs/controller.py, or all.
 
     Returns:
       A WorldModel; equal configs give equal, equally hashed models. The embedded encoder comes with
@@ -152,7 +152,7 @@ def init(model, key, video):
             drawn["prior"] = prior["params"]
         if model.controller is not None:
             drawn |= init_controller(model, jax.random.fold_in(key, 3), s)
-        return drawn | init_trainable(model, key, s)
+        return drawn | (init_dynamics(model, key, s) if model.predictor is not None else {})
 
     return params | draw(key)
 
@@ -200,14 +200,12 @@ def state_shape(model, encoder, video):
     return jax.eval_shape(lambda p, v: encode(model, {"encoder": p}, v), encoder, video)
 
 
-def init_trainable(model, key, s):
-    """Draws the parameters that training changes, for states of the shape of `s`; can be jitted.
+def init_dynamics(model, key, s):
+    """Draws forward and inverse dynamics model and latent, for states of the shape of `s`.
 
-    They are the world model's or, in a recipe without one, the controller's or the decoder's.
+    Returns:
+      {"predictor"}, and "inverse", "latent" where the latent has them; can be jitted.
     """
-    if model.predictor is None:
-        init = init_decoder if model.controller is None else init_controller
-        return init(model, key, s)
     B, T, N, D = 1, *s.shape[1:]
     inverse, predictor, latent = jax.random.split(key, 3)
     s, z = jnp.zeros((B, T, N, D)), jnp.zeros((B, T, model.latent.dim))

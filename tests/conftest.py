@@ -116,7 +116,7 @@ def tiny(get_config):
             s = s - s.mean(-1, keepdims=True)
             s = (s / s.std(-1, keepdims=True)).reshape(2, 4, 4, 32)
         change = perturb if trained else lambda params: params
-        draw = jax.jit(lambda key: change(world_model.init_trainable(model, key, s)))
+        draw = jax.jit(lambda key: change(world_model.init_dynamics(model, key, s)))
         return model, draw(jax.random.key(0)), s
 
     return make
@@ -128,14 +128,14 @@ def write_run(config, folder, steps=(1,)):
     A controller's are its first ones, with the scale that is measured on data.
     """
     from lawm_jax.data import pipeline
-    from lawm_jax.train import checkpoints, loop
+    from lawm_jax.train import checkpoints, loop, rundir
 
     run = loop.Run(config)
     if "controller" in config:
         params = run.begin(pipeline.clips(config))["params"]
     else:
         params = jax.jit(perturb)(run.begin()["params"])
-    checkpoints.write_config(str(folder), config.to_json_best_effort())
+    rundir.write_config(str(folder), config.to_json_best_effort())
     store = checkpoints.Checkpoints(str(folder))
     for step in steps:
         store.save(step, {"params": params}, wait=True)

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import lawm_jax as lawm
 from lawm_jax.data import metadata
-from lawm_jax.train import checkpoints, loop
+from lawm_jax.train import checkpoints, loop, rundir
 
 STATE = {"params": {"net": {"w": jnp.arange(6.0), "b": jnp.ones(2)}}, "step": jnp.int32(4)}
 LIKE = jax.tree.map(
@@ -72,9 +72,9 @@ def test_the_current_folders_own_name_counts_too(get_config, tmp_path, monkeypat
 def test_a_tilde_is_the_home_folder_wherever_a_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert checkpoints.folder("~/run") == str(tmp_path / "run")
-    checkpoints.write_config("~/run", '{"encoder": {}, "data": {}}')
-    assert checkpoints.read_config("~/run") == {"encoder": {}, "data": {}}
+    assert rundir.folder("~/run") == str(tmp_path / "run")
+    rundir.write_config("~/run", '{"encoder": {}, "data": {}, "objective": "decoder"}')
+    assert rundir.read_config("~/run")["objective"] == "decoder"
     store = checkpoints.Checkpoints("~/run")
     store.save(1, STATE, wait=True)
     store.close()
@@ -157,7 +157,7 @@ def test_steps_that_change_are_warned_about(get_config, tmp_path):
     config = json.loads(get_config("size=tiny").to_json())
     (tmp_path / "run").mkdir()
     assert loop._agreed(str(tmp_path / "run"), config) == config
-    checkpoints.write_config(str(tmp_path / "run"), json.dumps(config))
+    rundir.write_config(str(tmp_path / "run"), json.dumps(config))
     with pytest.warns(UserWarning, match="steps: was 20, is 30; the learning rate follows"):
         loop._agreed(str(tmp_path / "run"), config | {"steps": 30})
 

@@ -48,7 +48,7 @@ def test_large_is_the_papers_setting(get_config):
     assert (optimiser.warmup, optimiser.final) == (0.1, 0.0)
     model = world_model.build(config)
     s = jax.ShapeDtypeStruct((1, 8, 256, 1024), jnp.float32)
-    make = lambda key: world_model.init_trainable(model, key, s)  # noqa: E731
+    make = lambda key: world_model.init_dynamics(model, key, s)  # noqa: E731
     params = jax.eval_shape(make, jax.random.key(0))
     D, A = 1024, 128
     block = 12 * D * D + 9 * D  # qkv, proj, fc1, fc2 with their biases

@@ -21,12 +21,13 @@ from conftest import write_run
 import lawm_jax as lawm
 from lawm_jax import latents, world_model
 from lawm_jax.nn.controller import Controller, unscaled
-from lawm_jax.train import checkpoints, controlling, loop, models, optim
+from lawm_jax.train import checkpoints, loop, models, objectives, optim, rundir
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
 map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 predict = jax.jit(lawm.predict, static_argnums=0)
+CONTROLLER = objectives.OBJECTIVES["controller"]
 SHORT = {"steps": 6, "log_every": 1, "checkpoint_every": 3}
 
 
@@ -148,14 +149,17 @@ def learned(tiny, controller_config):
         )
         frozen = {"encoder": {}, "inverse": {}}
         s = jax.ShapeDtypeStruct((1, 3, 4, 8), jnp.float32)
-        state = jax.jit(functools.partial(loop.make_state, model, tx, s))(jax.random.key(0))
-        targets = controlling.infer(model, frozen, batches["states"][0])
-        params = controlling.measure(model, state["params"], actions, targets)
+        make = functools.partial(loop.make_state, model, tx, s, objective=CONTROLLER)
+        state = jax.jit(make)(jax.random.key(0))
+        first = jax.tree.map(lambda x: x[0], batches)
+        inputs = functools.partial(CONTROLLER.inputs, model, frozen, first)
+        params = CONTROLLER.standardise(model, state["params"], actions, inputs)
         state |= {"params": params}
-        step = functools.partial(loop.train_step, model, tx, frozen)
+        step = functools.partial(loop.train_step, model, tx, frozen, objective=CONTROLLER)
         state, _ = jax.jit(functools.partial(jax.lax.scan, step))(state, batches)
-        loss = jax.jit(functools.partial(controlling.loss, model))
-        measured = loss(state["params"], frozen, test["states"], test["actions"])[1]
+        inputs = CONTROLLER.inputs(model, frozen, test)
+        loss = jax.jit(functools.partial(CONTROLLER.loss, model))
+        measured = loss(state["params"], frozen, inputs, None)[1]
         found[kind] = (
             {key: float(value) for key, value in measured.items()},
             params,
@@ -261,7 +265,7 @@ def test_an_interrupted_controller_continues_bit_for_bit(run, controller_config,
 def test_of_several_controllers_one_is_named(run, controller_config):
     other = run / "controller" / "nav"
     config = settings(controller_config, "size=tiny,source=nav", model=str(run))
-    config = controlling.complete(json.loads(config.to_json_best_effort()))
+    config = objectives.complete(json.loads(config.to_json_best_effort()))
     write_run(ml_collections.ConfigDict(config), other)
     try:
         assert lawm.load(run)[0].controller is None
@@ -312,8 +316,10 @@ def test_the_targets_are_the_mean_latents_or_the_codes(tiny, kind):
     network = {"scale": unscaled(16, 3) | {"latent_std": jnp.float32(2)}}
     u = jax.random.normal(jax.random.key(3), (2, 3, 3))
     network = jax.jit(model.controller.init)(jax.random.key(0), u, s[:, :-1])["params"] | network
-    loss = jax.jit(controlling.loss, static_argnums=0)
-    error, metrics = loss(model, {"controller": network}, params, s, u)
+    inputs = jax.jit(CONTROLLER.inputs, static_argnums=0)
+    inputs = inputs(model, params, {"states": s, "actions": u})
+    loss = jax.jit(CONTROLLER.loss, static_argnums=0)
+    error, metrics = loss(model, {"controller": network}, params, inputs, None)
     z = jax.jit(lawm.infer_actions, static_argnums=0)(model, params, s)[0]
     z = np.asarray(z, np.float64)
     if kind == "discrete":
@@ -328,12 +334,12 @@ def test_the_targets_are_the_mean_latents_or_the_codes(tiny, kind):
 @pytest.mark.parametrize("size", ["tiny", "nano", "large"])
 def test_the_step_of_every_size_fits_together(get_config, controller_config, tmp_path, size, kind):
     base = get_config(f"size={size},latent=discrete")
-    checkpoints.write_config(str(tmp_path), base.to_json_best_effort())
+    rundir.write_config(str(tmp_path), base.to_json_best_effort())
     os.makedirs(tmp_path / "checkpoints" / "7")
     config = controller_config(f"size={size},kind={kind}")
     config.update(model=str(tmp_path))
     config.data.batch = 2
-    config = controlling.complete(json.loads(config.to_json_best_effort()))
+    config = objectives.complete(json.loads(config.to_json_best_effort()))
     assert config["model_step"] == 7
     model = world_model.build(config)
     tx, _ = optim.make(config["optim"], config["steps"])
@@ -344,11 +350,13 @@ def test_the_step_of_every_size_fits_together(get_config, controller_config, tmp
     s = world_model.state_shape(model, encoder, video)
     assert s.shape[1] == c["frames"]  # one step per frame, whatever the encoder's tubelet
     whole = world_model.build(base)
-    rest = jax.eval_shape(lambda key: world_model.init_trainable(whole, key, s), jax.random.key(0))
+    rest = jax.eval_shape(lambda key: world_model.init_dynamics(whole, key, s), jax.random.key(0))
     frozen = {"encoder": encoder} | {key: rest[key] for key in ("inverse", "latent")}
-    state = jax.eval_shape(lambda key: loop.make_state(model, tx, s, key), jax.random.key(0))
-    u = jax.ShapeDtypeStruct((2, c["frames"] - 1, controlling.labels(model)), jnp.float32)
-    step = lambda *args: loop.train_step(model, tx, *args)  # noqa: E731
+    state = jax.eval_shape(
+        lambda key: loop.make_state(model, tx, s, key, CONTROLLER), jax.random.key(0)
+    )
+    u = jax.ShapeDtypeStruct((2, c["frames"] - 1, CONTROLLER.actions(model)), jnp.float32)
+    step = lambda *args: loop.train_step(model, tx, *args, objective=CONTROLLER)  # noqa: E731
     after, metrics = jax.eval_shape(step, frozen, state, {"video": video, "actions": u})
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
     assert shapes(after) == shapes(state) and metrics["loss"].shape == ()
@@ -379,7 +387,7 @@ def test_a_wrong_argument_is_answered_with_the_right_ones(controller_config, arg
 def test_a_controller_needs_a_model_with_latents_to_infer(
     controller_config, get_config, run, tmp_path
 ):
-    complete = lambda **more: controlling.complete(  # noqa: E731
+    complete = lambda **more: objectives.complete(  # noqa: E731
         json.loads(settings(controller_config, "size=tiny", **more).to_json_best_effort())
     )
     with pytest.raises(ValueError, match="expected --config.model=FOLDER"):
@@ -387,7 +395,7 @@ def test_a_controller_needs_a_model_with_latents_to_infer(
     with pytest.raises(FileNotFoundError, match="expected the folder of a training run"):
         complete(model=str(tmp_path))
     text = get_config("size=tiny,latent=deterministic").to_json_best_effort()
-    checkpoints.write_config(str(tmp_path), text)
+    rundir.write_config(str(tmp_path), text)
     with pytest.raises(ValueError, match="expected one that infers latent actions, got .*determin"):
         complete(model=str(tmp_path))
     wrong = complete(model=str(run)) | {"latent": {"kind": "none", "dim": 4}}
@@ -398,9 +406,9 @@ def test_a_controller_needs_a_model_with_latents_to_infer(
 
 def test_real_actions_come_from_one_measured_source(controller_config, run, tmp_path, videos):
     made = settings(controller_config, "size=tiny", model=str(run))
-    made = controlling.complete(json.loads(made.to_json_best_effort()))
+    made = objectives.complete(json.loads(made.to_json_best_effort()))
     data = made["data"]
-    read = lambda **more: controlling.statistics(made | {"data": data | more})  # noqa: E731
+    read = lambda **more: objectives.action_statistics(made | {"data": data | more})  # noqa: E731
     assert read()["mean"].shape == (3,)
     with pytest.raises(ValueError, match="expected one source"):
         read(mixture={"panda": 1.0, "nav": 1.0})
@@ -417,10 +425,10 @@ def test_real_actions_come_from_one_measured_source(controller_config, run, tmp_
 
 def test_a_step_that_is_several_frames_is_refused(controller_config, get_config, run, tmp_path):
     made = settings(controller_config, "size=tiny", model=str(run))
-    made = controlling.complete(json.loads(made.to_json_best_effort()))
+    made = objectives.complete(json.loads(made.to_json_best_effort()))
     del made["controller"], made["inverse"]
     made |= {"predictor": get_config("size=tiny").predictor.to_dict()}
-    made["latent"] = {"kind": "labelled", "dim": 3}
+    made |= {"objective": "world_model", "latent": {"kind": "labelled", "dim": 3}}
     made["encoder"] |= {"name": "vjepa2_tiny", "weights": "", "normalise": True}
     with pytest.raises(ValueError, match="encoder.repeat: expected True.* 4 frames .* got 2 steps"):
         loop.Run(made)

@@ -15,7 +15,7 @@ from lawm_jax.data import pipeline
 from lawm_jax.evaluate import metrics
 from lawm_jax.nn import perceptual
 from lawm_jax.nn.decoder import Decoder
-from lawm_jax.train import decoding, models
+from lawm_jax.train import models, objectives
 
 DECODER = Decoder(patch=4, tubelet=2, width=24, heads=2, depth=2, steps=3)
 apply = jax.jit(DECODER.apply)
@@ -187,11 +187,13 @@ def test_the_loss_is_the_mean_error_and_the_distance_times_its_weight(decoder_co
     settings.decoder.update(weight=0.5, frames=0)
     model = lawm.build(settings)
     video = np.random.default_rng(0).integers(0, 256, (2, 2, 64, 64, 3), np.uint8)
-    frozen = decoding.init_frozen(model, video)
+    decoder = objectives.OBJECTIVES["decoder"]
+    frozen = decoder.init_frozen(model, video, None)
     s = encode(model, frozen, video)
     params = jax.jit(lambda key: world_model.init_decoder(model, key, s))(jax.random.key(0))
-    loss = jax.jit(decoding.loss, static_argnums=0)
-    value, got = loss(model, params, frozen, video, jax.random.key(1))
+    inputs = jax.jit(decoder.inputs, static_argnums=0)(model, frozen, {"video": video})
+    loss = jax.jit(decoder.loss, static_argnums=0)
+    value, got = loss(model, params, frozen, inputs, None)
     painted = paint(model, params, s)
     error = np.abs(np.asarray(painted, np.float64) - video).mean() / 255
     np.testing.assert_allclose(got["error"], error, rtol=1e-5)
@@ -199,7 +201,8 @@ def test_the_loss_is_the_mean_error_and_the_distance_times_its_weight(decoder_co
     square = np.square(np.clip(painted, 0, 255).astype(np.float64) - video).mean()
     np.testing.assert_allclose(got["psnr"], 10 * np.log10(255**2 / square), rtol=1e-5)
     some = dataclasses.replace(model, decoder=model.decoder.clone(frames=1))
-    values = [loss(some, params, frozen, video, jax.random.key(i))[0] for i in range(8)]
+    noise = [decoder.noise(some, {"video": video}, jax.random.key(i)) for i in range(8)]
+    values = [loss(some, params, frozen, inputs, x)[0] for x in noise]
     assert np.ptp(values) > 0 and abs(np.mean(values) - value) < np.ptp(values)
 
 
@@ -250,9 +253,9 @@ def test_a_model_is_loaded_with_the_decoder_in_its_folder_or_the_one_named(runs)
 
 
 def _config(workdir):
-    from lawm_jax.train import checkpoints
+    from lawm_jax.train import rundir
 
-    return checkpoints.read_config(str(workdir))
+    return rundir.read_config(str(workdir))
 
 
 def test_another_encoders_decoder_is_refused(runs, get_config):

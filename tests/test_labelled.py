@@ -17,7 +17,7 @@ from lawm_jax import world_model
 from lawm_jax.data import pipeline
 from lawm_jax.evaluate import batched, context, prediction
 from lawm_jax.evaluate import run as evaluate_run
-from lawm_jax.train import controlling, loop, optim
+from lawm_jax.train import loop, objectives, optim
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
@@ -43,9 +43,10 @@ def labelled(labelled_config):
     config.latent.dim = 2
     model = lawm.build(config)
     s = jax.ShapeDtypeStruct((1, 3, 4, 32), jnp.float32)
-    init = functools.partial(world_model.init_trainable, model, s=s)
+    init = functools.partial(world_model.init_dynamics, model, s=s)
     params = jax.jit(init)(jax.random.key(0))
-    return model, controlling.measure(model, params, {"mean": MEAN, "std": STD}, None)
+    objective = objectives.OBJECTIVES["world_model"]
+    return model, objective.standardise(model, params, {"mean": MEAN, "std": STD}, None)
 
 
 def draw(random, count):

@@ -20,13 +20,13 @@ from test_simulate import panda_episode, skip_unless
 
 from lawm_jax import latents, world_model
 from lawm_jax.data import poses
-from lawm_jax.evaluate import context
+from lawm_jax.evaluate import context, metrics
 from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.evaluate.clips import Clips, fixed
 from lawm_jax.nn.controller import Controller
+from lawm_jax.plan import baselines, search, tasks
 from lawm_jax.plan import run as plan_run
-from lawm_jax.plan import tasks
-from lawm_jax.train import controlling, models
+from lawm_jax.train import models, objectives
 
 encode = jax.jit(world_model.encode, static_argnums=0)
 init_controller = jax.jit(world_model.init_controller, static_argnums=0)
@@ -107,9 +107,9 @@ def test_all_baselines_errors_are_those_of_numpy(world):
 
 
 def test_the_score_is_that_of_the_error_and_falls_to_0_at_a_tenth_of_a_metre():
-    found = tasks.score({"mean": 0.05, "low": 0.025, "high": 0.2})
+    found = metrics.action_score({"mean": 0.05, "low": 0.025, "high": 0.2})
     assert found == {"mean": pytest.approx(40), "low": 0, "high": pytest.approx(60)}
-    assert tasks.score({"mean": 0.1, "low": None, "high": None})["mean"] == 0
+    assert metrics.action_score({"mean": 0.1, "low": None, "high": None})["mean"] == 0
 
 
 def test_retrieval_finds_the_window_that_starts_and_ends_as_asked():
@@ -121,7 +121,7 @@ def test_retrieval_finds_the_window_that_starts_and_ends_as_asked():
     for (clip, t), a, b, eps in zip(places, start, goal, noise.swapaxes(0, 1), strict=True):
         s[clip, t], s[clip, t + 3] = a + eps[0], b + eps[1]
     s[0, 0] = start[0]  # starts so as well, and ends elsewhere
-    found = tasks.nearest(start, goal, s, u, 3)
+    found = baselines.nearest(start, goal, s, u, 3)
     np.testing.assert_array_equal(found, [u[clip, t : t + 3] for clip, t in places])
 
 
@@ -189,7 +189,7 @@ def test_poses_are_products_of_moves_and_give_the_moves_back():
 
 def test_trajectory_errors_are_those_of_positions_in_the_frame_of_the_start():
     for planned, true in zip(*paths(), strict=True):
-        ate, rpe, yaw = (x[0] for x in tasks.trajectory_errors(planned[None], true[None]))
+        ate, rpe, yaw = (x[0] for x in metrics.trajectory_errors(planned[None], true[None]))
         a, b = matrices(planned), matrices(true)
         off = (a - b)[:, :2, 2]
         assert ate == pytest.approx(np.sqrt((off**2).sum(1).mean()))
@@ -197,7 +197,7 @@ def test_trajectory_errors_are_those_of_positions_in_the_frame_of_the_start():
         turn = np.linalg.inv(b[-1]) @ a[-1]
         assert yaw == pytest.approx(abs(np.arctan2(turn[1, 0], turn[0, 0])), abs=1e-6)
     with pytest.raises(ValueError, match="expected .n, at least 2, 3., got"):
-        tasks.trajectory_errors(planned[None, :1], true[None, :1])
+        metrics.trajectory_errors(planned[None, :1], true[None, :1])
 
 
 def test_a_straight_plan_of_an_arcs_speed_has_the_chords_of_its_turns_as_rpe():
@@ -205,7 +205,7 @@ def test_a_straight_plan_of_an_arcs_speed_has_the_chords_of_its_turns_as_rpe():
     straight = np.tile(np.float32([0.25, 0, 0]), (1, 8, 1))
     arc = straight + np.float32([0, 0, np.pi / 16])
     chords = 2 * 0.25 * np.sin(np.pi / 32 * np.arange(1, 8))
-    _, rpe, yaw = tasks.trajectory_errors(straight, arc)
+    _, rpe, yaw = metrics.trajectory_errors(straight, arc)
     assert rpe[0] == pytest.approx(np.sqrt(np.mean(chords**2))) == pytest.approx(0.208, abs=5e-4)
     assert yaw[0] == pytest.approx(np.pi / 2, abs=1e-6)
 
@@ -231,7 +231,7 @@ def test_trajectory_errors_are_evos_as_nwm_calls_it():
     for planned, true in zip(*paths(), strict=True):
         pair = path(true), path(planned)
         expected = [ape.ape(*pair, **options), rpe.rpe(*pair, **options, **frames)]
-        ate, moves, _ = tasks.trajectory_errors(planned[None], true[None])
+        ate, moves, _ = metrics.trajectory_errors(planned[None], true[None])
         found = [result.stats["rmse"] for result in expected]
         assert (ate[0], moves[0]) == pytest.approx(found, rel=1e-6)
 
@@ -241,18 +241,18 @@ def test_what_does_not_fit_is_refused(world, tiny):
     gaussian = np.zeros((3, 3)), np.ones((3, 3))
     start, goal = clips.s[:, 0], clips.s[:, 3]
     with pytest.raises(ValueError, match=r"start, goal: .* got \(2, 4, 8\) and \(2, 3, 8\)"):
-        tasks.search(*world, start, goal[:, :3], *gaussian)
+        search.search(*world, start, goal[:, :3], *gaussian)
     with pytest.raises(ValueError, match="horizon: expected 1 to 3, those of the clips, got 4"):
         tasks.reach({}, clips, training, horizon=4)
     with pytest.raises(ValueError, match="horizon: expected 1 to 5, those of the training, got 6"):
         tasks.reach({}, episodes(2, 8, 0), training, horizon=6)
     with pytest.raises(ValueError, match="planner: expected one of .*, got 'magic'"):
-        tasks.search(*world, start, goal, *gaussian, planner="magic")
+        search.search(*world, start, goal, *gaussian, planner="magic")
     with pytest.raises(ValueError, match="options: expected those of mppi, got .'elites'"):
-        tasks.search(*world, start, goal, *gaussian, planner="mppi", options={"elites": 3})
+        search.search(*world, start, goal, *gaussian, planner="mppi", options={"elites": 3})
     model, params, s = tiny("noisy")
     with pytest.raises(ValueError, match="has no controller; train one with configs/controller.py"):
-        tasks.search(model, params, s[:, 0], s[:, 1], *gaussian)
+        search.search(model, params, s[:, 0], s[:, 1], *gaussian)
     arms = clips._replace(actions=np.zeros((2, 3, 7), np.float32))
     with pytest.raises(ValueError, match="clips: expected actions of 3 numbers, got 7"):
         tasks.walk({}, arms, training, horizon=3)
@@ -311,7 +311,7 @@ def run(tmp_path_factory, one_device):
     for name, config in configs.items():
         if "controller" in config:
             config.model = str(folder)
-            made = controlling.complete(json.loads(config.to_json_best_effort()))
+            made = objectives.complete(json.loads(config.to_json_best_effort()))
             config = type(config)(made)
         write_run(config, folder / name, (4,))
     return folder
@@ -371,15 +371,15 @@ def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(r
     ],
 )
 def test_results_of_other_settings_get_other_names(given, name):
-    assert plan_run.file_name("panda", False, given) == f"plan_panda{name}.json"
-    assert plan_run.file_name("panda", True, given) == f"plan_panda_closed{name}.json"
+    assert plan_run.result_name("panda", False, given) == f"plan_panda{name}"
+    assert plan_run.result_name("panda", True, given) == f"plan_panda_closed{name}"
 
 
 def test_the_command_passes_its_flags_on():
     code = """
 from absl import app
-from lawm_jax.plan import __main__, run, tasks
-assert __main__.TASKS == list(run.TASKS) and __main__.PLANNERS == list(tasks.PLANNERS)
+from lawm_jax.plan import __main__, run, search, tasks
+assert __main__.TASKS == list(run.TASKS) and __main__.PLANNERS == list(search.PLANNERS)
 run.plan = lambda *given, **more: print(given, {k: v for k, v in more.items() if v is not None})
 flags = "--data=panda=x --controller=c --planner=mppi --episodes=2 --horizon=4 --horizon=3 "
 flags += "--samples=5 --iterations=6 --bound=0.5 --chunk=7 --closed-loop --json=f"
@@ -471,12 +471,12 @@ def test_controllers_are_found_by_their_source(run, tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
         if name != "untrained":
             (folder / "checkpoints" / "4").mkdir(parents=True)
-    found = controlling.trained(str(tmp_path), "panda", "droid:/elsewhere")
+    found = models.controllers_of(str(tmp_path), "panda", "droid:/elsewhere")
     assert list(found.values()) == ["state", "actions"]
     assert [pathlib.Path(folder).name for folder in found] == ["panda", "blind"]
-    assert controlling.trained(str(tmp_path), "arm", "mini:panda") == found
-    assert controlling.trained(str(tmp_path), "nav", "mini:nav") == {}
-    model, _ = models.load(str(run), controller=next(iter(controlling.trained(run, "panda", ""))))
+    assert models.controllers_of(str(tmp_path), "arm", "mini:panda") == found
+    assert models.controllers_of(str(tmp_path), "nav", "mini:nav") == {}
+    model, _ = models.load(str(run), controller=next(iter(models.controllers_of(run, "panda", ""))))
     assert model.controller.kind == "state"
 
 
@@ -542,7 +542,7 @@ def test_candidates_at_a_time_follow_the_memory_that_they_take(get_config):
     model = dataclasses.replace(model, controller=nano)
     s = jnp.zeros((1, 2, 64, 32))
     draw = lambda key: (  # noqa: E731
-        world_model.init_trainable(model, key, s) | world_model.init_controller(model, key, s)
+        world_model.init_dynamics(model, key, s) | world_model.init_controller(model, key, s)
     )
     params, s = jax.eval_shape(draw, jax.random.key(0)), s[:, :1]
 
@@ -557,16 +557,16 @@ def test_candidates_at_a_time_follow_the_memory_that_they_take(get_config):
 
     for steps, window in ((1, None), (3, None), (3, 2)):
         each = (temp(96, steps, window) - temp(32, steps, window)) / 64
-        said = tasks.candidate_bytes(model, 64, 32, steps, window)
+        said = search.candidate_bytes(model, 64, 32, steps, window)
         assert 0.4 < said / each < 3, (steps, window, said, each)
-    few = tasks.most_candidates(model, 2**14, 2**10, 8)
-    assert few == 1 and tasks.most_candidates(model, 4, 32, 3) > 100
+    few = search.most_candidates(model, 2**14, 2**10, 8)
+    assert few == 1 and search.most_candidates(model, 4, 32, 3) > 100
 
 
 def test_the_same_seed_gives_the_same_plan(world):
     clips, gaussian = episodes(3, 3, 0), (np.zeros((3, 3)), np.full((3, 3), 0.03))
     options = dict(samples=20, elites=4, iterations=2)
-    plan = lambda seed: tasks.search(  # noqa: E731
+    plan = lambda seed: search.search(  # noqa: E731
         *world, clips.s[:, 0], clips.s[:, 3], *gaussian, options=options, seed=seed
     )[0]
     np.testing.assert_array_equal(plan(0), plan(0))

@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from lawm_jax import latents, world_model
-from lawm_jax.train import accumulation, decoding, loop, sharding
+from lawm_jax.train import accumulation, loop, objectives, sharding
 
 STRENGTHS = dict(sparse=0.01, noisy=1e-3, discrete=8, none=0.0, deterministic=0.0)
 
@@ -172,11 +172,15 @@ def test_a_decoders_part_takes_the_frames_that_the_whole_batch_takes(monkeypatch
     monkeypatch.setattr(world_model, "paint", lambda model, params, s: painted[: len(s)])
     monkeypatch.setattr(world_model, "encode", lambda model, frozen, video: video)
     distance = lambda network, params, a, b: jnp.abs(a - b).mean((2, 3, 4))  # noqa: E731
-    monkeypatch.setattr(decoding.perceptual, "distance", distance)
-    key = jax.random.key(3)
-    loss = lambda part, noise: decoding.loss(model, {}, {"perceptual": {}}, part, noise)[1]  # noqa: E731
-    whole = loss(video, key)["perceptual"]
-    noise = jax.random.uniform(key, (4, 4))
+    monkeypatch.setattr(objectives.perceptual, "distance", distance)
+    decoder = objectives.OBJECTIVES["decoder"]
+
+    def loss(video, noise):
+        inputs = decoder.inputs(model, {}, {"video": video})
+        return decoder.loss(model, {}, {"perceptual": {}}, inputs, noise)[1]
+
+    noise = decoder.noise(model, {"video": video}, jax.random.key(3))
+    whole = loss(video, noise)["perceptual"]
     parts = [loss(video[i : i + 2], noise[i : i + 2])["perceptual"] for i in (0, 2)]
     assert np.mean(parts) == pytest.approx(float(whole), rel=1e-6)
     picked = np.take_along_axis(video, np.argmin(noise, 1)[:, None, None, None, None], axis=1)

@@ -38,7 +38,7 @@ def test_a_forward_model_on_true_actions_beats_zero_and_mean_actions_four_steps_
     mean, std = u.mean((0, 1)), u.std((0, 1))
     u = (u - mean) / std
     key = jax.random.key(0)
-    params |= world_model.init_trainable(
+    params |= world_model.init_dynamics(
         model, key, jax.ShapeDtypeStruct((1, T, *s.shape[2:]), jnp.float32)
     )
     tx, _ = optim.make(config.optim, steps)

@@ -255,7 +255,7 @@ def estimate(run, chip):
     plain = dataclasses.replace(run.model, **nets)
 
     def step(model):
-        return lambda *args: loop.train_step(model, run.tx, *args, run.accumulate)
+        return lambda *args: loop.train_step(model, run.tx, *args, run.accumulate, run.objective)
 
     args = run.frozen, run.like, batch
     flops, size = count(step(run.model), *args)

@@ -1,7 +1,9 @@
-"""Statistics and pixel metrics that the evaluations share, in numpy and scipy."""
+"""Metrics that evaluations share, in numpy and scipy: intervals, pictures, trajectories, plans."""
 
 import numpy as np
 import scipy.ndimage
+
+from lawm_jax.data import poses
 
 
 def interval(values, groups=None, level=0.95, samples=4000, seed=0):
@@ -158,3 +160,46 @@ def _bootstrap(a, b, groups, level, samples, seed):
         low, high = np.quantile(tops / bottoms, [(1 - level) / 2, (1 + level) / 2])
         result |= {"low": float(low), "high": float(high)}
     return result
+
+
+def trajectory_errors(planned, true):
+    """Computes how far the poses that actions lead to are off, without alignment.
+
+    Positions are in the frame of the start, and so are displacements: headings count by where they
+    lead alone, as in NWM, which gives all poses the same one.
+
+    Args:
+      planned, true: [n, H, 3], forward, to the left (metres), turn to the left (radians).
+
+    Returns:
+      ate: [n], metres: root mean square distance of positions after each step.
+      rpe: [n], metres: root mean square difference of the displacements between successive ones of
+        these positions; the displacement to the first one does not count.
+      yaw: [n], radians: absolute difference of the last headings, at most pi.
+
+    Raises:
+      ValueError: shapes differ, or there are fewer than 2 steps.
+
+    Source: `WM_Planning_Evaluator` of github.com/facebookresearch/nwm, planning_eval.py (Bar et al.
+    2025): APE and RPE of the package evo, translation, delta 1 frame; Sturm et al. 2012, "A
+    Benchmark for the Evaluation of RGB-D SLAM Systems".
+    """
+    if planned.shape != true.shape or planned.ndim != 3 or planned.shape[1] < 2:
+        raise ValueError(
+            f"planned, true: expected [n, at least 2, 3], got {planned.shape} and {true.shape}"
+        )
+    a, b = poses.follow(planned), poses.follow(true)
+    rms = lambda x: np.sqrt(np.square(x[..., :2]).sum(-1).mean(-1))  # noqa: E731
+    turn = a[:, -1, 2] - b[:, -1, 2]
+    moves = np.diff(a - b, axis=1)
+    return rms(a - b), rms(moves), np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
+
+
+def action_score(error):
+    """Computes the Action Score, max(0, 800 (0.1 - error)), of an error's interval, metres.
+
+    Source: Terver et al. 2025, "What Drives Success in Physical Planning with Joint-Embedding
+    Predictive World Models?".
+    """
+    of = lambda x: None if x is None else max(0.0, 800 * (0.1 - x))  # noqa: E731
+    return {"mean": of(error["mean"]), "low": of(error["high"]), "high": of(error["low"])}

@@ -16,7 +16,7 @@ import ml_collections
 from lawm_jax.data import paths, pipeline
 from lawm_jax.evaluate import context, control, leakage, prediction, probing, sampling, transfer
 from lawm_jax.report import figures
-from lawm_jax.train import checkpoints, controlling, models
+from lawm_jax.train import checkpoints, models, rundir
 
 # Questions in their order, with the module that writes their table; pictures have none.
 PARTS = {
@@ -46,9 +46,9 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
       ValueError: a source has no clip that can be evaluated, or does not fit the model.
     """
     begin, workdir = time.monotonic(), paths.expand(workdir)
-    config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
+    config = ml_collections.ConfigDict(rundir.read_config(workdir))
     own = config.copy_and_resolve_references()
-    main, folders = config.latent.kind, _bounds(workdir)
+    main, folders = config.latent.kind, rundir.bounds(workdir)
     folders.pop(main, None)
     without = {}
     if data:
@@ -57,12 +57,13 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
         config.data.holdout, without = unseen(data, workdir, folders.values())
     loaded = {main: models.load(workdir, decoder=decoder)}
     loaded |= {name: models.load(folder) for name, folder in folders.items()}
-    for folder in ("eval", "report"):
-        os.makedirs(os.path.join(workdir, folder), exist_ok=True)
+    pictures = rundir.report(workdir)
+    for folder in (pictures, os.path.dirname(rundir.evaluation(workdir, "about"))):
+        os.makedirs(folder, exist_ok=True)
 
     parts = [part for part in PARTS if part in (only or PARTS)]
     results = {part: {} for part in parts if part != "pictures"}
-    options = os.path.join(workdir, "report"), distance, embedding
+    options = pictures, distance, embedding
     sources = [
         context.Source(config, x, comparable(x, loaded, folders), *options, without.get(x, ()))
         for x in pipeline.names(config)
@@ -83,12 +84,12 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
                 results[part][source.name] = found
                 print(PARTS[part].table({source.name: found}), flush=True)
     for part, found in results.items():
-        _write(os.path.join(workdir, "eval", f"{part}.json"), found, merge=bool(data))
+        _write(rundir.evaluation(workdir, part), found, merge=bool(data))
     if "pictures" in parts:
         _curve(workdir, {main: workdir} | folders)
-        print(f"pictures and films: {os.path.join(workdir, 'report')}")
+        print(f"pictures and films: {pictures}")
     about = _about(workdir, loaded[main][1], time.monotonic() - begin)
-    _write(os.path.join(workdir, "eval", "about.json"), about)
+    _write(rundir.evaluation(workdir, "about"), about)
 
 
 def unseen(given, workdir, bounds):
@@ -105,12 +106,14 @@ def unseen(given, workdir, bounds):
     """
     share, without = 1.0, {name: set() for name in given}
     for name, spec in given.items():
-        for folder in dict.fromkeys((workdir, *bounds, *controlling.trained(workdir, name, spec))):
-            config = checkpoints.read_config(folder)
+        for folder in dict.fromkeys(
+            (workdir, *bounds, *models.controllers_of(workdir, name, spec))
+        ):
+            config = rundir.read_config(folder)
             data = config["data"]
             seen = [data["sources"][key] for key, weight in data["mixture"].items() if weight > 0]
             seen = [data["videos"]] if data["videos"] else seen
-            if spec in seen or controlling.knows(folder, name, spec):
+            if spec in seen or models.trained_on(folder, name, spec):
                 print(f"{name}: {folder} was trained on it, what that held out is evaluated")
                 share = min(share, data["holdout"])
             elif found := _trained_on(config, name, spec):
@@ -133,14 +136,6 @@ def _trained_on(config, name, spec):
     return set.union(*trained) & set(pipeline.identities(config, name, "test"))
 
 
-def _bounds(workdir):
-    """Finds the runs to compare with: name -> folder."""
-    parent = os.path.join(workdir, "bounds")
-    names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
-    runs = {name: os.path.join(parent, name) for name in names}
-    return {name: run for name, run in runs.items() if os.path.exists(f"{run}/config.json")}
-
-
 def comparable(name, loaded, folders):
     """Leaves out the runs of labelled actions that are another source's, or of other steps.
 
@@ -154,7 +149,7 @@ def comparable(name, loaded, folders):
     """
     known, (main, *_) = dict(loaded), [model for model, _ in loaded.values()]
     for key, folder in folders.items():
-        config = ml_collections.ConfigDict(checkpoints.read_config(folder))
+        config = ml_collections.ConfigDict(rundir.read_config(folder))
         model = loaded[key][0]
         same = name in pipeline.names(config) and model.repeat == main.repeat
         if model.latent.labelled and not same:
@@ -165,7 +160,7 @@ def comparable(name, loaded, folders):
 def _controllers(workdir, name, config, model, params):
     """Gives the model each controller that was trained on a source: kind -> (model, params)."""
     spec, found = config.data.videos or config.data.sources[name], {}
-    for folder, kind in reversed(controlling.trained(workdir, name, spec).items()):
+    for folder, kind in reversed(models.controllers_of(workdir, name, spec).items()):
         other, theirs = models.load(workdir, controller=folder)
         same = dataclasses.replace(model, controller=other.controller)
         found[kind] = same, params | {"controller": theirs["controller"]}
@@ -202,6 +197,5 @@ def _about(workdir, params, seconds):
 
 
 def _curve(workdir, folders):
-    runs = {name: f"{folder}/metrics.jsonl" for name, folder in folders.items()}
-    runs = {name: figures.read_metrics(path) for name, path in runs.items()}
-    figures.loss_curve(os.path.join(workdir, "report", "loss.png"), runs)
+    runs = {name: figures.read_metrics(rundir.metrics(x)) for name, x in folders.items()}
+    figures.loss_curve(os.path.join(rundir.report(workdir), "loss.png"), runs)

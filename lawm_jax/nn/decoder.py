@@ -18,7 +18,7 @@ class Decoder(nn.Module):
       steps: time steps that see each other, no more than it was trained on; a longer clip is
         painted piece by piece.
       width, heads, depth, remat, dtype: of the ViT, see `Stack`.
-      perceptual, weight, frames: how it is trained, see `train/decoding.py`.
+      perceptual, weight, frames: how it is trained, see `train/objectives.py`.
 
     Source: Garrido et al. 2026, section 3 (decoder).
     """

@@ -18,6 +18,7 @@ import numpy as np
 from lawm_jax.envs import policies
 from lawm_jax.evaluate import metrics
 from lawm_jax.plan import tasks
+from lawm_jax.plan.search import searcher
 
 
 class Task(NamedTuple):
@@ -208,7 +209,7 @@ def evaluate(
       simulator's own accuracy allows.
 
     Raises:
-      ValueError: as `tasks.search`, or training clips have not one action per step or are too
+      ValueError: as `search.search`, or training clips have not one action per step or are too
         short.
     """
     tasks.true_actions("training", training, horizon)
@@ -222,7 +223,7 @@ def evaluate(
     hold = horizon if task.held else 1
     asked, windows = (std, planner, settings, hold), windows or {}
     searches = {
-        name: functools.partial(tasks.searcher(model, *asked, windows.get(name)), params)
+        name: functools.partial(searcher(model, *asked, windows.get(name)), params)
         for name, (model, params) in models.items()
     }
     paths = {}

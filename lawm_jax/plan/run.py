@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import glob
 import json
 import os
 import re
@@ -16,7 +15,7 @@ from lawm_jax.data import paths
 from lawm_jax.evaluate import batched, clips
 from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import tasks
-from lawm_jax.train import checkpoints, controlling, models
+from lawm_jax.train import models, rundir
 
 # Of each task: what is asked, the horizons, metres between waypoints.
 TASKS = {
@@ -56,7 +55,7 @@ def plan(
       task: a key of `TASKS`.
       data: "TASK=SOURCE", where the run's config lacks the source.
       controller: folder, or name within WORKDIR/controller; None for that of the source.
-      planner: one of `tasks.PLANNERS`.
+      planner: one of `search.PLANNERS`.
       episodes: number of clips (None for 64) or, in a closed loop, scenes (None for 32).
       horizon: list of numbers of steps, None for the task's own.
       samples, iterations: of the planner; None for the paper's numbers.
@@ -78,7 +77,7 @@ def plan(
             f"{task}"
         )
     _check_samples(task, planner, samples)
-    config = ml_collections.ConfigDict(checkpoints.read_config(workdir))
+    config = ml_collections.ConfigDict(rundir.read_config(workdir))
     spec = _source(config, task, data)
     loaded, found, windows = _models(workdir, config, task, spec, controller)
     count = episodes or (32 if closed_loop else 64)
@@ -110,16 +109,16 @@ def plan(
     }
     given = dict(data=data, controller=controller, planner=planner, episodes=episodes)
     given |= dict(horizon=horizon, samples=samples, iterations=iterations, bound=bound, chunk=chunk)
-    name = file_name(task, closed_loop, given)
-    path = paths.expand(json_file) if json_file else os.path.join(workdir, "eval", name)
+    name = result_name(task, closed_loop, given)
+    path = paths.expand(json_file) if json_file else rundir.evaluation(workdir, name)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1, allow_nan=False)
     return path
 
 
-def file_name(task, closed_loop, given):
-    """Names a result by what is not default, such as plan_panda_planner=mppi.json.
+def result_name(task, closed_loop, given):
+    """Names a result by what is not default, such as plan_panda_planner=mppi.
 
     Args:
       task, closed_loop: as in `plan`.
@@ -131,7 +130,7 @@ def file_name(task, closed_loop, given):
             value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             text += f"_{key}={value.removeprefix(f'{task}=')}"
     text = re.sub(r"[^\w.,=-]+", "-", text)
-    return f"plan_{task}{'_closed' if closed_loop else ''}{text}.json"
+    return f"plan_{task}{'_closed' if closed_loop else ''}{text}"
 
 
 def _check_samples(task, planner, samples):
@@ -215,11 +214,11 @@ def _models(workdir, config, task, spec, controller):
     if not (latent.inferred or latent.labelled):
         raise Refused(f"workdir: {workdir} has no actions to plan with")
     if latent.labelled:
-        if not controlling.knows(workdir, task, spec):
+        if not models.trained_on(workdir, task, spec):
             raise Refused(f"workdir: {workdir} knows the actions of another source")
         controller, loaded, folders = None, {kind: models.load(workdir)}, {kind: workdir}
     else:
-        controller = controller or next(iter(controlling.trained(workdir, task, spec)), None)
+        controller = controller or next(iter(models.controllers_of(workdir, task, spec)), None)
         if controller is None:
             raise Refused(
                 f"controller: {workdir}/controller has none of {task} ({spec}); train one with "
@@ -230,15 +229,14 @@ def _models(workdir, config, task, spec, controller):
         except (FileNotFoundError, ValueError) as error:
             raise Refused(f"controller: {error}") from error
         folders = {kind: workdir}
-        for folder in sorted(glob.glob(os.path.join(glob.escape(workdir), "bounds", "labelled*"))):
-            if controlling.knows(folder, task, spec):
-                loaded[os.path.basename(folder)] = models.load(folder)
-                folders[os.path.basename(folder)] = folder
+        for name, folder in rundir.bounds(workdir).items():
+            if name.startswith("labelled") and models.trained_on(folder, task, spec):
+                loaded[name], folders[name] = models.load(folder), folder
     # A real action leads from frame to frame, so one frame has to be one step.
     each = {
         name: (dataclasses.replace(model, repeat=model.encoder.tubelet > 1), params)
         for name, (model, params) in loaded.items()
     }
-    configs = {name: checkpoints.read_config(folder) for name, folder in folders.items()}
+    configs = {name: rundir.read_config(folder) for name, folder in folders.items()}
     windows = {name: tasks.window(configs[name], each[name][0]) for name in each}
     return each, controller, windows

@@ -6,36 +6,17 @@ the model believes that it leads.
 Source: Garrido et al. 2026, section 6; the baselines but V-JEPA 2-AC's are ours.
 """
 
-import functools
-import inspect
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from lawm_jax import world_model
 from lawm_jax.data import poses
 from lawm_jax.evaluate import batched, metrics
 from lawm_jax.evaluate import clips as clips_
 from lawm_jax.evaluate.metrics import show
-from lawm_jax.plan import planners
-from lawm_jax.train import cpu
+from lawm_jax.plan import baselines, search
 
-PLANNERS = {
-    name: getattr(planners, name) for name in ("cem", "icem", "mppi", "gradient", "cem_gradient")
-}
 # The paper's settings of CEM, for manipulation and navigation; other planners have their own.
 REACH = dict(samples=300, elites=10, iterations=15)
 WALK = dict(samples=120, elites=5, iterations=1, average=True)
-# Share of a device's memory that candidates may take, and what a device has that does not tell.
-SHARE, MEMORY = 0.25, 2**34
-# Numbers in the states that a CPU predicts at a time. All that is computed of so few fits its
-# caches: 1.5 times as fast as 300 candidates of nano at once on a core of a busy machine, the same
-# on two quiet ones.
-AT_ONCE_ON_CPU = 2**19
-# Tasks of a device in one program: XLA (jaxlib 0.10) keeps 45 MB for each until the program ends.
-PER_DEVICE_ON_CPU = 4
 
 
 def load(config, name, model, params, count, frames, training):
@@ -77,195 +58,6 @@ def window(config, model):
     return max(1, config["data"]["frames"] // frames - 1)
 
 
-def search(
-    model,
-    params,
-    start,
-    goal,
-    mean,
-    std,
-    planner="cem",
-    options=None,
-    hold=1,
-    seed=0,
-    window=None,
-):
-    """Plans for all episodes: the last predicted state should be the goal, by L2 distance.
-
-    Args:
-      model, params: of a world model that `world_model.map_actions` takes.
-      start, goal: float32 [n, N, D], states.
-      mean, std: [H, U], of the planner's first Gaussian, in the actions' own units.
-      planner: one of `PLANNERS`.
-      options: of the planner, by name.
-      hold: steps that each action of the plan is taken for.
-      seed: of the planner.
-      window: steps that the model reads, at most, see `world_model.rollout_actions`.
-
-    Returns:
-      u: float32 [n, H hold, U].
-      distance: float32 [n], root mean square over the state, of the state that the model predicts
-        at the end and the goal.
-
-    Raises:
-      ValueError: the goal is not of the start's size, the model has no controller, or the planner
-        or one of its options is unknown.
-    """
-    n, run = len(start), searcher(model, std, planner, options, hold, window)
-    keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
-    size = min(n, PER_DEVICE_ON_CPU * jax.device_count()) if jax.default_backend() == "cpu" else n
-    groups = np.arange(-(-n // size) * size).clip(max=n - 1).reshape(-1, size)
-    found = [run(params, keys[i], start[i], goal[i], mean[i]) for i in groups]
-    u, distance = (np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
-    return u, distance
-
-
-def candidate_bytes(model, N, D, steps, window=None):
-    """Estimates the memory that one candidate takes while its states are predicted.
-
-    Args:
-      model: WorldModel.
-      N, D: tokens, and numbers in each, of a state.
-      steps: that are predicted.
-      window: as in `world_model.rollout_actions`.
-
-    Returns:
-      Bytes: keys and values of all steps and blocks, and a copy of them, which adding a step takes;
-      the states; and the activations of one block (4 widths of the MLP, which is the most that is
-      there at once, twice) with its attention's float32 logits.
-    """
-    predictor = model.predictor
-    depth, width, heads = (getattr(predictor, x, 1) for x in ("depth", "width", "heads"))
-    size = np.dtype(getattr(predictor, "dtype", np.float32)).itemsize
-    cached = min(steps, window or steps)
-    kept = 2 * 2 * depth * cached * N * width * size
-    states = 4 * (steps + 2) * N * D
-    # Steps beyond the window are computed from all of it at once.
-    tokens = N * (cached if window and steps > window else 1)
-    block = 2 * 4 * tokens * width * size + 4 * heads * tokens * cached * N
-    return kept + states + block
-
-
-def most_candidates(model, N, D, steps, window=None):
-    """Returns how many candidates a device predicts at a time: as its memory and caches allow."""
-    device = jax.devices()[0]
-    stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
-    room = SHARE * (stats.get("bytes_limit", MEMORY) - stats.get("bytes_in_use", 0))
-    most = int(room // candidate_bytes(model, N, D, steps, window))
-    if device.platform == "cpu":
-        most = min(most, AT_ONCE_ON_CPU // (N * D))
-    return max(1, most)
-
-
-def searcher(model, std, planner="cem", options=None, hold=1, window=None):
-    """Makes the function behind `search`, compiled once for as many searches as one likes.
-
-    Tasks are shared out among all devices or, where they are fewer, candidates.
-
-    Args:
-      model, std, planner, options, hold, window: as in `search`. The option `chunk`, by default
-        what `most_candidates` says, is the number of candidates that all devices together predict
-        at a time, or each device where it has tasks of its own.
-
-    Returns:
-      A function of params, keys [n], start and goal [n, N, D], and the means [n, H, U] of the
-      planner's first Gaussians, to u and distance as of `search`.
-
-    Raises:
-      ValueError: as `search`, some when the function is called.
-    """
-    if planner not in PLANNERS:
-        raise ValueError(f"planner: expected one of {tuple(PLANNERS)}, got {planner!r}")
-    options, known = dict(options or {}), inspect.signature(PLANNERS[planner]).parameters
-    if not options.keys() <= known.keys():
-        raise ValueError(f"options: expected those of {planner}, got {sorted(options)}")
-    samples = options.get("samples", known["samples"].default)
-    mesh = Mesh(np.array(jax.devices()), ("devices",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
-
-    @functools.partial(jax.jit, compiler_options=cpu.options())
-    def run(params, keys, start, goal, mean):
-        if start.ndim != 3 or start.shape != goal.shape:
-            raise ValueError(
-                f"start, goal: expected states of one shape [n, N, D], got {start.shape} and "
-                f"{goal.shape}"
-            )
-        n, N, D = start.shape
-        most = most_candidates(model, N, D, std.shape[0] * hold, window)
-        alone = n >= mesh.size  # each device has tasks of its own, and waits for no other
-        spread = functools.partial(planners.spread, mesh=mesh)
-        chunk = options.get("chunk") or min(most if alone else most * mesh.size, samples)
-        solve = functools.partial(PLANNERS[planner], **options | {"chunk": chunk})
-
-        def one(episode):
-            key, start, goal, mean = episode
-            nothing = jnp.zeros((1, 0, model.latent.dim))
-            cache = world_model.prefill(model, params, start[None, None], nothing)
-
-            def cost(plans):
-                u = jnp.repeat(plans, hold, axis=1)
-                last = world_model.rollout_actions(model, params, cache, u, window)[:, -1]
-                return jnp.sqrt(jnp.square(last - goal[None]).mean((1, 2)))
-
-            plan, found = solve(cost if alone else spread(cost), key, mean, std)
-            return jnp.repeat(plan, hold, axis=0), found
-
-        def each(*episodes):
-            tasks = 1 if "chunk" in options else max(1, min(n, most // samples))
-            return jax.lax.map(one, episodes, batch_size=tasks)
-
-        return (spread(each) if alone else each)(keys, start, goal, mean)
-
-    return lambda *args: run(*jax.device_put(args, everywhere))
-
-
-def gaussian(training, horizon, held=False):
-    """Measures the Gaussian that plans are first drawn from.
-
-    Args:
-      training: `Clips` of the training part, of more than `horizon` steps.
-      horizon: steps of a plan.
-      held: whether one action is taken for all of them.
-
-    Returns:
-      mean, std: [H, U]. Held, H is 1 and they are those of windows' mean actions; else the mean
-      is 0 and the deviation that of all actions.
-    """
-    if not held:
-        std = np.repeat(training.actions.std((0, 1))[None], horizon, 0)
-        return np.zeros_like(std), std
-    sums = np.pad(training.actions.cumsum(1), [(0, 0), (1, 0), (0, 0)])
-    windows = (sums[:, horizon:] - sums[:, :-horizon]) / horizon
-    return windows.mean((0, 1))[None], windows.std((0, 1))[None]
-
-
-def nearest(start, goal, s, u, horizon):
-    """Retrieves actions: those of the training window whose first and last state are the nearest.
-
-    Args:
-      start, goal: [n, N, D].
-      s: [m, T, N, D], states of training clips.
-      u: [m, T-1, U], their actions.
-      horizon: steps of a window.
-
-    Returns:
-      [n, horizon, U].
-
-    Raises:
-      ValueError: training clips are shorter than the horizon.
-    """
-    m, T = s.shape[:2]
-    if T <= horizon:
-        raise ValueError(f"horizon: expected less than the {T} steps of a clip, got {horizon}")
-    to = lambda x: ((s[None] - x[:, None, None]) ** 2).mean((3, 4))  # noqa: E731
-    found = []
-    for first, last in zip(start, goal, strict=True):  # one by one: less memory
-        distance = to(first[None])[0, :, : T - horizon] + to(last[None])[0, :, horizon:]
-        clip, t = np.unravel_index(distance.argmin(), distance.shape)
-        found.append(u[clip, t : t + horizon])
-    return np.stack(found)
-
-
 def reach(
     models,
     clips,
@@ -290,21 +82,21 @@ def reach(
       clips: `Clips` whose state `horizon` steps after the first one is the goal.
       training: `Clips` of the training part, of more than `horizon` steps.
       horizon: steps of a plan.
-      planner, options, seed: as in `search`; those of CEM are `REACH` but for what is given.
+      planner, options, seed: as in `search.search`; those of CEM are `REACH` but for what is given.
       bound: of a plan's numbers, in standard deviations of training actions; None for none.
       windows: name -> most steps that the model reads, see `world_model.rollout_actions`; None for
         all.
 
     Returns:
       One dict per row, baselines first: `name`; `error`, the L1 distance of the planned from the
-      true actions' sums of x, y and z, metres (interval); `score`, see `score`; `correlation` of
-      these sums over episodes, x, y and z, each None where plans don't differ; `paired`, the error
-      less that of no action (interval); `clips`, the error of each clip, for other comparisons of
-      the same clips; and of plans by a model `distance` to the goal that it sees left (interval),
-      of others None.
+      true actions' sums of x, y and z, metres (interval); `score`, see `metrics.action_score`;
+      `correlation` of these sums over episodes, x, y and z, each None where plans don't differ;
+      `paired`, the error less that of no action (interval); `clips`, the error of each clip, for
+      other comparisons of the same clips; and of plans by a model `distance` to the goal that it
+      sees left (interval), of others None.
 
     Raises:
-      ValueError: as `search`, or horizon or actions do not fit the clips.
+      ValueError: as `search.search`, or horizon or actions do not fit the clips.
 
     Source: Garrido et al. 2026, section 6.
     """
@@ -320,7 +112,7 @@ def reach(
     mean, rows = lambda x: metrics.interval(x, clips.episodes), []
     for name, (plan, distance) in plans.items():
         error = mean(errors[name])
-        row = {"name": name, "error": error, "score": score(error)}
+        row = {"name": name, "error": error, "score": metrics.action_score(error)}
         row["correlation"] = _correlation(plan[:, :, :3].sum(1), moved)
         row["paired"] = mean(errors[name] - errors["no action"])
         row["clips"] = errors[name].tolist()
@@ -355,10 +147,10 @@ def walk(
 
     Returns:
       One dict per row: `name`, `paired` (of `ate`, with the mean action), `clips` (of `ate`) and
-      `distance` as in `reach`; `ate` and `rpe`, metres, see `trajectory_errors`; with a spacing
-      also `ate_waypoints` and `rpe_waypoints`; `yaw`, the absolute error of the last heading,
-      radians (intervals); `correlation` over episodes of the last x, y and yaw. "truth, held" is
-      the mean of the true actions: about the best that one held action can do.
+      `distance` as in `reach`; `ate` and `rpe`, metres, see `metrics.trajectory_errors`; with a
+      spacing also `ate_waypoints` and `rpe_waypoints`; `yaw`, the absolute error of the last
+      heading, radians (intervals); `correlation` over episodes of the last x, y and yaw. "truth,
+      held" is the mean of the true actions: about the best that one held action can do.
 
     Raises:
       ValueError: as `reach`.
@@ -372,7 +164,7 @@ def walk(
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
     plans = _plans(models, clips, training, u, first, planner, options, horizon, seed, windows)
     plans = {"truth, held": (held, None)} | plans
-    errors = {name: trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
+    errors = {name: metrics.trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
     mean, rows = lambda x: metrics.interval(x, clips.episodes), []
     for name, (plan, distance) in plans.items():
         ate, rpe, yaw = errors[name]
@@ -387,47 +179,24 @@ def walk(
     return rows
 
 
-def score(error):
-    """Computes the Action Score, max(0, 800 (0.1 - error)), of an error's interval, metres.
-
-    Source: Terver et al. 2025, "What Drives Success in Physical Planning with Joint-Embedding
-    Predictive World Models?".
-    """
-    of = lambda x: None if x is None else max(0.0, 800 * (0.1 - x))  # noqa: E731
-    return {"mean": of(error["mean"]), "low": of(error["high"]), "high": of(error["low"])}
-
-
-def trajectory_errors(planned, true):
-    """Computes how far the poses that actions lead to are off, without alignment.
-
-    Positions are in the frame of the start, and so are displacements: headings count by where they
-    lead alone, as in NWM, which gives all poses the same one.
+def gaussian(training, horizon, held=False):
+    """Measures the Gaussian that plans are first drawn from.
 
     Args:
-      planned, true: [n, H, 3], forward, to the left (metres), turn to the left (radians).
+      training: `Clips` of the training part, of more than `horizon` steps.
+      horizon: steps of a plan.
+      held: whether one action is taken for all of them.
 
     Returns:
-      ate: [n], metres: root mean square distance of positions after each step.
-      rpe: [n], metres: root mean square difference of the displacements between successive ones of
-        these positions; the displacement to the first one does not count.
-      yaw: [n], radians: absolute difference of the last headings, at most pi.
-
-    Raises:
-      ValueError: shapes differ, or there are fewer than 2 steps.
-
-    Source: `WM_Planning_Evaluator` of github.com/facebookresearch/nwm, planning_eval.py (Bar et al.
-    2025): APE and RPE of the package evo, translation, delta 1 frame; Sturm et al. 2012, "A
-    Benchmark for the Evaluation of RGB-D SLAM Systems".
+      mean, std: [H, U]. Held, H is 1 and they are those of windows' mean actions; else the mean
+      is 0 and the deviation that of all actions.
     """
-    if planned.shape != true.shape or planned.ndim != 3 or planned.shape[1] < 2:
-        raise ValueError(
-            f"planned, true: expected [n, at least 2, 3], got {planned.shape} and {true.shape}"
-        )
-    a, b = poses.follow(planned), poses.follow(true)
-    rms = lambda x: np.sqrt(np.square(x[..., :2]).sum(-1).mean(-1))  # noqa: E731
-    turn = a[:, -1, 2] - b[:, -1, 2]
-    moves = np.diff(a - b, axis=1)
-    return rms(a - b), rms(moves), np.abs((turn + np.pi) % (2 * np.pi) - np.pi)
+    if not held:
+        std = np.repeat(training.actions.std((0, 1))[None], horizon, 0)
+        return np.zeros_like(std), std
+    sums = np.pad(training.actions.cumsum(1), [(0, 0), (1, 0), (0, 0)])
+    windows = (sums[:, horizon:] - sums[:, :-horizon]) / horizon
+    return windows.mean((0, 1))[None], windows.std((0, 1))[None]
 
 
 def true_actions(name, clips, horizon, least=0, exactly=None):
@@ -462,20 +231,13 @@ def _bounds(gaussian, bound):
 
 def _plans(models, clips, training, u, gaussian, planner, options, hold, seed, windows):
     """Makes all plans: name -> (actions [n, horizon, U], distance [n] or None)."""
-    n, horizon, U = u.shape
-    start, goal, (mean, std) = clips.s[:, 0], clips.s[:, horizon], gaussian
-    noise = np.random.default_rng(seed).normal(size=(n, *mean.shape)).astype(u.dtype)
-    found = {
-        "no action": np.zeros_like(u),
-        "mean action": np.broadcast_to(training.actions.mean((0, 1)), u.shape),
-        "random action": np.repeat(mean + std * noise, hold, 1),
-        "nearest neighbour": nearest(start, goal, training.s, training.actions, horizon),
-    }
-    found = {name: (plan, None) for name, plan in found.items()}
+    start, goal, (mean, std) = clips.s[:, 0], clips.s[:, u.shape[1]], gaussian
+    plans = baselines.plans(start, goal, training, u, mean, std, hold, seed)
+    plans = {name: (plan, None) for name, plan in plans.items()}
     for name, (model, params) in models.items():
         asked = mean, std, planner, options, hold, seed, (windows or {}).get(name)
-        found[name] = search(model, params, start, goal, *asked)
-    return found
+        plans[name] = search.search(model, params, start, goal, *asked)
+    return plans
 
 
 def _correlation(a, b):

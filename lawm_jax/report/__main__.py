@@ -11,6 +11,7 @@ from absl import app, flags
 
 from lawm_jax.report import figures, page, results, sections, sections_planning
 from lawm_jax.report.results import is_bound, mapping, real
+from lawm_jax.train import rundir
 
 OUT = flags.DEFINE_string("out", None, "The page; report/page.html of the first run by default.")
 
@@ -55,7 +56,7 @@ def main(argv):
         text = build(argv[1:])
     except ValueError as error:
         sys.exit(f"lawm_jax.report: {error}")
-    out = pathlib.Path(OUT.value or pathlib.Path(argv[1], "report", "page.html")).expanduser()
+    out = pathlib.Path(OUT.value or pathlib.Path(rundir.report(argv[1]), "page.html")).expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     print(f"{out}: {len(text) / 1e3:.0f} kB")
@@ -161,8 +162,8 @@ def training(runs):
     """Draws the training curves, those of the runs' bounds among them."""
     lines = {run.label: run.metrics for run in runs if run.metrics}
     for run in runs:
-        for path in sorted(run.folder.glob("bounds/*/metrics.jsonl")):
-            name, other = path.parent.name, results.read(path.parent).metrics
+        for name, folder in rundir.bounds(run.folder).items():
+            other = results.read(folder).metrics
             if other and other not in lines.values():
                 lines[name if name not in lines else f"{name} ({run.name})"] = other
     if not lines:

@@ -4,11 +4,13 @@ Files may be missing, damaged or of another version: nothing in them is taken fo
 """
 
 import json
+import os
 import pathlib
 import shlex
 from typing import NamedTuple
 
 from lawm_jax.report import figures, page
+from lawm_jax.train import rundir
 
 PARTS = "prediction", "leakage", "transfer", "content", "sampling"
 BOUNDS = "copy last frame", "deterministic", "none"
@@ -59,16 +61,18 @@ class Run(NamedTuple):
 def read(folder):
     """Reads a run's folder; raises ValueError where it is none."""
     folder = pathlib.Path(folder)
-    if not any((folder / part).exists() for part in ("config.json", "metrics.jsonl", "eval")):
+    evaluations = pathlib.Path(rundir.evaluation(folder, "about")).parent
+    if not any(map(os.path.exists, (rundir.config(folder), rundir.metrics(folder), evaluations))):
         what = "holds no config.json, metrics.jsonl or eval" if folder.is_dir() else "is not there"
         raise ValueError(f"{folder}: expected the folder of a run, but it {what}")
     evaluate = f"python -m lawm_jax.evaluate --workdir {shlex.quote(str(folder))}"
     train = f"python -m lawm_jax.train --config ... --workdir {shlex.quote(str(folder))}"
     missing = []
 
-    def load(name, command):
+    def load(path, command):
+        name = os.path.relpath(path, folder)
         try:
-            value = json.loads((folder / name).read_text(encoding="utf-8"))
+            value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             missing.append((name, command))
         except (OSError, ValueError, RecursionError):
@@ -79,36 +83,39 @@ def read(folder):
             missing.append((f"{name} (it is there, but holds no object)", command))
         return {}
 
-    config = load("config.json", train)
-    lines = []
-    if (folder / "metrics.jsonl").exists():
-        lines, bad = _lines(folder / "metrics.jsonl")
+    config = load(rundir.config(folder), train)
+    lines, metrics = [], pathlib.Path(rundir.metrics(folder))
+    if metrics.exists():
+        lines, bad = _lines(metrics)
         if bad:
             what = "what is there" if bad is True else f"line {', '.join(map(str, bad))}"
-            missing.append((f"metrics.jsonl: {what} can't be read, and is left out", train))
+            missing.append((f"{metrics.name}: {what} can't be read, and is left out", train))
     else:
-        missing.append(("metrics.jsonl", train))
-    about = load("eval/about.json", evaluate)
-    evals = {part: load(f"eval/{part}.json", f"{evaluate} --only {part}") for part in PARTS}
-    evals |= {"control": {}, "plan": {}}
-    driven = any(folder.glob("controller/**/checkpoints/[0-9]*"))
-    if driven or (folder / "eval/control.json").exists():
-        evals["control"] = load("eval/control.json", f"{evaluate} --only control")
+        missing.append((metrics.name, train))
+
+    def measured(part):
+        return load(rundir.evaluation(folder, part), f"{evaluate} --only {part}")
+
+    about = load(rundir.evaluation(folder, "about"), evaluate)
+    evals = {part: measured(part) for part in PARTS} | {"control": {}, "plan": {}}
+    driven = bool(rundir.controllers(folder))
+    if driven or os.path.exists(rundir.evaluation(folder, "control")):
+        evals["control"] = measured("control")
     plan = f"python -m lawm_jax.plan --workdir {shlex.quote(str(folder))} --task ..."
-    paths = sorted((folder / "eval").glob("plan_*.json"))
+    paths = sorted(evaluations.glob("plan_*.json"))
     for path in paths:
-        for asked, rows in _plans(load(f"eval/{path.name}", plan)):
+        for asked, rows in _plans(load(path, plan)):
             evals["plan"].setdefault(asked, []).extend(rows)
     known = {*(path.stem for path in paths), "about", "control", *PARTS}
-    unknown = [path for path in sorted((folder / "eval").glob("*.json")) if path.stem not in known]
-    others = {path.stem: load(f"eval/{path.name}", evaluate) for path in unknown}
+    unknown = [path for path in sorted(evaluations.glob("*.json")) if path.stem not in known]
+    others = {path.stem: load(path, evaluate) for path in unknown}
     if driven and not paths:
         missing.append(("eval/plan_TASK.json", plan))
-    files = sorted((folder / "report").glob("*"))
+    files = sorted(pathlib.Path(rundir.report(folder)).glob("*"))
     files = [path for path in files if path.suffix.lower() in page.TYPES]
     if not files:
         missing.append(("pictures in report/", f"{evaluate} --only pictures"))
-    skipped = folder / "skipped.jsonl"
+    skipped = pathlib.Path(rundir.skipped(folder))
     skipped = len(_lines(skipped)[0]) if skipped.exists() else 0
     lines = [line for line in lines if all(real(line.get(k)) for k in ("step", "error", "copy"))]
     name = folder.resolve().name

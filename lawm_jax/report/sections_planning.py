@@ -3,6 +3,7 @@
 from lawm_jax.report import figures, page, results
 from lawm_jax.report.results import drawable, listed, mapping
 from lawm_jax.report.sections import NOT_COMPARABLE, absent, rollouts, tables
+from lawm_jax.train import rundir
 
 # Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts by inferred latents -> by a controller.
 PAPER_CONTROL = [
@@ -192,4 +193,4 @@ def _untold(runs, has, command):
 
 def _driven(run):
     """Says whether a run can be led by real actions."""
-    return run.kind == "labelled" or any(run.folder.glob("controller/**/checkpoints/[0-9]*"))
+    return run.kind == "labelled" or bool(rundir.controllers(run.folder))

@@ -25,6 +25,7 @@ import time
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lawm_jax.train import rundir
 from lawm_jax.train.flags import define_config
 
 STUDIES = ("mixture",)
@@ -199,7 +200,7 @@ def _run(stored, runs):
     todo = [run for run in runs if _result(run) is None]
     for run in todo:
         for folder, steps in run["steps"].items():
-            begun = _read(os.path.join(folder, "config.json")).get("steps", steps)
+            begun = _read(rundir.config(folder)).get("steps", steps)
             if begun != steps:
                 sys.exit(f"{folder}: expected {begun} steps as before, or a new --workdir")
     model, controller = CONFIG.value, CONTROLLER.value
@@ -228,7 +229,7 @@ def _record(run):
     """Writes down what a run found, and what it came from."""
     found = {"settings": run["settings"], "checkpoints": [*map(_newest, run["steps"])]}
     found["plan"] = _read(os.path.join(run["folder"], "plan.json"))
-    path = os.path.join(run["folder"], "eval", "prediction.json")
+    path = rundir.evaluation(run["folder"], "prediction")
     found["prediction"] = _read(path)[INSIDE.value]
     path = os.path.join(run["folder"], "study.json")
     with open(f"{path}.new", "w", encoding="utf-8") as file:
@@ -257,7 +258,7 @@ def _call(line):
 
 def _newest(folder):
     """Returns the newest step that a run has saved, 0 for none; JAX's devices stay untouched."""
-    path = os.path.join(folder, "checkpoints")
+    path = rundir.checkpoints(folder)
     names = os.listdir(path) if os.path.isdir(path) else []
     return max((int(name) for name in names if name.isdigit()), default=0)
 

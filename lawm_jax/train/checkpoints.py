@@ -8,34 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lawm_jax.data import metadata, paths
-
-# Orbax takes these for patterns, or for another file system: it would save what nothing can read.
-PATTERNS = ("*", "?", "[", "\\")
-BUCKETS = ("gs:", "s3:")
-
-
-def folder(workdir):
-    """Returns the absolute path of a folder that a run may write to, `~` expanded.
-
-    Raises:
-      ValueError: it is a URL, or has a name that checkpoints can't be written under.
-    """
-    path = os.path.abspath(paths.expand(workdir))
-    if "://" in str(workdir):
-        raise ValueError(
-            f"workdir: expected a folder, for a bucket one where it is mounted (launch/README.md), "
-            f"got {str(workdir)!r}"
-        )
-    wrong = [x for x in PATTERNS if x in path] + [x for x in BUCKETS if x in path.split(os.sep)]
-    if not wrong and not path.isprintable():
-        wrong = ["characters that can't be printed"]
-    if wrong:
-        raise ValueError(
-            f"workdir: expected a path without {' '.join(PATTERNS)} and folders called "
-            f"{' '.join(BUCKETS)}, which Orbax can't write checkpoints to, got {path!r}"
-        )
-    return path
+from lawm_jax.train import rundir
 
 
 class Checkpoints:
@@ -58,8 +31,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, create=write, cleanup_tmp_directories=write
         )
-        workdir = folder(workdir) if write else os.path.abspath(paths.expand(workdir))
-        self.folder = os.path.join(workdir, "checkpoints")
+        workdir = rundir.folder(workdir) if write else workdir
+        self.folder = os.path.abspath(rundir.checkpoints(workdir))
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     @property
@@ -259,32 +232,3 @@ def newest(workdir):
     if step is None:
         raise FileNotFoundError(f"{store.folder}: no checkpoint here, the run saved none")
     return step
-
-
-def write_config(workdir, text):
-    """Writes WORKDIR/config.json, whole or not at all."""
-    workdir = folder(workdir)
-    os.makedirs(workdir, exist_ok=True)
-    path = os.path.join(workdir, "config.json")
-    with open(path + ".tmp", "w") as file:
-        file.write(text)
-    os.replace(path + ".tmp", path)
-
-
-def read_config(workdir):
-    """Reads WORKDIR/config.json.
-
-    Raises:
-      FileNotFoundError: it is not there.
-      ValueError: it is damaged, or of something else.
-    """
-    path = os.path.join(paths.expand(workdir), "config.json")
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{path}: not found; expected the folder of a training run")
-    found = metadata.load(path, "the config of a training run")
-    for name in ("encoder", "data"):
-        metadata.field(path, found, name, "an object")
-    for section in found.values():
-        if isinstance(section, dict):
-            section.pop("unroll", None)  # networks had it once
-    return found

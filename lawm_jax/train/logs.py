@@ -7,6 +7,8 @@ import time
 
 import jax
 
+from lawm_jax.train import rundir
+
 
 class Log:
     """Writes the metrics of a run; every method does nothing on processes other than 0."""
@@ -23,9 +25,9 @@ class Log:
         """
         self.steps, self.batch, self.active = steps, batch, jax.process_index() == 0
         self.last = self.board = None
-        self.folder, self.start = os.path.join(workdir, "tensorboard"), start
+        self.folder, self.start = rundir.tensorboard(workdir), start
         if self.active:
-            path = os.path.join(workdir, "metrics.jsonl")
+            path = rundir.metrics(workdir)
             _keep(path, start)
             self.file = open(path, "a")
 

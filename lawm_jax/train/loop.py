@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import json
 import math
-import os
 import signal
 import warnings
 
@@ -16,31 +15,32 @@ from lawm_jax import world_model
 from lawm_jax.train import (
     accumulation,
     checkpoints,
-    controlling,
     cpu,
-    decoding,
     logs,
     models,
+    objectives,
     optim,
+    rundir,
     sharding,
 )
+from lawm_jax.train.objectives import OBJECTIVES
 
 
-def train_step(model, tx, frozen, state, batch, accumulate=1):
+def train_step(model, tx, frozen, state, batch, accumulate=1, objective=OBJECTIVES["world_model"]):
     """Takes one optimisation step on one global batch.
 
     Args:
-      model: WorldModel (static under jit); one without a forward model trains its
-        controller or, without one, its decoder.
+      model: WorldModel (static under jit).
       tx: optax.GradientTransformation, from `optim.make` (static).
-      frozen: what training needs and does not change, {"encoder"}; for a controller also what
-        `controlling.init_frozen` made, for a decoder `decoding.init_frozen`.
+      frozen: what training needs and does not change, from the objective's `init_frozen`; for a
+        world model {"encoder"}.
       state: {"params", "opt", "step" int32, "key"}.
       batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before; and
         "actions" [B, T-1, U] where the model learns from real ones.
       accumulate: number of equal parts that the batch is taken in, one after the other, to need
         less memory. The result is that of the whole batch, to rounding: noise, codes and the
         regularisers' statistics are the batch's. Sparse latents are inferred twice for that.
+      objective: what is trained, one of `objectives.OBJECTIVES` (static).
 
     Returns:
       The next state, and metrics, float32 scalars: `loss`, `grad_norm`, `update_norm` and what the
@@ -49,12 +49,14 @@ def train_step(model, tx, frozen, state, batch, accumulate=1):
     Source: Garrido et al. 2026, sections 3 and 4.
     """
     key, noise, reset = jax.random.split(state["key"], 3)
+    noise = objective.noise(model, batch, noise)
     if accumulate == 1:
-        objective = _objective(model, frozen, batch, noise)
-        (value, metrics), grads = jax.value_and_grad(objective, has_aux=True)(state["params"])
+        inputs = objective.inputs(model, frozen, batch)
+        loss = lambda params: objective.loss(model, params, frozen, inputs, noise)  # noqa: E731
+        (value, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state["params"])
     else:
         (value, metrics), grads = _accumulated(
-            model, frozen, state["params"], batch, noise, accumulate
+            objective, model, frozen, state["params"], batch, noise, accumulate
         )
     updates, opt = tx.update(grads, state["opt"], state["params"])
     params = optax.apply_updates(state["params"], updates)
@@ -67,54 +69,32 @@ def train_step(model, tx, frozen, state, batch, accumulate=1):
     return {"params": params, "opt": opt, "step": state["step"] + 1, "key": key}, metrics
 
 
-def _objective(model, frozen, batch, noise, others=None):
-    """Returns the function params -> loss, metrics that a step on this batch differentiates."""
-    if model.predictor is None and model.controller is None:
-        return lambda params: decoding.loss(model, params, frozen, batch["video"], noise)
-    s, u = _states(model, frozen, batch), batch.get("actions")
-    if model.predictor is None:
-        return lambda params: controlling.loss(model, params, frozen, s, u)
-    return lambda params: world_model.loss(model, params, s, noise, u, others)
-
-
-def _accumulated(model, frozen, params, batch, key, count):
+def _accumulated(objective, model, frozen, params, batch, noise, count):
     """Computes loss, metrics and gradient of a batch in `count` parts, see `train_step`."""
     parts = {"batch": accumulation.split(batch, count), "number": jnp.arange(count)}
-    if model.predictor is None:
-        clip = batch.get("video", batch.get("states")).shape[:2]
-        parts["noise"] = accumulation.split(jax.random.uniform(key, clip), count)
-    elif model.latent.random:
-        s = batch.get("states")
-        if s is None:
-            s = world_model.state_shape(model, frozen["encoder"], batch["video"])
-        noise = jax.random.normal(key, (s.shape[0], s.shape[1] - 1, model.latent.dim))
+    if noise is not None:
         parts["noise"] = accumulation.split(noise, count)
     z = None
-    if model.predictor is not None and model.latent.batchwise:
+    if objective.batchwise(model):
 
         def infer(part):
-            return world_model.infer_actions(model, params, _states(model, frozen, part))[0]
+            s = objective.inputs(model, frozen, part)["s"]
+            return world_model.infer_actions(model, params, s)[0]
 
         z = jax.lax.map(infer, parts["batch"])
 
-    def objective(params, part):
-        rest = None if z is None else accumulation.others(z, part["number"])
-        return _objective(model, frozen, part["batch"], part.get("noise"), rest)(params)
+    def loss(params, part):
+        others = None if z is None else accumulation.others(z, part["number"])
+        inputs = objective.inputs(model, frozen, part["batch"])
+        return objective.loss(model, params, frozen, inputs, part.get("noise"), others)
 
-    return accumulation.value_and_grad(objective, params, parts, count)
-
-
-def _states(model, frozen, batch):
-    """Encodes a batch's video, unless it holds states."""
-    if "states" in batch:
-        return batch["states"].astype(jnp.float32)
-    return world_model.encode(model, frozen, batch["video"])
+    return accumulation.value_and_grad(loss, params, parts, count)
 
 
-def make_state(model, tx, s, key):
+def make_state(model, tx, s, key, objective=OBJECTIVES["world_model"]):
     """Draws a run's first state, for encoded states of the shape of `s`; can be jitted."""
     init, key = jax.random.split(key)
-    params = world_model.init_trainable(model, init, s)
+    params = objective.init_params(model, init, s)
     return {"params": params, "opt": tx.init(params), "step": jnp.int32(0), "key": key}
 
 
@@ -133,6 +113,7 @@ class Run:
         self.mesh = sharding.make_mesh(**config["mesh"], devices=devices)
         data = config["data"]
         self.model = world_model.build(config)
+        self.objective = objectives.named(config)
         self.tx, schedule = optim.make(config["optim"], config["steps"])
         self.schedule = jax.jit(schedule)
         self.accumulate = config["optim"].get("accumulate", 1)
@@ -145,7 +126,10 @@ class Run:
         clip = (batch, data["frames"], data["size"], data["size"], 3)
         video = jax.ShapeDtypeStruct(clip, jnp.uint8)
         if devices is None:
-            frozen = _frozen(self.model, config, video)
+            trained = None
+            if "model" in config:
+                _, trained = models.load(config["model"], config["model_step"], controller="")
+            frozen = self.objective.init_frozen(self.model, video, trained)
         else:
             frozen = {
                 "encoder": jax.eval_shape(lambda: world_model.draw_encoder(self.model, video))
@@ -153,7 +137,7 @@ class Run:
         s = world_model.state_shape(self.model, frozen["encoder"], video)
         cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
         self.batch = {"states": cached} if states else {"video": video}
-        if U := controlling.labels(self.model):
+        if U := self.objective.actions(self.model):
             B, T, *_ = s.shape
             if T != data["frames"]:
                 raise ValueError(
@@ -161,13 +145,13 @@ class Run:
                     f"step and one action leads to the next, got {T} steps"
                 )
             self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
-            self.actions = controlling.statistics(config)
+            self.actions = objectives.action_statistics(config)
         if devices is None:
             self.frozen = sharding.distribute(self.mesh, frozen)
         else:
             self.frozen = _shapes(frozen, sharding.state_sharding(self.mesh, frozen))
         self.key = jax.random.key(config["seed"])
-        make = lambda key: make_state(self.model, self.tx, s, key)  # noqa: E731
+        make = lambda key: make_state(self.model, self.tx, s, key, self.objective)  # noqa: E731
         shapes = jax.eval_shape(make, self.key)
         self.shardings = sharding.state_sharding(self.mesh, shapes)
         self.make = jax.jit(make, out_shardings=self.shardings)
@@ -175,7 +159,9 @@ class Run:
 
         def step(frozen, state, batch):
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for kernels of TPUs
-                return train_step(self.model, self.tx, frozen, state, batch, self.accumulate)
+                return train_step(
+                    self.model, self.tx, frozen, state, batch, self.accumulate, self.objective
+                )
 
         self.step = jax.jit(step, donate_argnums=1, out_shardings=(self.shardings, None))
 
@@ -186,27 +172,28 @@ class Run:
         return self.step.lower(self.frozen, self.like, batch)
 
     def begin(self, data=None):
-        """Makes the first state, on the mesh; a controller's latents are measured on a batch."""
+        """Makes the first state, on the mesh, with the scale of real actions and of targets.
+
+        Args:
+          data: iterator whose first batch is measured, where the objective needs one.
+        """
         state = self.make(self.key)
         if "actions" not in self.batch:
             return state
 
-        def measure(params, frozen, actions, batch):
-            def infer(part):
-                return controlling.infer(self.model, frozen, _states(self.model, frozen, part))
-
-            if batch is None:
-                targets = None
-            elif self.accumulate == 1:
-                targets = infer(batch)
-            else:
+        def standardise(params, frozen, actions, batch):
+            def inputs():
+                infer = lambda part: self.objective.inputs(self.model, frozen, part)  # noqa: E731
+                if self.accumulate == 1:
+                    return infer(batch)
                 parts = accumulation.split(batch, self.accumulate)
-                targets = accumulation.join(jax.lax.map(infer, parts))
-            return controlling.measure(self.model, params, actions, targets)
+                return jax.tree.map(accumulation.join, jax.lax.map(infer, parts))
 
-        batch = None if self.model.predictor is not None else self.place(next(data))
-        measure = jax.jit(measure, out_shardings=self.shardings["params"])
-        return state | {"params": measure(state["params"], self.frozen, self.actions, batch)}
+            return self.objective.standardise(self.model, params, actions, inputs)
+
+        batch = self.place(next(data)) if self.objective.measures_targets else None
+        standardise = jax.jit(standardise, out_shardings=self.shardings["params"])
+        return state | {"params": standardise(state["params"], self.frozen, self.actions, batch)}
 
     def place(self, batch):
         """Puts what a step needs of a batch onto the mesh."""
@@ -232,21 +219,12 @@ def _shapes(tree, shardings):
     )
 
 
-def _frozen(model, config, video):
-    """Loads what training needs and does not change: {"encoder", ...}."""
-    if model.predictor is not None:
-        return {"encoder": world_model.init_encoder(model, video)}
-    if model.controller is not None:
-        return controlling.init_frozen(config)
-    return decoding.init_frozen(model, video)
-
-
 def fit(config, workdir):
     """Trains what a config describes, or continues where an interrupted run stopped.
 
     Args:
       config: ConfigDict as in configs/: lawm.py, labelled.py, decoder.py, controller.py.
-      workdir: folder for config.json, metrics.jsonl, checkpoints, skipped.jsonl, tensorboard.
+      workdir: folder of the run, see `rundir`.
 
     Returns:
       (model, params) as `models.load` gives them, after the last step; None where SIGTERM ended
@@ -261,11 +239,12 @@ def fit(config, workdir):
 
     from lawm_jax.data import pipeline, settings
 
-    workdir = checkpoints.folder(workdir)
+    workdir = rundir.folder(workdir)
     config = json.loads(config.to_json_best_effort())
     settings.check(config, per_device=True)
-    if "controller" in config:
-        config = controlling.complete(config)
+    config = rundir.upgrade(config)
+    if "model" in config:
+        config = objectives.complete(config)
     config = _agreed(workdir, config)
     store = checkpoints.Checkpoints(workdir)
     if store.latest is not None and store.latest >= config["steps"]:
@@ -282,7 +261,7 @@ def fit(config, workdir):
         ml_collections.ConfigDict(config),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        skipped=os.path.join(workdir, "skipped.jsonl"),
+        skipped=rundir.skipped(workdir),
     )
     run = Run(config, "states" in data.shapes)
     for key, shape in run.batch.items():
@@ -290,7 +269,7 @@ def fit(config, workdir):
             got = data.shapes.get(key, "none")
             raise ValueError(f"data: expected {key} of {shape.shape[1:]}, got {got}")
     if jax.process_index() == 0:  # not before: what can't begin claims no folder
-        checkpoints.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
+        rundir.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
         print(f"{_describe(run, config, workdir)}; compiling", flush=True)
     with run.compiling():
         start, state = store.restore(run.like, data) or (0, run.begin(data))
@@ -388,7 +367,7 @@ def _agreed(workdir, config):
     data = config["data"]
     size = sharding.batch_size(data, jax.device_count())
     try:
-        before = checkpoints.read_config(workdir)
+        before = rundir.read_config(workdir)
         size = data["batch"] or before["data"]["batch"]
     except FileNotFoundError:
         before = None
@@ -426,12 +405,7 @@ def _differences(a, b, path=""):
 
 def _describe(run, config, workdir):
     count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
-    latent, devices = run.model.latent, run.mesh.devices.ravel()
-    what = "pixel decoder"
-    if run.model.predictor is None and latent is not None:
-        what = f"controller of {config['model']} by {run.model.controller.kind}"
-    elif latent is not None:
-        what = f"{latent.kind} latents ({latent.dim} wide, strength {latent.strength:g})"
+    devices, what = run.mesh.devices.ravel(), run.objective.describe(run.model, config)
     text = (
         f"{workdir}: {what}, {count(run.like['params']):.2f} M parameters to train, "
         f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, batch "

@@ -1,7 +1,6 @@
 """Whole models on disk: what `lawm.load` and `lawm.save` do."""
 
 import dataclasses
-import glob
 import json
 import os
 import warnings
@@ -12,12 +11,10 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from lawm_jax import world_model
+from lawm_jax import latents, world_model
 from lawm_jax.data import paths
 from lawm_jax.nn.prior import Prior
-from lawm_jax.train import checkpoints, sharding
-
-PRIOR = "prior.safetensors"  # in a run's folder
+from lawm_jax.train import checkpoints, objectives, rundir, sharding
 
 
 def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=False):
@@ -45,7 +42,8 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
         fits gets a warning where it is not named.
     """
     workdir = paths.expand(workdir)
-    model = world_model.build(checkpoints.read_config(workdir))
+    config = rundir.read_config(workdir)
+    model, objective = world_model.build(config), objectives.named(config)
     mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
     frames = 2 * model.encoder.tubelet
     video = jax.ShapeDtypeStruct((1, frames, model.size, model.size, 3), jnp.uint8)
@@ -61,7 +59,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
         else:  # a training run stores no encoder, it is frozen
             frozen = {"encoder": world_model.init_encoder(model, video)}
             s = world_model.state_shape(model, frozen["encoder"], video)
-            make = lambda key: world_model.init_trainable(model, key, s)  # noqa: E731
+            make = lambda key: objective.init_params(model, key, s)  # noqa: E731
         like = jax.eval_shape(make, jax.random.key(0))
         place = lambda tree: jax.tree.map(  # noqa: E731
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -72,13 +70,12 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
     finally:
         store.close()
     params = complete(model, restored[1]["params"] | _place(frozen, mesh), mesh)
-    own = os.path.join(workdir, "decoder")
-    if decoder is None and trained(own):
-        decoder = own
+    if decoder is None:
+        decoder = rundir.decoder(workdir)
     if decoder:
         model, params = _with_decoder(model, params, decoder, mesh)
     if prior:
-        model, params = _with_prior(model, params, os.path.join(workdir, PRIOR), restored[0], mesh)
+        model, params = _with_prior(model, params, rundir.prior(workdir), restored[0], mesh)
     return _with_controller(model, params, workdir, controller, restored[0], mesh)
 
 
@@ -89,16 +86,35 @@ def complete(model, params, mesh):
     return params | _place(world_model.init_decoder(model, None, None), mesh)
 
 
-def controllers(workdir):
-    """Lists the folders of a world model's trained controllers: WORKDIR/controller[/NAME]."""
-    own = os.path.join(paths.expand(workdir), "controller")
-    return [x for x in [own, *sorted(glob.glob(os.path.join(glob.escape(own), "*")))] if trained(x)]
+def controllers_of(workdir, name, spec):
+    """Finds the controllers of a world model that were trained on one source.
+
+    Args:
+      workdir: of the world model; they are in WORKDIR/controller or WORKDIR/controller/NAME.
+      name, spec: of the source, as in a config's `data.sources`; one of them must be theirs.
+
+    Returns:
+      folder -> kind, those of kind "state" first.
+    """
+    known = [folder for folder in rundir.controllers(workdir) if trained_on(folder, name, spec)]
+    found = {folder: rundir.read_config(folder)["controller"]["kind"] for folder in known}
+    return dict(sorted(found.items(), key=lambda item: item[1] != "state"))
 
 
-def trained(folder):
-    """Says whether a run has a checkpoint yet."""
-    folder = glob.escape(paths.expand(folder))
-    return bool(glob.glob(os.path.join(folder, "checkpoints", "[0-9]*")))
+def trained_on(folder, name, spec):
+    """Tells whether a run with checkpoints was trained on the real actions of a source."""
+    if not rundir.has_checkpoint(folder):
+        return False
+    config = rundir.read_config(folder)
+    latent = config.get("latent")
+    labelled = latent and latents.make(**latent).labelled
+    if "controller" not in config and not labelled:
+        return False
+    data = config["data"]
+    if data["videos"]:
+        return data["videos"] == spec
+    names = [key for key, weight in data["mixture"].items() if weight > 0]
+    return len(names) == 1 and (names[0] == name or data["sources"][names[0]] == spec)
 
 
 def _with_decoder(model, params, folder, mesh):
@@ -125,17 +141,16 @@ def _with_decoder(model, params, folder, mesh):
 def _with_controller(model, params, workdir, name, step, mesh):
     """Gives a model the controller that another run trained for it."""
     if name is None:
-        found = controllers(workdir)
+        found = rundir.controllers(workdir)
         folder = found[0] if len(found) == 1 else ""
     else:
-        inner = os.path.join(workdir, "controller", name)
-        folder = inner if name and os.path.isdir(inner) else paths.expand(name)
+        folder = rundir.controller(workdir, name)
     if not folder:
         return model, params
-    parts, theirs = json.loads(model.text), checkpoints.read_config(folder)
+    parts, theirs = json.loads(model.text), rundir.read_config(folder)
     if "controller" not in theirs:
         raise ValueError(f"{folder}: expected a run of configs/controller.py, got no controller")
-    if not trained(folder):
+    if not rundir.has_checkpoint(folder):
         raise FileNotFoundError(
             f"{folder}: expected a trained controller, it has no checkpoint yet"
         )
@@ -164,7 +179,7 @@ def save_prior(workdir, step, prior, params):
     """
     arrays = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
     options = json.dumps({"width": prior.width, "depth": prior.depth})
-    path, metadata = os.path.join(workdir, PRIOR), {"prior": options, "step": str(step)}
+    path, metadata = rundir.prior(workdir), {"prior": options, "step": str(step)}
     safetensors.numpy.save_file(arrays, f"{path}.new", metadata)
     os.replace(f"{path}.new", path)
 
@@ -214,7 +229,7 @@ def save(workdir, model, params):
     try:
         if store.latest is not None:
             raise ValueError(f"{store.folder}: expected no checkpoints, found step {store.latest}")
-        checkpoints.write_config(workdir, json.dumps(json.loads(model.text), indent=1))
+        rundir.write_config(workdir, json.dumps(json.loads(model.text), indent=1))
         store.save(0, {"params": params}, wait=True)
     finally:
         store.close()

@@ -1,0 +1,302 @@
+"""What a run trains: a world model, a controller of one, or a pixel decoder.
+
+A config names its objective, and the training loop asks the objective for everything that differs.
+All of them have the methods of `WorldModel`; a new one is a class and a line in `OBJECTIVES`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lawm_jax import latents, world_model
+from lawm_jax.data import paths
+from lawm_jax.nn import perceptual
+from lawm_jax.train import checkpoints, rundir
+
+
+class WorldModel:
+    """Trains the inverse and the forward dynamics model (Garrido et al. 2026, section 3).
+
+    Attributes:
+      measures_targets: whether `standardise` looks at the first batch.
+    """
+
+    measures_targets = False
+
+    def init_frozen(self, model, video, trained):
+        """Returns the parameters that training needs and does not change, as numpy or JAX arrays.
+
+        Args:
+          model: world_model.WorldModel.
+          video: uint8 [B, F, H, W, 3], or its shape and dtype.
+          trained: parameters of the trained world model that `config.model` names, or None.
+
+        Raises:
+          FileNotFoundError: public weights are not on disk and cannot be downloaded.
+        """
+        del trained
+        return {"encoder": world_model.init_encoder(model, video)}
+
+    def init_params(self, model, key, s):
+        """Draws the parameters that training changes, for states of the shape of `s`."""
+        return world_model.init_dynamics(model, key, s)
+
+    def actions(self, model):
+        """Returns U, the width of the real actions that a batch must hold, or 0 for none."""
+        return model.latent.dim if model.latent.labelled else 0
+
+    def standardise(self, model, params, actions, inputs):
+        """Sets the scale of real actions and of targets in freshly drawn parameters.
+
+        Called only where `actions` returns a width.
+
+        Args:
+          model: world_model.WorldModel.
+          params: from `init_params`.
+          actions: from `action_statistics`.
+          inputs: function that computes `inputs` of the first batch.
+
+        Returns:
+          The parameters.
+        """
+        del model, inputs
+        return params | {"latent": actions}
+
+    def noise(self, model, batch, key):
+        """Draws what is random in the loss, for each clip: an array [B, ...], or None."""
+        if not model.latent.random:
+            return None
+        if "states" in batch:
+            B, T = batch["states"].shape[:2]
+        else:
+            B, F = batch["video"].shape[:2]
+            T = F if model.repeat else F // model.encoder.tubelet
+        return jax.random.normal(key, (B, T - 1, model.latent.dim))
+
+    def inputs(self, model, frozen, batch):
+        """Computes the inputs of the loss that do not depend on the trained parameters."""
+        return {"s": states(model, frozen, batch), "u": batch.get("actions")}
+
+    def batchwise(self, model):
+        """Whether the latents' regulariser needs the latents of the whole global batch."""
+        return model.latent.batchwise
+
+    def loss(self, model, params, frozen, inputs, noise, others=None):
+        """Computes the loss of a batch, or of a part of it.
+
+        Args:
+          model: world_model.WorldModel.
+          params: of the shape of `init_params`.
+          frozen: from `init_frozen`.
+          inputs: from `inputs`.
+          noise: from `noise`.
+          others: latents of the rest of the global batch, see `world_model.loss`.
+
+        Returns:
+          The scalar loss, and metrics.
+        """
+        del frozen
+        return world_model.loss(model, params, inputs["s"], noise, inputs["u"], others)
+
+    def describe(self, model, config):
+        """Says in a few words what is trained."""
+        del config
+        latent = model.latent
+        return f"{latent.kind} latents ({latent.dim} wide, strength {latent.strength:g})"
+
+
+class Controller:
+    """Trains a controller: real actions, and the state, to latent actions.
+
+    Source: Garrido et al. 2026, section 5 and appendix A (L2 to the IDM's latents).
+    """
+
+    measures_targets = True
+
+    def init_frozen(self, model, video, trained):
+        """Keeps encoder, inverse dynamics model and codebook of the trained world model."""
+        del model, video
+        parts = {key: trained[key] for key in ("encoder", "inverse", "latent") if key in trained}
+        return jax.device_get(parts)  # the caller spreads it over all processes' devices
+
+    def init_params(self, model, key, s):
+        return world_model.init_controller(model, key, s)
+
+    def actions(self, model):
+        return model.controller.actions
+
+    def standardise(self, model, params, actions, inputs):
+        """Measures the first batch's latents, too.
+
+        They get one deviation for all dimensions, so that dimensions that hardly vary count as
+        little as they do in the world model.
+        """
+        z = inputs()["z"].reshape(-1, model.latent.dim)
+        mean = z.mean(0)
+        std = jnp.sqrt(jnp.square(z - mean[None]).mean())
+        scale = {f"action_{key}": value for key, value in actions.items()}
+        scale |= {"latent_mean": mean, "latent_std": jnp.maximum(std, 1e-6)}
+        return {"controller": params["controller"] | {"scale": scale}}
+
+    def noise(self, model, batch, key):
+        return None
+
+    def inputs(self, model, frozen, batch):
+        """Infers the targets "z", too: noisy latents' means, discrete latents' codes."""
+        s = states(model, frozen, batch)
+        z = world_model.infer_actions(model, frozen, s)[0]
+        return {"s": s, "u": batch["actions"], "z": z}
+
+    def batchwise(self, model):
+        return False
+
+    def loss(self, model, params, frozen, inputs, noise, others=None):
+        """Computes the mean squared difference to the latents that the inverse model infers.
+
+        `error`, the loss, is in units of the latents' variance; `mean_latent` is the error of
+        always answering the latents' mean.
+        """
+        s, u, z = inputs["s"], inputs["u"], inputs["z"]
+        scale = jax.lax.stop_gradient(params["controller"]["scale"])
+        guess = model.controller.apply({"params": params["controller"]}, u, s[:, :-1])
+        unit = jnp.square(scale["latent_std"])
+        error = jnp.square(guess - z).mean() / unit
+        mean = jnp.square(scale["latent_mean"][None, None] - z).mean() / unit
+        return error, {"error": error, "mean_latent": mean}
+
+    def describe(self, model, config):
+        return f"controller of {config['model']} by {model.controller.kind}"
+
+
+class Decoder:
+    """Trains the pixel decoder of a frozen encoder.
+
+    Source: Garrido et al. 2026, section 3 and appendix A (L1 and a perceptual loss).
+    """
+
+    measures_targets = False
+
+    def init_frozen(self, model, video, trained):
+        """Loads the perceptual network, too, where the loss has a perceptual part."""
+        frozen = {"encoder": world_model.init_encoder(model, video)}
+        if model.decoder.weight:
+            frozen["perceptual"] = perceptual.load(model.decoder.perceptual)[1]
+        return frozen
+
+    def init_params(self, model, key, s):
+        return world_model.init_decoder(model, key, s)
+
+    def actions(self, model):
+        return 0
+
+    def noise(self, model, batch, key):
+        """Draws numbers whose order picks the frames of the perceptual loss: [B, F]."""
+        return jax.random.uniform(key, batch["video"].shape[:2])
+
+    def inputs(self, model, frozen, batch):
+        """Returns the states, and the frames at the model's size."""
+        return {
+            "s": world_model.encode(model, frozen, batch["video"]),
+            "video": world_model.crop(model, batch["video"]),
+        }
+
+    def batchwise(self, model):
+        return False
+
+    def loss(self, model, params, frozen, inputs, noise, others=None):
+        """Computes the L1 error and the perceptual distance times the decoder's `weight`.
+
+        The distance is taken on the decoder's `frames` frames of each clip, drawn at random, or on
+        all (0). Metrics: `error`, the mean absolute error on the scale 0..1, `psnr` in dB of the
+        batch's mean squared error, and `perceptual`.
+        """
+        target, painted = inputs["video"], world_model.paint(model, params, inputs["s"])
+        error = jnp.abs(painted - target).mean() / 255
+        square = jnp.square(jnp.clip(painted, 0, 255) - target).mean()
+        metrics = {"error": error, "psnr": 20 * jnp.log10(255.0) - 10 * jnp.log10(square)}
+        decoder = model.decoder
+        if not decoder.weight:
+            return error, metrics
+        if 0 < decoder.frames < target.shape[1]:
+            pick = noise.argsort(axis=1)[:, : decoder.frames, None, None, None]
+            painted = jnp.take_along_axis(painted, pick, axis=1)
+            target = jnp.take_along_axis(target, pick, axis=1)
+        network = perceptual.NETWORKS[decoder.perceptual]
+        distance = perceptual.distance(network, frozen["perceptual"], painted, target)
+        metrics["perceptual"] = distance.mean()
+        return error + decoder.weight * metrics["perceptual"], metrics
+
+    def describe(self, model, config):
+        return "pixel decoder"
+
+
+OBJECTIVES = {"world_model": WorldModel(), "controller": Controller(), "decoder": Decoder()}
+
+
+def named(config):
+    """Returns the objective that a config names; ValueError where there is none of that name."""
+    if config["objective"] not in OBJECTIVES:
+        names = ", ".join(OBJECTIVES)
+        raise ValueError(f"objective: expected one of {names}, got {config['objective']!r}")
+    return OBJECTIVES[config["objective"]]
+
+
+def states(model, frozen, batch):
+    """Encodes a batch's video, unless it holds states: [B, T, N, D] float32."""
+    if "states" in batch:
+        return batch["states"].astype(jnp.float32)
+    return world_model.encode(model, frozen, batch["video"])
+
+
+def complete(config):
+    """Adds to a config with a key `model` what that trained world model fixes.
+
+    Args:
+      config: nested dict as in configs/controller.py; `model` is the folder of a world model's run.
+
+    Returns:
+      The config with the world model's sections `encoder` (but for `repeat`), `inverse` and
+      `latent`, its `data.size` and `data.resize`, and `model_step`, the step of its checkpoint.
+
+    Raises:
+      FileNotFoundError: there is no run, or no checkpoint in its folder.
+      ValueError: no folder is named, or its model infers no latent actions.
+    """
+    folder = paths.expand(config["model"])
+    if not folder:
+        raise ValueError("model: expected --config.model=FOLDER of a trained world model, got none")
+    theirs = rundir.read_config(folder)
+    if "predictor" not in theirs or not latents.make(**theirs["latent"]).inferred:
+        got = theirs.get("latent", {}).get("kind", "none at all")
+        raise ValueError(f"model: expected one that infers latent actions, got {folder}: {got}")
+    size = {key: theirs["data"][key] for key in ("size", "resize")}
+    return config | {
+        "model": folder,
+        "encoder": theirs["encoder"] | config["encoder"],
+        "data": config["data"] | size,
+        "inverse": theirs["inverse"],
+        "latent": theirs["latent"],
+        "model_step": checkpoints.newest(folder),
+    }
+
+
+def action_statistics(config):
+    """Reads mean and standard deviation of the real actions to train on.
+
+    Args:
+      config: nested dict; its `data` names one source.
+
+    Returns:
+      {"mean": [U], "std": [U]} float32; the std of a dimension that never changes is 1.
+
+    Raises:
+      ValueError: there are several sources, or its statistics.json is missing or other data's; the
+        text gives the command that makes it.
+    """
+    import ml_collections
+
+    from lawm_jax.data import pipeline
+
+    measured = pipeline.statistics_of(ml_collections.ConfigDict(config))["actions"]
+    mean, std = (np.array(measured[key], np.float32) for key in ("mean", "std"))
+    return {"mean": mean, "std": np.where(std > 0, std, np.float32(1))}
