@@ -1,4 +1,4 @@
-"""Rollouts led by real actions (E5), in a world whose answer is known."""
+"""Rollouts led by real actions, in a world whose answer is known."""
 
 import dataclasses
 

@@ -286,11 +286,10 @@ def test_an_option_that_does_not_exist_is_an_error_and_a_bug_behind_it_is_not_ta
     with pytest.raises(ValueError, match="expected a folder, or FOLDER.OPTION=VALUE"):
         pipeline.source(settings, "nav")
     (tmp_path / "what? now").symlink_to(labelled)
-    assert pipeline.split_options("x", f"{tmp_path}/what? now") == (f"{tmp_path}/what? now", {})
-    assert pipeline.split_options("x", f"{tmp_path}/what? now?rate=3&a=b") == (
-        f"{tmp_path}/what? now",
-        {"rate": "3", "a": "b"},
-    )
+    folder = f"{tmp_path}/what? now"
+    assert pipeline.parse("x", f"mini:{folder}") == ("mini", folder, {})
+    options = {"rate": "3", "a": "b"}
+    assert pipeline.parse("x", f"mini:{folder}?rate=3&a=b") == ("mini", folder, options)
 
     def bug(name, where, split, data, view, rate=""):
         raise TypeError("f() got an unexpected keyword argument 'metadata_errors'")

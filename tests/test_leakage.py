@@ -1,4 +1,4 @@
-"""E2 on made-up models whose leak is known: one that copies the future, one that is honest."""
+"""Leakage of made-up models whose leak is known: one that copies the future, one that is honest."""
 
 import json
 

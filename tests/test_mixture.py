@@ -1,4 +1,4 @@
-"""E8: how runs are compared, and the study from the command line."""
+"""How runs of mixtures are compared, and the study from the command line."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""E1 and what all evaluations share: batches, clips, pixels; with models of known answers."""
+"""Prediction, and what all evaluations share: batches, clips, pixels; with known errors."""
 
 import jax
 import numpy as np

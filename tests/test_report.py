@@ -74,7 +74,7 @@ def sampling(kind):
 
 
 def control(error):
-    """Makes rows of E5 with an error of inferred latents, and two controllers'."""
+    """Makes rows of control with an error of inferred latents, and two controllers'."""
     errors = {"copy last frame": 0.4312, "inferred latents": error, "state": error + 0.0123}
     errors |= {"actions": error + 0.0567, "labelled": 0.2718, "state, no action": 0.3987}
 

@@ -1,4 +1,4 @@
-"""E3 and E4 on made-up models: what is lost and where latents act are known."""
+"""Transfer and locality of made-up models: what is lost and where latents act are known."""
 
 import json
 

@@ -57,7 +57,7 @@ def lawm(wheel, tmp_path_factory):
 def test_the_wheel_brings_configs_and_data(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"lawm_jax/configs/{name}" for name in CONFIGS} <= names
-    assert "lawm_jax/assets/lawm_mini/panda/test/0000.mp4" in names
+    assert {"lawm_jax/assets/lawm_mini/panda/test/0000.mp4", "lawm_jax/report/style.css"} <= names
     assert not [name for name in names if name.startswith(("configs/", "tests/", "benchmarks/"))]
 
 

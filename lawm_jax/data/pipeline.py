@@ -12,6 +12,7 @@ import logging
 import os
 import shutil
 import urllib.parse
+from typing import NamedTuple
 
 import numpy as np
 
@@ -236,41 +237,64 @@ def source(config, name, split="train"):
     return found
 
 
-def open_source(name, spec, split, data):
-    """Opens KIND:WHERE?OPTION=VALUE&... or, without a kind, video files; see `source`."""
-    augment = data.augment
-    area = tuple(augment.area) if augment.crop else None
-    view = frames.View(data.size, data.resize, area, tuple(augment.ratio), augment.flip)
-    kind, _, where = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    if kind not in KINDS:
-        return video.source(name, spec, split, data, view)
-    if kind == "videos":  # globs have question marks, too
-        return video.source(name, where, split, data, view)
-    where, options = split_options(name, where)
-    arguments = name, where, split, data, view
-    try:
-        inspect.signature(KINDS[kind]).bind(*arguments, **options)
-    except TypeError as error:
-        raise ValueError(f"{name}: {error}") from error
-    return KINDS[kind](*arguments, **options)
+class Spec(NamedTuple):
+    """Holds what the text of a source says.
+
+    Attributes:
+      kind: a key of `KINDS`.
+      where: a path; of "videos" also a glob or a list of paths.
+      options: name -> value, both str.
+    """
+
+    kind: str
+    where: str | list
+    options: dict
+
+    @property
+    def folder(self):
+        """The path of the data, `~` expanded; embedded data has a name in place of a path."""
+        path = paths_.expand(self.where)
+        return os.path.join(mini.FOLDER, path) if self.kind == "mini" else path
 
 
-def split_options(name, where):
-    """Splits WHERE?OPTION=VALUE&... into the folder and a dict of options.
+def parse(name, text):
+    """Parses the text of a source: KIND:WHERE, or KIND:WHERE?OPTION=VALUE&...
 
-    A folder may have a question mark in its name.
+    Args:
+      name: of the source, for errors.
+      text: str, or a list of paths. Without a kind it stands for video files.
+
+    Returns:
+      A Spec. A folder may have a question mark in its name.
 
     Raises:
       ValueError: what follows the question mark are no options.
     """
-    if os.path.exists(paths_.expand(where)) or "?" not in where:
-        return where, {}
+    kind, _, where = text.partition(":") if isinstance(text, str) else ("", "", "")
+    if kind not in KINDS:
+        return Spec("videos", text, {})
+    # Globs have question marks, too.
+    if kind == "videos" or "?" not in where or os.path.exists(paths_.expand(where)):
+        return Spec(kind, where, {})
     folder, _, query = where.rpartition("?")
     try:
-        return folder, dict(urllib.parse.parse_qsl(query, strict_parsing=True))
+        return Spec(kind, folder, dict(urllib.parse.parse_qsl(query, strict_parsing=True)))
     except ValueError as error:
-        text = f"expected a folder, or FOLDER?OPTION=VALUE&..., got {where!r}"
-        raise ValueError(f"{name}: {text}") from error
+        expected = f"expected a folder, or FOLDER?OPTION=VALUE&..., got {where!r}"
+        raise ValueError(f"{name}: {expected}") from error
+
+
+def open_source(name, text, split, data):
+    """Opens a source by its text, see `parse`; the other arguments are those of `source`."""
+    augment, spec = data.augment, parse(name, text)
+    area = tuple(augment.area) if augment.crop else None
+    view = frames.View(data.size, data.resize, area, tuple(augment.ratio), augment.flip)
+    arguments = name, spec.where, split, data, view
+    try:
+        inspect.signature(KINDS[spec.kind]).bind(*arguments, **spec.options)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return KINDS[spec.kind](*arguments, **spec.options)
 
 
 def statistics_of(config):
@@ -292,14 +316,12 @@ def statistics_of(config):
             "data.mixture: expected one source, since real actions of two mean different things, "
             f"got {names(config)}"
         )
-    spec = config.data.videos or config.data.sources[name]
-    kind, _, where = str(spec).partition(":")
-    folder = paths_.expand(split_options(name, where)[0])
-    folder = os.path.join(mini.FOLDER, folder) if kind == "mini" else folder
+    text = config.data.videos or config.data.sources[name]
     found = source(config, name)
-    if kind not in KINDS or not isinstance(found, episodes_.Episodes):
-        raise ValueError(f"data: expected a source with actions, got {spec!r}")
-    measured = statistics.read(folder, found, config.data.fps, spec)
+    if not isinstance(found, episodes_.Episodes):
+        raise ValueError(f"data: expected a source with actions, got {text!r}")
+    folder = parse(name, text).folder
+    measured = statistics.read(folder, found, config.data.fps, text)
     if "actions" not in measured:
         raise ValueError(f"data: expected a source with actions, {folder} has none")
     return measured

@@ -1,15 +1,24 @@
-"""Evaluates a trained model: python -m lawm_jax.evaluate --workdir W [--only ...] [--data ...].
+"""Evaluates a trained model on held-out clips: python -m lawm_jax.evaluate --workdir W.
 
-On held-out clips of every source it was trained on, or of all of --data but the items that some run
-was trained on (files and episodes, however the path is spelt, and ingested or not), it asks the
-paper's questions:
-prediction (E1), leakage (E2), transfer (E3, E4), content (what the latents hold), control (E5, for
-a source that a run in W/controller was trained on), sampling (E10) and pictures (E11). Prints
-tables, writes W/eval/*.json, and pictures and films to W/report/. Runs in W/bounds/NAME, trained on
-the same data, join the comparison: "deterministic" (no latent) and "none" (unconstrained latents)
-are the paper's lower and upper bound, "labelled" knows the real actions of the source that it was
-trained on (prediction and control alone). `python -m lawm_jax.report W` then makes a page of it
-all.
+Evaluations, of which --only selects some:
+
+  prediction  how much of the next states latent actions explain, one step and several ahead
+  leakage     whether latent actions hold the next frame instead of an action
+  transfer    whether they mean the same in another clip, and in the same place of the image
+  content     what they hold: a linear probe for real actions, dimension, codes in use
+  control     whether real actions lead the model, for sources with a controller in W/controller
+  sampling    whether sampled latent actions look like inferred ones
+  pictures    rollouts, transfer, cycles and scene cuts, to look at
+
+The clips are the held-out ones of every source that the model was trained on. --data names other
+sources; files and episodes that some run was trained on are left out, however their path is
+spelled, ingested or not.
+
+Prints tables, and writes W/eval/*.json and pictures and films in W/report/. Runs in W/bounds/NAME
+that were trained on the same data join the comparison: "deterministic" (no latent) and "none"
+(unconstrained latents) are the paper's lower and upper bound; "labelled" knows the real actions of
+the source that it was trained on (prediction and control alone). `python -m lawm_jax.report W`
+makes a page of the results.
 """
 
 from absl import app, flags, logging

@@ -86,11 +86,11 @@ class Source:
         return stitched, stitched if video is None else self.encode(stitched)
 
     def prediction(self):
-        """E1."""
+        """Prediction, in states and, where there is a decoder, in frames."""
         return prediction.compare(self.models, self.clips.s, self.clips.episodes, self.pixels)
 
     def leakage(self):
-        """E2, in states and, where there is a decoder, in frames as the paper's Table 1."""
+        """Leakage, in states and, where there is a decoder, in frames as the paper's Table 1."""
         if not self.pairs:
             return None
         s, first = self.clips.s, self.clips.s.shape[1] // 2
@@ -113,7 +113,7 @@ class Source:
         return distance
 
     def transfer(self):
-        """E3, in states and, where there is a decoder, in frames as the paper's Table 2; E4."""
+        """Transfer and back, in states and frames as the paper's Table 2; locality."""
         if not self.pairs:
             return None
         s, episodes, pixels = self.clips.s, self.clips.episodes, self.pixels
@@ -152,7 +152,7 @@ class Source:
         return batched.in_batches(cost, params)(self.clips.s)
 
     def control(self):
-        """E5, where there are controllers, or actions are labelled."""
+        """Control, where there are controllers, or actions are labelled."""
         models = self.controllers | {
             key: one for key, one in self.loaded.items() if one[0].latent.labelled
         }
@@ -172,7 +172,7 @@ class Source:
         return control.compare(models, clips.s, clips.actions, clips.episodes, seen)
 
     def sampling(self):
-        """E10, of the model in question."""
+        """Sampling, of the model in question."""
         if self.learned is None:
             return None
         known, network = self.learned
@@ -189,7 +189,7 @@ class Source:
         return rows
 
     def pictures(self):
-        """E11."""
+        """Pictures and films of the models that infer latents."""
         if self.samples:
             points, method = sampling.embed(self.samples, method=self.embedding)
             points = {
@@ -222,7 +222,7 @@ class Source:
 
 
 def fit_prior(config, source):
-    """Fits one prior to latents of training clips of all sources, drawn as E10 draws them.
+    """Fits one prior to latents of training clips of all sources, drawn as `sampling` draws them.
 
     Args:
       config: the run's.

@@ -1,4 +1,4 @@
-"""E5: whether real actions, translated by a controller, lead the model as inferred latents do.
+"""Control: whether real actions, translated by a controller, lead the model as inferred latents do.
 
 Source: Garrido et al. 2026, section 5 and Tables S1 and S2.
 """

@@ -1,4 +1,4 @@
-"""E2: whether latent actions hold the next frame instead of an action, told at scene cuts.
+"""Leakage: whether latent actions hold the next frame instead of an action, told at scene cuts.
 
 No action leads across a cut, so an error that stays small there came from a look at the future.
 The paper divides the error with a cut by that without. A cut is a bigger change anyway: copying

@@ -1,4 +1,4 @@
-"""E11: what a model does, to look at: rollouts, transferred actions, cycles, scene cuts.
+"""Pictures of what a model does, to look at: rollouts, transferred actions, cycles, scene cuts.
 
 Source: Garrido et al. 2026, section 5 and Figures 5 to 9.
 """

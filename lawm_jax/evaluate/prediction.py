@@ -1,6 +1,6 @@
-"""E1: how much of the next states the latent actions explain, on held-out clips.
+"""Prediction: how much of the next states the latent actions explain, on held-out clips.
 
-Noisy latents are the means of their posteriors, as in E2 and E3.
+Noisy latents are the means of their posteriors, as in leakage and transfer.
 
 Source: Garrido et al. 2026, section 5 and Figure 4.
 """

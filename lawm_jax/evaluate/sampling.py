@@ -1,4 +1,4 @@
-"""E10: whether sampled latent actions look like inferred ones, and do what those do.
+"""Sampling: whether sampled latent actions look like inferred ones, and do what those do.
 
 Noisy latents are inferred by drawing from their posteriors here, not as the posteriors' means:
 training holds the aggregate of the draws to N(0, I), and the forward model is trained on them.

@@ -1,7 +1,7 @@
-"""E3 and E4: whether a clip's latent actions mean the same in another clip, and in the same place.
+"""Transfer: whether latent actions mean the same in another clip, and in the same place.
 
-E3, `cycle`: latents of A drive B, latents inferred from that prediction drive A again. E4,
-`locality`: a latent of something small that moves changes another scene where it was in the image.
+`cycle`: latents of A drive B, latents inferred from that prediction drive A again. `locality`:
+a latent of something small that moves changes another scene where it was in the image.
 Noisy latents are the means of their posteriors.
 
 Source: Garrido et al. 2026, section 5, Table 2 and Figure 8. The control with shuffled latents and

@@ -170,13 +170,11 @@ def _encoder(plan, config):
 
 def _measure(plan, replace=False):
     """Measures the labels of a source to train on, and stores that beside the data."""
-    from lawm_jax.data import mini, paths, pipeline, statistics
+    from lawm_jax.data import pipeline, statistics
     from lawm_jax.ingest import shards
 
-    kind, _, where = plan.source.partition(":")
-    where = paths.expand(pipeline.split_options("source", where)[0])
-    folder = os.path.join(mini.FOLDER, where) if kind == "mini" else where
     source = shards.open_source(plan, "train")
+    folder = pipeline.parse("source", plan.source).folder
     path = statistics.write(folder, statistics.measure(source, plan.fps), replace=replace)
     print(f"statistics of the labels: {path}")
 

@@ -1,20 +1,22 @@
 """Plans with real actions: python -m lawm_jax.plan --workdir W --task panda|nav|droid|recon.
 
-On held-out clips it searches for the actions that lead from the first state to a later one, in the
-eyes of the model, and compares them with those of the clip. panda and droid (E6): a hand is to
-reach, judged by the sum of its moves; nav and recon (E7): a vehicle is to get somewhere, judged by
-its trajectory. W is a world model with a controller of the source in W/controller, or one of
-labelled actions; such a one in W/bounds/labelled joins the comparison. Prints a table and writes
-W/eval/plan_TASK.json; the same command gives the same numbers. Flags that change them become part
-of the name, such as W/eval/plan_panda_controller=blind_planner=mppi.json. A run that was trained on
-stored states has to name the video: --data TASK=SOURCE.
+Searches for the actions that lead from the first state of a held-out clip to a later one, as the
+model predicts it, and compares them with the clip's own actions. Manipulation (panda, droid) is
+judged by the sum of the hand's moves, navigation (nav, recon) by the vehicle's trajectory. W is a
+world model with a controller of the source in W/controller, or one of labelled actions; runs in
+W/bounds/labelled* join the comparison.
+
+Prints a table and writes W/eval/plan_TASK.json; the same command gives the same numbers. Flags that
+change them become part of the name, such as W/eval/plan_panda_controller=blind_planner=mppi.json. A
+run that was trained on stored states has to name the video: --data TASK=SOURCE.
 
 Each picture is encoded alone, start and goal too, as jepa-wms and V-JEPA 2-AC do, so that no state
-tells of frames between. The forward model reads at most as many steps as in training: in plans that
-are longer its window slides, as in jepa-wms (8 steps of a model trained on clips of 8).
+tells of frames between. The forward model reads at most as many steps as in training: for longer
+plans its window slides, as in jepa-wms (8 steps of a model trained on clips of 8).
 
 With --closed-loop the actions of panda or nav are taken in the simulator (pip install
-lawm_jax[sim]), and planned anew at every step from what is then seen; W/eval/plan_TASK_closed.json.
+lawm_jax[sim]), and a new plan is made at every step from what is then seen;
+W/eval/plan_TASK_closed.json.
 """
 
 from absl import app, flags, logging

@@ -11,7 +11,7 @@ import time
 import ml_collections
 
 from lawm_jax import latents
-from lawm_jax.data import paths
+from lawm_jax.data import paths, pipeline
 from lawm_jax.evaluate import batched, clips
 from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import tasks
@@ -174,13 +174,13 @@ def _closed(config, task, models, scenes, horizons, asked):
     return plans
 
 
-def _scenes(task, spec, count):
-    """Draws the scenes of a closed loop."""
-    kind, _, where = spec.partition(":") if isinstance(spec, str) else ("", "", "")
-    if kind != "mini" or os.path.basename(where) != task:
+def _scenes(task, text, count):
+    """Draws the scenes of a closed loop, in the data that a source's text stands for."""
+    spec = pipeline.parse("data", text)
+    if spec.kind != "mini" or os.path.basename(spec.where) != task:
         raise Refused(
             f"data: a closed loop needs the simulator's own actions, {task}=mini:{task} or "
-            f"{task}=mini:FOLDER/{task}, got {spec}"
+            f"{task}=mini:FOLDER/{task}, got {text}"
         )
     try:
         return closed_loop_.scenes(closed_loop_.TASKS[task], count)

@@ -1,4 +1,4 @@
-"""E6 and E7: plans of real actions that should lead from one state to another, and how they err.
+"""Planning tasks, manipulation and navigation: how far plans are from the true actions.
 
 A plan is judged by the true actions of the clip that its first and last state are of, not by where
 the model believes that it leads.
@@ -69,7 +69,7 @@ def reach(
     seed=0,
     windows=None,
 ):
-    """Plans manipulation (E6), and compares with what needs no model.
+    """Plans manipulation, and compares with what needs no model.
 
     The planner's first Gaussian has mean 0 and the standard deviation of training actions. jepa-wms
     takes a deviation of 0.1 on DROID, clips positions at 0.1 and the gripper at 0.75, plans on
@@ -132,7 +132,7 @@ def walk(
     spacing=None,
     windows=None,
 ):
-    """Plans navigation (E7), and compares with what needs no model.
+    """Plans navigation, and compares with what needs no model.
 
     Plans hold one action over all steps: a straight line, or an arc where it turns. The planner's
     first Gaussian is that of the mean actions of training windows of `horizon` steps. NWM's plans

@@ -20,77 +20,7 @@ HEAD = """<!doctype html>
 <link rel="icon" href="data:,">
 """
 
-STYLE = """
-:root { --ink: #1d2129; --soft: #5c6470; --line: #dfe2e7; --paper: #fff; --tint: #f5f6f8;
-  --mark: #2563c9; --warn: #a34a00; color-scheme: light dark; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ec; --soft: #9aa3b0; --line: #343a44;
-  --paper: #15181d; --tint: #1d2128; --mark: #7db0ff; --warn: #ffb26b; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); overflow-wrap: break-word;
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main, header, nav { max-width: 1240px; margin: 0 auto; padding: 0 24px; }
-header { padding-top: 40px; }
-h1 { font-size: 30px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; }
-h2 { font-size: 22px; line-height: 1.25; margin: 0 0 8px; }
-h3 { font-size: 16px; margin: 28px 0 8px; }
-p { max-width: 74ch; margin: 8px 0; }
-a { color: var(--mark); }
-header p, small, figcaption, .note { color: var(--soft); }
-nav ul { display: flex; flex-wrap: wrap; gap: 4px 20px; list-style: none; padding: 12px 0;
-  margin: 16px 0 0; border: solid var(--line); border-width: 1px 0; font-size: 15px; }
-nav a { text-decoration: none; }
-nav a:hover { text-decoration: underline; }
-section { padding: 36px 0 8px; }
-section + section { border-top: 1px solid var(--line); }
-.scroll { overflow-x: auto; max-width: 100%; margin: 18px 0; }
-figure .scroll { margin: 0; }
-table { border-collapse: collapse; font-size: 14px; line-height: 1.4;
-  font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding: 0 0 6px; }
-th { color: var(--soft); font-weight: 500; vertical-align: bottom;
-  border-bottom: 1px solid var(--soft); }
-th, td { padding: 6px 0 6px 16px; text-align: right; }
-td { vertical-align: top; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { padding-left: 0; text-align: left; }
-th.text, td.text { text-align: left; }
-td.text { white-space: normal; min-width: 10ch; max-width: 46ch; }
-th:first-child, td:first-child { min-width: 13ch; max-width: 24ch; position: sticky; left: 0;
-  background: var(--paper); }
-td small { font-size: 12px; }
-.beside { display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 8px 28px;
-  align-items: start; }
-.beside > * { min-width: 0; }
-.paper table { font-size: 12.5px; color: var(--soft); }
-.paper td, .paper th { padding-left: 10px; white-space: nowrap; min-width: 0 !important; }
-.paper td:first-child, .paper th:first-child { padding-left: 0; }
-.note { font-size: 14px; }
-.found { border-left: 3px solid var(--mark); background: var(--tint); padding: 8px 14px;
-  margin: 12px 0; max-width: 80ch; border-radius: 0 4px 4px 0; }
-.found.warn { border-color: var(--warn); }
-.found p { margin: 2px 0; }
-.figures { display: flex; flex-wrap: wrap; gap: 16px 32px; align-items: flex-start; }
-.figures > figure { flex: 0 1 auto; min-width: 0; max-width: 100%; }
-figure { margin: 12px 0 20px; }
-figcaption { font-size: 14px; margin-top: 6px; max-width: 74ch; }
-figure b { display: block; font-size: 14px; margin-bottom: 4px; }
-figure img, figure video { display: block; max-width: 100%; height: auto; border-radius: 4px; }
-figure .wide img { max-width: max(100%, 640px); }
-figure video { margin-bottom: 10px; background: #14161b; }
-figure svg { display: block; width: 100%; height: auto; }
-svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, sans-serif !important; }
-details { margin: 8px 0; }
-summary { cursor: pointer; }
-pre { overflow-x: auto; background: var(--tint); padding: 12px; border-radius: 4px; }
-code, pre { font: 13px/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
-footer { color: var(--soft); font-size: 13px; padding: 24px 0 48px; }
-@media (max-width: 1160px) { .beside { grid-template-columns: minmax(0, 1fr); } }
-@media (max-width: 640px) { main, header, nav { padding: 0 16px; } header { padding-top: 24px; }
-  h1 { font-size: 25px; } th, td { padding-left: 14px; } }
-@media print { :root { --ink: #000; --soft: #444; --line: #bbb; --paper: #fff; --tint: #f4f4f4; }
-  body { font-size: 11pt; } nav { display: none; } .scroll { overflow: visible; }
-  h2, h3, caption { break-after: avoid; } figure, tr, .found { break-inside: avoid; }
-  td { white-space: normal; } a { color: inherit; text-decoration: none; } }
-"""
+STYLE = pathlib.Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
 
 def page(title, subtitle, sections):
@@ -111,7 +41,7 @@ def page(title, subtitle, sections):
         for n, (heading, body) in pairs
     )
     return (
-        f"{HEAD}<title>{text(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"{HEAD}<title>{text(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
         f"<header><h1>{text(title)}</h1>\n<p>{text(subtitle)}</p></header>\n"
         f'<nav aria-label="Contents"><ul>{contents}</ul></nav>\n<main>\n{bodies}'
         "<footer>Made by python -m lawm_jax.report.</footer>\n</main>\n</body>\n</html>\n"

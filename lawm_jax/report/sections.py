@@ -85,7 +85,7 @@ def rollouts(source, rows, led):
 
 
 def prediction(runs):
-    """E1: one step, several steps, pixels."""
+    """Prediction: one step, several steps, pixels."""
     markup = page.paragraph(
         "How much of the next step do latent actions explain? 1 is as bad as copying the last "
         "frame. A good model lies well below the deterministic one, which has no latent actions, "
@@ -100,7 +100,7 @@ def prediction(runs):
         columns += [("minus deterministic", "+4", "paired")]
         markup += tables(one, columns, "one step ahead")
         markup += rollouts(source, rows, "with inferred actions")
-    return "E1: one step and several ahead", markup + _absent(runs, "prediction")
+    return "Prediction, one step and several ahead", markup + _absent(runs, "prediction")
 
 
 def _gain(source, rows):
@@ -129,7 +129,7 @@ def _gain(source, rows):
 
 
 def capacity(runs):
-    """E1 over strengths: drawn where two runs of a kind differ in strength."""
+    """Prediction over strengths: drawn where two runs of a kind differ in strength."""
     drawings = ""
     for source in dict.fromkeys(source for run in runs for source in run.evals["prediction"]):
         kinds, bounds = {}, {"copy last frame": 1.0}
@@ -164,7 +164,7 @@ def capacity(runs):
 
 
 def leakage(runs):
-    """E2, beside Table 1."""
+    """Leakage, beside the paper's Table 1."""
     markup = page.paragraph(
         "Do latent actions copy the next frame? At a cut to another clip the next frame can't be "
         "predicted, unless it leaks through the action. A good model's error at the cut stays near "
@@ -192,11 +192,11 @@ def leakage(runs):
         columns += [("ratio", 1)]
         theirs = page.table(columns, PAPER_LEAKAGE, "The paper, Kinetics", "paper")
         markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
-    return "E2: leakage of the future", markup + _absent(runs, "leakage")
+    return "Leakage of the future", markup + _absent(runs, "leakage")
 
 
 def transfer(runs):
-    """E3, beside Table 2."""
+    """Transfer and back, beside the paper's Table 2."""
     markup = page.paragraph(
         "Does an action mean the same in another scene? Actions inferred on A lead B, are inferred "
         "again from that prediction, and lead A. A good ratio of A's errors, after to before, is "
@@ -212,11 +212,11 @@ def transfer(runs):
         columns += [("RECON", None), ("ratio", 2)]
         theirs = page.table(columns, PAPER_TRANSFER, "The paper, original → after cycle", "paper")
         markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
-    return "E3: transfer and back", markup + _absent(runs, "transfer", "cycle")
+    return "Transfer and back", markup + _absent(runs, "transfer", "cycle")
 
 
 def locality(runs):
-    """E4."""
+    """Locality."""
     markup = page.paragraph(
         "Where does a transferred motion act? It is taken from one place of the image to a scene "
         "that could move there or at the mirrored place. Good: nearly all change falls in the "
@@ -228,7 +228,7 @@ def locality(runs):
     columns += [("mirrored", 2, "action.mirrored"), ("chance", 2, "chance")]
     columns += [("effect of the action", 2, "effect")]
     markup += tables(results.merged(runs, "transfer", "locality"), columns)
-    return "E4: locality", markup + _absent(runs, "transfer", "locality")
+    return "Locality", markup + _absent(runs, "transfer", "locality")
 
 
 def content(runs):
@@ -264,7 +264,7 @@ def content(runs):
 
 
 def sampling(runs):
-    """E10."""
+    """Sampling."""
     markup = page.paragraph(
         "Can new latent actions be drawn that look like inferred ones? A classifier tries to tell "
         "them apart: an AUC of 0.5 is ideal, 1 means that it always can. The energy distance of "
@@ -287,7 +287,7 @@ def sampling(runs):
             text = "can't be told from inferred ones" if alike else "can be told from inferred ones"
             verdicts.append(f"{source}: those of {label} {text} (AUC {auc['mean']:.3f}).")
     markup += page.found(verdicts) + tables(sources, columns, first="drawn from")
-    return "E10: sampling", markup + _absent(runs, "sampling")
+    return "Sampling", markup + _absent(runs, "sampling")
 
 
 def _absent(runs, part, key=None):

@@ -1,4 +1,4 @@
-"""Sections of the report on real actions: controllers (E5) and plans (E6, E7)."""
+"""Sections of the report on real actions: controllers and plans."""
 
 from lawm_jax.report import figures, page, results
 from lawm_jax.report.results import drawable, listed, mapping
@@ -40,7 +40,7 @@ OTHER = (
 
 
 def control(runs):
-    """E5, beside Tables S1 and S2."""
+    """Control, beside the paper's Tables S1 and S2."""
     markup = page.paragraph(
         "Do real actions lead the model as its own latent ones do? A controller translates them. "
         "Good: rollouts by real actions are nearly as near to the video as those by inferred "
@@ -59,11 +59,11 @@ def control(runs):
         markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
     command = "python -m lawm_jax.evaluate --workdir W --only control"
     markup += _untold(runs, lambda run: run.evals["control"], command)
-    return "E5: led by real actions", markup
+    return "Control by real actions", markup
 
 
 def reach(runs):
-    """E6, beside Table S1."""
+    """Planning of manipulation, beside the paper's Table S1."""
     text = (
         "Can one plan with real actions? A hand is to reach the last state of a clip; the plan's "
         "summed x, y and z are compared with the clip's own. Good: an error well below that of no "
@@ -76,11 +76,11 @@ def reach(runs):
     theirs = _theirs(PAPER_REACH, 2, "The paper, DROID: error, m")
     verdict = "error", "{} errs by {} m", "no action"
     markup = _plans(runs, text, ("error", "error of the plan, m"), columns, verdict, theirs)
-    return "E6: plans for a hand", markup
+    return "Planning: manipulation", markup
 
 
 def walk(runs):
-    """E7, beside Table S2."""
+    """Planning of navigation, beside the paper's Table S2."""
     text = (
         "Can one plan a way? The plan holds one action over all steps, as the paper's straight "
         "lines do, and is judged by the poses that it leads to: ATE is the root mean square "
@@ -95,7 +95,7 @@ def walk(runs):
     theirs = _theirs(PAPER_WALK, None, "The paper, RECON: ATE / RPE")
     verdict = "ate", "{} has an ATE of {} m", "the mean action"
     markup = _plans(runs, text, ("ate", "ATE of the plan, m"), columns, verdict, theirs)
-    return "E7: plans for a way", markup
+    return "Planning: navigation", markup
 
 
 def closed(runs):

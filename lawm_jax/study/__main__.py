@@ -1,6 +1,6 @@
 """Runs a study, a table of runs: python -m lawm_jax.study NAME --workdir W.
 
-mixture (E8): how does planning depend on the share of in-domain video that the world model has
+mixture: how does planning depend on the share of in-domain video that the world model has
 seen? For every share, kind of latent and seed it trains a world model on a mixture with that share
 of --inside, always for as many clips; then, always on the same labelled data of --inside, a
 controller; and plans there, on the same held-out clips.

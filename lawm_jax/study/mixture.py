@@ -1,4 +1,4 @@
-"""E8: how planning depends on the share of in-domain video in the world model's training.
+"""Study of mixtures: how planning depends on the share of in-domain video in the training.
 
 Source: Garrido et al. 2026, Table S3.
 """
