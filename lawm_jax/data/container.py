@@ -1,7 +1,7 @@
-"""Opens video files, local or remote, with PyAV, whatever is in them: damage, lies, traps.
+"""Opens local and remote video files with PyAV, and guards against damaged and malicious ones.
 
-A file never makes the reader open another one, takes a limited time, and costs no memory that its
-header merely promises.
+A file can't make the reader open another file, is read in a limited time, and can't make it
+allocate memory by its header alone.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _OPEN = {
 
 
 class Clock:
-    """Ends what takes too long: counts the CPU time of the thread, so that load doesn't matter."""
+    """Limits the time that reading may take, in CPU time of the thread, whatever the load."""
 
     def __init__(self):
         self.restart()
@@ -224,7 +224,7 @@ class Film:
 
 
 def _steady(stamps):
-    """Returns the first of an AVI's timestamps; None: there are none.
+    """Returns the first timestamp of an AVI file, or None where it has none.
 
     Where the sound begins first, FFmpeg writes the first frame, then the gap: the frame belongs to
     its end.

@@ -1,8 +1,8 @@
-"""Decodes the frames of a video that are on screen at wanted times.
+"""Decodes the video frames that are on screen at requested times.
 
-Which frames these are is known from the packets, before anything is decoded. So pictures that no
-other one refers to are decoded only where they are wanted, and nothing is decoded between a wanted
-frame and the next keyframe. Where the packets can't be relied on, every frame is decoded.
+The packets' timestamps tell which frames these are before anything is decoded. Frames that no other
+frame refers to are decoded only where they are requested, and nothing is decoded between a
+requested frame and the next keyframe. Where timestamps can't be relied on, every frame is decoded.
 """
 
 import bisect
@@ -22,7 +22,10 @@ _BACK = 0.0, 2.0, 12.0, math.inf  # seconds: a keyframe may lie later than the i
 
 
 class Times(NamedTuple):
-    """Wanted times: start, start + 1 / fps, ..., `count` of them; seconds from the first frame."""
+    """Requested times: start, start + 1 / fps, ..., `count` of them.
+
+    They are seconds from the first frame.
+    """
 
     start: float
     fps: float
@@ -76,7 +79,7 @@ def shown(film, times, picture, grace=True):
 
 
 def _repeated(found, times, picture):
-    """Yields `picture` of each frame as often as it is wanted."""
+    """Yields `picture` of each frame as often as it is requested."""
     for frame, count in found:
         if count > _LONGEST * times.fps:
             raise ValueError(f"a frame is shown for {count / times.fps:.3g} s")
@@ -252,7 +255,7 @@ def _entry(film, start):
 
 
 def _fetch(film, times, packets, queue):
-    """Adds packets to the queue, not too many; tells whether there are more that matter."""
+    """Adds a limited number of packets to the queue; returns whether more are needed."""
     size = sum(packet.size for packet in queue)
     for packet in packets:
         if packet.pts is None and packet.dts is None and not packet.size:
@@ -267,7 +270,7 @@ def _fetch(film, times, packets, queue):
 
 
 def _skips(decoder):
-    """Tells whether pictures that no other one refers to may be left out, packet by packet."""
+    """Returns whether packets of frames that no other frame refers to may be skipped."""
     if decoder.name == "hevc":  # with temporal layers, the upper ones may refer to them
         record = decoder.extradata or b""
         return len(record) > 21 and record[0] == 1 and record[21] >> 3 & 7 == 1

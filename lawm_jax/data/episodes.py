@@ -1,4 +1,4 @@
-"""Clips of recorded episodes: what all labelled sources share."""
+"""Clips of recorded episodes, the base of all labelled sources."""
 
 import dataclasses
 import functools
@@ -127,7 +127,7 @@ class Episodes:
 
 
 def identity(source, item):
-    """Returns a name of an item that is the same however the path of its data is spelt.
+    """Returns a name of an item that is the same however the path of its data is spelled.
 
     Args:
       source: see `lawm_jax.data`.

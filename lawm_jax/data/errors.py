@@ -1,6 +1,6 @@
-"""Tells errors of the system, which may be gone when tried again, from those that a file causes.
+"""Distinguishes errors of the system, which a retry may solve, from errors that a file causes.
 
-What is neither, such as a TypeError, is a bug, and ends the run.
+Any other error, such as a TypeError, is a bug and ends the run.
 """
 
 import errno
@@ -98,7 +98,7 @@ def reason(error):
 
 
 def retried(function, what):
-    """Calls a function, and again after a pause where the system fails.
+    """Calls a function, and retries after a pause where the system fails.
 
     Args:
       function: takes nothing.

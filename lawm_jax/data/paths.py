@@ -26,7 +26,7 @@ def expand(path):
 
 
 def identity(path):
-    """Returns a name of a file or folder that is the same however its path is spelt.
+    """Returns a name of a file or folder that is the same however its path is spelled.
 
     A local one goes by its real path: absolute, and without links. A URL stays as it is, without
     doubled slashes.

@@ -128,6 +128,8 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
         before, place = divmod(index, batch)
         return examples[(before * process_count + process_index) * batch + place]
 
+    own = grain.MapDataset.range(len(examples)).map(mine)
+
     def start(done):
         left = own[done // process_count :]
         if not data.workers:
@@ -140,7 +142,6 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
         read = read.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
         return iter(read.batch(batch // piece, drop_remainder=True, batch_fn=_joined))
 
-    own = grain.MapDataset.range(len(examples)).map(mine)
     shapes = {key: value.shape for key, value in shared.items()}
     return stream.Stream(start, data.batch, shapes)
 
@@ -180,7 +181,7 @@ def episodes(config, name, split="test", *, most=None, skipped=None, without=())
 
 
 def identities(config, name, split="train"):
-    """Lists what the items of one source are, however its path is spelt.
+    """Lists the identities of the items of one source, however its path is spelled.
 
     Two configs that share an identity read the same file, folder or episode: with or without a
     slash at the end, by a relative path, a link or a glob, or from ingested records of it. Data

@@ -1,4 +1,4 @@
-"""A small cache of what was opened or found last."""
+"""A small cache of recently used values."""
 
 import collections
 import threading
@@ -19,7 +19,7 @@ class Recent:
         return Recent, (self.most,)
 
     def get(self, key, make):
-        """Returns what `make(key)` gave, or calls it; two threads may both call it."""
+        """Returns the cached value, or calls `make(key)`; two threads may both call it."""
         with self._lock:
             if key in self._kept:
                 self._kept.move_to_end(key)

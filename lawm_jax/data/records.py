@@ -315,7 +315,7 @@ def shard_path(folder, number):
 
 
 def report_path(path):
-    """Names the JSON file beside a shard that says what each of its items came to."""
+    """Returns the path of the JSON file with the outcome of each item of a shard."""
     return path.removesuffix(".array_record") + ".json"
 
 

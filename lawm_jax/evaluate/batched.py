@@ -1,4 +1,4 @@
-"""A trained model as plain functions over any number of clips: all that evaluations see of it."""
+"""Wraps a trained model in numpy functions over any number of clips, for evaluations."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -9,6 +9,7 @@ import numpy as np
 from lawm_jax import world_model
 from lawm_jax.evaluate import batched, metrics
 from lawm_jax.evaluate.metrics import show
+from lawm_jax.report import row_names
 
 
 def compare(models, s, actions, episodes, pixels=None, batch=16):
@@ -37,19 +38,21 @@ def compare(models, s, actions, episodes, pixels=None, batch=16):
     if actions is None or actions.shape[:2] != (len(s), s.shape[1] - 1):
         got = None if actions is None else actions.shape
         raise ValueError(f"actions: expected [{len(s)}, {s.shape[1] - 1}, U], got {got}")
-    rolled = {"copy last frame": np.repeat(s[:, :1], s.shape[1] - 1, 1)}
+    rolled = {row_names.COPY: np.repeat(s[:, :1], s.shape[1] - 1, 1)}
     first, (model, params) = next(iter(models.items()))
     if not model.latent.labelled:
         inferring = batched.batched(model, params, batch)
-        rolled["inferred latents"] = inferring.rollout(s[:, :1], inferring.infer(s))
+        rolled[row_names.INFERRED] = inferring.rollout(s[:, :1], inferring.infer(s))
     for name, one in models.items():
         rolled[name] = driven(*one, s[:, 0], actions, batch)
-    rolled[f"{first}, no action"] = driven(model, params, s[:, 0], np.zeros_like(actions), batch)
+    rolled[f"{first}, {row_names.NO_ACTION}"] = driven(
+        model, params, s[:, 0], np.zeros_like(actions), batch
+    )
     errors, rows = {k: np.abs(x - s[:, 1:]).mean((2, 3)) for k, x in rolled.items()}, []
-    inferred = errors.get("inferred latents")
+    inferred = errors.get(row_names.INFERRED)
     for name, error in errors.items():
         paired = None
-        if inferred is not None and name != "inferred latents":
+        if inferred is not None and name != row_names.INFERRED:
             paired = metrics.interval((error - inferred).mean(1), episodes)
         row = {"name": name, "error": metrics.interval(error.mean(1), episodes), "paired": paired}
         row["rollout"] = [metrics.interval(x, episodes) for x in error.T]

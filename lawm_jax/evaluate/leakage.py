@@ -13,6 +13,7 @@ import numpy as np
 
 from lawm_jax.evaluate import metrics
 from lawm_jax.evaluate.metrics import show
+from lawm_jax.report import row_names
 
 # A copying ratio must be above this (its interval's low end) before a leak can be told from none.
 BIGGER = 1.1
@@ -112,18 +113,18 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
     if not 0 < first < s.shape[1]:
         raise ValueError(f"first: expected 1 to {s.shape[1] - 1}, got {first}")
     real = s_cut[:, first : first + 1], s[:, first : first + 1]
-    predicted = {"copy last frame": (s_cut[:, first - 1 : first], s[:, first - 1 : first])}
+    predicted = {row_names.COPY: (s_cut[:, first - 1 : first], s[:, first - 1 : first])}
     for name, model in models.items():
         predicted[name] = tuple(_next(model, x, first) for x in (s_cut, s))
     for name in list(models)[:1] if main is None else main:
         random, scale = np.random.default_rng(0), latent_l1(predicted[name][1], real[1]).mean()
         noisy = tuple(x + np.float32(scale) * _laplace(random, x.shape) for x in real)
-        predicted[f"copies the future (error of {name})"] = noisy
+        predicted[f"{row_names.COPIES_FUTURE} (error of {name})"] = noisy
     errors = {
         name: [np.asarray(distance(*pair)) for pair in zip(states, truth or real, strict=True)]
         for name, states in predicted.items()
     }
-    copy = errors["copy last frame"]
+    copy = errors[row_names.COPY]
     copied, rows = _ratio(*copy, episodes), []
     for name, (cut, without) in errors.items():
         row = {"name": name, "metric": metric, "with": metrics.interval(cut, episodes)}
@@ -182,7 +183,7 @@ def _judge(ratio, copied):
     if ratio is None:
         return {"leak": None, "flag": None}  # never wrong without a cut, so no copy of its error
     leak = (copied["mean"] - ratio["mean"]) / (copied["mean"] - 1)
-    return {"leak": leak, "flag": "copies the future" if leak > 0.5 else None}
+    return {"leak": leak, "flag": row_names.COPIES_FUTURE if leak > 0.5 else None}
 
 
 def _ratio(a, b, episodes):

@@ -1,4 +1,4 @@
-"""Predictions as a person sees them: decoded, and measured against the video."""
+"""Decodes predictions to pixels and compares them with the video."""
 
 import jax
 import numpy as np

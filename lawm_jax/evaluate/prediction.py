@@ -9,6 +9,7 @@ import numpy as np
 
 from lawm_jax.evaluate import metrics
 from lawm_jax.evaluate.metrics import show
+from lawm_jax.report import row_names
 
 
 def compare(models, s, episodes, pixels=None):
@@ -30,18 +31,19 @@ def compare(models, s, episodes, pixels=None):
       with `pixels` also `pixels`, what it measures of the rollouts, and a row for the decoder
       alone, true states decoded.
     """
-    one_step = {"copy last frame": per_step(s[:, :-1], s[:, 1:]).mean(1)}
-    rolled = {"copy last frame": np.repeat(s[:, :1], s.shape[1] - 1, 1)}
+    one_step = {row_names.COPY: per_step(s[:, :-1], s[:, 1:]).mean(1)}
+    rolled = {row_names.COPY: np.repeat(s[:, :1], s.shape[1] - 1, 1)}
     for name, model in models.items():
         z = model.infer(s)
         one_step[name] = per_step(model.predict(s[:, :-1], z), s[:, 1:]).mean(1)
         rolled[name] = model.rollout(s[:, :1], z)
-    copy, rows = one_step["copy last frame"], []
+    copy, rows = one_step[row_names.COPY], []
     for name, error in one_step.items():
         later = per_step(rolled[name], s[:, 1:]).T
         paired = None
-        if name not in ("copy last frame", "deterministic") and "deterministic" in one_step:
-            paired = metrics.interval(error - one_step["deterministic"], episodes)
+        bound = one_step.get(row_names.DETERMINISTIC)
+        if bound is not None and name not in (row_names.COPY, row_names.DETERMINISTIC):
+            paired = metrics.interval(error - bound, episodes)
         row = {
             "name": name,
             "error": metrics.interval(error, episodes),
@@ -53,7 +55,7 @@ def compare(models, s, episodes, pixels=None):
             row["pixels"] = pixels.measure(rolled[name][pixels.chosen])
         rows.append(row)
     if pixels:
-        rows.append({"name": "decoder alone", "pixels": pixels.measure(pixels.s[:, 1:])})
+        rows.append({"name": row_names.DECODER_ALONE, "pixels": pixels.measure(pixels.s[:, 1:])})
     return rows
 
 

@@ -18,15 +18,15 @@ from lawm_jax.evaluate import context, control, leakage, prediction, probing, sa
 from lawm_jax.report import figures
 from lawm_jax.train import checkpoints, models, rundir
 
-# Questions in their order, with the module that writes their table; pictures have none.
+# Evaluations in their order: what runs one, and what writes its table; pictures have none.
 PARTS = {
-    "prediction": prediction,
-    "leakage": leakage,
-    "transfer": transfer,
-    "content": probing,
-    "control": control,
-    "sampling": sampling,
-    "pictures": None,
+    "prediction": (context.Source.prediction, prediction.table),
+    "leakage": (context.Source.leakage, leakage.table),
+    "transfer": (context.Source.transfer, transfer.table),
+    "content": (context.Source.content, probing.table),
+    "control": (context.Source.control, control.table),
+    "sampling": (context.Source.sampling, sampling.table),
+    "pictures": (context.Source.pictures, None),
 }
 TRAINED = ("predictor", "inverse", "latent")  # parts of the params
 
@@ -79,10 +79,11 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
             source.controllers = _controllers(workdir, source.name, config, *loaded[main])
     for source in sources:
         for part in parts:
-            found = getattr(source, part)()
+            run, table = PARTS[part]
+            found = run(source)
             if found:
                 results[part][source.name] = found
-                print(PARTS[part].table({source.name: found}), flush=True)
+                print(table({source.name: found}), flush=True)
     for part, found in results.items():
         _write(rundir.evaluation(workdir, part), found, merge=bool(data))
     if "pictures" in parts:
@@ -102,7 +103,7 @@ def unseen(given, workdir, bounds):
     Returns:
       The share of the sources that no run was trained on: all, or what one held out where the text
       is the same or, to a run of real actions, the name; and name -> the identities of items that
-      runs were trained on, however the path was spelt, ingested or not.
+      runs were trained on, however the path was spelled, ingested or not.
     """
     share, without = 1.0, {name: set() for name in given}
     for name, spec in given.items():

@@ -1,8 +1,8 @@
-"""Turns any source into ArrayRecord shards, see `records`: in processes of its own, restartable.
+"""Converts any source into ArrayRecord shards (see `records`) with worker processes.
 
-The items are dealt to shards by their order alone, and a shard is there once it is complete. So a
-run that was killed continues without holes or duplicates, with any number of workers. A file that
-crashes or blocks its reader costs that worker, not the run.
+Items are assigned to shards by their order alone, and a shard appears only when it is complete. So
+a killed run continues without holes or duplicates, with any number of workers. A file that crashes
+or blocks its reader costs that worker, not the run.
 """
 
 import collections
@@ -24,7 +24,7 @@ SHARDS = 1024  # at most about so many of a split, of 16 items or more
 
 
 class Plan(NamedTuple):
-    """Says what to make of a source; a folder is continued with the same plan only.
+    """Describes how a source is converted; a folder can be continued with the same plan only.
 
     Attributes:
       source: KIND:WHERE or video files, see `pipeline.open_source`.
@@ -161,7 +161,7 @@ def open_source(plan, split):
 
 
 def _claim(out, plan, sources, size):
-    """Writes down the plan, or checks that the folder was begun with the same."""
+    """Writes the plan, or checks that the folder was begun with the same one."""
     wanted = plan._asdict() | {"shard_items": size, "items": {}}
     for split, source in sources.items():
         digest = hashlib.sha256()

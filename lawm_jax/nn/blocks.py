@@ -124,7 +124,7 @@ def attention(q, k, v, causal):
 
 
 def kernel_mesh(batch, tokens):
-    """Finds the mesh to run TPU kernels on, which the compiler can't spread over devices itself.
+    """Returns the mesh for TPU kernels, which the compiler can't partition itself.
 
     Args:
       batch, tokens: number of sequences and their length.

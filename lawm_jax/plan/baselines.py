@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from lawm_jax.report import row_names
+
 
 def plans(start, goal, training, u, mean, std, hold=1, seed=0):
     """Makes the plans of all baselines.
@@ -19,10 +21,10 @@ def plans(start, goal, training, u, mean, std, hold=1, seed=0):
     """
     noise = np.random.default_rng(seed).normal(size=(len(u), *mean.shape)).astype(u.dtype)
     return {
-        "no action": np.zeros_like(u),
-        "mean action": np.broadcast_to(training.actions.mean((0, 1)), u.shape),
-        "random action": np.repeat(mean + std * noise, hold, 1),
-        "nearest neighbour": nearest(start, goal, training.s, training.actions, u.shape[1]),
+        row_names.NO_ACTION: np.zeros_like(u),
+        row_names.MEAN_ACTION: np.broadcast_to(training.actions.mean((0, 1)), u.shape),
+        row_names.RANDOM_ACTION: np.repeat(mean + std * noise, hold, 1),
+        row_names.NEAREST: nearest(start, goal, training.s, training.actions, u.shape[1]),
     }
 
 

@@ -19,6 +19,7 @@ from lawm_jax.envs import policies
 from lawm_jax.evaluate import metrics
 from lawm_jax.plan import tasks
 from lawm_jax.plan.search import searcher
+from lawm_jax.report import row_names
 
 
 class Task(NamedTuple):
@@ -244,10 +245,10 @@ def _without_model(scene, actions, random):
     actions = actions.reshape(-1, actions.shape[-1])
     nothing, mean, own = np.zeros_like(actions[0]), actions.mean(0), scene.policy
     return {
-        "no action": lambda t, simulator: nothing,
-        "mean action": lambda t, simulator: mean,
-        "random action": lambda t, simulator: actions[random.integers(len(actions))],
-        "policy": lambda t, simulator: own[t] if t < len(own) else nothing,
+        row_names.NO_ACTION: lambda t, simulator: nothing,
+        row_names.MEAN_ACTION: lambda t, simulator: mean,
+        row_names.RANDOM_ACTION: lambda t, simulator: actions[random.integers(len(actions))],
+        row_names.POLICY: lambda t, simulator: own[t] if t < len(own) else nothing,
     }
 
 
@@ -275,7 +276,7 @@ def _rows(paths, radius, groups):
         row = {"name": name, "success": interval(path[:, -1] <= radius)}
         row["reached"] = interval(path[:, 1:].min(1) <= radius)
         row["distance"] = interval(path[:, -1])
-        row["paired"] = interval(path[:, -1] - paths["no action"][:, -1])
+        row["paired"] = interval(path[:, -1] - paths[row_names.NO_ACTION][:, -1])
         rows.append(row | {"path": path.mean(0).tolist()})
     return rows
 
@@ -291,7 +292,7 @@ def table(name, task, horizon, rows):
     for row in rows:
         shares = "".join(f"{metrics.show(row[key], 2):<24}" for key in ("success", "reached"))
         text = f"  {row['name']:<16}{shares}{metrics.show(row['distance'])} m"
-        if row["name"] != "no action":
+        if row["name"] != row_names.NO_ACTION:
             text += f", less no action's {metrics.show(row['paired'], sign='+')}"
         lines.append(text)
     return "\n".join(lines)

@@ -5,10 +5,10 @@ no host callbacks: jit it, or call it inside a jitted function. The mean that a 
 is its first candidate, so the plan is never worse.
 
 Any cost will do. Infinite means infeasible, and a cost that is not a number counts as infinite:
-such plans neither are returned nor move the search. Planners but those by gradients only compare
-costs, so that a penalty of any size on infeasible plans does as well as infinity. Where all plans
-are infeasible the mean comes back, at an infinite cost. Plans are float32 and within the bounds,
-and costs are compared in float32, whatever JAX's default precision.
+such plans are neither returned nor do they move the search. Planners but those by gradients only
+compare costs, so that a penalty of any size on infeasible plans does as well as infinity. Where all
+plans are infeasible the mean comes back, at an infinite cost. Plans are float32 and within the
+bounds, and costs are compared in float32, whatever JAX's default precision.
 
 * Several tasks at once: `jax.vmap` over key, mean, std and what `cost` closes over; each task has
   its own `chunk`.
@@ -16,6 +16,8 @@ and costs are compared in float32, whatever JAX's default precision.
 * Plans of fewer numbers: search for those, and let `cost` make plans of them. A straight line of h
   steps is `lambda total: cost(jnp.repeat(total / h, h, axis=1))` with mean and std of [1, U].
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,14 +73,14 @@ def cem(
     2005, "A Tutorial on the Cross-Entropy Method" (smoothed updating).
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
-    found = _refit(cost, key, mean, std, clip, samples, elites, iterations, momentum, chunk)
-    if average:
-        last = clip(found[0][None])
-        price = _prices(cost)(last)[0]
-        feasible = jnp.isfinite(price)
-        plan, least = found[-1]
-        return jnp.where(feasible, last[0], plan), jnp.where(feasible, price, least)
-    return found[-1]
+    end = _refit(cost, key, mean, std, clip, samples, elites, iterations, momentum, chunk)
+    if not average:
+        return end.best
+    last = clip(end.mean[None])
+    price = _prices(cost)(last)[0]
+    feasible = jnp.isfinite(price)
+    plan, least = end.best
+    return jnp.where(feasible, last[0], plan), jnp.where(feasible, price, least)
 
 
 def icem(
@@ -126,12 +128,22 @@ def icem(
             "exponent, keep, decay: expected at least 0, 0 to 1 and at least 1, got "
             f"{exponent}, {keep} and {decay}"
         )
-    chunk = chunk or max(1, 2 * elites)
-    kept = round(keep * elites)
-    return _refit(
-        *(cost, key, mean, std, clip, samples, elites, iterations, momentum, chunk),
-        *(exponent, kept, decay),
-    )[-1]
+    end = _refit(
+        cost,
+        key,
+        mean,
+        std,
+        clip,
+        samples,
+        elites,
+        iterations,
+        momentum,
+        chunk=chunk or max(1, 2 * elites),
+        exponent=exponent,
+        kept=round(keep * elites),
+        decay=decay,
+    )
+    return end.best
 
 
 def mppi(
@@ -163,7 +175,7 @@ def mppi(
 
     Source: Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement
     Learning", whose weights are exp(-cost / temperature), with a temperature for each cost; the
-    price of the controls themselves is `cost`'s affair.
+    cost of the controls themselves is left to `cost`.
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
     if samples < 2 or temperature <= 0:
@@ -260,10 +272,8 @@ def cem_gradient(
     Optimization"; theirs takes the gradient steps within each iteration.
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
-    *_, elite, _, best = _refit(
-        cost, key, mean, std, clip, samples, elites, iterations, momentum, chunk
-    )
-    starts = jnp.concatenate([best[0][None], elite[:-1]])
+    end = _refit(cost, key, mean, std, clip, samples, elites, iterations, momentum, chunk)
+    starts = jnp.concatenate([end.best[0][None], end.elite[:-1]])
     return _descend(cost, starts, std, clip, steps, rate, chunk)
 
 
@@ -308,6 +318,22 @@ def _check(mean, std, low, high, iterations, chunk):
     return mean, std, lambda plans: jnp.clip(plans, low, high)
 
 
+class _Search(NamedTuple):
+    """Holds the state of a cross-entropy search.
+
+    Attributes:
+      mean, std: [T, U], of the Gaussian.
+      elite, costs: [E, T, U] and [E], the cheapest plans of the last iteration.
+      best: the cheapest plan seen, and its cost.
+    """
+
+    mean: jax.Array
+    std: jax.Array
+    elite: jax.Array
+    costs: jax.Array
+    best: tuple
+
+
 def _refit(
     cost,
     key,
@@ -323,14 +349,21 @@ def _refit(
     kept=0,
     decay=1.0,
 ):
-    """Runs `cem`, or `icem`: the last mean, std, elites, their costs, and the best (plan, cost)."""
+    """Searches by refitting a Gaussian to the elites: the last _Search.
+
+    Args:
+      cost, key, mean, std, samples, elites, iterations, momentum, chunk: as in `cem`.
+      clip: from `_check`.
+      exponent, decay: as in `icem`; 0 and 1 are `cem`.
+      kept: number of elites that stay among the candidates.
+    """
     if not 0 < elites < samples:
         raise ValueError(f"elites: expected 1 to samples - 1 = {samples - 1}, got {elites}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum: expected 0 to less than 1, got {momentum}")
 
-    def iterate(carry, x):
-        mean, std, elite, elite_costs, best = carry
+    def iterate(last, x):
+        mean, std, best = last.mean, last.std, last.best
         key, size = x
         noise = _noise(key, (samples - 1, *mean.shape), exponent)
         plans = clip(jnp.concatenate([mean[None], mean[None] + std[None] * noise]))
@@ -340,17 +373,18 @@ def _refit(
             skip = lambda plans: jnp.full(len(plans), jnp.inf, jnp.float32)  # noqa: E731
             price = lambda x: jax.lax.cond(x[1][0] < size, _prices(cost), skip, x[0])  # noqa: E731
             costs = _in_chunks(price, (plans, jnp.arange(samples)), chunk)
-        plans = jnp.concatenate([elite[:kept], plans])
-        negative, order = jax.lax.top_k(-jnp.concatenate([elite_costs[:kept], costs]), elites)
-        elite, best = plans[order], _cheapest(best, plans[order], -negative)
-        mix = lambda old, new: momentum * old + (1 - momentum) * new  # noqa: E731
-        new = _gaussian(mean, std, elite, jnp.isfinite(negative))
-        return (*map(mix, (mean, std), new), elite, -negative, best), None
+        plans = jnp.concatenate([last.elite[:kept], plans])
+        negative, order = jax.lax.top_k(-jnp.concatenate([last.costs[:kept], costs]), elites)
+        elite, costs = plans[order], -negative
+        new_mean, new_std = _gaussian(mean, std, elite, jnp.isfinite(costs))
+        mean = momentum * mean + (1 - momentum) * new_mean
+        std = momentum * std + (1 - momentum) * new_std
+        return _Search(mean, std, elite, costs, _cheapest(best, elite, costs)), None
 
     sizes = np.maximum(samples / decay ** np.arange(iterations), 2 * elites).astype(np.int32)
     first = clip(mean[None])
     nobody = jnp.repeat(first, elites, axis=0), jnp.full(elites, jnp.inf, jnp.float32)
-    start = (mean, std, *nobody, _nothing(first[0]))
+    start = _Search(mean, std, *nobody, _nothing(first[0]))
     return jax.lax.scan(iterate, start, (jax.random.split(key, iterations), sizes))[0]
 
 

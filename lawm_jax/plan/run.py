@@ -15,6 +15,7 @@ from lawm_jax.data import paths, pipeline
 from lawm_jax.evaluate import batched, clips
 from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import tasks
+from lawm_jax.report import row_names
 from lawm_jax.train import models, rundir
 
 # Of each task: what is asked, the horizons, metres between waypoints.
@@ -230,7 +231,7 @@ def _models(workdir, config, task, spec, controller):
             raise Refused(f"controller: {error}") from error
         folders = {kind: workdir}
         for name, folder in rundir.bounds(workdir).items():
-            if name.startswith("labelled") and models.trained_on(folder, task, spec):
+            if name.startswith(row_names.LABELLED) and models.trained_on(folder, task, spec):
                 loaded[name], folders[name] = models.load(folder), folder
     # A real action leads from frame to frame, so one frame has to be one step.
     each = {

@@ -13,6 +13,7 @@ from lawm_jax.evaluate import batched, metrics
 from lawm_jax.evaluate import clips as clips_
 from lawm_jax.evaluate.metrics import show
 from lawm_jax.plan import baselines, search
+from lawm_jax.report import row_names
 
 # The paper's settings of CEM, for manipulation and navigation; other planners have their own.
 REACH = dict(samples=300, elites=10, iterations=15)
@@ -114,7 +115,7 @@ def reach(
         error = mean(errors[name])
         row = {"name": name, "error": error, "score": metrics.action_score(error)}
         row["correlation"] = _correlation(plan[:, :, :3].sum(1), moved)
-        row["paired"] = mean(errors[name] - errors["no action"])
+        row["paired"] = mean(errors[name] - errors[row_names.NO_ACTION])
         row["clips"] = errors[name].tolist()
         rows.append(row | {"distance": None if distance is None else mean(distance)})
     return rows
@@ -163,7 +164,7 @@ def walk(
     options = (WALK if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
     plans = _plans(models, clips, training, u, first, planner, options, horizon, seed, windows)
-    plans = {"truth, held": (held, None)} | plans
+    plans = {row_names.TRUTH_HELD: (held, None)} | plans
     errors = {name: metrics.trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
     mean, rows = lambda x: metrics.interval(x, clips.episodes), []
     for name, (plan, distance) in plans.items():
@@ -173,7 +174,7 @@ def walk(
             row |= {f"{k}_waypoints": mean(x / spacing) for k, x in (("ate", ate), ("rpe", rpe))}
         last, true = (poses.follow(x)[:, -1] for x in (plan, u))
         row["correlation"] = _correlation(last, true)
-        row["paired"] = mean(ate - errors["mean action"][0])
+        row["paired"] = mean(ate - errors[row_names.MEAN_ACTION][0])
         row["clips"] = ate.tolist()
         rows.append(row | {"distance": None if distance is None else mean(distance)})
     return rows
@@ -275,7 +276,7 @@ def _errors(row):
     if "error" in row:
         paired = (
             ""
-            if row["name"] == "no action"
+            if row["name"] == row_names.NO_ACTION
             else f"   less no action's: {show(row['paired'], sign='+')}"
         )
         return f"error {show(row['error'])} m, score {show(row['score'], digits=1)}{paired}"

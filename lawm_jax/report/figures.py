@@ -10,6 +10,8 @@ import textwrap
 
 import numpy as np
 
+from lawm_jax.report import row_names
+
 
 def strips(path, title, rows, columns=None):
     """Draws rows of frames under each other, such as one row per model.
@@ -363,7 +365,7 @@ def loss_curve(path, runs):
         smooth = np.convolve(error, window, "same") / np.convolve(error * 0 + 1, window, "same")
         axis.plot(steps, error, color=colour, lw=0.8, alpha=0.3)
         axis.plot(steps, smooth, color=colour, lw=1.7, label=name)
-    axis.axhline(1, color="0.55", lw=1, ls=(0, (4, 3)), label="copy last frame")
+    axis.axhline(1, color="0.55", lw=1, ls=(0, (4, 3)), label=row_names.COPY)
     axis.set(xlabel="step", ylabel="training error / copying")
     axis.legend(frameon=False, fontsize=8)
     return _finish(figure, path)

@@ -1,6 +1,6 @@
-"""What runs left in their folders: reads it, and merges what several of them say of one thing.
+"""Loads and merges the result files of training runs.
 
-Files may be missing, damaged or of another version: nothing in them is taken for granted.
+Files may be missing, damaged or of another version, so everything in them is checked.
 """
 
 import json
@@ -9,25 +9,16 @@ import pathlib
 import shlex
 from typing import NamedTuple
 
-from lawm_jax.report import figures, page
+from lawm_jax.report import figures, page, row_names
 from lawm_jax.train import rundir
 
 PARTS = "prediction", "leakage", "transfer", "content", "sampling"
-BOUNDS = "copy last frame", "deterministic", "none"
-CONTROLS = "copies the future", "decoder alone"  # beginnings of rows that are no model
-# Rows of planning that need no model.
-BASELINES = (
-    "truth, held",
-    "no action",
-    "mean action",
-    "random action",
-    "nearest neighbour",
-    "policy",
-)
+BOUNDS = row_names.COPY, row_names.DETERMINISTIC, row_names.NONE
+CONTROLS = row_names.COPIES_FUTURE, row_names.DECODER_ALONE  # beginnings of rows that are no model
 
 
 class Run(NamedTuple):
-    """Holds what a folder says.
+    """Holds the contents of a run's folder.
 
     Attributes:
       folder: pathlib.Path.
@@ -123,7 +114,7 @@ def read(folder):
 
 
 def _lines(path):
-    """Reads a JSONL file of dicts: these, and the numbers of lines that are none, True for all.
+    """Reads a JSONL file: its dicts, and the numbers of damaged lines, or True for all.
 
     A last line without an end is one that is being written, or that a killed run left: no fault.
     """
@@ -145,7 +136,7 @@ def _lines(path):
 
 
 def _plans(found):
-    """Splits what `lawm_jax.plan` wrote: [(what was asked, in words, rows)].
+    """Splits a result of `lawm_jax.plan`: [(description of the task, rows)].
 
     Rows of different controllers answer the same question: each says which one it had.
     """
@@ -163,7 +154,7 @@ def _plans(found):
         if real(plan.get("radius")):
             words += f", goal within {plan['radius']:g} m, in closed loop"
         rows = [mapping(row) for row in listed(plan.get("rows"))]
-        others = *BASELINES, "labelled"
+        others = *row_names.BASELINES, row_names.LABELLED
         rows = [row if str(row.get("name")).startswith(others) else row | of for row in rows]
         asked.append((words, rows))
     return asked
@@ -171,7 +162,7 @@ def _plans(found):
 
 def is_bound(name):
     """Says whether a kind of model, or a row's name, is that of a bound and not of a contender."""
-    return name in BOUNDS or isinstance(name, str) and name.startswith("labelled")
+    return name in BOUNDS or isinstance(name, str) and name.startswith(row_names.LABELLED)
 
 
 def with_labels(runs):
@@ -194,7 +185,7 @@ def with_labels(runs):
 
 
 def merged(runs, part, key=None):
-    """Collects rows of all runs: what several of them say alike, such as a bound, comes once.
+    """Collects the rows of all runs; equal rows of several runs, such as a bound's, appear once.
 
     Args:
       runs: list of Run.
@@ -221,7 +212,7 @@ def merged(runs, part, key=None):
 
 
 def _named(rows, apart):
-    """Labels and sorts rows [(run, row)]: [(label, row)]; `apart` says whose, of all but bounds."""
+    """Labels and sorts [(run, row)] to [(label, row)]; `apart` names the run in labels."""
 
     def label(run, row):
         if row["name"] == run.kind:
@@ -238,12 +229,12 @@ def _named(rows, apart):
 
 
 def _place(name):
-    """Ranks a row by its name: baselines, lower bound, models, upper bounds, what is no model."""
+    """Ranks a row by its name: baselines, lower bound, models, upper bounds, controls."""
     if name.startswith(CONTROLS):
         return 4
-    if name in BASELINES or name == "copy last frame":
+    if name in row_names.BASELINES or name == row_names.COPY:
         return 0
-    return 1 if name == "deterministic" else 3 if is_bound(name) else 2
+    return 1 if name == row_names.DETERMINISTIC else 3 if is_bound(name) else 2
 
 
 # What follows takes what stands in a file for what it should be, or for nothing.

@@ -3,7 +3,7 @@
 The paper's own figures stand beside ours where it has some. What all sections share is here, too.
 """
 
-from lawm_jax.report import figures, page, results
+from lawm_jax.report import figures, page, results, row_names
 from lawm_jax.report.results import at, drawable, listed, mapping, real, string
 
 NOT_COMPARABLE = (
@@ -113,7 +113,7 @@ def _gain(source, rows):
         return f"{source}: only bounds were measured."
     best = min(models, key=relative.get)
     text = f"{source}: {best} has {relative[best]:.3f} of the error of copying"
-    low, high = relative.get("none"), relative.get("deterministic")
+    low, high = relative.get(row_names.NONE), relative.get(row_names.DETERMINISTIC)
     if low is not None and high is not None and low < high:
         share = (high - relative[best]) / (high - low)
         text += (
@@ -132,11 +132,11 @@ def capacity(runs):
     """Prediction over strengths: drawn where two runs of a kind differ in strength."""
     drawings = ""
     for source in dict.fromkeys(source for run in runs for source in run.evals["prediction"]):
-        kinds, bounds = {}, {"copy last frame": 1.0}
+        kinds, bounds = {}, {row_names.COPY: 1.0}
         for run in runs:
             rows = run.evals["prediction"].get(source)
             rows = {string(row.get("name")): row for row in map(mapping, listed(rows))}
-            copy = mapping(mapping(rows.get("copy last frame")).get("error")).get("mean")
+            copy = mapping(mapping(rows.get(row_names.COPY)).get("error")).get("mean")
             for name, row in rows.items():
                 if results.is_bound(name) and real(row.get("relative")):
                     bounds.setdefault(name, row["relative"])
@@ -177,8 +177,7 @@ def leakage(runs):
         (source, label, row["flag"])
         for source, rows in sources.items()
         for label, row in rows
-        if row.get("flag")
-        and not str(row["name"]).startswith((*results.BOUNDS[:1], *results.CONTROLS))
+        if row.get("flag") and not str(row["name"]).startswith((row_names.COPY, *results.CONTROLS))
     ]
     markup += page.found(
         [f"{source}: {label}: {flag}." for source, label, flag in flags], warn=True

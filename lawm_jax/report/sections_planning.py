@@ -1,6 +1,6 @@
 """Sections of the report on real actions: controllers and plans."""
 
-from lawm_jax.report import figures, page, results
+from lawm_jax.report import figures, page, results, row_names
 from lawm_jax.report.results import drawable, listed, mapping
 from lawm_jax.report.sections import NOT_COMPARABLE, absent, rollouts, tables
 from lawm_jax.train import rundir
@@ -74,7 +74,7 @@ def reach(runs):
     columns = [("error, m", 3, "error"), ("minus no action", "+3", "paired")]
     columns += [("Action Score", 1, "score"), ("correlation x / y / z", None, "correlation"), *LAST]
     theirs = _theirs(PAPER_REACH, 2, "The paper, DROID: error, m")
-    verdict = "error", "{} errs by {} m", "no action"
+    verdict = "error", "{} errs by {} m", row_names.NO_ACTION
     markup = _plans(runs, text, ("error", "error of the plan, m"), columns, verdict, theirs)
     return "Planning: manipulation", markup
 
@@ -159,7 +159,7 @@ def _joined(row):
 
 def _contends(row):
     """Says whether a row is a model's that has to translate real actions."""
-    return row["name"] not in results.BASELINES and not row["name"].startswith("labelled")
+    return row["name"] not in row_names.BASELINES and not row["name"].startswith(row_names.LABELLED)
 
 
 def _judged(asked, rows, key, begin, baseline):
@@ -180,7 +180,7 @@ def _judged(asked, rows, key, begin, baseline):
 
 def _untold(runs, has, command):
     """Names the runs that lack a measurement with real actions, where they can have it."""
-    runs = [run for run in runs if run.kind != "deterministic"]
+    runs = [run for run in runs if run.kind != row_names.DETERMINISTIC]
     missing = absent(runs, has, command)
     if missing and not all(map(_driven, runs)):
         missing += page.paragraph(
@@ -193,4 +193,4 @@ def _untold(runs, has, command):
 
 def _driven(run):
     """Says whether a run can be led by real actions."""
-    return run.kind == "labelled" or bool(rundir.controllers(run.folder))
+    return run.kind == row_names.LABELLED or bool(rundir.controllers(run.folder))

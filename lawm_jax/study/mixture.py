@@ -6,6 +6,7 @@ Source: Garrido et al. 2026, Table S3.
 import numpy as np
 
 from lawm_jax.evaluate import metrics
+from lawm_jax.report import row_names
 
 
 def compare(runs):
@@ -75,7 +76,8 @@ def table(found):
     ]
     lines += [f"  {name:<18}{metrics.show(error)}" for name, error in found["baselines"].items()]
     for row in found["rows"]:
-        others = [x for x in row["less"] if x in ("no action", "nearest neighbour") or "%" in x]
+        baselines = row_names.NO_ACTION, row_names.NEAREST
+        others = [name for name in row["less"] if name in baselines or "%" in name]
         less = ", ".join(f"{name}'s {metrics.show(row['less'][name], sign='+')}" for name in others)
         lines.append(
             f"  {row['kind']:<9}{row['share']:>5g} %  {metrics.show(row['error'])}   less {less}   "

@@ -1,7 +1,7 @@
 """Trains a world model: python -m lawm_jax.train --config configs/lawm.py:size=nano --workdir W.
 
-The same command continues an interrupted run, and says so when the run is done. SIGTERM saves and
-exits with 143, as if the signal had ended it: whatever restarts jobs must not take that for done.
+The same command continues an interrupted run, and reports when the run is done. SIGTERM saves a
+checkpoint and exits with status 143, so that a scheduler restarts the job.
 On several machines, or in several processes, run it once in each; see launch/.
 """
 

@@ -1,4 +1,4 @@
-"""How to run on a CPU: options for compiling what runs for long, a device per core, memory."""
+"""Settings for CPUs: compiler options, one device per core, memory allocation."""
 
 import ctypes
 import functools

@@ -1,4 +1,4 @@
-"""What a run says: a progress line, metrics.jsonl and TensorBoard, on process 0 alone."""
+"""Logs metrics to the terminal, metrics.jsonl and TensorBoard, on process 0 alone."""
 
 import json
 import os
