@@ -66,7 +66,8 @@ def ours(config, devices, steps):
     import jax
 
     from lawm_jax import world_model
-    from lawm_jax.train import cpu, loop, optim, sharding
+    from lawm_jax.train import cpu, optim, sharding
+    from lawm_jax.train.step import make_state, train_step
 
     model, mesh = world_model.build(config), sharding.make_mesh(devices=devices)
     tx, _ = optim.make(config["optim"], config["steps"])
@@ -75,13 +76,13 @@ def ours(config, devices, steps):
     encoder = world_model.init_encoder(model, video)
     s = world_model.state_shape(model, encoder, video)
     states = np.random.default_rng(0).normal(size=s.shape).astype(np.float32)
-    make = functools.partial(loop.make_state, model, tx, s)
+    make = functools.partial(make_state, model, tx, s)
     shardings = sharding.state_sharding(mesh, jax.eval_shape(make, jax.random.key(0)))
     state = jax.jit(make, out_shardings=shardings)(jax.random.key(0))
     params = jax.device_get(state["params"])
     batch = sharding.place(mesh, {"states": states})
     step = jax.jit(
-        lambda state, batch: loop.train_step(model, tx, {}, state, batch),
+        lambda state, batch: train_step(model, tx, {}, state, batch),
         donate_argnums=0,
         out_shardings=(shardings, None),
     )
@@ -170,6 +171,7 @@ def whole(size, rounds, steps, longest):
 
     from lawm_jax.aot.flops import count
     from lawm_jax.train import loop
+    from lawm_jax.train.step import train_step
 
     config = make_config(size, jax.device_count())
     run = loop.Run(config)
@@ -177,9 +179,7 @@ def whole(size, rounds, steps, longest):
     batch = run.place({key: random.integers(0, 256, x.shape, np.uint8)})
     once = {k: getattr(run.model, k).clone(remat="") for k in ("predictor", "inverse")}
     once = dataclasses.replace(run.model, **once)
-    flops, _ = count(
-        lambda *args: loop.train_step(once, run.tx, *args), run.frozen, run.like, run.batch
-    )
+    flops, _ = count(lambda *args: train_step(once, run.tx, *args), run.frozen, run.like, run.batch)
     with run.compiling():
         state = run.begin()
 

@@ -37,7 +37,7 @@ _HOME = {
     "load_encoder": "nn.pretrained",
     "load": "train.models",
     "save": "train.models",
-    "train_step": "train.loop",
+    "train_step": "train.step",
     "cem": "plan.planners",
     "make_mesh": "train.sharding",
     "clips": "data.pipeline",

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from lawm_jax import world_model
-from lawm_jax.train import loop, optim
+from lawm_jax.train import optim
+from lawm_jax.train.step import make_state, train_step
 
 
 def count(tree):
@@ -25,10 +26,10 @@ def test_the_step_of_every_size_fits_together(get_config, size):
     clip = jax.ShapeDtypeStruct((1, c.frames, c.size, c.size, 3), jnp.float32)
     frozen = {"encoder": jax.eval_shape(model.encoder.init, jax.random.key(0), clip)["params"]}
     s = world_model.state_shape(model, frozen["encoder"], video)
-    make = lambda key: loop.make_state(model, tx, s, key)  # noqa: E731
+    make = lambda key: make_state(model, tx, s, key)  # noqa: E731
     state = jax.eval_shape(make, jax.random.key(0))
     after, metrics = jax.eval_shape(
-        lambda *args: loop.train_step(model, tx, *args), frozen, state, {"video": video}
+        lambda *args: train_step(model, tx, *args), frozen, state, {"video": video}
     )
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
         lambda x: (x.shape, x.dtype), state

@@ -22,6 +22,7 @@ import lawm_jax as lawm
 from lawm_jax import latents, world_model
 from lawm_jax.nn.controller import Controller, unscaled
 from lawm_jax.train import checkpoints, loop, models, objectives, optim, rundir
+from lawm_jax.train.step import make_state, train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
@@ -149,13 +150,13 @@ def learned(tiny, controller_config):
         )
         frozen = {"encoder": {}, "inverse": {}}
         s = jax.ShapeDtypeStruct((1, 3, 4, 8), jnp.float32)
-        make = functools.partial(loop.make_state, model, tx, s, objective=CONTROLLER)
+        make = functools.partial(make_state, model, tx, s, objective=CONTROLLER)
         state = jax.jit(make)(jax.random.key(0))
         first = jax.tree.map(lambda x: x[0], batches)
         inputs = functools.partial(CONTROLLER.inputs, model, frozen, first)
         params = CONTROLLER.standardise(model, state["params"], actions, inputs)
         state |= {"params": params}
-        step = functools.partial(loop.train_step, model, tx, frozen, objective=CONTROLLER)
+        step = functools.partial(train_step, model, tx, frozen, objective=CONTROLLER)
         state, _ = jax.jit(functools.partial(jax.lax.scan, step))(state, batches)
         inputs = CONTROLLER.inputs(model, frozen, test)
         loss = jax.jit(functools.partial(CONTROLLER.loss, model))
@@ -352,11 +353,9 @@ def test_the_step_of_every_size_fits_together(get_config, controller_config, tmp
     whole = world_model.build(base)
     rest = jax.eval_shape(lambda key: world_model.init_dynamics(whole, key, s), jax.random.key(0))
     frozen = {"encoder": encoder} | {key: rest[key] for key in ("inverse", "latent")}
-    state = jax.eval_shape(
-        lambda key: loop.make_state(model, tx, s, key, CONTROLLER), jax.random.key(0)
-    )
+    state = jax.eval_shape(lambda key: make_state(model, tx, s, key, CONTROLLER), jax.random.key(0))
     u = jax.ShapeDtypeStruct((2, c["frames"] - 1, CONTROLLER.actions(model)), jnp.float32)
-    step = lambda *args: loop.train_step(model, tx, *args, objective=CONTROLLER)  # noqa: E731
+    step = lambda *args: train_step(model, tx, *args, objective=CONTROLLER)  # noqa: E731
     after, metrics = jax.eval_shape(step, frozen, state, {"video": video, "actions": u})
     shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
     assert shapes(after) == shapes(state) and metrics["loss"].shape == ()

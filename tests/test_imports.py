@@ -46,6 +46,7 @@ ALLOWED = {
         "train.checkpoints",
         "train.rundir",
     ),
+    "train.step": ("world_model", "train.accumulation", "train.optim", "train.objectives"),
     "train.loop": ("world_model", "data.*", "train.*"),
     "train.*": (),
     "evaluate.metrics": ("data.poses",),

@@ -18,6 +18,7 @@ from lawm_jax.data import pipeline
 from lawm_jax.evaluate import batched, context, prediction
 from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.train import loop, objectives, optim
+from lawm_jax.train.step import make_state, train_step
 
 ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
@@ -88,9 +89,9 @@ def learned(labelled, labelled_config):
     model, params = labelled
     tx, _ = optim.make(labelled_config("size=tiny").optim, 150)
     s = jax.ShapeDtypeStruct((1, 3, 4, 32), jnp.float32)
-    make = jax.jit(functools.partial(loop.make_state, model, tx, s))
+    make = jax.jit(functools.partial(make_state, model, tx, s))
     state = make(jax.random.key(0)) | {"params": params}
-    step = jax.jit(functools.partial(loop.train_step, model, tx, {}))
+    step = jax.jit(functools.partial(train_step, model, tx, {}))
     random = np.random.default_rng(0)
     for _ in range(150):
         state, _ = step(state, draw(random, 32))

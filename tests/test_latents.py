@@ -10,7 +10,8 @@ from conftest import COMPUTES_MORE
 
 import lawm_jax as lawm
 from lawm_jax import latents
-from lawm_jax.train import loop, optim
+from lawm_jax.train import optim
+from lawm_jax.train.step import make_state
 
 
 def draw(shape, seed=0, scale=1.0):
@@ -189,7 +190,7 @@ def test_a_new_kind_is_a_class_and_a_line(get_config, monkeypatch):
     model = lawm.build(config)
     tx, _ = optim.make(config.optim, config.steps)
     s = jnp.array(draw((2, 3, 4, 32)))
-    state = jax.jit(functools.partial(loop.make_state, model, tx, s))(jax.random.key(0))
+    state = jax.jit(functools.partial(make_state, model, tx, s))(jax.random.key(0))
     z, cost = jax.jit(lawm.infer_actions, static_argnums=0)(model, state["params"], s)
     step = jax.jit(functools.partial(lawm.train_step, model, tx))
     after, metrics = step({}, state, {"states": s})

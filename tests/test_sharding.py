@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from lawm_jax import latents, world_model
 from lawm_jax.train import accumulation, loop, objectives, sharding
+from lawm_jax.train.step import train_step
 
 STRENGTHS = dict(sparse=0.01, noisy=1e-3, discrete=8, none=0.0, deterministic=0.0)
 
@@ -119,7 +120,7 @@ def step_in_parts(model, frozen, params, batch, parts):
     """Takes one step of gradient descent, with the batch in parts: parameters, metrics."""
     tx = optax.sgd(1.0)
     state = {"params": params, "opt": tx.init(params), "step": 0, "key": jax.random.key(5)}
-    step = functools.partial(loop.train_step, model, tx, accumulate=parts)
+    step = functools.partial(train_step, model, tx, accumulate=parts)
     state, metrics = jax.jit(step)(frozen, state, batch)
     return jax.device_get(state["params"]), jax.device_get(metrics)
 

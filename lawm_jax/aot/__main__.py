@@ -245,7 +245,7 @@ def estimate(run, chip):
     import jax
 
     from lawm_jax.aot.flops import count, roofline
-    from lawm_jax.train import loop
+    from lawm_jax.train.step import train_step
 
     video = run.batch["video"]
     clips = video.shape[0] // run.mesh.size
@@ -255,7 +255,7 @@ def estimate(run, chip):
     plain = dataclasses.replace(run.model, **nets)
 
     def step(model):
-        return lambda *args: loop.train_step(model, run.tx, *args, run.accumulate, run.objective)
+        return lambda *args: train_step(model, run.tx, *args, run.accumulate, run.objective)
 
     args = run.frozen, run.like, batch
     flops, size = count(step(run.model), *args)
