@@ -203,6 +203,8 @@ def test_the_loss_is_the_mean_error_and_the_distance_times_its_weight(decoder_co
     some = dataclasses.replace(model, decoder=model.decoder.clone(frames=1))
     noise = [decoder.noise(some, {"video": video}, jax.random.key(i)) for i in range(8)]
     values = [loss(some, params, frozen, inputs, x)[0] for x in noise]
+    with pytest.raises(ValueError, match=r"data: expected video .*, got \['states'\]"):
+        decoder.noise(some, {"states": s}, jax.random.key(0))
     assert np.ptp(values) > 0 and abs(np.mean(values) - value) < np.ptp(values)
 
 

@@ -190,7 +190,13 @@ class Decoder:
         return 0
 
     def noise(self, model, batch, key):
-        """Draws numbers whose order picks the frames of the perceptual loss: [B, F]."""
+        """Draws numbers whose order picks the frames of the perceptual loss: [B, F].
+
+        Raises:
+          ValueError: the batch holds states, which were encoded before, and no video.
+        """
+        if "video" not in batch:
+            raise ValueError(f"data: expected video to train a decoder on, got {sorted(batch)}")
         return jax.random.uniform(key, batch["video"].shape[:2])
 
     def inputs(self, model, frozen, batch):
