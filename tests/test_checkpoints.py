@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import lawm_jax as lawm
 from lawm_jax.data import metadata
-from lawm_jax.train import checkpoints, loop, rundir
+from lawm_jax.train import checkpoints, loop, objectives, rundir
 
 STATE = {"params": {"net": {"w": jnp.arange(6.0), "b": jnp.ones(2)}}, "step": jnp.int32(4)}
 LIKE = jax.tree.map(
@@ -60,6 +60,24 @@ def test_a_folder_that_would_lose_them_is_refused_before_anything_is_written(
         with pytest.raises(ValueError, match="^workdir: expected a path without"):
             lawm.save(folder, types.SimpleNamespace(text="{}"), {})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "parts, expected",
+    [
+        (["predictor", "latent"], "world_model"),
+        (["predictor", "controller", "decoder"], "world_model"),
+        (["inverse", "latent", "controller"], "controller"),
+        (["decoder"], "decoder"),
+    ],
+)
+def test_the_objective_of_an_older_config_is_told_by_its_networks(parts, expected):
+    assert rundir.upgrade({part: {} for part in parts})["objective"] == expected
+
+
+def test_an_unknown_objective_is_an_error():
+    with pytest.raises(ValueError, match="objective: expected one of world_model, .*got 'magic'"):
+        objectives.named({"objective": "magic"})
 
 
 def test_the_current_folders_own_name_counts_too(get_config, tmp_path, monkeypatch):

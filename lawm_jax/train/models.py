@@ -175,7 +175,7 @@ def save_prior(workdir, step, prior, params):
     Args:
       workdir: of the model's run.
       step: of the checkpoint; the prior is no other's.
-      prior, params: from `evals.sampling.fit`.
+      prior, params: from `evaluate.sampling.fit`.
     """
     arrays = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
     options = json.dumps({"width": prior.width, "depth": prior.depth})
