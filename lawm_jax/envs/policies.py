@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from lawm_jax.data import poses
+from lawm_jax.data import mp4, poses
 from lawm_jax.envs.simulators import RATE, LeftLevel, Navigation, Panda
 
 FRAMES = 64
@@ -133,16 +133,8 @@ def nav_episodes(split):
 
 def write_video(path, video, crf):
     """Writes video uint8 [F, H, W, 3] as H.264, seekable at every 16th frame."""
-    import av
-
-    with av.open(str(path), "w") as container:
-        options = {"crf": str(crf), "preset": "veryslow", "g": "16", "bf": "0", "threads": "1"}
-        stream = container.add_stream("libx264", rate=RATE, options=options)
-        stream.height, stream.width = video.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        for image in video:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
+    options = {"crf": str(crf), "preset": "veryslow", "g": "16", "bf": "0", "threads": "1"}
+    mp4.write(path, video, RATE, options)
 
 
 # Each set: its episodes of a split, how many of them, H.264 quality (lower is better and larger).
