@@ -9,7 +9,8 @@ from test_plan import PATTERN, episodes, rows, world  # noqa: F401
 from test_simulate import MANIFEST, nav_episode, panda_episode, skip_unless
 
 from lawm_jax.envs import policies, simulators
-from lawm_jax.plan import closed_loop
+from lawm_jax.evaluate import tables
+from lawm_jax.plan import closed_loop, columns
 
 SCALE = 0.03, 0.02, 0.04
 OPTIONS = dict(samples=64, elites=8, iterations=8)
@@ -190,10 +191,10 @@ def test_what_does_not_fit_is_refused(world):  # noqa: F811
 def test_the_table_has_a_line_for_each_row():
     asks = task()
     _, found = evaluate(None, asks, count=3)
-    text = closed_loop.table("panda", asks, 3, list(found.values()))
+    text = tables.text("panda", columns.tables("closed loop", list(found.values())))
     lines = text.split("\n")
-    assert len(lines) == 3 + 4 and "8 steps" in lines[0] and "0.03 m of the goal" in lines[2]
-    assert lines[3].startswith("  no action") and "1.00 [1.00, 1.00]" in lines[6]
+    assert len(lines) == 2 + 4 and lines[0] == "panda, closed loop [95 % interval]"
+    assert lines[2].startswith("  no action") and "1.00 [1.00, 1.00]" in lines[5]
 
 
 @pytest.mark.parametrize("name", ["panda", "nav"])

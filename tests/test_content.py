@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lawm_jax.evaluate import probing
+from lawm_jax.evaluate import probing, tables
 
 EPISODES = np.repeat([f"episode {i}" for i in range(20)], 10)
 
@@ -123,10 +123,15 @@ def test_the_table_shows_what_there_is():
             "probe": probing.probe(z, np.concatenate([u, 0 * u[..., :1]], -1), EPISODES, "xyz"),
         },
     ]
-    first, *_, last = probing.table({"arm": rows}).split("\n")[1:]
-    assert "of 6, " in first and "4.0 nats" in first
-    assert last.strip().startswith("x ") and last.endswith("z -")
-    assert "codes 1 of 4, perplexity 1.0" in probing.table({"arm": rows})
+    probe, use = probing.tables(rows)
+    assert [column.title for column in probe.columns] == [f"R² of {name}" for name in "xyz"]
+    title, heads, nothing, probed = tables.text("arm", [probe]).split("\n")
+    assert title == "arm, linear probe [95 % interval]" and "R² of x ↑" in heads
+    assert nothing.split() == ["a", "-", "-"] and probed.split()[0] == "b" and "[" in probed
+    assert "R² of z" not in heads  # it never differs from its mean
+    titles = [column.title for column in use.columns]
+    assert {"codes in use", "of codes", "codes perplexity", "nats"} <= set(titles)
+    assert use.rows[0]["latents"]["nats"] == 4 and use.rows[1]["latents"]["codes used"] == 1
     json.dumps(rows, allow_nan=False)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lawm_jax import latents
-from lawm_jax.evaluate import control, metrics
+from lawm_jax.evaluate import control, metrics, tables
 
 PATTERN = np.random.default_rng(7).normal(size=(2, 4, 8)).astype(np.float32)  # [A, N, D]
 
@@ -84,8 +84,8 @@ def test_each_row_is_off_by_what_its_actions_are(world):
             assert row["paired"] is None
         else:
             assert row["paired"] == pytest.approx(expected, abs=1e-5)
-    text = control.table({"panda": list(found.values())})
-    assert "1, 3 steps after the first" in text and "state, no action" in text
+    text = tables.text("panda", control.tables(list(found.values())))
+    assert "3 steps ahead" in text and "state, no action" in text
 
 
 def test_pixels_are_asked_of_every_rollout(world):
@@ -96,12 +96,14 @@ def test_pixels_are_asked_of_every_rollout(world):
 
         def measure(self, ahead):
             assert ahead.shape == (2, 3, 4, 8)
-            return {"sum": {"mean": float(ahead.sum())}}
+            return {"sum": {"mean": float(ahead.sum()), "low": None, "high": None}}
 
     rows = control.compare(models, s, u, EPISODES, Seen())
     copied = 3 * s[[1, 4], 0].sum()
     assert rows[0]["pixels"]["sum"]["mean"] == pytest.approx(float(copied), rel=1e-4)
-    assert all("pixels" in row for row in rows) and "sum" in control.table({"panda": rows})
+    assert all("pixels" in row for row in rows) and "sum distance" in tables.text(
+        "", control.tables(rows)
+    )
 
 
 def test_a_model_of_labelled_actions_infers_nothing(world):

@@ -1,10 +1,10 @@
 """What of other data is evaluated, where some run may have been trained on it."""
 
+import functools
 import json
 import os
+import pathlib
 import shutil
-import subprocess
-import sys
 import types
 
 import conftest
@@ -14,9 +14,9 @@ import pytest
 
 import configs.lawm
 from lawm_jax.data import pipeline
-from lawm_jax.evaluate import clips, context
+from lawm_jax.evaluate import clips, evaluations, tables
 from lawm_jax.evaluate import run as evaluate_run
-from lawm_jax.report import results
+from lawm_jax.report import __main__ as report
 
 
 def run(folder, videos="", mixture=(), holdout=0.05, sources=None, **parts):
@@ -94,16 +94,60 @@ def test_data_that_is_gone_is_said_not_to_be_comparable(tmp_path, capsys):
     assert "cannot tell whether a run was trained on it" in capsys.readouterr().out
 
 
-def test_every_evaluation_is_one_that_the_report_reads():
-    shown = {*results.PARTS, "control", "pictures"}
-    assert set(evaluate_run.PARTS) <= shown
-    code = "from lawm_jax.evaluate import __main__, run; assert __main__.PARTS == list(run.PARTS)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=conftest.ROOT)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Returns the folder of a tiny model's run of the embedded walks, with random parameters."""
+    folder = tmp_path_factory.mktemp("small")
+    config = configs.lawm.get_config("size=tiny")
+    config.data.mixture = ml_collections.ConfigDict({"panda": 1.0, "nav": 0.0})
+    conftest.write_run(config, folder)
+    return str(folder)
 
 
-def test_clips_in_which_nothing_changes_are_refused(tiny, monkeypatch):
-    model, params, s = tiny("noisy")
-    still = types.SimpleNamespace(s=np.repeat(s[:, :1], 4, axis=1))
-    monkeypatch.setattr(clips, "held_out", lambda *_, **__: still)
-    with pytest.raises(ValueError, match="films: the states of its held-out clips never change"):
-        context.Source({}, "films", {"noisy": (model, params | {"encoder": {}})}, "")
+@pytest.fixture
+def few(monkeypatch):
+    """Lets evaluations look at 4 clips of each source."""
+    held_out = functools.partial(clips.held_out, most=4, items=4)
+    monkeypatch.setattr(clips, "held_out", held_out)
+    return held_out
+
+
+def test_a_new_evaluation_is_a_module_and_a_line(small, few, monkeypatch, capsys):
+    column = tables.Column("distance", "distance", 2, "lower")
+    module = types.ModuleType("distance", "Distance: how far states lie from zero.")
+    module.run = lambda source: [
+        {"name": source.main, "distance": float(np.abs(source.clips.s).mean())}
+    ]
+    module.tables = lambda rows: [tables.Table("from zero", (column,), rows)]
+    monkeypatch.setitem(evaluations.EVALUATIONS, "distance", module)
+    evaluate_run.evaluate(small, only=["distance"])
+    found = json.loads(pathlib.Path(small, "eval", "distance.json").read_text())
+    (row,) = found["panda"]
+    shown = f"{row['distance']:.2f}"
+    text = capsys.readouterr().out
+    assert row["distance"] > 0 and "panda, from zero" in text and shown in text
+    page = report.build([small])
+    assert "<h2>Distance</h2>" in page and "distance ↓" in page and shown in page
+    assert "how far states lie from zero" in page
+
+
+def test_clips_in_which_nothing_changes_are_refused_and_end_no_other_evaluation(
+    small, few, monkeypatch, capsys
+):
+    def held_out(config, name, encode, without=()):
+        found = few(config, name, encode, without=without)
+        return (
+            found._replace(s=np.repeat(found.s[:, :1], found.s.shape[1], 1))
+            if name in still
+            else found
+        )
+
+    monkeypatch.setattr(clips, "held_out", held_out)
+    still = {"a"}
+    given = {"a": "mini:panda", "b": "mini:nav"}
+    evaluate_run.evaluate(small, only=["prediction"], data=given)
+    assert "left out: a: the states of its held-out clips never change" in capsys.readouterr().out
+    assert "b" in json.loads(pathlib.Path(small, "eval", "prediction.json").read_text())
+    still = {"a", "b"}
+    with pytest.raises(ValueError, match="data: expected a source in whose held-out clips"):
+        evaluate_run.evaluate(small, only=["prediction"], data=given)

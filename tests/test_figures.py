@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lawm_jax.evaluate import figures as pictures
 from lawm_jax.report import figures
 
 COLOURS = np.array([[200, 40, 40], [40, 180, 60], [50, 60, 220]], np.uint8)
@@ -34,7 +35,7 @@ def middles(image, expected):
 
 def test_a_film_has_every_step_side_by_side_in_its_colours_and_even_sizes(tmp_path):
     rows = clips()
-    figures.movie(tmp_path / "a.mp4", rows, fps=5.0)
+    pictures.movie(tmp_path / "a.mp4", rows, fps=5.0)
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
@@ -51,27 +52,27 @@ def test_a_film_has_every_step_side_by_side_in_its_colours_and_even_sizes(tmp_pa
 
 def test_a_films_index_comes_before_its_frames_and_the_same_clips_give_the_same_bytes(tmp_path):
     for name in ("a.mp4", "b.mp4"):
-        figures.movie(tmp_path / name, clips())
+        pictures.movie(tmp_path / name, clips())
     data = (tmp_path / "a.mp4").read_bytes()
     assert data == (tmp_path / "b.mp4").read_bytes()
     assert 0 < data.index(b"moov") < data.index(b"mdat")
 
 
 def test_a_film_shows_labels_and_a_bar_that_grows(tmp_path):
-    film = figures._montage(["a", "b"], np.zeros((2, 4, 60, 60, 3), np.uint8), 4)
-    blue = [(frame == figures.MARK).all(-1).any(0).sum() for frame in film]
+    film = pictures._montage(["a", "b"], np.zeros((2, 4, 60, 60, 3), np.uint8), 4)
+    blue = [(frame == pictures.MARK).all(-1).any(0).sum() for frame in film]
     full = film.shape[2] - 20 - 72  # without margins and the step's number
     np.testing.assert_allclose(blue, full * np.arange(1, 5) / 4, atol=2)
-    other = figures._montage(["a", "c"], np.zeros((2, 4, 60, 60, 3), np.uint8), 4)
+    other = pictures._montage(["a", "c"], np.zeros((2, 4, 60, 60, 3), np.uint8), 4)
     changed = np.argwhere((film != other).any((0, 3)))
     assert len(changed) and (changed[:, 1] > film.shape[2] / 2).all()
 
 
 def test_a_long_label_stays_within_its_clip():
     for label in ("x" * 200, "many words " * 30, "rollout, noisy 1e-5"):
-        font, lines = figures._fitted(label, 240, 16)
+        font, lines = pictures._fitted(label, 240, 16)
         assert lines and max(font.getlength(line) for line in lines) <= 240
-    assert figures._fitted("rollout of the deterministic model", 240, 16)[1] == [
+    assert pictures._fitted("rollout of the deterministic model", 240, 16)[1] == [
         "rollout of the",
         "deterministic model",
     ]
@@ -80,17 +81,19 @@ def test_a_long_label_stays_within_its_clip():
 def test_wrong_films_are_refused(tmp_path):
     one = np.zeros((2, 8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="path: expected .mp4"):
-        figures.movie(tmp_path / "a.avi", {"a": one})
+        pictures.movie(tmp_path / "a.avi", {"a": one})
     with pytest.raises(ValueError, match="rows: expected at least one"):
-        figures.movie(tmp_path / "a.mp4", {})
+        pictures.movie(tmp_path / "a.mp4", {})
     for wrong in (one[:1], one.astype(float), one[..., 0]):
         with pytest.raises(ValueError, match=r"rows: expected uint8 \[T, H, W, 3\].*'b'"):
-            figures.movie(tmp_path / "a.mp4", {"a": one, "b": wrong})
+            pictures.movie(tmp_path / "a.mp4", {"a": one, "b": wrong})
 
 
 def test_strips_put_the_frames_in_rows_and_columns(tmp_path):
     rows = clips(T=3, H=30, W=30)
-    figures.strips(tmp_path / "a.png", "title", rows | {"gap": None, "short": rows["colour 0"][:1]})
+    pictures.strips(
+        tmp_path / "a.png", "title", rows | {"gap": None, "short": rows["colour 0"][:1]}
+    )
     image = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
     previous = -1
     for clip in rows.values():
@@ -126,9 +129,9 @@ def test_capacity_grows_to_the_right_whatever_the_order_given():
         "1e-3", "1e-4", "1e-5", "16", "1024",
     ]  # fmt: skip
     assert {"beta", "codes", "noisy", "discrete", *bounds} <= set(texts)
-    curves = [(c, p) for c, p in paths(svg) if c in figures.COLOURS and len(p) > 1]
+    curves = [(c, p) for c, p in paths(svg) if c in pictures.COLOURS and len(p) > 1]
     (_, first), (_, second) = [
-        next(x for x in curves if x[0] == colour) for colour in figures.COLOURS[:2]
+        next(x for x in curves if x[0] == colour) for colour in pictures.COLOURS[:2]
     ]
     assert (np.diff(first[:, 0]) > 0).all() and (np.diff(second[:, 0]) > 0).all()
     # The same scale for all: y falls by as many points per unit between any two values.
@@ -162,7 +165,7 @@ def test_intervals_stand_under_each_other_as_long_as_they_are():
     values = {"a": interval(0.5), "b": {"mean": 0.7, "low": None, "high": None}}
     values |= {"c": {"mean": 0.6, "low": 0.5, "high": 0.8}}
     svg = figures.intervals(None, values, "error, m", muted=["a"])
-    colours = ["#8c8c8c", figures.COLOURS[0], figures.COLOURS[1]]
+    colours = ["#8c8c8c", pictures.COLOURS[0], pictures.COLOURS[1]]
     marks = [float(re.findall(rf'<use [^>]*x="([\d.]+)"[^>]*fill: {c}', svg)[0]) for c in colours]
     bars = {c: p for c, p in paths(svg) if c in colours and np.ptp(p[:, 1]) == 0}
     assert bars.keys() == {colours[0], colours[2]}  # one has no bounds
@@ -176,19 +179,19 @@ def test_intervals_stand_under_each_other_as_long_as_they_are():
 def test_an_embedding_has_a_mark_for_every_point():
     random = np.random.default_rng(0)
     sets = {"inferred": random.normal(size=(30, 2)), "prior": random.normal(size=(20, 2))}
-    svg = figures.embedding(None, sets)
-    marks = {c: len(re.findall(rf"<use [^>]*fill: {c}", svg)) for c in figures.COLOURS[:2]}
-    assert marks == {figures.COLOURS[0]: 31, figures.COLOURS[1]: 21}  # with those of the legend
+    svg = pictures.embedding(None, sets)
+    marks = {c: len(re.findall(rf"<use [^>]*fill: {c}", svg)) for c in pictures.COLOURS[:2]}
+    assert marks == {pictures.COLOURS[0]: 31, pictures.COLOURS[1]: 21}  # with those of the legend
     assert "inferred (30)" in svg and "prior (20)" in svg
 
 
 def test_the_loss_curve_is_relative_and_a_half_written_line_is_left_out(tmp_path):
     text = '{"step": 1, "error": 0.4, "copy": 0.4}\n{"step": 2, "error": 0.1, "copy": 0.2}\n{"st'
     (tmp_path / "metrics.jsonl").write_text(text)
-    lines = figures.read_metrics(tmp_path / "metrics.jsonl")
+    lines = pictures.read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines] == [1, 2]
-    found = paths(figures.loss_curve(None, {"a": lines}))
-    curve = next(p for c, p in found if c == figures.COLOURS[0])
+    found = paths(pictures.loss_curve(None, {"a": lines}))
+    curve = next(p for c, p in found if c == pictures.COLOURS[0])
     copy = next(p for c, p in found if len(p) == 2 and c == "#8c8c8c" and np.ptp(p[:, 1]) == 0)
     # y points down: the curve starts at 1, where copying lies, and ends at a half below it.
     assert len(curve) == 2 and curve[0, 1] == pytest.approx(copy[0, 1]) and curve[1, 1] > 150

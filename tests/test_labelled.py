@@ -15,7 +15,16 @@ import pytest
 import lawm_jax as lawm
 from lawm_jax import world_model
 from lawm_jax.data import pipeline
-from lawm_jax.evaluate import batched, context, prediction
+from lawm_jax.evaluate import (
+    batched,
+    context,
+    leakage,
+    pictures,
+    prediction,
+    probing,
+    sampling,
+    transfer,
+)
 from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.train import loop, objectives, optim
 from lawm_jax.train.step import make_state, train_step
@@ -225,10 +234,10 @@ def test_questions_that_need_an_inverse_model_are_not_asked_of_it(
     config = ml_collections.ConfigDict(config.to_dict())
     assert pipeline.names(config) == ["nav"]
     asked = context.Source(config, "nav", {"labelled": lawm.load(folder)}, str(tmp_path))
-    names = [row["name"] for row in asked.prediction()]
+    names = [row["name"] for row in prediction.run(asked)]
     assert names == ["copy last frame", "labelled", "decoder alone"]
     assert "real actions are known of whole clips" in capsys.readouterr().out
-    assert asked.leakage() is None and asked.transfer() is None
-    assert asked.content() == [] and asked.sampling() is None
-    asked.pictures()
+    assert leakage.run(asked) is None and transfer.run(asked) is None
+    assert probing.run(asked) == [] and sampling.run(asked) is None
+    pictures.draw(asked)
     assert not list(tmp_path.iterdir())

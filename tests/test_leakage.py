@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lawm_jax.evaluate import batched, leakage
+from lawm_jax.evaluate import batched, leakage, tables
 
 N, D, T, FIRST = 16, 4, 6, 3
 EPISODES = np.repeat([f"episode {i}" for i in range(12)], 3)
@@ -120,7 +120,8 @@ def test_scenes_that_stand_still_tell_nothing_and_divide_by_no_zero():
     assert rows[0]["ratio"] is None
     assert all(row["flag"].endswith("nothing moves but at the cut") for row in rows)
     json.dumps(rows, allow_nan=False)
-    assert " = -" in leakage.table({"still": rows})
+    heads, *lines = tables.text("still", leakage.tables(rows)).split("\n")[1:]
+    assert "leak" not in heads and all(x.endswith("nothing moves but at the cut") for x in lines)
 
 
 def test_the_distance_of_the_caller_takes_the_place_of_the_latents():
@@ -182,9 +183,9 @@ def test_the_rows_are_json_come_out_twice_and_fit_a_table(rows):
         *("copy last frame", "leaky", "honest"),
         "copies the future (error of leaky)",
     ]
-    text = leakage.table({"rings": once})
-    assert "scene cuts, rings (latent L1" in text
-    assert "0.100 [0.100, 0.100] / 0.100 [0.100, 0.100] = 1.00 [1.00, 1.00]" in text
+    text = tables.text("rings", leakage.tables(once))
+    assert "rings, scene cuts, latent L1 [95 % interval]" in text
+    assert "0.100 [0.100, 0.100]   0.100 [0.100, 0.100]   1.00 [1.00, 1.00]" in text
 
 
 def test_a_distance_can_be_to_what_is_no_state(rows):
@@ -196,8 +197,10 @@ def test_a_distance_can_be_to_what_is_no_state(rows):
     for one, two in zip(plain, other, strict=True):
         for key in ("with", "without"):
             assert two[key]["mean"] == pytest.approx(one[key]["mean"], rel=1e-3)
-    text = leakage.table({"rings": plain + [row | {"metric": "frames"} for row in other]})
-    assert text.index("(latent L1") < text.index("(frames")
+    both = plain + [row | {"metric": "frames"} for row in other]
+    one, two = leakage.tables(both)
+    assert (one.caption, two.caption) == ("scene cuts, latent L1", "scene cuts, frames")
+    assert len(one.rows) == len(two.rows) == len(plain)
 
 
 def test_a_trained_models_functions_fit(tiny):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from lawm_jax.evaluate import metrics
+from lawm_jax.evaluate import metrics, tables
 
 
 def test_the_interval_agrees_with_scipys_percentile_bootstrap():
@@ -147,7 +147,9 @@ def test_pictures_of_other_shapes_are_an_error():
         ({"mean": 0.04, "low": -0.012, "high": 0.0951}, 2, "+", "+0.04 [-0.01, +0.10]"),
         ({"mean": 2.5, "low": None, "high": None}, 1, "", "2.5 [no interval]"),
         (None, 3, "", "-"),
+        (0.1234, 2, "+", "+0.12"),
+        ("state", None, "", "state"),
     ],
 )
 def test_an_interval_is_written_with_its_bounds_or_says_that_it_has_none(x, digits, sign, text):
-    assert metrics.show(x, digits, sign) == text
+    assert tables.show(x, digits, sign) == text

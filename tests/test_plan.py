@@ -20,11 +20,11 @@ from test_simulate import panda_episode, skip_unless
 
 from lawm_jax import latents, world_model
 from lawm_jax.data import poses
-from lawm_jax.evaluate import context, metrics
+from lawm_jax.evaluate import context, metrics, tables
 from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.evaluate.clips import Clips, fixed
 from lawm_jax.nn.controller import Controller
-from lawm_jax.plan import baselines, search, tasks
+from lawm_jax.plan import baselines, columns, search, tasks
 from lawm_jax.plan import run as plan_run
 from lawm_jax.train import models, objectives
 
@@ -156,8 +156,8 @@ def test_a_vehicle_that_holds_its_action_is_followed(world):
     found = rows(tasks.walk({"model": world}, clips, training, options=finer))
     assert found["model"]["ate"]["mean"] < 0.05 * mean["ate"]["mean"]
     assert "ate_waypoints" not in found["model"]
-    text = tasks.table({"nav": [{"horizon": 8, "rows": list(found.values())}]})
-    assert "plans of 8 steps, nav" in text and "nearest neighbour" in text
+    text = tables.text("nav", columns.tables("plans of 8 steps", list(found.values())))
+    assert "nav, plans of 8 steps" in text and "nearest neighbour" in text
 
 
 def matrices(actions):

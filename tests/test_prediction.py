@@ -7,7 +7,7 @@ from conftest import COMPUTES_MORE
 
 import lawm_jax as lawm
 from lawm_jax import world_model
-from lawm_jax.evaluate import batched, clips, metrics, pixels, prediction
+from lawm_jax.evaluate import batched, clips, metrics, pixels, prediction, tables
 from lawm_jax.nn import perceptual
 
 EPISODES = np.repeat([f"episode {i}" for i in range(5)], 2)
@@ -58,10 +58,15 @@ def test_without_a_deterministic_model_nothing_is_paired():
 def test_the_table_tells_names_and_numbers():
     s, _ = walk()
     rows = prediction.compare({"main": moving(0.5), "deterministic": moving(0.0)}, s, EPISODES)
-    text = prediction.table({"walks": rows})
-    assert "walks" in text and "0.500 of copying" in text and "minus deterministic: -" in text
+    text = tables.text("walks", prediction.tables(rows))
+    title, heads, copy, main, *_ = text.split("\n")
+    assert title == "walks, one step ahead [95 % interval]"
+    assert heads.split("   ")[-1].strip() == "minus deterministic ↓" and "error ↓" in heads
+    assert copy.split()[:3] == ["copy", "last", "frame"] and copy.split()[-2:] == ["1.000", "-"]
+    assert "   0.500   " in main and main.split("   ")[-1].startswith(" -")
+    assert "5 steps ahead" in text and "distance" not in text  # there are no pixels
     one = prediction.compare({"main": moving(0.5)}, s, np.array(["same"] * 10))
-    assert "no interval" in prediction.table({"walks": one})
+    assert "no interval" in tables.text("walks", prediction.tables(one))
 
 
 def test_functions_over_many_clips_equal_the_models_own(tiny):

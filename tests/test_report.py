@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from lawm_jax.evaluate import figures as pictures
 from lawm_jax.report import __main__ as report_module
 from lawm_jax.report import figures, page, results
 
@@ -169,12 +170,12 @@ def runs(tmp_path_factory):
     clips = {"video": np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype(np.uint8)}
     clips["rollout, noisy"] = clips["video"][::-1]
     (run / "report").mkdir()
-    figures.movie(run / "report" / "rollout_panda.mp4", clips)
+    pictures.movie(run / "report" / "rollout_panda.mp4", clips)
     for name in ("rollout_panda.gif", "cut_panda.gif"):  # as others may leave
         PIL.Image.fromarray(clips["video"][0]).save(run / "report" / name)
-    figures.strips(run / "report" / "rollout_panda.png", "rollouts", clips)
-    figures.loss_curve(run / "report" / "loss.png", {"a": lines})
-    figures.embedding(run / "report" / "my own.png", {"inferred": np.eye(2)})
+    pictures.strips(run / "report" / "rollout_panda.png", "rollouts", clips)
+    pictures.loss_curve(run / "report" / "loss.png", {"a": lines})
+    pictures.embedding(run / "report" / "my own.png", {"inferred": np.eye(2)})
     write(root / "started" / "metrics.jsonl", "")
     return root
 
@@ -277,16 +278,16 @@ def test_real_actions_and_plans_are_in_tables_beside_what_needs_no_model(read):
          "0.469 [0.459, 0.479]"],
         ["noisy", "mid", "0.10 → 0.11", "0.17 → 0.21"],
         ["no action", "0.178 [0.168, 0.188]", "+0.000 [−0.010, +0.010]", "0.0 [0.0, 3.2]",
-         "–\u00a0/\u00a0–\u00a0/\u00a0–", "–", "–"],
+         "–", "–", "–", "–", "–"],
         ["noisy 1e-5 (panda)", "0.093 [0.083, 0.103]", "−0.085 [−0.095, −0.075]", "0.0 [0.0, 3.2]",
-         "0.57\u00a0/\u00a00.92\u00a0/\u00a0–", left, "state"],
+         "0.57", "0.92", "–", left, "state"],
         ["noisy 1e-5 (blind)", "0.165 [0.155, 0.175]", "−0.013 [−0.023, −0.003]", "0.0 [0.0, 3.2]",
-         "0.57\u00a0/\u00a00.92\u00a0/\u00a0–", left, "actions"],
+         "0.57", "0.92", "–", left, "actions"],
         ["noisy 1e-5", "0.100 [0.090, 0.110]", "−0.078 [−0.088, −0.068]", "0.0 [0.0, 3.2]",
-         "0.57\u00a0/\u00a00.92\u00a0/\u00a0–", left, "state"],
+         "0.57", "0.92", "–", left, "state"],
         ["noisy", "0.49", "0.11", "0.10", "–"],
         ["noisy 1e-5", "0.751 [0.741, 0.761]", "−0.049 [−0.059, −0.039]", "0.376 [0.366, 0.386]",
-         "0.19 [0.18, 0.20]", "0.61\u00a0/\u00a0−0.03\u00a0/\u00a0–", "state"],
+         "0.19 [0.18, 0.20]", "0.61", "−0.03", "state"],
         ["NWM", "–", "–", "–", "1.13 / 0.35"],
         ["noisy 1e-5", "0.96 [0.95, 0.97]", "0.98 [0.97, 0.99]", "0.042 [0.032, 0.052]",
          "−0.136 [−0.146, −0.126]", "state"],
@@ -304,7 +305,7 @@ def test_real_actions_and_plans_are_in_tables_beside_what_needs_no_model(read):
 
 
 def test_baselines_of_plans_and_a_labelled_bound_come_once_around_the_models(read):
-    names = [row[0] for row in read.rows if len(row) == 7]
+    names = [row[0] for row in read.rows if len(row) == 9]
     models = ["noisy 1e-5 (panda)", "noisy 1e-5 (blind)", "noisy 1e-3"]
     start = names.index("no action")
     assert names[start : start + 6] == ["no action", "nearest neighbour", *models, "labelled"]
@@ -417,7 +418,7 @@ def test_a_damaged_line_is_left_out_and_named_and_an_unknown_evaluation_is_shown
     } <= {*named}
     text = report_module.build([run])
     assert "eval/surprise.json" in text and "0.7351" in text and "line 2, 4, 5" in text
-    assert len(figures.read_metrics(run / "metrics.jsonl")) == 4
+    assert len(pictures.read_metrics(run / "metrics.jsonl")) == 4
 
 
 def test_the_page_goes_beside_the_first_run_by_default(runs, tmp_path):

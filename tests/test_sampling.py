@@ -14,7 +14,7 @@ import scipy.stats
 from conftest import write_run
 
 import lawm_jax as lawm
-from lawm_jax.evaluate import batched, sampling
+from lawm_jax.evaluate import batched, priors, sampling, tables
 from lawm_jax.nn import prior
 from lawm_jax.train import models
 
@@ -46,7 +46,7 @@ def bimodal(n, seed=0):
 
 
 def test_the_prior_reaches_a_known_mixture_given_the_state():
-    network, params = sampling.fit(*bimodal(200))
+    network, params = priors.fit(*bimodal(200))
     draw = jax.jit(lambda key, s: prior.sample(network, params, key, s))
     for cause, often in ((0.5, 0.0), (0.0, 1.0), (-1.0, -0.7)):
         s = np.zeros((4000, 1, 12), np.float32)
@@ -68,7 +68,7 @@ def test_the_prior_reaches_a_known_mixture_given_the_state():
 
 def test_an_untrained_prior_is_the_gaussian_with_the_latents_mean_and_covariance():
     z, s = bimodal(50)
-    z, s = sampling.flat(z), sampling.pooled(s[:, :-1])
+    z, s = priors.flat(z), priors.pooled(s[:, :-1])
     params = init(prior.Prior(), jax.random.key(0), z, s)
     drawn = np.asarray(sample(prior.Prior(), params, jax.random.key(1), np.tile(s, (20, 1, 1))))
     np.testing.assert_allclose(drawn.mean(0), z.mean(0), atol=0.1)
@@ -95,7 +95,7 @@ def test_the_prior_draws_codes_as_often_as_the_states_ask():
     s = np.repeat(random.choice([-1.0, 1.0], (150, 8, 1, 1)), 6, axis=3).astype(np.float32)
     lower = random.random((150, 8)) < 0.75
     code = np.where(s[:, :, 0, 0] > 0, np.where(lower, 0, 1), np.where(lower, 2, 3))
-    network, params = sampling.fit(codebook[code[:, :-1]], s)
+    network, params = priors.fit(codebook[code[:, :-1]], s)
     z = sample(network, params, jax.random.key(2), np.ones((2000, 1, 6), np.float32))
     nearest = scipy.spatial.distance.cdist(z, codebook).argmin(1)
     share = np.bincount(nearest, minlength=4) / 2000
@@ -183,9 +183,9 @@ def model(z, s):
 def test_the_measure_ranks_the_right_way_to_sample_above_wrong_ones():
     z, s = bimodal(150)
     functions = model(z, s)
-    known, learned, s = sampling.flat(z[:90]), sampling.fit(z[:90], s[:90]), s[90:]
+    known, learned, s = priors.flat(z[:90]), priors.fit(z[:90], s[:90]), s[90:]
     episodes = np.array([f"e{i // 3}" for i in range(60)])
-    other = sampling.flat(bimodal(60, seed=7)[0])
+    other = priors.flat(bimodal(60, seed=7)[0])
     ways = {
         "right": lambda key, shape, z: other,
         "wide": lambda key, shape, z: other * 3,
@@ -208,9 +208,11 @@ def test_the_measure_ranks_the_right_way_to_sample_above_wrong_ones():
     assert row["wide"]["change"] == pytest.approx(3, abs=0.3)
     assert row["right"]["energy_distance"] < row["right"]["energy_null"]
     assert row["Gaussian fit"]["energy_distance"] > row["learned prior"]["energy_distance"]
-    text = sampling.table({"arms": rows})
-    assert "arms" in text and f"AUC {auc['wide']:.3f} [" in text
-    assert text.count("of inferred") == 4
+    text = tables.text("arms", sampling.tables(rows))
+    assert text.startswith("arms, sampled against inferred latents") and len(rows) + 2 == len(
+        text.split("\n")
+    )
+    assert f"{auc['wide']:.3f} [" in text
     assert (
         rows == sampling.measure(functions, ways, known, learned, s, episodes)[0]
     )  # twice the same
@@ -224,13 +226,13 @@ def test_fitted_ways_to_sample_discrete_latents_give_codes():
     plain = model(z, s)
     predict = lambda s, z: seen.append(z) or plain.predict(s, z)  # noqa: E731
     functions = types.SimpleNamespace(draw=plain.draw, predict=predict)
-    known, states = sampling.flat(z), sampling.pooled(s[:, :-1])
+    known, states = priors.flat(z), priors.pooled(s[:, :-1])
     learned = prior.Prior(), init(prior.Prior(), jax.random.key(0), known, states)
     rows, _ = sampling.measure(functions, {}, known, learned, s, np.arange(20), codebook)
     assert [row["name"] for row in rows[:2]] == ["Gaussian fit", "learned prior"]
     assert len(seen) == 3  # inferred latents first
     for drawn in seen:
-        gap = scipy.spatial.distance.cdist(sampling.flat(drawn), codebook)
+        gap = scipy.spatial.distance.cdist(priors.flat(drawn), codebook)
         assert gap.min(1).max() < 1e-6
         assert len(set(gap.argmin(1))) > 2
 
@@ -259,11 +261,11 @@ def test_noisy_latents_whose_aggregate_is_the_prior_cannot_be_told_from_it(tiny)
     network = prior.Prior(width=8, depth=1)
     learned = network, init(network, jax.random.key(0), z[:, 0], s[:, 0])
     ways, episodes = model.latent.samplers({}), np.arange(60)
-    rows, _ = sampling.measure(functions, ways, sampling.flat(z), learned, s, episodes)
+    rows, _ = sampling.measure(functions, ways, priors.flat(z), learned, s, episodes)
     assert rows[0]["name"] == "N(0, I)"
     assert rows[0]["auc"]["mean"] == pytest.approx(0.5, abs=0.06)
     assert rows[0]["energy_distance"] < rows[0]["energy_null"]
-    means = sampling.flat(functions.infer(s))
+    means = priors.flat(functions.infer(s))
     assert sampling.two_sample(normal(means.shape, 3), means)["auc"]["mean"] > 0.95
 
 
@@ -298,7 +300,7 @@ def test_every_kind_brings_its_own_ways(tiny, kind, names):
 
 def test_the_gaussian_fit_has_the_latents_mean_and_covariance():
     z = normal((400, 3)) @ np.float32([[1, 2, 0], [0, 1, 0], [0, 0, 0]]) + np.float32([[1, 2, 3]])
-    drawn = np.asarray(sampling.gaussian(jax.random.key(0), (40_000, 3), z))
+    drawn = np.asarray(priors.gaussian(jax.random.key(0), (40_000, 3), z))
     np.testing.assert_allclose(drawn.mean(0), z.mean(0), atol=0.03)
     np.testing.assert_allclose(np.cov(drawn.T), np.cov(z.T), atol=0.12)
 
@@ -338,7 +340,7 @@ def test_the_planar_embedding_is_the_projection_on_the_two_leading_directions():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: sampling.fit(normal((2, 3, 4)), normal((2, 3, 1, 5))), "z: expected"),
+        (lambda: priors.fit(normal((2, 3, 4)), normal((2, 3, 1, 5))), "z: expected"),
         (lambda: sampling.two_sample(normal((9, 2)), normal((9, 3))), "sampled, inferred: "),
         (lambda: sampling.two_sample(normal((9, 2)), normal((9, 2)), [1]), "groups: .*got 1 for 9"),
         (lambda: sampling.two_sample(normal((3, 2)), normal((9, 2))), "at least 5"),
@@ -366,7 +368,7 @@ def with_prior(model, params, s):
     """Gives a model an untrained prior for latents like those that it infers."""
     z = np.asarray(jax.jit(lawm.infer_actions, static_argnums=0)(model, params, s)[0])
     network = prior.Prior(width=16, depth=1)
-    known = sampling.flat(z), sampling.pooled(s[:, :-1])
+    known = priors.flat(z), priors.pooled(s[:, :-1])
     drawn = init(network, jax.random.key(0), *known)
     return dataclasses.replace(model, prior=network), params | {"prior": drawn}
 
@@ -391,7 +393,7 @@ def test_unconstrained_latents_can_be_drawn_from_a_learned_prior_and_discrete_on
     assert z.shape == (2, 4, 16) and np.isfinite(z).all()
     model, params, s = tiny("discrete")
     z = sample_actions(*with_prior(model, params, s), jax.random.key(1), (2, 4, 16), s)
-    gap = scipy.spatial.distance.cdist(sampling.flat(z), params["latent"]["codebook"])
+    gap = scipy.spatial.distance.cdist(priors.flat(z), params["latent"]["codebook"])
     assert gap.min(1).max() < 1e-6
 
 

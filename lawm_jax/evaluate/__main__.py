@@ -23,10 +23,10 @@ makes a page of the results.
 
 from absl import app, flags, logging
 
-PARTS = ["prediction", "leakage", "transfer", "content", "control", "sampling", "pictures"]
+from lawm_jax.evaluate.evaluations import EVALUATIONS
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-ONLY = flags.DEFINE_multi_enum("only", None, PARTS, "What to do; all.")
+ONLY = flags.DEFINE_multi_enum("only", None, [*EVALUATIONS, "pictures"], "What to do; all.")
 DATA = flags.DEFINE_multi_string(
     "data",
     [],

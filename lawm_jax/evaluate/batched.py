@@ -106,6 +106,18 @@ def frame_encoder(model, params, batch=16):
     return run
 
 
+def driven(model, params, s, actions, batch=16):
+    """Rolls out from one state by real actions: [n, N, D] and [n, P, U] -> [n, P, N, D]."""
+
+    @jax.jit
+    def run(params, s, actions):
+        z = np.zeros((len(s), 0, model.latent.dim), np.float32)
+        cache = world_model.prefill(model, params, s[:, None], z)
+        return world_model.rollout_actions(model, params, cache, actions)
+
+    return in_batches(run, params, batch)(s, actions)
+
+
 def in_batches(function, params, batch=16):
     """Applies function(params, *arrays) to `batch` clips at a time; the last batch is filled up.
 

@@ -3,13 +3,33 @@
 Source: Garrido et al. 2026, section 5 and Tables S1 and S2.
 """
 
-import jax
 import numpy as np
 
-from lawm_jax import world_model
-from lawm_jax.evaluate import batched, metrics
-from lawm_jax.evaluate.metrics import show
-from lawm_jax.report import row_names
+from lawm_jax.evaluate import metrics, prediction, row_names
+from lawm_jax.evaluate.tables import Column, Table
+
+COLUMNS = (
+    Column("error", "error", 4, "lower"),
+    Column("minus inferred latents", "paired", 4, "lower", signed=True),
+)
+
+
+def run(source):
+    """Compares controllers, and models of labelled actions, of a `context.Source`."""
+    models = source.controllers | source.labelled
+    if source.main not in models and not source.controllers:
+        return None
+    by_frame = source.by_frame(models)
+    if by_frame is None:
+        print(f"{source.name}: control needs states of one frame each")
+        return None
+    models, clips, pixels = by_frame
+    return compare(models, clips.s, clips.actions, clips.episodes, pixels)
+
+
+def tables(rows):
+    """Lays out rows of `compare`: a list of Table."""
+    return [Table("led by real actions, open loop", COLUMNS, rows), *prediction.rollouts(rows)]
 
 
 def compare(models, s, actions, episodes, pixels=None, batch=16):
@@ -38,14 +58,16 @@ def compare(models, s, actions, episodes, pixels=None, batch=16):
     if actions is None or actions.shape[:2] != (len(s), s.shape[1] - 1):
         got = None if actions is None else actions.shape
         raise ValueError(f"actions: expected [{len(s)}, {s.shape[1] - 1}, U], got {got}")
+    from lawm_jax.evaluate import batched  # JAX, which who reads results has no need of
+
     rolled = {row_names.COPY: np.repeat(s[:, :1], s.shape[1] - 1, 1)}
     first, (model, params) = next(iter(models.items()))
     if not model.latent.labelled:
         inferring = batched.batched(model, params, batch)
         rolled[row_names.INFERRED] = inferring.rollout(s[:, :1], inferring.infer(s))
     for name, one in models.items():
-        rolled[name] = driven(*one, s[:, 0], actions, batch)
-    rolled[f"{first}, {row_names.NO_ACTION}"] = driven(
+        rolled[name] = batched.driven(*one, s[:, 0], actions, batch)
+    rolled[f"{first}, {row_names.NO_ACTION}"] = batched.driven(
         model, params, s[:, 0], np.zeros_like(actions), batch
     )
     errors, rows = {k: np.abs(x - s[:, 1:]).mean((2, 3)) for k, x in rolled.items()}, []
@@ -60,35 +82,3 @@ def compare(models, s, actions, episodes, pixels=None, batch=16):
             row["pixels"] = pixels.measure(rolled[name][pixels.chosen])
         rows.append(row)
     return rows
-
-
-def driven(model, params, s, actions, batch=16):
-    """Rolls out from one state by real actions: [n, N, D] and [n, P, U] -> [n, P, N, D]."""
-
-    @jax.jit
-    def run(params, s, actions):
-        z = np.zeros((len(s), 0, model.latent.dim), np.float32)
-        cache = world_model.prefill(model, params, s[:, None], z)
-        return world_model.rollout_actions(model, params, cache, actions)
-
-    return batched.in_batches(run, params, batch)(s, actions)
-
-
-def table(results):
-    """Writes results (source -> rows of `compare`) for a terminal."""
-    lines = []
-    for source, rows in results.items():
-        steps = len(rows[0]["rollout"])
-        ahead = sorted({1, min(4, steps), steps})
-        title = f"led by real actions, open loop, {source}: mean absolute error [95 % interval]"
-        lines.append(f"{title}, {', '.join(map(str, ahead))} steps after the first")
-        for row in rows:
-            text = f"  {row['name']:<24}{show(row['error'], 4)}   "
-            text += "  ".join(f"{row['rollout'][k - 1]['mean']:.4f}" for k in ahead)
-            if row["paired"]:
-                text += f"   minus inferred: {show(row['paired'], 4, '+')}"
-            if row.get("pixels"):
-                pixels = {name: f"{x['mean']:.3g}" for name, x in row["pixels"].items()}
-                text += "   " + ", ".join(f"{name} {x}" for name, x in pixels.items())
-            lines.append(text)
-    return "\n".join(lines)

@@ -11,12 +11,42 @@ Source: Garrido et al. 2026, section 5 and Table 1; the controls are ours.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics
-from lawm_jax.evaluate.metrics import show
-from lawm_jax.report import row_names
+from lawm_jax.evaluate import metrics, row_names
+from lawm_jax.evaluate.tables import Column, Table
 
 # A copying ratio must be above this (its interval's low end) before a leak can be told from none.
 BIGGER = 1.1
+COLUMNS = (
+    Column("with cut", "with"),
+    Column("without", "without"),
+    Column("ratio", "ratio", 2),
+    Column("relative to copying", "relative"),
+    Column("leak", "leak", 2, "lower", signed=True),
+)
+
+
+def run(source):
+    """Measures the models of a `context.Source`; in frames too, as Table 1, with a decoder."""
+    if not source.pairs:
+        return None
+    s, episodes, first = source.clips.s, source.clips.episodes, source.clips.s.shape[1] // 2
+    video, s_cut = source.cut
+    rows = measure(source.inferring, s_cut, s, episodes, first)
+    if source.pixels:
+        some, k = source.pixels.chosen, source.per_step
+        true = [x[some, first * k : (first + 1) * k] for x in (video, source.clips.video)]
+        seen = s_cut[some], s[some], episodes[some]
+        rows += measure(source.inferring, *seen, first, source.to_frames, truth=true)
+    return rows
+
+
+def tables(rows):
+    """Lays out rows of `measure`: a list of Table, one for each metric."""
+    metrics_ = dict.fromkeys(row.get("metric") for row in rows)
+    return [
+        Table(f"scene cuts, {name}", COLUMNS, [row for row in rows if row.get("metric") == name])
+        for name in metrics_
+    ]
 
 
 def partners(episodes, count):
@@ -138,27 +168,6 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
 def latent_l1(predicted, truth):
     """Computes each clip's mean absolute difference: [n, ...] twice -> [n]."""
     return np.abs(predicted - truth).mean(tuple(range(1, truth.ndim)))
-
-
-def table(results):
-    """Writes results (source -> rows of `measure`) as text for a terminal."""
-    lines = []
-    for source, rows in results.items():
-        width, metric = max(len(row["name"]) for row in rows), None
-        for row in rows:
-            if row["metric"] != metric:
-                metric = row["metric"]
-                lines += [
-                    f"scene cuts, {source} ({metric}, [95 % interval]); an error at the cut far "
-                    "below that of copying, or a leak near 1, is a look at the future"
-                ]
-            leak = "      -" if row["leak"] is None else f"{row['leak']:7.2f}"
-            lines.append(
-                f"  {row['name']:<{width}}  {show(row['with'])} / {show(row['without'])} = "
-                f"{show(row['ratio'], 2)}   {show(row['relative'])} of copying   leak{leak}"
-                + (f"   {row['flag']}" if row["flag"] else "")
-            )
-    return "\n".join(lines)
 
 
 def _next(model, s, first):

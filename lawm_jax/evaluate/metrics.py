@@ -55,21 +55,6 @@ def ratio(a, b, groups=None, level=0.95, samples=4000, seed=0):
     return _bootstrap(a, b, groups, level, samples, seed)
 
 
-def show(x, digits=3, sign=""):
-    """Writes an interval as text, "0.806 [0.791, 0.822]", or a dash for None.
-
-    Args:
-      x: {"mean", "low", "high"}, as of `interval`, or None.
-      digits: after the point.
-      sign: "+" for differences.
-    """
-    if x is None:
-        return "-"
-    mean, *bounds = (x[key] for key in ("mean", "low", "high"))
-    bounds = "no interval" if None in bounds else ", ".join(f"{y:{sign}.{digits}f}" for y in bounds)
-    return f"{mean:{sign}.{digits}f} [{bounds}]"
-
-
 def psnr(a, b):
     """Computes the peak signal-to-noise ratio of pictures, 10 log10(255^2 / mean squared error).
 

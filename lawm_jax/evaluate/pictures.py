@@ -7,98 +7,133 @@ import os
 
 import numpy as np
 
-from lawm_jax.evaluate import transfer
-from lawm_jax.report import figures
+from lawm_jax.evaluate import figures, sampling, transfer
 
 
-def draw(folder, name, models, clips, pixels, merge, stitched=None, s_cut=None, fps=4.0):
-    """Draws one source's pictures, each as a PNG of frames and as a film.
+def draw(source):
+    """Draws the pictures of a `context.Source`, and films of those that have steps.
 
-    Args:
-      folder: to write KIND_NAME.png and .mp4 to.
-      name: of the source.
-      models: label -> Batched; the first one's actions are transferred.
-      clips: `Clips` with video.
-      pixels: `Pixels`, whose decoder paints.
-      merge: of the world model's tokens.
-      stitched, s_cut: video uint8 [n, F, H, W, 3] and states [n, T, N, D] with a cut in the middle;
-        None where there are too few episodes, then there is no picture of cuts and of locality.
-      fps: time steps per second.
+    Writes KIND_NAME.png and .mp4 to its folder. The actions of the model in question are the ones
+    transferred; of scene cuts and locality there is a picture where `source.pairs` says so.
     """
-    lead, other = choose(clips)
-    pair = clips.s[[lead, other]]
-    step = pixels.per_step
-    shown = lambda video: video[:, step - 1 :: step]  # noqa: E731  (a step shows its last frame)
-    paint = lambda s: shown(pixels.decode(s))  # noqa: E731
-    video = shown(clips.video[[lead, other]])
-    rolled, label = {}, next(iter(models))
-    for key, model in models.items():
-        z = model.infer(pair[[0, 0]])
-        rolled[key] = np.concatenate([pair[:, :1], model.rollout(pair[:, :1], z)], 1)
-    painted = {key: paint(s) for key, s in rolled.items()}
-    sheet = lambda kind, title, rows: _write(folder, f"{kind}_{name}", title, rows, fps)  # noqa: E731
-    sheet(
-        "rollout",
-        f"{name}: rollout from step 0 with inferred actions",
-        {"video": video[0], "its states, decoded": paint(pair[:1])[0]}
-        | {key: frames[0] for key, frames in painted.items()},
-    )
-    sheet(
-        "transfer",
-        f"{name}: the actions of one clip, transferred to another ({label})",
-        {
-            "source": video[0],
-            "target, as it was": video[1],
-            "target, source's actions": painted[label][1],
-        },
-    )
-    model = models[label]
-    back = model.rollout(pair[:1, :1], model.infer(rolled[label][1:]))
-    back = np.concatenate([pair[:1, :1], back], 1)
-    sheet(
-        "cycle",
-        f"{name}: actions from A to B and back ({label})",
-        {
-            "A": video[0],
-            "A, its own actions": painted[label][0],
-            "B, actions of A": painted[label][1],
-            "A, actions read off B": paint(back)[0],
-        },
-    )
-    if stitched is None:
+    if source.samples:
+        _embedding(source)
+    if source.main not in source.inferring:
         return
-    s = s_cut[lead : lead + 1]
-    guess = {key: model.predict(s[:, :-1], model.infer(s)) for key, model in models.items()}
-    guess = {key: np.concatenate([s[:, :1], x], 1) for key, x in guess.items()}
-    sheet(
-        "cut",
-        f"{name}: each step predicted from the true past, over a scene cut",
-        {"video": shown(stitched[lead : lead + 1])[0], "its states, decoded": paint(s)[0]}
-        | {key: paint(x)[0] for key, x in guess.items()},
-    )
-    found = transfer.example(clips.s, clips.episodes, merge)
-    if found:
-        rows = _locality(found, models[label], clips, paint, shown, merge)
-        title = f"{name}: where an action moves something, red ({label})"
-        columns = "before", "after", "change"
-        figures.strips(os.path.join(folder, f"locality_{name}.png"), title, rows, columns)
+    if source.pixels is None:
+        why = "it holds states" if source.clips.video is None else "no decoder: configs/decoder.py"
+        print(f"{source.name}: no pictures, {why}")
+        return
+    Drawing(source).all()
 
 
-def _locality(found, model, clips, paint, shown, merge):
-    """Draws where a source moves, and where its action changes the prediction of a target."""
-    clip, t, other, _ = found
-    pair = clips.s[[clip, other]][:, t : t + 2]
-    z = model.infer(pair[:1])
-    guess = np.concatenate([pair[1:, :1], model.predict(pair[1:, :1], z)], 1)
-    video = shown(clips.video[[clip, other]])[:, t : t + 2]
-    painted = paint(guess)[0]
-    change = lambda s: np.abs(transfer.cells(s[1] - s[0], merge)).mean(-1)  # noqa: E731
-    return {
-        "source": np.stack([*video[0], _heat(video[0, 0], change(pair[0]))]),
-        "target, predicted": np.stack(
-            [video[1, 0], painted[1], _heat(video[1, 0], change(guess[0]))]
-        ),
+class Drawing:
+    """Draws one source's pictures of predictions, decoded to frames."""
+
+    def __init__(self, source):
+        """Chooses the two clips that most pictures show.
+
+        Args:
+          source: `context.Source` with pixels.
+        """
+        self.source, self.clips, self.step = source, source.clips, source.per_step
+        self.merge = source.model.merge
+        strength = source.model.latent.strength
+        self.main = f"{source.main}, {strength:g}"
+        self.models = {
+            self.main if key == source.main else key: model
+            for key, model in source.inferring.items()
+        }
+        self.lead, other = choose(self.clips)
+        self.chosen = [self.lead, other]
+        self.pair, self.video = self.clips.s[self.chosen], self.last(self.clips.video[self.chosen])
+
+    def all(self):
+        """Draws every picture that the source's clips allow."""
+        pair, rolled = self.pair, {}
+        for key, model in self.models.items():
+            ahead = model.rollout(pair[:, :1], model.infer(pair[[0, 0]]))
+            rolled[key] = np.concatenate([pair[:, :1], ahead], 1)
+        painted = {key: self.paint(s) for key, s in rolled.items()}
+        self.rollout(painted)
+        self.transfer(painted[self.main][1])
+        self.cycle(rolled[self.main][1:], *painted[self.main])
+        if self.source.pairs:
+            self.cut()
+            self.locality()
+
+    def rollout(self, painted):
+        """Draws rollouts of the first clip, label -> frames of both clips."""
+        rows = {"video": self.video[0], "its states, decoded": self.paint(self.pair[:1])[0]}
+        rows |= {key: frames[0] for key, frames in painted.items()}
+        self.sheet("rollout", "rollout from step 0 with inferred actions", rows)
+
+    def transfer(self, moved):
+        """Draws the second clip as it was, and led by the first one's actions, `moved`."""
+        rows = {"source": self.video[0], "target, as it was": self.video[1]}
+        rows["target, source's actions"] = moved
+        title = f"the actions of one clip, transferred to another ({self.main})"
+        self.sheet("transfer", title, rows)
+
+    def cycle(self, s, own, moved):
+        """Draws actions that led to states s [1, T, N, D] of the second clip, back in the first."""
+        model, start = self.models[self.main], self.pair[:1, :1]
+        back = np.concatenate([start, model.rollout(start, model.infer(s))], 1)
+        rows = {"A": self.video[0], "A, its own actions": own, "B, actions of A": moved}
+        rows["A, actions read off B"] = self.paint(back)[0]
+        self.sheet("cycle", f"actions from A to B and back ({self.main})", rows)
+
+    def cut(self):
+        """Draws predictions of each step of a clip with a scene cut from its true past."""
+        stitched, s = (x[self.lead : self.lead + 1] for x in self.source.cut)
+        rows = {"video": self.last(stitched)[0], "its states, decoded": self.paint(s)[0]}
+        for key, model in self.models.items():
+            ahead = model.predict(s[:, :-1], model.infer(s))
+            rows[key] = self.paint(np.concatenate([s[:, :1], ahead], 1))[0]
+        self.sheet("cut", "each step predicted from the true past, over a scene cut", rows)
+
+    def locality(self):
+        """Draws where a clip moves, and where its action changes the prediction of another."""
+        found = transfer.example(self.clips.s, self.clips.episodes, self.merge)
+        if not found:
+            return
+        clip, t, other, _ = found
+        model, pair = self.models[self.main], self.clips.s[[clip, other]][:, t : t + 2]
+        ahead = model.predict(pair[1:, :1], model.infer(pair[:1]))
+        guess = np.concatenate([pair[1:, :1], ahead], 1)
+        video = self.last(self.clips.video[[clip, other]])[:, t : t + 2]
+        change = lambda s: np.abs(transfer.cells(s[1] - s[0], self.merge)).mean(-1)  # noqa: E731
+        moves, follows = _heat(video[0, 0], change(pair[0])), _heat(video[1, 0], change(guess[0]))
+        rows = {
+            "source": np.stack([*video[0], moves]),
+            "target, predicted": np.stack([video[1, 0], self.paint(guess)[0, 1], follows]),
+        }
+        title = f"{self.source.name}: where an action moves something, red ({self.main})"
+        path = os.path.join(self.source.folder, f"locality_{self.source.name}.png")
+        figures.strips(path, title, rows, ("before", "after", "change"))
+
+    def last(self, video):
+        """Picks what a time step shows, its last frame: [n, F, H, W, 3] -> [n, T, H, W, 3]."""
+        return video[:, self.step - 1 :: self.step]
+
+    def paint(self, s):
+        """Decodes states [n, T, N, D] to a frame for each step, uint8 [n, T, H, W, 3]."""
+        return self.last(self.source.pixels.decode(s))
+
+    def sheet(self, kind, title, rows):
+        """Writes rows of frames, label -> uint8 [T, H, W, 3], as a PNG and as a film."""
+        path = os.path.join(self.source.folder, f"{kind}_{self.source.name}")
+        figures.strips(f"{path}.png", f"{self.source.name}: {title}", rows)
+        figures.movie(f"{path}.mp4", rows, self.source.config.data.fps / self.step)
+
+
+def _embedding(source):
+    """Draws the inferred latents and those sampled in every way in one plane."""
+    points, method = sampling.embed(source.samples, method=source.embedding)
+    points = {
+        f"{name}, {method}" if name == "inferred" else name: x[:1000] for name, x in points.items()
     }
+    figures.embedding(os.path.join(source.folder, f"embedding_{source.name}.png"), points)
 
 
 def _heat(frame, change):
@@ -115,9 +150,3 @@ def choose(clips):
     first = np.unique(clips.episodes, return_index=True)[1][:8]
     lead = first[np.abs(np.diff(clips.s[first], axis=1)).mean((1, 2, 3)).argmax()]
     return int(lead), int(first[(list(first).index(lead) + 1) % len(first)])
-
-
-def _write(folder, stem, title, rows, fps):
-    path = os.path.join(folder, stem)
-    figures.strips(f"{path}.png", title, rows)
-    figures.movie(f"{path}.mp4", rows, fps)

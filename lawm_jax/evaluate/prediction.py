@@ -7,9 +7,44 @@ Source: Garrido et al. 2026, section 5 and Figure 4.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics
-from lawm_jax.evaluate.metrics import show
-from lawm_jax.report import row_names
+from lawm_jax.evaluate import metrics, row_names
+from lawm_jax.evaluate.tables import Column, Table, listed, mapping
+
+COLUMNS = (
+    Column("error", "error", 4, "lower"),
+    Column("relative to copying", "relative", 3, "lower"),
+    Column("minus deterministic", "paired", 4, "lower", signed=True),
+)
+PIXELS = {"psnr": Column("PSNR, dB", "pixels.psnr", 2, "higher")}
+PIXELS["ssim"] = Column("SSIM", "pixels.ssim", 3, "higher")
+
+
+def run(source):
+    """Compares the models of a `context.Source`, in frames too where there is a decoder."""
+    return compare(source.models, source.clips.s, source.clips.episodes, source.pixels)
+
+
+def tables(rows):
+    """Lays out rows of `compare`: a list of Table."""
+    return [Table("one step ahead", COLUMNS, rows), *rollouts(rows)]
+
+
+def rollouts(rows):
+    """Lays out `rollout` and `pixels` of rows: a list of Table, of steps ahead and of frames."""
+    P = max((len(listed(row.get("rollout"))) for row in rows), default=0)
+    steps = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < P} | {P})
+    ahead = tuple(
+        Column(f"{k} step{'s' * (k > 1)} ahead", f"rollout.{k - 1}", 3, "lower") for k in steps
+    )
+    names = dict.fromkeys(name for row in rows for name in mapping(row.get("pixels")))
+    frames = tuple(
+        PIXELS.get(name) or Column(f"{name} distance", f"pixels.{name}", 3, "lower")
+        for name in names
+    )
+    return [
+        Table("several steps ahead, open loop", ahead, rows),
+        Table("rollouts, decoded", frames, rows),
+    ]
 
 
 def compare(models, s, episodes, pixels=None):
@@ -62,29 +97,3 @@ def compare(models, s, episodes, pixels=None):
 def per_step(a, b):
     """Computes the mean absolute difference of states, [n, T, N, D] each: [n, T]."""
     return np.abs(a - b).mean((2, 3))
-
-
-def table(results):
-    """Writes results (source -> rows of `compare`) as text for a terminal."""
-    lines = []
-    for source, rows in results.items():
-        lines += [f"held-out one-step IDM error, {source} (mean absolute, [95 % interval])"]
-        for row in rows:
-            if "error" not in row:
-                continue
-            text = f"  {row['name']:<18}{show(row['error'], 4)}   {row['relative']:.3f} of copying"
-            if row["paired"]:
-                text += f"   minus deterministic: {show(row['paired'], 4, '+')}"
-            lines.append(text)
-        steps = len(rows[0]["rollout"])
-        ahead = sorted({1, min(4, steps), steps})
-        lines += [f"open loop, {source}: error {', '.join(map(str, ahead))} steps after the first"]
-        for row in rows:
-            text = f"  {row['name']:<18}"
-            if "rollout" in row:
-                text += "  ".join(f"{row['rollout'][k - 1]['mean']:.4f}" for k in ahead)
-            if row.get("pixels"):
-                pixels = {name: f"{x['mean']:.3g}" for name, x in row["pixels"].items()}
-                text += "   " + ", ".join(f"{name} {x}" for name, x in pixels.items())
-            lines.append(text)
-    return "\n".join(lines)

@@ -7,10 +7,58 @@ effective dimension (participation ratio) as in Gao et al. 2017.
 import numpy as np
 
 from lawm_jax.evaluate import metrics
-from lawm_jax.evaluate.metrics import show
+from lawm_jax.evaluate.tables import Column, Table, listed, mapping
 
 # Ridge penalty per training row, on standardised latents: keeps unused dimensions out.
 PENALTY = 1e-2
+KNOWN = {  # columns of `describe`; other statistics are shown under their own names
+    "dimension": Column("effective dimension", "latents.dimension", 2),
+    "near_zero": Column("share near zero", "latents.near_zero", 2),
+    "hoyer": Column("Hoyer sparsity", "latents.hoyer", 2),
+    "codes used": Column("codes in use", "latents.codes used", 0),
+    "codes of": Column("of codes", "latents.codes of", 0),
+}
+
+
+def run(source):
+    """Describes and probes the latents of the models of a `context.Source`."""
+    rows, u = [], source.clips.actions
+    for name in source.latents:
+        z = source.models[name].infer(source.clips.s)
+        row = {"name": name, "latents": describe(z, *source.codes(name, z), source.nats(name))}
+        row["probe"] = None
+        if u is not None and source.pairs:
+            row["probe"] = probe(z, align(u, source.clips.s.shape[1]), source.clips.episodes)
+        rows.append(row)
+    return rows
+
+
+def tables(rows):
+    """Lays out rows of `run`: a list of Table, of the probe and of the use of the space."""
+    probed, told = [], []
+    for row in rows:
+        probe = mapping(row.get("probe"))
+        pairs = zip(*(listed(probe.get(key)) for key in ("names", "r2")), strict=False)
+        probed.append({"name": row["name"], "probe": {str(name): r2 for name, r2 in pairs}})
+        told.append({"name": row["name"], "latents": _flat(mapping(row.get("latents")))})
+    names = dict.fromkeys(name for row in probed for name in row["probe"])
+    r2 = tuple(Column(f"R² of {name}", f"probe.{name}", 2, "higher") for name in names)
+    names = {k: v for row in told for k, v in row["latents"].items() if v is not None}
+    use = tuple(
+        KNOWN.get(name)
+        or Column(name.replace("_", " "), f"latents.{name}", 0 if isinstance(x, int) else 2)
+        for name, x in names.items()
+    )
+    return [Table("linear probe", r2, probed), Table("use of the latent space", use, told)]
+
+
+def _flat(values):
+    """Brings what is nested, but for intervals, to the top: {"a": {"b": 1}} -> {"a b": 1}."""
+    flat = {}
+    for name, x in values.items():
+        nested = isinstance(x, dict) and "mean" not in x
+        flat |= {f"{name} {key}": y for key, y in x.items()} if nested else {name: x}
+    return flat
 
 
 def align(u, steps):
@@ -157,30 +205,3 @@ def _usage(codes, K):
     used = counts[counts > 0] / counts.sum()
     perplexity = float(2 ** -(used * np.log2(used)).sum())
     return {"used": len(used), "of": int(K), "perplexity": perplexity}
-
-
-def table(results):
-    """Writes results for a terminal.
-
-    Args:
-      results: source -> rows, dicts of `name`, `latents` (of `describe`) and `probe` (of `probe`,
-        or None).
-    """
-    lines = []
-    for source, rows in results.items():
-        lines.append(f"what latents hold, {source} (R2 of a linear probe [95 % interval])")
-        for row in rows:
-            x = row["latents"]
-            text = f"  {row['name']:<18}dimension {x['dimension']:.1f} of {x['width']}, "
-            text += f"norm {x['norm']:.2f}, {100 * x['near_zero']:.0f} % near zero"
-            if x["hoyer"] is not None:
-                text += f", Hoyer {x['hoyer']:.2f}"
-            if x["nats"] is not None:
-                text += f", {x['nats']:.1f} nats"
-            if x["codes"]:
-                text += ", codes {used} of {of}, perplexity {perplexity:.1f}".format(**x["codes"])
-            lines.append(text)
-            if row["probe"]:
-                pairs = zip(row["probe"]["names"], row["probe"]["r2"], strict=True)
-                lines.append("    " + ", ".join(f"{name} {show(r2, 2)}" for name, r2 in pairs))
-    return "\n".join(lines)

@@ -14,20 +14,10 @@ import jax
 import ml_collections
 
 from lawm_jax.data import paths, pipeline
-from lawm_jax.evaluate import context, control, leakage, prediction, probing, sampling, transfer
-from lawm_jax.report import figures
+from lawm_jax.evaluate import context, figures, pictures, priors, tables
+from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import checkpoints, models, rundir
 
-# Evaluations in their order: what runs one, and what writes its table; pictures have none.
-PARTS = {
-    "prediction": (context.Source.prediction, prediction.table),
-    "leakage": (context.Source.leakage, leakage.table),
-    "transfer": (context.Source.transfer, transfer.table),
-    "content": (context.Source.content, probing.table),
-    "control": (context.Source.control, control.table),
-    "sampling": (context.Source.sampling, sampling.table),
-    "pictures": (context.Source.pictures, None),
-}
 TRAINED = ("predictor", "inverse", "latent")  # parts of the params
 
 
@@ -36,14 +26,14 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
 
     Args:
       workdir: folder of the run.
-      only: some of `PARTS`, or None for all.
+      only: some of `EVALUATIONS` and "pictures", or None for all.
       data: name -> source to evaluate on instead of the run's own, as in a config's data.sources.
       decoder: folder of the run of a decoder, or None for WORKDIR/decoder.
       distance: perceptual distance, see `perceptual.load`.
       embedding: see `sampling.embed`.
 
     Raises:
-      ValueError: a source has no clip that can be evaluated, or does not fit the model.
+      ValueError: no source has a clip that can be evaluated, or one does not fit the model.
     """
     begin, workdir = time.monotonic(), paths.expand(workdir)
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
@@ -57,38 +47,45 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
         config.data.holdout, without = unseen(data, workdir, folders.values())
     loaded = {main: models.load(workdir, decoder=decoder)}
     loaded |= {name: models.load(folder) for name, folder in folders.items()}
-    pictures = rundir.report(workdir)
-    for folder in (pictures, os.path.dirname(rundir.evaluation(workdir, "about"))):
+    shown = rundir.report(workdir)
+    for folder in (shown, os.path.dirname(rundir.evaluation(workdir, "about"))):
         os.makedirs(folder, exist_ok=True)
 
-    parts = [part for part in PARTS if part in (only or PARTS)]
-    results = {part: {} for part in parts if part != "pictures"}
-    options = pictures, distance, embedding
-    sources = [
-        context.Source(config, x, comparable(x, loaded, folders), *options, without.get(x, ()))
-        for x in pipeline.names(config)
-    ]
-    inferred = loaded[main][0].latent.inferred
-    if "sampling" in parts and inferred:
-        learned = context.fit_prior(own, sources[0])
+    asked = {
+        name: evaluation for name, evaluation in EVALUATIONS.items() if name in (only or [name])
+    }
+    draws = only is None or "pictures" in only
+    options, sources = (shown, distance, embedding), []
+    for name in pipeline.names(config):
+        given = comparable(name, loaded, folders), *options, without.get(name, ())
+        try:
+            sources.append(context.Source(config, name, *given))
+        except context.Still as error:
+            print(f"left out: {error}")
+    if not sources:
+        raise ValueError("data: expected a source in whose held-out clips something changes")
+    if "sampling" in asked and loaded[main][0].latent.inferred:
+        learned = priors.fit_to_run(own, sources[0])
         models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
         for source in sources:
             source.learned = learned
-    if "control" in parts and inferred:
+    if "control" in asked and loaded[main][0].latent.inferred:
         for source in sources:
             source.controllers = _controllers(workdir, source.name, config, *loaded[main])
+    results = {name: {} for name in asked}
     for source in sources:
-        for part in parts:
-            run, table = PARTS[part]
-            found = run(source)
+        for name, evaluation in asked.items():
+            found = evaluation.run(source)
             if found:
-                results[part][source.name] = found
-                print(table({source.name: found}), flush=True)
-    for part, found in results.items():
-        _write(rundir.evaluation(workdir, part), found, merge=bool(data))
-    if "pictures" in parts:
+                results[name][source.name] = found
+                print(tables.text(source.name, evaluation.tables(found)), flush=True)
+        if draws:
+            pictures.draw(source)
+    for name, found in results.items():
+        _write(rundir.evaluation(workdir, name), found, merge=bool(data))
+    if draws:
         _curve(workdir, {main: workdir} | folders)
-        print(f"pictures and films: {pictures}")
+        print(f"pictures and films: {shown}")
     about = _about(workdir, loaded[main][1], time.monotonic() - begin)
     _write(rundir.evaluation(workdir, "about"), about)
 

@@ -7,74 +7,36 @@ Source: Garrido et al. 2026, appendix B, which shows an embedding; the two-sampl
 say how far apart the two sets are.
 """
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from scipy.spatial.distance import cdist
 
-from lawm_jax import latents
 from lawm_jax.evaluate import metrics
-from lawm_jax.nn import prior
+from lawm_jax.evaluate.tables import Column, Table
 
+COLUMNS = (
+    Column("AUC", "auc"),
+    Column("energy distance", "energy_distance", 4, "lower"),
+    Column("its null", "energy_null", 4),
+    Column("change", "change"),
+)
 FOLDS = 5
 MOST = 1000  # latents of each set that a test looks at: the classifier's cost is quadratic
 
 
-def fit(z, s, seed=0, steps=1000, batch=128, rate=2e-3, network=None):
-    """Trains a prior over latent actions on clips' inferred latents.
-
-    Args:
-      z: [n, T-1, A] float32, inferred latents of training clips.
-      s: [n, T, N, D] float32, their states; the last has no latent and is not used.
-      seed: of parameters, noise and batches.
-      steps, batch, rate: of AdamW: number of updates, transitions in each, peak learning rate.
-      network: the Prior to train; None for the default one.
-
-    Returns:
-      network and its parameters, for `prior.sample`.
-
-    Raises:
-      ValueError: z does not have a latent for every step of s but the last.
-    """
-    if z.ndim != 3 or s.ndim != 4 or z.shape[:2] != (s.shape[0], s.shape[1] - 1):
-        raise ValueError(f"z: expected [n, T-1, A] for s [n, T, N, D] {s.shape}, got {z.shape}")
-    network = network or prior.Prior()
-    start, run = jax.random.split(jax.random.key(seed))
-    z, s = flat(z), pooled(s[:, :-1])
-    params = jax.jit(prior.init, static_argnums=0)(network, start, z, s)
-    return network, _train(network, params, run, z, s, steps, batch, rate)
+def run(source):
+    """Measures samples of the model in question of a `context.Source`, and leaves them there."""
+    if source.learned is None:
+        return None
+    known, learned = source.learned
+    ways = source.model.latent.samplers(source.params.get("latent"))
+    given = ways, known, learned, source.clips.s, source.clips.episodes, source.codebook
+    rows, source.samples = measure(source.models[source.main], *given)
+    return rows
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5, 6, 7))
-def _train(network, params, key, z, s, steps, batch, rate):
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
-    tx = optax.adamw(schedule, weight_decay=0.04)
-    scale = {"scale": params["scale"]}  # neither trained nor decayed
-    weights = {name: p for name, p in params.items() if name != "scale"}
-
-    def step(carry, key):
-        weights, state = carry
-        pick, noise = jax.random.split(key)
-        rows = jax.random.randint(pick, (batch,), 0, len(z))
-        loss = lambda w: prior.flow_loss(network, w | scale, noise, z[rows], s[rows])  # noqa: E731
-        updates, state = tx.update(jax.grad(loss)(weights), state, weights)
-        return (optax.apply_updates(weights, updates), state), None
-
-    (weights, _), _ = jax.lax.scan(step, (weights, tx.init(weights)), jax.random.split(key, steps))
-    return weights | scale
-
-
-def flat(z):
-    """Joins clips and steps: [n, T-1, A] -> [n (T-1), A]."""
-    return np.asarray(z, np.float32).reshape(-1, z.shape[-1])
-
-
-def pooled(s):
-    """Averages tokens, all that a prior sees of a state: [n, T, N, D] -> [n T, 1, D]."""
-    return np.asarray(s, np.float32).mean(2).reshape(-1, 1, s.shape[-1])
+def tables(rows):
+    """Lays out rows of `measure`: a list of Table."""
+    return [Table("sampled against inferred latents (AUC 0.5: they look alike)", COLUMNS, rows)]
 
 
 def two_sample(sampled, inferred, groups=None, seed=0):
@@ -205,12 +167,6 @@ def _null(y, groups, random, draws=200):
     return float(np.quantile(found[enough], 0.95))
 
 
-def gaussian(key, shape, z):
-    """Draws from the Gaussian with the mean and covariance of latents z [k, A]: [..., A]."""
-    mean, covariance = jnp.asarray(z.mean(0)), jnp.cov(z, rowvar=False).reshape(z.shape[1], -1)
-    return jax.random.multivariate_normal(key, mean, covariance, shape[:-1], method="svd")
-
-
 def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0, clips=64):
     """Measures every way to sample one model's latents, on the held-out clips of one source.
 
@@ -219,7 +175,7 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0,
       ways: name -> function (key, shape, training latents [k, A]) -> z, such as the latent kind's
         `samplers`.
       known: [m, A], latents drawn by `draw` for training clips, for the fitted ways.
-      learned: network and params of a prior, from `fit`.
+      learned: network and params of a prior, from `priors.fit`.
       s: [n, T, N, D] float32, states of held-out clips.
       episodes: [n] str, the episode of each held-out clip.
       codebook: [K, A], where latents are discrete: the fitted ways take the nearest code.
@@ -238,19 +194,22 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0,
     Raises:
       ValueError: not one episode for each clip.
     """
+    import jax  # needed here alone: who reads results goes without
+
+    from lawm_jax import latents
+    from lawm_jax.evaluate import priors
+
     if len(episodes) != len(s):
         raise ValueError(f"episodes: expected {len(s)}, one for each clip, got {len(episodes)}")
     z = functions.draw(s, seed)
     shape = z.shape
     groups = np.repeat(np.asarray(episodes), shape[1])
-    inferred = flat(z)
+    inferred = priors.flat(z)
     if np.ptp(inferred, axis=0).max() == 0:
         return [], {}
-    network, params = learned
-    draw = jax.jit(functools.partial(prior.sample, network))
     fitted = {
-        "Gaussian fit": gaussian,
-        "learned prior": lambda key, shape, z: draw(params, key, pooled(s[:, :-1])),
+        "Gaussian fit": priors.gaussian,
+        "learned prior": lambda key, shape, z: priors.draw(*learned, key, s[:, :-1]),
     }
     some = np.unique(np.linspace(0, len(s) - 1, min(clips, len(s))).round().astype(int))
     present = s[some, :-1]
@@ -312,19 +271,3 @@ def _umap(x, seed):
     except ImportError:
         return None, "PCA"
     return umap.UMAP(random_state=seed, n_jobs=1).fit_transform(x), "UMAP"
-
-
-def table(results):
-    """Writes results (source -> rows of `measure`) as text for a terminal."""
-    lines = []
-    for source, rows in results.items():
-        lines += [f"sampled against inferred latents, {source} (AUC 0.5 = cannot be told apart)"]
-        for row in rows:
-            auc, null, change = row["auc"], row["energy_null"], row["change"]
-            text = f"  {row['name']:<26}AUC {auc['mean']:.3f}"
-            if auc["low"] is not None:
-                text += f" [{auc['low']:.3f}, {auc['high']:.3f}]"
-            text += f"   energy distance {row['energy_distance']:.3f}"
-            text += "" if null is None else f" (null {null:.3f})"
-            lines.append(text + ("" if change is None else f"   change {change:.2f} of inferred"))
-    return "\n".join(lines)

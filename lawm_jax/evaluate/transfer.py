@@ -12,10 +12,64 @@ import numpy as np
 
 from lawm_jax.evaluate import metrics
 from lawm_jax.evaluate.leakage import latent_l1, partners
-from lawm_jax.evaluate.metrics import show
+from lawm_jax.evaluate.tables import Column, Table
 
 # Below this share of the error, what latents change is nothing.
 NOTHING = 0.01
+CYCLE = (
+    Column("original", "original", 3, "lower"),
+    Column("after cycle", "cycle", 3, "lower"),
+    Column("shuffled", "shuffled"),
+    Column("ratio", "ratio", 2, "lower"),
+    Column("lost", "lost", 2, "lower"),
+)
+LOCALITY = (
+    Column("cases", "count", 0),
+    Column("change: own region", "share.region", 2, "higher"),
+    Column("mirrored", "share.mirrored", 2, "lower"),
+    Column("action: own region", "action.region", 2, "higher"),
+    Column("mirrored", "action.mirrored", 2, "lower"),
+    Column("chance", "chance", 2),
+    Column("effect of the action", "effect", 2),
+)
+
+
+def run(source):
+    """Asks the models of a `context.Source`: {"cycle": rows, "locality": rows}.
+
+    With a decoder the model in question is also asked in frames, as in Table 2.
+    """
+    if not source.pairs:
+        return None
+    s, episodes, pixels = source.clips.s, source.clips.episodes, source.pixels
+    rows = cycle(source.inferring, s, episodes)
+    if pixels:
+        alone, truth = {source.main: source.models[source.main]}, pixels.video[:, source.per_step :]
+        asked = dict(distance=source.to_frames, truth=truth)
+        rows += cycle(alone, pixels.s, pixels.episodes, **asked)
+    where = locality(source.inferring, s, episodes, source.model.merge)
+    return {"cycle": rows, "locality": where}
+
+
+def tables(found):
+    """Lays out what `run` found: a list of Table."""
+    return cycle_tables(found["cycle"]) + locality_tables(found["locality"])
+
+
+def cycle_tables(rows):
+    """Lays out rows of `cycle`: a list of Table, one for each metric."""
+    metrics_ = dict.fromkeys(row.get("metric") for row in rows)
+    return [
+        Table(
+            f"to another clip and back, {name}", CYCLE, [r for r in rows if r.get("metric") == name]
+        )
+        for name in metrics_
+    ]
+
+
+def locality_tables(rows):
+    """Lays out rows of `locality`: a list of Table."""
+    return [Table("where a transferred latent acts", LOCALITY, rows)]
 
 
 def cycle(models, s, episodes, context=1, distance=None, truth=None):
@@ -245,36 +299,3 @@ def _shares(change, region, groups):
 def _check(episodes, n):
     if np.shape(episodes) != (n,):
         raise ValueError(f"episodes: expected {n} names, got {np.shape(episodes)}")
-
-
-def table(results):
-    """Writes results for a terminal: source -> {"cycle": rows, "locality": rows}, each optional."""
-    lines = []
-    for source, parts in results.items():
-        if parts.get("cycle"):
-            lines.append(f"latents transferred to another clip and back, {source} [95 % interval]")
-        for row in parts.get("cycle", []):
-            errors = " -> ".join(show(row[key]) for key in ("original", "cycle"))
-            judged = row["note"] or f"lost {show(row['lost'], 2)} of what shuffling loses"
-            lines.append(
-                f"  {row['name']:<18}{row['metric']} {errors} (x{show(row['ratio'], 2)}), "
-                f"shuffled {show(row['shuffled'])}   {judged}"
-            )
-        if parts.get("locality"):
-            lines.append(
-                f"where a transferred latent acts, {source}: share of the change in the moving "
-                "region / in its mirror image [95 % interval]"
-            )
-        for row in parts.get("locality", []):
-            if not row["count"]:
-                lines.append(f"  {row['name']:<18}{row['note']}")
-                continue
-            shares = [
-                f"{title} {show(row[key]['region'], 2)} / {show(row[key]['mirrored'], 2)}"
-                for key, title in (("share", "predicted"), ("action", "due to the action"))
-            ]
-            lines.append(
-                f"  {row['name']:<18}{', '.join(shares)}, chance {row['chance']['mean']:.2f}   "
-                f"{row['count']} transitions" + (f"   {row['note']}" if row["note"] else "")
-            )
-    return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lawm_jax.report import row_names
+from lawm_jax.evaluate import row_names
 
 
 def plans(start, goal, training, u, mean, std, hold=1, seed=0):

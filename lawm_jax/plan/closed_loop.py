@@ -16,10 +16,9 @@ import jax
 import numpy as np
 
 from lawm_jax.envs import policies
-from lawm_jax.evaluate import metrics
+from lawm_jax.evaluate import metrics, row_names
 from lawm_jax.plan import tasks
 from lawm_jax.plan.search import searcher
-from lawm_jax.report import row_names
 
 
 class Task(NamedTuple):
@@ -279,20 +278,3 @@ def _rows(paths, radius, groups):
         row["paired"] = interval(path[:, -1] - paths[row_names.NO_ACTION][:, -1])
         rows.append(row | {"path": path.mean(0).tolist()})
     return rows
-
-
-def table(name, task, horizon, rows):
-    """Writes rows of `evaluate` for a terminal."""
-    lines = [
-        f"closed loop, plans of {horizon} steps, {name}: goals {rows[0]['path'][0]:.3f} m away, "
-        f"{task.limit} steps [95 % interval]",
-        f"  {'':<16}{'at the end within':<24}{'at any time':<24}distance at the end",
-        f"  {'':<16}{f'{task.radius:g} m of the goal':<24}{'':<24}",
-    ]
-    for row in rows:
-        shares = "".join(f"{metrics.show(row[key], 2):<24}" for key in ("success", "reached"))
-        text = f"  {row['name']:<16}{shares}{metrics.show(row['distance'])} m"
-        if row["name"] != row_names.NO_ACTION:
-            text += f", less no action's {metrics.show(row['paired'], sign='+')}"
-        lines.append(text)
-    return "\n".join(lines)

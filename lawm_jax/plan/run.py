@@ -12,10 +12,9 @@ import ml_collections
 
 from lawm_jax import latents
 from lawm_jax.data import paths, pipeline
-from lawm_jax.evaluate import batched, clips
+from lawm_jax.evaluate import batched, clips, row_names, tables
 from lawm_jax.plan import closed_loop as closed_loop_
-from lawm_jax.plan import tasks
-from lawm_jax.report import row_names
+from lawm_jax.plan import columns, tasks
 from lawm_jax.train import models, rundir
 
 # Of each task: what is asked, the horizons, metres between waypoints.
@@ -155,7 +154,7 @@ def _open(config, task, models, count, horizons, asked, frames):
         rows = ask(models, episodes, training, horizon=horizon, **asked)
         names = episodes.episodes.tolist()  # the groups of intervals
         plans.append({"horizon": horizon, "names": names, "rows": rows})
-        print(tasks.table({task: plans[-1:]}), flush=True)
+        print(tables.text(task, columns.tables(f"plans of {horizon} steps", rows)), flush=True)
     return plans
 
 
@@ -171,7 +170,11 @@ def _closed(config, task, models, scenes, horizons, asked):
         rows = closed_loop_.evaluate(*given, done=tell, **asked)
         measured = {"radius": acting.radius, "policy_steps": acting.steps, "steps": acting.limit}
         plans.append({"horizon": horizon} | measured | {"rows": rows})
-        print(closed_loop_.table(task, acting, horizon, rows), flush=True)
+        caption = (
+            f"closed loop, plans of {horizon} steps, goals {rows[0]['path'][0]:.3f} m away, to be "
+            f"within {acting.radius:g} m after {acting.limit} steps"
+        )
+        print(tables.text(task, columns.tables(caption, rows)), flush=True)
     return plans
 
 

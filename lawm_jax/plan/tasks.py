@@ -9,11 +9,9 @@ Source: Garrido et al. 2026, section 6; the baselines but V-JEPA 2-AC's are ours
 import numpy as np
 
 from lawm_jax.data import poses
-from lawm_jax.evaluate import batched, metrics
+from lawm_jax.evaluate import batched, metrics, row_names
 from lawm_jax.evaluate import clips as clips_
-from lawm_jax.evaluate.metrics import show
 from lawm_jax.plan import baselines, search
-from lawm_jax.report import row_names
 
 # The paper's settings of CEM, for manipulation and navigation; other planners have their own.
 REACH = dict(samples=300, elites=10, iterations=15)
@@ -249,39 +247,3 @@ def _correlation(a, b):
     return [
         float(x / s) if ok else None for x, s, ok in zip((a * b).sum(0), size, some, strict=True)
     ]
-
-
-def table(results):
-    """Writes results for a terminal.
-
-    Args:
-      results: source -> a list of {"horizon", "rows"}, rows of `reach` or `walk`.
-    """
-    lines = []
-    for source, plans in results.items():
-        for plan in plans:
-            lines.append(f"plans of {plan['horizon']} steps, {source} [95 % interval]")
-            for row in plan["rows"]:
-                pairs = zip(_axes(row), row["correlation"], strict=True)
-                pairs = " ".join(f"{k} {'-' if r is None else f'{r:.2f}'}" for k, r in pairs)
-                lines.append(f"  {row['name']:<18}{_errors(row)}   correlation {pairs}")
-    return "\n".join(lines)
-
-
-def _axes(row):
-    return ("x", "y", "z") if "error" in row else ("x", "y", "yaw")
-
-
-def _errors(row):
-    if "error" in row:
-        paired = (
-            ""
-            if row["name"] == row_names.NO_ACTION
-            else f"   less no action's: {show(row['paired'], sign='+')}"
-        )
-        return f"error {show(row['error'])} m, score {show(row['score'], digits=1)}{paired}"
-    text = f"ATE {show(row['ate'])} m, RPE {show(row['rpe'])} m, "
-    if "ate_waypoints" in row:
-        ate, rpe = (show(row[f"{key}_waypoints"], digits=2) for key in ("ate", "rpe"))
-        text += f"in waypoints {ate} and {rpe}, "
-    return text + f"last yaw off by {show(row['yaw'], digits=2)} rad"

@@ -9,8 +9,11 @@ import sys
 
 from absl import app, flags
 
+from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.evaluate.figures import loss_curve
+from lawm_jax.evaluate.tables import mapping
 from lawm_jax.report import figures, page, results, sections, sections_planning
-from lawm_jax.report.results import is_bound, mapping, real
+from lawm_jax.report.results import is_bound, real
 from lawm_jax.train import rundir
 
 OUT = flags.DEFINE_string("out", None, "The page; report/page.html of the first run by default.")
@@ -80,6 +83,8 @@ def build(folders):
         run.name for run in runs
     )
     made = [section(runs) for section in SECTIONS]
+    made += [sections.other(runs, name) for name in EVALUATIONS if name not in KNOWN]
+    made += [section(runs) for section in LAST]
     return page.page(title, subtitle, [section for section in made if section])
 
 
@@ -173,7 +178,7 @@ def training(runs):
         "batches. A curve that still falls at its end asks for more steps."
     )
     caption = "Training error relative to copying the last frame."
-    return "Training", page.paragraph(text) + page.drawing(figures.loss_curve(None, lines), caption)
+    return "Training", page.paragraph(text) + page.drawing(loss_curve(None, lines), caption)
 
 
 def others(runs):
@@ -206,11 +211,10 @@ SECTIONS = (
     sections_planning.closed,
     sections.content,
     sections.sampling,
-    pictures,
-    training,
-    others,
-    configs,
 )
+# Evaluations that these show; any other comes next, and what comes last.
+KNOWN = "prediction", "leakage", "transfer", "content", "control", "sampling"
+LAST = pictures, training, others, configs
 
 
 if __name__ == "__main__":

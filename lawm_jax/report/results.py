@@ -9,10 +9,12 @@ import pathlib
 import shlex
 from typing import NamedTuple
 
-from lawm_jax.report import figures, page, row_names
+from lawm_jax.evaluate import row_names
+from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.evaluate.tables import listed, mapping
+from lawm_jax.report import figures, page
 from lawm_jax.train import rundir
 
-PARTS = "prediction", "leakage", "transfer", "content", "sampling"
 BOUNDS = row_names.COPY, row_names.DETERMINISTIC, row_names.NONE
 CONTROLS = row_names.COPIES_FUTURE, row_names.DECODER_ALONE  # beginnings of rows that are no model
 
@@ -88,7 +90,8 @@ def read(folder):
         return load(rundir.evaluation(folder, part), f"{evaluate} --only {part}")
 
     about = load(rundir.evaluation(folder, "about"), evaluate)
-    evals = {part: measured(part) for part in PARTS} | {"control": {}, "plan": {}}
+    evals = {part: measured(part) for part in EVALUATIONS if part != "control"}
+    evals |= {"control": {}, "plan": {}}
     driven = bool(rundir.controllers(folder))
     if driven or os.path.exists(rundir.evaluation(folder, "control")):
         evals["control"] = measured("control")
@@ -97,7 +100,7 @@ def read(folder):
     for path in paths:
         for asked, rows in _plans(load(path, plan)):
             evals["plan"].setdefault(asked, []).extend(rows)
-    known = {*(path.stem for path in paths), "about", "control", *PARTS}
+    known = {*(path.stem for path in paths), "about", *EVALUATIONS}
     unknown = [path for path in sorted(evaluations.glob("*.json")) if path.stem not in known]
     others = {path.stem: load(path, evaluate) for path in unknown}
     if driven and not paths:
@@ -238,23 +241,6 @@ def _place(name):
 
 
 # What follows takes what stands in a file for what it should be, or for nothing.
-
-
-def at(row, path):
-    """Looks up "a.b", the key b within the key a, or one key alone; None where it is missing."""
-    for key in path.split(".", 1):
-        row = mapping(row).get(key)
-    return row
-
-
-def mapping(x):
-    """Returns a dict as it is, anything else as an empty one."""
-    return x if isinstance(x, dict) else {}
-
-
-def listed(x):
-    """Returns a list as it is, anything else as an empty one."""
-    return x if isinstance(x, list) else []
 
 
 def string(x):

@@ -3,8 +3,12 @@
 The paper's own figures stand beside ours where it has some. What all sections share is here, too.
 """
 
-from lawm_jax.report import figures, page, results, row_names
-from lawm_jax.report.results import at, drawable, listed, mapping, real, string
+from lawm_jax.evaluate import prediction as evaluated
+from lawm_jax.evaluate import row_names
+from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.evaluate.tables import at, filled, listed, mapping
+from lawm_jax.report import figures, page, results
+from lawm_jax.report.results import drawable, real, string
 
 NOT_COMPARABLE = (
     "The paper's figures are LPIPS of decoded frames, of larger models on other "
@@ -30,26 +34,29 @@ PAPER_TRANSFER = [
 ]
 
 
-def tables(sources, columns, caption="", first="model"):
-    """Makes a table per source and metric.
+def tables(source, made, first="model"):
+    """Makes the markup of tables of one source.
 
     Args:
-      sources: of `merged`.
-      columns: [(heading, digits, key)], where "a.b" is the key b within the key a.
-      caption: follows the source's name.
-      first: heading of the labels.
+      source: its name.
+      made: list of `evaluate.tables.Table`, as of an evaluation's `tables`.
+      first: heading of the rows' names.
     """
-    markup, heads = "", [(first, None), *((heading, digits) for heading, digits, _ in columns)]
-    for source, rows in sources.items():
-        for metric in dict.fromkeys(string(row.get("metric")) for _, row in rows):
-            chosen = [[label, *(at(row, key) for *_, key in columns)]
-                      for label, row in rows if string(row.get("metric")) == metric]  # fmt: skip
-            chosen = [values for values in chosen if any(x not in (None, "") for x in values[1:])]
-            title = ", ".join(str(x) for x in (source, caption, metric) if x)
-            markup += page.table(heads, chosen, title) if chosen else ""
-        notes = [f"{label}: {row['note']}." for label, row in rows if row.get("note")]
+    markup = ""
+    for table in made:
+        heads = [(c.heading, f"+{c.digits}" if c.signed else c.digits) for c in table.columns]
+        cells = [[row["name"], *(at(row, c.key) for c in table.columns)] for row in table.rows]
+        cells = [values for values in cells if any(map(filled, values[1:]))]
+        title = ", ".join(x for x in (source, table.caption) if x)
+        markup += page.table([(first, None), *heads], cells, title) if cells else ""
+        notes = [f"{row['name']}: {row['note']}." for row in table.rows if row.get("note")]
         markup += "".join(page.paragraph(note, "note") for note in notes)
     return markup
+
+
+def named(rows):
+    """Gives rows, [(label, row)] of `results.merged`, their labels as names."""
+    return [row | {"name": label} for label, row in rows]
 
 
 def rollouts(source, rows, led):
@@ -60,28 +67,18 @@ def rollouts(source, rows, led):
       rows: of `results.merged`.
       led: by what, such as "with inferred actions".
     """
-    names = dict.fromkeys(name for _, row in rows for name in mapping(row.get("pixels")))
-    known = {"psnr": ("PSNR in dB, higher is better", 2), "ssim": ("SSIM, higher is better", 3)}
-    columns = [
-        (*known.get(name, (f"{name} distance, lower is better", 3)), f"pixels.{name}")
-        for name in names
-    ]
-    decoded = tables({source: rows}, columns, "rollouts, decoded")
+    ahead, decoded = evaluated.rollouts(named(rows))
     muted = [label for label, row in rows if results.is_bound(row["name"])]
-    rows = [(label, row["rollout"]) for label, row in rows if isinstance(row.get("rollout"), list)]
-    rows = [(label, [mapping(x) for x in values]) for label, values in rows]
-    rows = [(label, values) for label, values in rows if values and all(map(drawable, values))]
-    if not rows:
-        return decoded
-    P = max(len(values) for _, values in rows)
-    steps = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < P} | {P})
-    columns = [("model", None)] + [(f"{k} step{'s' * (k > 1)} ahead", 3) for k in steps]
-    shown = [[label, *(v[k - 1] if k <= len(v) else None for k in steps)] for label, v in rows]
-    lines = {label: list(enumerate(values, 1)) for label, values in rows}
-    svg = figures.curves(None, lines, "steps ahead", "error of the state", muted=muted)
-    caption = f"{source}: error of open-loop rollouts {led}, 95 % intervals."
-    table = page.table(columns, shown, f"{source}, several steps ahead, open loop")
-    return table + page.drawing(svg, caption) + decoded
+    lines = {label: [mapping(x) for x in listed(row.get("rollout"))] for label, row in rows}
+    lines = {
+        label: list(enumerate(x, 1)) for label, x in lines.items() if x and all(map(drawable, x))
+    }
+    markup = tables(source, [ahead])
+    if lines:
+        svg = figures.curves(None, lines, "steps ahead", "error of the state", muted=muted)
+        caption = f"{source}: error of open-loop rollouts {led}, 95 % intervals."
+        markup += page.drawing(svg, caption)
+    return markup + tables(source, [decoded])
 
 
 def prediction(runs):
@@ -95,10 +92,7 @@ def prediction(runs):
     sources = results.merged(runs, "prediction")
     markup += page.found([_gain(source, rows) for source, rows in sources.items()])
     for source, rows in sources.items():
-        one = {source: rows}
-        columns = [("error", 4, "error"), ("relative to copying", 3, "relative")]
-        columns += [("minus deterministic", "+4", "paired")]
-        markup += tables(one, columns, "one step ahead")
+        markup += tables(source, evaluated.tables(named(rows))[:1])
         markup += rollouts(source, rows, "with inferred actions")
     return "Prediction, one step and several ahead", markup + _absent(runs, "prediction")
 
@@ -184,9 +178,7 @@ def leakage(runs):
     )
     if sources and not flags:
         markup += page.found(["No model is flagged."])
-    columns = [("with cut", 3, "with"), ("without", 3, "without"), ("ratio", 2, "ratio")]
-    columns += [("relative to copying", 3, "relative"), ("leak", "+2", "leak")]
-    if ours := tables(sources, columns):
+    if ours := _all(sources, EVALUATIONS["leakage"].tables):
         columns = [("latents", None), ("capacity", None), ("with cut", 2), ("without", 2)]
         columns += [("ratio", 1)]
         theirs = page.table(columns, PAPER_LEAKAGE, "The paper, Kinetics", "paper")
@@ -204,9 +196,7 @@ def transfer(runs):
         "anything."
     )
     sources = results.merged(runs, "transfer", "cycle")
-    columns = [("original", 3, "original"), ("after cycle", 3, "cycle")]
-    columns += [("shuffled", 3, "shuffled"), ("ratio", 2, "ratio"), ("lost", 2, "lost")]
-    if ours := tables(sources, columns):
+    if ours := _all(sources, EVALUATIONS["transfer"].cycle_tables):
         columns = [("latents", None), ("capacity", None), ("Kinetics", None), ("ratio", 2)]
         columns += [("RECON", None), ("ratio", 2)]
         theirs = page.table(columns, PAPER_TRANSFER, "The paper, original → after cycle", "paper")
@@ -222,11 +212,8 @@ def locality(runs):
         "motion's own region, as in the paper's Figure 8, more than chance would put there, and "
         "little in the mirrored one. The paper gives no numbers."
     )
-    columns = [("cases", 0, "count"), ("change: own region", 2, "share.region")]
-    columns += [("mirrored", 2, "share.mirrored"), ("action: own region", 2, "action.region")]
-    columns += [("mirrored", 2, "action.mirrored"), ("chance", 2, "chance")]
-    columns += [("effect of the action", 2, "effect")]
-    markup += tables(results.merged(runs, "transfer", "locality"), columns)
+    sources = results.merged(runs, "transfer", "locality")
+    markup += _all(sources, EVALUATIONS["transfer"].locality_tables)
     return "Locality", markup + _absent(runs, "transfer", "locality")
 
 
@@ -237,28 +224,7 @@ def content(runs):
         "of 1 is all, 0 nothing. The effective dimension counts the directions that they use; near "
         "1 they have collapsed. Of codes, a good share is in use."
     )
-    known = {"dimension": "effective dimension", "near_zero": "share near zero"}
-    known |= {"hoyer": "Hoyer sparsity", "codes of": "codes"}
-    for source, rows in results.merged(runs, "content").items():
-        probed = []
-        for label, row in rows:
-            probe = mapping(row.get("probe"))
-            pairs = zip(*(listed(probe.get(key)) for key in ("names", "r2")), strict=False)
-            probed.append((label, {"probe": {str(name): r2 for name, r2 in pairs}} | {"name": ""}))
-        names = dict.fromkeys(name for _, row in probed for name in row["probe"])
-        columns = [(f"R² of {name}", 2, f"probe.{name}") for name in names]
-        markup += tables({source: probed}, columns, "linear probe")
-        told = [(label, {"latents": _flat(mapping(row.get("latents")))}) for label, row in rows]
-        names = {k: v for _, row in told for k, v in row["latents"].items() if v is not None}
-        columns = [
-            (
-                known.get(name, name.replace("_", " ")),
-                0 if isinstance(x, int) else 2,
-                f"latents.{name}",
-            )
-            for name, x in names.items()
-        ]
-        markup += tables({source: told}, columns, "statistics")
+    markup += _all(results.merged(runs, "content"), EVALUATIONS["content"].tables)
     return "Content of the latent actions", markup + _absent(runs, "content")
 
 
@@ -273,8 +239,6 @@ def sampling(runs):
         "The paper "
         "(its Appendix B) finds that low capacity samples well and high capacity does not."
     )
-    columns = [("AUC", 3, "auc"), ("energy distance", 4, "energy_distance")]
-    columns += [("its null", 4, "energy_null"), ("change", 3, "change")]
     sources = results.merged(runs, "sampling")
     verdicts = []
     for source, rows in sources.items():
@@ -285,8 +249,23 @@ def sampling(runs):
             alike = real(auc.get("low")) and auc["low"] <= 0.5
             text = "can't be told from inferred ones" if alike else "can be told from inferred ones"
             verdicts.append(f"{source}: those of {label} {text} (AUC {auc['mean']:.3f}).")
-    markup += page.found(verdicts) + tables(sources, columns, first="drawn from")
+    markup += page.found(verdicts)
+    markup += _all(sources, EVALUATIONS["sampling"].tables, first="drawn from")
     return "Sampling", markup + _absent(runs, "sampling")
+
+
+def other(runs, name):
+    """Shows an evaluation that has no section of its own: its question and its tables."""
+    evaluation = EVALUATIONS[name]
+    question = page.paragraph(evaluation.__doc__.partition("\n")[0])
+    markup = _all(results.merged(runs, name), evaluation.tables)
+    return name.capitalize(), question + markup + _absent(runs, name)
+
+
+def _all(sources, lay_out, first="model"):
+    """Makes the markup of tables of all sources: of `merged`, with an evaluation's function."""
+    made = [tables(source, lay_out(named(rows)), first) for source, rows in sources.items()]
+    return "".join(made)
 
 
 def _absent(runs, part, key=None):
@@ -302,12 +281,3 @@ def absent(runs, has, command):
         return ""
     who = "Not measured yet" if len(names) == len(runs) else f"Not measured for {', '.join(names)}"
     return page.paragraph(f"{who}: {command}", "note")
-
-
-def _flat(values):
-    """Brings what is nested, but for intervals, to the top: {"a": {"b": 1}} -> {"a b": 1}."""
-    flat = {}
-    for name, x in values.items():
-        nested = isinstance(x, dict) and "mean" not in x
-        flat |= {f"{name} {key}": y for key, y in x.items()} if nested else {name: x}
-    return flat

@@ -1,8 +1,12 @@
 """Sections of the report on real actions: controllers and plans."""
 
-from lawm_jax.report import figures, page, results, row_names
-from lawm_jax.report.results import drawable, listed, mapping
-from lawm_jax.report.sections import NOT_COMPARABLE, absent, rollouts, tables
+from lawm_jax.evaluate import row_names
+from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.evaluate.tables import mapping
+from lawm_jax.plan import columns
+from lawm_jax.report import figures, page, results
+from lawm_jax.report.results import drawable
+from lawm_jax.report.sections import NOT_COMPARABLE, absent, named, rollouts, tables
 from lawm_jax.train import rundir
 
 # Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts by inferred latents -> by a controller.
@@ -33,7 +37,6 @@ PAPER_WALK = [
     ["NWM", None, None, None, "1.13 / 0.35"],
 ]
 CAPACITIES = "low", "mid", "high", "labelled"
-LAST = ("state left, by the model", 3, "distance"), ("controller", None, "controller_kind")
 OTHER = (
     "The paper's clips are others and its models larger: compare with the baselines of one table."
 )
@@ -49,8 +52,7 @@ def control(runs):
     )
     ours, sources = "", results.merged(runs, "control")
     for source, rows in sources.items():
-        columns = [("error", 4, "error"), ("minus inferred latents", "+4", "paired")]
-        ours += tables({source: rows}, columns, "mean over all steps")
+        ours += tables(source, EVALUATIONS["control"].tables(named(rows))[:1])
         ours += rollouts(source, rows, "by real actions")
     if ours:
         columns = [(name, None) for name in ("latents", "capacity", "DROID", "RECON")]
@@ -71,11 +73,9 @@ def reach(runs):
         "that of the labelled model, which learned from real actions. The Action Score is 0 from "
         "an error of 0.1 m on, and 80 at none."
     )
-    columns = [("error, m", 3, "error"), ("minus no action", "+3", "paired")]
-    columns += [("Action Score", 1, "score"), ("correlation x / y / z", None, "correlation"), *LAST]
     theirs = _theirs(PAPER_REACH, 2, "The paper, DROID: error, m")
     verdict = "error", "{} errs by {} m", row_names.NO_ACTION
-    markup = _plans(runs, text, ("error", "error of the plan, m"), columns, verdict, theirs)
+    markup = _plans(runs, text, ("error", "error of the plan, m"), verdict, theirs)
     return "Planning: manipulation", markup
 
 
@@ -89,12 +89,9 @@ def walk(runs):
         "The mean action is hard to beat in ATE: look at heading and correlation, too. "
         "The truth, held, is about the best that one action can do."
     )
-    columns = [("ATE, m", 3, "ate"), ("minus mean action", "+3", "paired"), ("RPE, m", 3, "rpe")]
-    columns += [("ATE, waypoints", 2, "ate_waypoints"), ("RPE, waypoints", 2, "rpe_waypoints")]
-    columns += [("yaw, rad", 2, "yaw"), ("correlation x / y / yaw", None, "correlation"), *LAST]
     theirs = _theirs(PAPER_WALK, None, "The paper, RECON: ATE / RPE")
     verdict = "ate", "{} has an ATE of {} m", "the mean action"
-    markup = _plans(runs, text, ("ate", "ATE of the plan, m"), columns, verdict, theirs)
+    markup = _plans(runs, text, ("ate", "ATE of the plan, m"), verdict, theirs)
     return "Planning: navigation", markup
 
 
@@ -106,11 +103,9 @@ def closed(runs):
         "reached than by chance, near the policy that made the goals, whose own actions show what "
         "the simulator allows. The paper has no such measurement."
     )
-    columns = [("at the goal at the end", 2, "success"), ("at any time", 2, "reached")]
-    columns += [("distance at the end, m", 3, "distance"), ("minus no action", "+3", "paired")]
     verdict = "distance", "{} ends {} m from the goal", "no action"
     drawn = "success", "share of scenes that end at the goal"
-    markup = _plans(runs, text, drawn, [*columns, LAST[-1]], verdict, flag=" --closed-loop")
+    markup = _plans(runs, text, drawn, verdict, flag=" --closed-loop")
     return ("Closed loop", markup) if "<table" in markup else None
 
 
@@ -119,14 +114,13 @@ def _theirs(rows, digits, title):
     return page.table(columns, rows, title, "paper")
 
 
-def _plans(runs, text, drawn, columns, verdict, theirs="", flag=""):
+def _plans(runs, text, drawn, verdict, theirs="", flag=""):
     """Makes what a section on plans shows.
 
     Args:
       runs: list of Run.
       text: what is asked.
       drawn: key that all rows of such plans have, an interval, and what it is called.
-      columns: as of `tables`.
       verdict: key of the error; a sentence's beginning; what the rows' `paired` is the gain over.
       theirs: table of the paper's figures.
       flag: of the command that makes them.
@@ -138,11 +132,10 @@ def _plans(runs, text, drawn, columns, verdict, theirs="", flag=""):
         if not rows:
             continue
         verdicts += _judged(asked, rows, *verdict)
-        shown = [(name, row | {"correlation": _joined(row)}) for name, row in rows]
         muted = [name for name, row in rows if not _contends(row)]
         svg = figures.intervals(None, {name: row[key] for name, row in rows}, label, muted)
         caption = f"{asked}: {label}, 95 % intervals."
-        ours += tables({asked: shown}, columns) + page.drawing(svg, caption)
+        ours += tables(asked, columns.tables("", named(rows))) + page.drawing(svg, caption)
     markup = page.paragraph(text)
     if ours:
         markup += page.found(verdicts) + (page.beside(ours, theirs) if theirs else ours)
@@ -150,11 +143,6 @@ def _plans(runs, text, drawn, columns, verdict, theirs="", flag=""):
     has = lambda run: any(key in row for rows in run.evals["plan"].values() for row in rows)  # noqa: E731
     command = f"python -m lawm_jax.plan --workdir W --task ...{flag}"
     return markup + _untold(runs, has, command)
-
-
-def _joined(row):
-    """Writes correlations of several axes in one cell."""
-    return "\u00a0/\u00a0".join(page.number(x, 2) for x in listed(row.get("correlation")))
 
 
 def _contends(row):

@@ -5,8 +5,7 @@ Source: Garrido et al. 2026, Table S3.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics
-from lawm_jax.report import row_names
+from lawm_jax.evaluate import metrics, row_names, tables
 
 
 def compare(runs):
@@ -74,13 +73,13 @@ def table(found):
         f"plans of {found['horizon']} steps, {found['task']}, by the share of in-domain video: "
         f"{found['measure']}, metres [95 % interval]"
     ]
-    lines += [f"  {name:<18}{metrics.show(error)}" for name, error in found["baselines"].items()]
+    lines += [f"  {name:<18}{tables.show(error)}" for name, error in found["baselines"].items()]
     for row in found["rows"]:
         baselines = row_names.NO_ACTION, row_names.NEAREST
         others = [name for name in row["less"] if name in baselines or "%" in name]
-        less = ", ".join(f"{name}'s {metrics.show(row['less'][name], sign='+')}" for name in others)
+        less = ", ".join(f"{name}'s {tables.show(row['less'][name], sign='+')}" for name in others)
         lines.append(
-            f"  {row['kind']:<9}{row['share']:>5g} %  {metrics.show(row['error'])}   less {less}   "
+            f"  {row['kind']:<9}{row['share']:>5g} %  {tables.show(row['error'])}   less {less}   "
             f"one step {row['one_step']:.3f} of copying"
         )
     return "\n".join(lines)

@@ -1,0 +1,254 @@
+"""Pictures of what a model learned. Matplotlib draws; nothing here computes with the model."""
+
+import functools
+import io
+import itertools
+import json
+import pathlib
+import textwrap
+
+import numpy as np
+
+from lawm_jax.data import mp4
+from lawm_jax.evaluate import row_names
+
+COLOURS = ["#3f83d6", "#d9731a", "#26966b", "#a35bd0", "#d24a57", "#8a7d2c", "#1b95ab", "#c2579a"]
+# One thread gives the same bytes anywhere.
+BT709 = "colorprim=bt709:transfer=bt709:colormatrix=bt709:threads=1"
+FILM = {"crf": "18", "preset": "slow", "x264-params": BT709}
+PAPER, INK, FAINT, MARK = (20, 22, 27), (240, 240, 240), (150, 153, 160), (86, 156, 245)
+
+
+def strips(path, title, rows, columns=None):
+    """Draws rows of frames under each other, such as one row per model.
+
+    Args:
+      path: of the PNG.
+      title: above the picture.
+      rows: label -> uint8 [T, H, W, 3], or None for a gap; rows may differ in T.
+      columns: their names; None numbers the steps.
+    """
+    plt = pyplot()
+    shown = [frames for frames in rows.values() if frames is not None]
+    T, shape = max(map(len, shown)), np.shape(shown[0])
+    # Sizes in inches, so that gaps are thin whatever the number of rows and columns.
+    cell, gap, left, top = 1.25, 0.05, 1.6, 0.65
+    tall = cell * shape[1] / shape[2]
+    width = left + T * (cell + gap)
+    sizes = [tall if frames is not None else 0.3 * tall for frames in rows.values()]
+    height = top + sum(sizes) + gap * len(sizes)
+    figure = plt.figure(figsize=(width, height))
+    lower = height - top
+    for (label, frames), size in zip(rows.items(), sizes, strict=True):
+        lower -= size
+        if frames is not None:
+            text = "\n".join(textwrap.wrap(label, 22)) or label
+            x = (left - 0.12) / width
+            figure.text(x, (lower + size / 2) / height, text, ha="right", va="center", fontsize=9)
+        for t, frame in enumerate([] if frames is None else frames):
+            x = left + t * (cell + gap)
+            axis = figure.add_axes((x / width, lower / height, cell / width, tall / height))
+            axis.imshow(frame)
+            axis.axis("off")
+        lower -= gap
+    for t, name in enumerate(columns or [f"step {t}" for t in range(T)]):
+        x = left + t * (cell + gap) + cell / 2
+        y = (height - top + 0.06) / height
+        figure.text(x / width, y, name, ha="center", fontsize=8, color="0.35")
+    figure.text(0.12 / width, (height - 0.25) / height, title, fontsize=11, va="center")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def movie(path, rows, fps=4, scale=None):
+    """Writes clips side by side as a film, each with its label above, and the step below.
+
+    Args:
+      path: of the film, .mp4 (H.264, which plays in every browser).
+      rows: label -> uint8 [T, H, W, 3], all of one shape; up to four stand in a line.
+      fps: steps per second.
+      scale: whole factor that enlarges the frames; None: so that they are at least 240 high.
+
+    Raises:
+      ValueError: nothing to show, frames of another dtype or shape, or another suffix.
+    """
+    if not rows:
+        raise ValueError("rows: expected at least one label with its frames, got none")
+    shape = np.shape(next(iter(rows.values())))
+    for label, frames in rows.items():
+        got, dtype = np.shape(frames), np.asarray(frames).dtype
+        if got != shape or len(got) != 4 or not got[0] or got[3] != 3 or dtype != np.uint8:
+            raise ValueError(
+                f"rows: expected uint8 [T, H, W, 3], all of one shape, got {dtype} {list(got)} for "
+                f"{label!r} after {list(shape)}"
+            )
+    if pathlib.Path(path).suffix.lower() != ".mp4":
+        raise ValueError(f"path: expected .mp4, got {path}")
+    scale = scale or -(-240 // shape[1])
+    film = _montage(list(rows), np.stack([*rows.values()]), scale)
+    mp4.write(path, film, fps, FILM, bt709=True)
+
+
+def _montage(labels, clips, scale):
+    """Lays out clips [n, T, H, W, 3] with labels and step: uint8 [T, height, width, 3], even."""
+    from PIL import Image, ImageDraw
+
+    n, T, H, W, _ = clips.shape
+    h, w, gap, columns = H * scale, W * scale, 10, -(-n // -(-n // 4))  # 5 are 3 and 2
+    size = 16 if w >= 150 else 11  # of the type, pixels
+    texts = [_fitted(label, w, size) for label in labels]
+    top = max(len(lines) for _, lines in texts) * (size + 4) + 4
+    width = gap + columns * (w + gap)
+    height = gap + -(-n // columns) * (top + h + gap) + 2 * size
+    still = Image.new("RGB", (width + width % 2, height + height % 2), PAPER)
+    draw, places = ImageDraw.Draw(still), []
+    for i, (font, lines) in enumerate(texts):
+        x, y = gap + i % columns * (w + gap), gap + i // columns * (top + h + gap)
+        for k, line in enumerate(lines):
+            middle = y + (k + 0.5) * (top - 4) / len(lines)
+            draw.text((x + w / 2, middle), line, INK, font, anchor="mm")
+        places.append((x, y + top))
+    film = np.repeat(np.asarray(still)[None], T, 0)
+    for (x, y), frames in zip(places, clips, strict=True):
+        film[:, y : y + h, x : x + w] = frames.repeat(scale, 1).repeat(scale, 2)
+
+    # A bar that fills, and the step's number.
+    base, right = film.shape[1] - size - 4, film.shape[2] - gap
+    room = round(4.5 * size)
+    for t in range(T):
+        image = Image.fromarray(film[t])
+        draw = ImageDraw.Draw(image)
+        end = right - room
+        draw.rectangle((gap, base - 1, end, base + 1), (58, 61, 69))
+        draw.rectangle((gap, base - 1, gap + (end - gap) * (t + 1) // T, base + 1), MARK)
+        draw.text((right, base), f"{t + 1} / {T}", FAINT, _font(size - 2), anchor="rm")
+        film[t] = np.asarray(image)
+    return film
+
+
+def _fitted(label, width, size):
+    """Breaks a label into two lines at most, of the largest type that fits the width."""
+    for points in range(size, 8, -1):
+        font = _font(points)
+        whole = font.getlength(label) <= width
+        lines = [label] if whole else _halves(label, font)
+        if max(font.getlength(line) for line in lines) <= width:
+            return font, lines
+    while font.getlength(label + "\u2026") > width and label:
+        label = label[:-1]
+    return font, [label + "\u2026"]
+
+
+def _halves(label, font):
+    """Breaks a text at the space that makes the longer of two lines shortest."""
+    words = label.split(" ")
+    breaks = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
+    return list(min(breaks, key=lambda two: max(map(font.getlength, two)), default=(label,)))
+
+
+@functools.cache
+def _font(size):
+    """Loads matplotlib's own sans serif, so that films look alike everywhere."""
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
+def embedding(path, sets):
+    """Draws points of a plane, such as inferred and sampled latents.
+
+    Args:
+      path: as in `capacity`.
+      sets: name -> [m, 2].
+    """
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(4.9, 4.2))
+    for (name, points), colour in zip(sets.items(), colours(), strict=False):
+        points = np.asarray(points)
+        axis.scatter(
+            *points.T, s=9, color=colour, alpha=0.55, lw=0, label=f"{name} ({len(points)})"
+        )
+    axis.set(xticks=[], yticks=[], aspect="equal")
+    axis.spines[:].set_visible(False)
+    legend = axis.legend(
+        frameon=False, loc="upper left", bbox_to_anchor=(0, 0), ncols=2, fontsize=9
+    )
+    for handle in legend.legend_handles:
+        handle.set(alpha=1, sizes=[25])
+    return finish(figure, path)
+
+
+def loss_curve(path, runs):
+    """Draws training error, relative to copying the last frame, against steps.
+
+    Args:
+      path: as in `capacity`.
+      runs: name -> lines of metrics.jsonl, as dicts with `step`, `error`, `copy`.
+    """
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(4.9, 3.1))
+    runs = {name: lines for name, lines in runs.items() if lines}
+    for (name, lines), colour in zip(runs.items(), colours(), strict=False):
+        steps = np.array([line["step"] for line in lines])
+        error = np.array([line["error"] / max(line["copy"], 1e-9) for line in lines])
+        # Single batches scatter: their mean over a tenth of the run is the line to read.
+        window = np.hanning(min(max(3, len(error) // 10), len(error)) + 2)[1:-1]
+        smooth = np.convolve(error, window, "same") / np.convolve(error * 0 + 1, window, "same")
+        axis.plot(steps, error, color=colour, lw=0.8, alpha=0.3)
+        axis.plot(steps, smooth, color=colour, lw=1.7, label=name)
+    axis.axhline(1, color="0.55", lw=1, ls=(0, (4, 3)), label=row_names.COPY)
+    axis.set(xlabel="step", ylabel="training error / copying")
+    axis.legend(frameon=False, fontsize=8)
+    return finish(figure, path)
+
+
+def read_metrics(path):
+    """Reads metrics.jsonl: a list of dicts, one per logged step; but a half-written line."""
+    lines = []
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                lines.append(json.loads(line))
+            except (ValueError, RecursionError):
+                continue
+    return lines
+
+
+def colours():
+    return itertools.cycle(COLOURS)
+
+
+def finish(figure, path):
+    """Saves a figure, or returns it as SVG that takes the text colour of the page around it."""
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    if path is not None:
+        figure.savefig(path, dpi=130, bbox_inches="tight")
+        pyplot().close(figure)
+        return None
+    import matplotlib
+
+    file, ink = io.StringIO(), "#123456"
+    for artist in figure.findobj(lambda x: getattr(x, "get_color", str)() in ("black", "k")):
+        artist.set_color(ink)
+    for axis in figure.axes:
+        axis.tick_params(color=ink, labelcolor=ink)
+        axis.spines[:].set_edgecolor(ink)
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": "lawm_jax", "svg.fonttype": "none"}):
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    pyplot().close(figure)
+    text = file.getvalue()
+    return text[text.index("<svg") :].replace(ink, "currentColor")
+
+
+def pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["text.parse_math"] = False  # a run may be called "a$b$"
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
