@@ -290,6 +290,12 @@ def make(kind, dim, strength=0.0, reset_after=2_500_000):
     return KINDS[kind](dim, strength, reset_after)
 
 
+def options_of(latent):
+    """Returns the arguments with which `make` makes a latent: a dict."""
+    options = dict(kind=latent.kind, dim=latent.dim, strength=latent.strength)
+    return options | ({"reset_after": latent.reset_after} if latent.resets else {})
+
+
 def noisy(moments, key, beta):
     """Samples noisy latent actions and charges for the information they carry.
 

@@ -5,7 +5,6 @@ its parameters (a plain nested dict); shapes use the letters explained in `lawm_
 """
 
 import dataclasses
-import json
 
 import flax.linen as nn
 import jax
@@ -28,6 +27,7 @@ class WorldModel:
 
     Attributes:
       encoder: frozen video or image encoder.
+      weights: its public weights, see `pretrained.load_encoder`; "" draws them.
       inverse: inverse dynamics model, None when the latent is deterministic or labelled.
       predictor: forward model; None in a recipe that trains a decoder or a controller alone.
       latent: kind of latent action, see `latents`; None for a decoder alone.
@@ -38,10 +38,10 @@ class WorldModel:
       decoder: states -> pixels, trained apart, or None.
       prior: learned distribution of latents given the state, fitted afterwards, or None.
       controller: real actions -> latent actions, trained apart, or None.
-      text: the model's part of the config as JSON, so that `save` and `load` need nothing else.
     """
 
     encoder: nn.Module
+    weights: str
     inverse: nn.Module | None
     predictor: nn.Module | None
     latent: latents.Unconstrained | None
@@ -53,7 +53,6 @@ class WorldModel:
     decoder: nn.Module | None = None
     prior: nn.Module | None = None
     controller: nn.Module | None = None
-    text: str = ""
 
 
 def build(config):
@@ -74,13 +73,10 @@ def build(config):
     """
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     parts = {key: dict(config[key]) for key in PARTS if key in config}
-    parts["data"] = {key: config["data"][key] for key in ("resize", "size")}
-    text = json.dumps(parts, sort_keys=True)
-    options = parts["encoder"]
+    options, size, resize = parts["encoder"], config["data"]["size"], config["data"]["resize"]
     merge, normalise, repeat = (options.pop(k) for k in ("merge", "normalise", "repeat"))
-    public = options.pop("weights")
+    weights = options.pop("weights")
     encoder = pretrained.make_encoder(**options)
-    size, resize = parts["data"]["size"], parts["data"]["resize"]
     if size % (encoder.patch * merge) or resize < size:
         raise ValueError(
             f"data.size, data.resize: expected a multiple of {encoder.patch * merge} (patch x "
@@ -99,19 +95,53 @@ def build(config):
             raise ValueError(
                 f"controller.kind: expected one of {CONTROLLERS}, got {controller.kind!r}"
             )
-    decoder = parts.get("decoder")
-    if decoder is None and public == "embedded" and not normalise:
-        decoder = pretrained.embedded_decoder()
-    if decoder is not None:
-        decoder = Decoder(encoder.patch, encoder.tubelet, **_network("decoder", decoder))
+    decoder = None
+    if "decoder" in parts:
+        decoder = Decoder(encoder.patch, encoder.tubelet, **_network("decoder", parts["decoder"]))
+    elif weights == "embedded" and not normalise:
+        decoder = _embedded_decoder(encoder)
     prior = Prior(**parts["prior"]) if "prior" in parts else None
-    networks = dict(encoder=encoder, inverse=inverse, predictor=predictor, decoder=decoder)
+    networks = dict(inverse=inverse, predictor=predictor, decoder=decoder)
     view = dict(resize=resize, size=size, merge=merge, normalise=normalise, repeat=repeat)
     apart = dict(prior=prior, controller=controller)
-    return WorldModel(latent=latent, text=text, **networks, **apart, **view)
+    return WorldModel(encoder, weights, latent=latent, **networks, **apart, **view)
 
 
 PARTS = ("encoder", "inverse", "predictor", "latent", "decoder", "prior", "controller")
+
+
+def to_config(model):
+    """Returns the config, a nested dict, that `build` builds a model from."""
+    view = {key: getattr(model, key) for key in ("weights", "merge", "normalise", "repeat")}
+    config = {"data": {"resize": model.resize, "size": model.size}}
+    config["encoder"] = pretrained.options_of(model.encoder) | view
+    if model.latent is not None:
+        config["latent"] = latents.options_of(model.latent)
+    for name in ("inverse", "predictor", "decoder", "prior", "controller"):
+        network = getattr(model, name)
+        if network is None or (name == "decoder" and _has_embedded_decoder(model)):
+            continue
+        fields = {field.name for field in dataclasses.fields(network)} - GIVEN
+        options = {key: getattr(network, key) for key in sorted(fields)}
+        if "dtype" in options:
+            options["dtype"] = jnp.dtype(options["dtype"]).name
+        config[name] = options
+    return config
+
+
+# Attributes of networks that their sections of a config do not set.
+GIVEN = {"features", "patch", "tubelet", "parent", "name"}
+
+
+def _embedded_decoder(encoder):
+    options = _network("decoder", pretrained.embedded_decoder())
+    return Decoder(encoder.patch, encoder.tubelet, **options)
+
+
+def _has_embedded_decoder(model):
+    """Says whether a model's decoder is that of the embedded encoder."""
+    embedded = model.weights == "embedded" and not model.normalise
+    return embedded and model.decoder == _embedded_decoder(model.encoder)
 
 
 def _network(name, options):
@@ -161,12 +191,15 @@ def init_decoder(model, key, s):
     """Makes {"decoder": its parameters}: the embedded ones, else drawn; {} without a decoder."""
     if model.decoder is None:
         return {}
-    parts = json.loads(model.text)
-    if "decoder" not in parts and parts["encoder"]["weights"]:
+    if _has_embedded_decoder(model):
         return {"decoder": pretrained.embedded_decoder_params()}
-    return {
-        "decoder": model.decoder.init(key, _cells(model, jnp.zeros((1, *s.shape[1:]))))["params"]
-    }
+    return draw_decoder(model, key, s)
+
+
+def draw_decoder(model, key, s):
+    """Draws {"decoder": its parameters}, for states of the shape of `s`."""
+    cells = _cells(model, jnp.zeros((1, *s.shape[1:])))
+    return {"decoder": model.decoder.init(key, cells)["params"]}
 
 
 def init_controller(model, key, s):
@@ -177,13 +210,14 @@ def init_controller(model, key, s):
 
 def init_encoder(model, video):
     """Makes the frozen encoder's parameters; `video` as in `init`."""
-    options = json.loads(model.text)["encoder"]
-    if options["weights"]:
-        found = pretrained.load_encoder(options["weights"], options["causal"], options["dtype"])
+    if model.weights:
+        options = pretrained.options_of(model.encoder)
+        name, _ = options.pop("name"), options.pop("remat", "")
+        found = pretrained.load_encoder(model.weights, **options)
         if found[0] != model.encoder:
             raise ValueError(
-                f"encoder.name: expected that of {options['weights']}, which holds {found[0]}; got "
-                f"{options['name']}: {model.encoder}"
+                f"encoder.name: expected that of {model.weights}, which holds {found[0]}; got "
+                f"{name}: {model.encoder}"
             )
         return found[1]
     return jax.jit(lambda: draw_encoder(model, video))()

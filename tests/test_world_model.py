@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import importlib
+import json
 import re
 
 import jax
@@ -14,6 +16,7 @@ import lawm_jax as lawm
 from lawm_jax import latents, world_model
 from lawm_jax.nn import blocks
 from lawm_jax.nn.controller import Controller
+from lawm_jax.nn.prior import Prior
 
 KINDS = ("sparse", "noisy", "discrete", "none", "deterministic")
 predict = jax.jit(lawm.predict, static_argnums=0)
@@ -489,3 +492,24 @@ def test_weights_of_another_encoder_than_the_config_names_are_refused(get_config
         ValueError, match="(?s)encoder.name: expected that of embedded.*vjepa2_tiny"
     ):
         world_model.init_encoder(model, video)
+
+
+@pytest.mark.parametrize(
+    "name,options",
+    [
+        ("lawm", "size=nano,latent=noisy"),
+        ("lawm", "size=tiny,latent=sparse"),
+        ("lawm", "size=large,latent=discrete"),
+        ("lawm", "size=base,latent=deterministic"),
+        ("labelled", "size=nano"),
+        ("decoder", "size=large"),
+        ("decoder", "size=nano"),
+    ],
+)
+def test_a_model_knows_the_config_that_builds_it(name, options):
+    module = importlib.import_module(f"configs.{name}")
+    model = lawm.build(module.get_config(options))
+    config = world_model.to_config(model)
+    assert lawm.build(json.loads(json.dumps(config))) == model
+    prior = dataclasses.replace(model, prior=Prior(width=16, depth=1))
+    assert lawm.build(world_model.to_config(prior)) == prior != model

@@ -10,6 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import save_file
 
+from lawm_jax import world_model
 from lawm_jax.nn import pretrained
 from lawm_jax.train import models
 
@@ -17,7 +18,7 @@ from lawm_jax.train import models
 def main(workdir):
     """Writes the newest checkpoint's decoder, float16, with its section of the config."""
     model, params = models.load(workdir)
-    options = json.dumps(json.loads(model.text)["decoder"], sort_keys=True)
+    options = json.dumps(world_model.to_config(model)["decoder"], sort_keys=True)
     flat = flatten_dict(params["decoder"], sep="/")
     flat = {name: np.asarray(x, np.float16) for name, x in flat.items()}
     save_file(flat, pretrained.DECODER, metadata={"decoder": options})

@@ -78,6 +78,15 @@ def make_encoder(name, causal=True, dtype="float32", remat=""):
     return encoder.clone(causal=causal, dtype=jnp.dtype(dtype), remat=remat)
 
 
+def options_of(encoder):
+    """Returns the arguments with which `make_encoder` makes an encoder: a dict."""
+    if not isinstance(encoder, VJEPA2):
+        return {"name": next(name for name, other in ENCODERS.items() if other == encoder)}
+    options = dict(causal=encoder.causal, dtype=jnp.dtype(encoder.dtype).name, remat=encoder.remat)
+    name = next(name for name in ENCODERS if make_encoder(name, **options) == encoder)
+    return {"name": name} | options
+
+
 def load_encoder(name_or_dir, causal=True, dtype="float32"):
     """Loads an encoder with its public weights.
 

@@ -52,9 +52,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
         if store.latest is None:
             raise FileNotFoundError(f"{store.folder}: no checkpoint here, the run saved none")
         if "encoder" in store.parts(store.latest if step is None else step):
-            options = json.loads(model.text)
-            options["encoder"]["weights"] = ""  # shapes alone: public weights are not read
-            drawn = dataclasses.replace(model, text=json.dumps(options))
+            drawn = dataclasses.replace(model, weights="")  # shapes alone: nothing is read
             make, frozen = lambda key: world_model.init(drawn, key, video), {}
         else:  # a training run stores no encoder, it is frozen
             frozen = {"encoder": world_model.init_encoder(model, video)}
@@ -121,20 +119,16 @@ def _with_decoder(model, params, folder, mesh):
     """Gives a model the decoder that another run trained."""
     folder = paths.expand(folder)
     other, found = load(folder, mesh=mesh)
-    parts, theirs = json.loads(model.text), json.loads(other.text)
+    ours, theirs = (world_model.to_config(x)["encoder"] for x in (model, other))
     for key in ("name", "weights", "causal", "normalise"):
-        ours = parts["encoder"][key]
-        if ours != theirs["encoder"][key]:
+        if ours.get(key) != theirs.get(key):
             raise ValueError(
-                f"{folder}: expected a decoder of the encoder with {key} {ours!r}, got "
-                f"{theirs['encoder'][key]!r}"
+                f"{folder}: expected a decoder of the encoder with {key} {ours.get(key)!r}, got "
+                f"{theirs.get(key)!r}"
             )
     if "decoder" not in found:
         raise ValueError(f"{folder}: expected a run of configs/decoder.py, got no decoder")
-    if "decoder" in theirs:
-        parts["decoder"] = theirs["decoder"]
-    text = json.dumps(parts, sort_keys=True)
-    model = dataclasses.replace(model, decoder=other.decoder, text=text)
+    model = dataclasses.replace(model, decoder=other.decoder)
     return model, params | {"decoder": found["decoder"]}
 
 
@@ -147,16 +141,18 @@ def _with_controller(model, params, workdir, name, step, mesh):
         folder = rundir.controller(workdir, name)
     if not folder:
         return model, params
-    parts, theirs = json.loads(model.text), rundir.read_config(folder)
+    theirs = rundir.read_config(folder)
     if "controller" not in theirs:
         raise ValueError(f"{folder}: expected a run of configs/controller.py, got no controller")
     if not rundir.has_checkpoint(folder):
         raise FileNotFoundError(
             f"{folder}: expected a trained controller, it has no checkpoint yet"
         )
-    ours = {"model_step": step} | {key: parts.get(key) for key in ("encoder", "inverse", "latent")}
-    theirs["encoder"]["repeat"] = parts["encoder"]["repeat"]  # may differ
-    changed = [key for key, value in ours.items() if theirs[key] != value]
+    other = world_model.build(theirs)
+    parts = "encoder", "weights", "merge", "normalise", "inverse", "latent"  # repeat may differ
+    changed = [key for key in parts if getattr(model, key) != getattr(other, key)]
+    if theirs["model_step"] != step:
+        changed.append("model_step")
     if changed:
         problem = f"{folder}: was trained for another model; it differs in {', '.join(changed)}"
         if name is not None:
@@ -164,8 +160,7 @@ def _with_controller(model, params, workdir, name, step, mesh):
         warnings.warn(f"{problem}; left out", stacklevel=3)
         return model, params
     other, found = load(folder, mesh=mesh)
-    text = json.dumps(parts | {"controller": theirs["controller"]}, sort_keys=True)
-    model = dataclasses.replace(model, controller=other.controller, text=text)
+    model = dataclasses.replace(model, controller=other.controller)
     return model, params | {"controller": found["controller"]}
 
 
@@ -205,8 +200,7 @@ def _with_prior(model, params, path, step, mesh):
         ) from error
     if fitted != step:
         raise ValueError(f"{path}: expected the prior of step {step}, got that of step {fitted}")
-    text = json.dumps(json.loads(model.text) | {"prior": options}, sort_keys=True)
-    model = dataclasses.replace(model, prior=network, text=text)
+    model = dataclasses.replace(model, prior=network)
     return model, params | {"prior": _place(unflatten_dict(arrays, sep="/"), mesh)}
 
 
@@ -229,7 +223,7 @@ def save(workdir, model, params):
     try:
         if store.latest is not None:
             raise ValueError(f"{store.folder}: expected no checkpoints, found step {store.latest}")
-        rundir.write_config(workdir, json.dumps(json.loads(model.text), indent=1))
+        rundir.write_config(workdir, json.dumps(world_model.to_config(model), indent=1))
         store.save(0, {"params": params}, wait=True)
     finally:
         store.close()

@@ -184,7 +184,7 @@ class Decoder:
         return frozen
 
     def init_params(self, model, key, s):
-        return world_model.init_decoder(model, key, s)
+        return world_model.draw_decoder(model, key, s)
 
     def actions(self, model):
         return 0
