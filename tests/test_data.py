@@ -304,3 +304,35 @@ def test_importing_the_data_modules_loads_neither_grain_nor_pyav():
     code = "import sys, lawm_jax.data.pipeline; assert not {'grain', 'av'} & set(sys.modules)"
     root = pathlib.Path(__file__).parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root)
+
+
+class Noise:
+    """A source of 6 items of noise, of which the last two are for tests."""
+
+    def __init__(self, name, where, split, data, view, level="1"):
+        self.name, self.level, self.shape = (
+            f"{name} {where}",
+            float(level),
+            (data.frames, view.size),
+        )
+        self.items = ("a", "b", "c", "d") if split == "train" else ("e", "f")
+
+    def clip(self, item, random):
+        F, size = self.shape
+        video = (self.level * random.integers(0, 256, (F, size, size, 3))).astype(np.uint8)
+        return {"video": video, "episode": item, "start": 0.0}
+
+    def fixed(self, item):
+        yield self.clip(item, np.random.default_rng(0))
+
+
+def test_a_new_source_is_a_class_and_a_line(monkeypatch):
+    monkeypatch.setitem(pipeline.KINDS, "noise", Noise)
+    settings = config("", sources={"x": "noise:here?level=0.5"}, mixture={"x": 1.0})
+    batch = next(pipeline.clips(settings))
+    assert batch["video"].shape == (settings.data.batch, F, SIZE, SIZE, 3)
+    assert 100 < batch["video"].max() < 128
+    found = list(pipeline.episodes(settings, "x"))
+    assert [clip["episode"] for clip in found] == ["e", "f"]
+    with pytest.raises(ValueError, match="data.sources.x=.*unexpected keyword argument 'loud'"):
+        pipeline.source(config("", sources={"x": "noise:here?loud=1"}, mixture={"x": 1.0}), "x")

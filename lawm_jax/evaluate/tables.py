@@ -32,7 +32,8 @@ class Table(NamedTuple):
     Attributes:
       caption: what it shows, without the source's name.
       columns: Columns; those that no row fills are not shown.
-      rows: dicts with a `name`, and perhaps a `note` or a `flag`, which stands behind the row.
+      rows: dicts with a `name`, and perhaps a `note` or a `flag`, which stands behind the row. A
+        row without any value is not shown.
     """
 
     caption: str
@@ -59,8 +60,13 @@ def _lines(source, table):
         return []
     cells = [["", *(column.heading for column in columns), ""]]
     for row in table.rows:
-        values = [show(at(row, c.key), c.digits, "+" if c.signed else "") for c in columns]
-        cells.append([row["name"], *values, row.get("flag") or row.get("note") or ""])
+        values, note = [at(row, c.key) for c in columns], row.get("flag") or row.get("note") or ""
+        if note or any(map(filled, values)):
+            signs = ["+" if c.signed else "" for c in columns]
+            shown = [
+                show(x, c.digits, sign) for x, c, sign in zip(values, columns, signs, strict=True)
+            ]
+            cells.append([row["name"], *shown, note])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     title = ", ".join(x for x in (source, table.caption) if x)
     lines = ["   ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in cells]

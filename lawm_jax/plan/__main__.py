@@ -22,12 +22,13 @@ W/eval/plan_TASK_closed.json.
 from absl import app, flags, logging
 
 TASKS = ["panda", "droid", "nav", "recon"]
-PLANNERS = ["cem", "icem", "mppi", "gradient", "cem_gradient"]
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 TASK = flags.DEFINE_enum("task", None, TASKS, "The source of the clips, by name.")
 DATA = flags.DEFINE_string("data", None, "TASK=SOURCE, where the run's config lacks this source.")
-PLANNER = flags.DEFINE_enum("planner", "cem", PLANNERS, "See lawm_jax/plan/planners.py.")
+PLANNER = flags.DEFINE_string(
+    "planner", "cem", "cem, icem, mppi, gradient or cem_gradient: see lawm_jax/plan/planners.py."
+)
 EPISODES = flags.DEFINE_integer(
     "episodes", None, "Clips or scenes, fixed ones; 64, in a closed loop 32.", lower_bound=1
 )

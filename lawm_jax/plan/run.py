@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from lawm_jax import latents
 from lawm_jax.data import paths, pipeline
 from lawm_jax.evaluate import batched, clips, row_names, tables
 from lawm_jax.plan import closed_loop as closed_loop_
-from lawm_jax.plan import columns, tasks
+from lawm_jax.plan import columns, search, tasks
 from lawm_jax.train import models, rundir
 
 # Of each task: what is asked, the horizons, metres between waypoints.
@@ -134,9 +135,14 @@ def result_name(task, closed_loop, given):
 
 
 def _check_samples(task, planner, samples):
-    """Refuses fewer candidates than the planner takes elites of."""
-    elites = 5 if (planner, TASKS[task][0]) == ("cem", "walk") else 10
-    least = {"mppi": 2, "gradient": 1}.get(planner, elites + 1)
+    """Refuses an unknown planner, and fewer candidates than it takes elites of."""
+    if planner not in search.PLANNERS:
+        raise Refused(f"planner: expected one of {', '.join(search.PLANNERS)}, got {planner!r}")
+    options = {
+        k: x.default for k, x in inspect.signature(search.PLANNERS[planner]).parameters.items()
+    }
+    options |= tasks.WALK if (planner, TASKS[task][0]) == ("cem", "walk") else {}
+    least = 2 if planner == "mppi" else options.get("elites", 0) + 1
     if samples is not None and samples < least:
         raise Refused(f"samples: expected at least {least} for {planner}, got {samples}")
 
