@@ -1,1 +1,1 @@
-"""Evaluations: a file per question; `context` asks them all of one source's held-out clips."""
+"""Evaluations: one module per question, each run on the held-out clips of a data source."""

@@ -1,24 +1,24 @@
 """Evaluates a trained model on held-out clips: python -m lawm_jax.evaluate --workdir W.
 
-Evaluations, of which --only selects some:
+Evaluations (--only selects some of them):
 
-  prediction  how much of the next states latent actions explain, one step and several ahead
-  leakage     whether latent actions hold the next frame instead of an action
-  transfer    whether they mean the same in another clip, and in the same place of the image
-  content     what they hold: a linear probe for real actions, dimension, codes in use
-  control     whether real actions lead the model, for sources with a controller in W/controller
-  sampling    whether sampled latent actions look like inferred ones
-  pictures    rollouts, transfer, cycles and scene cuts, to look at
+  prediction  how well latent actions explain the next states, one and several steps ahead
+  leakage     whether latent actions encode the next frame instead of an action
+  transfer    whether they have the same effect in another clip, at the same image position
+  content     what they encode: a linear probe for real actions, dimension, codes in use
+  control     rollouts from real actions, for data sources with a controller in W/controller
+  sampling    whether sampled latent actions have the distribution and effect of inferred ones
+  pictures    rollouts, transfer, cycles and scene cuts
 
-The clips are the held-out ones of every source that the model was trained on. --data names other
-sources; files and episodes that some run was trained on are left out, however their path is
-spelled, ingested or not.
+The clips are the held-out ones of every data source that the model was trained on. --data selects
+other data sources, without the files and episodes that a run was trained on (however their path is
+spelled, ingested or not).
 
-Prints tables, and writes W/eval/*.json and pictures and films in W/report/. Runs in W/bounds/NAME
-that were trained on the same data join the comparison: "deterministic" (no latent) and "none"
-(unconstrained latents) are the paper's lower and upper bound; "labelled" knows the real actions of
-the source that it was trained on (prediction and control alone). `python -m lawm_jax.report W`
-makes a page of the results.
+Prints tables, and writes W/eval/*.json, and pictures and videos to W/report/. Runs in W/bounds/NAME
+that were trained on the same data are compared too: "deterministic" (no latent) and "none"
+(unconstrained latents) are the paper's lower and upper bounds; "labelled" is conditioned on the
+real actions of its training data (prediction and control only). `python -m lawm_jax.report W`
+builds a web page of the results.
 """
 
 from absl import app, flags, logging

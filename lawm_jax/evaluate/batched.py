@@ -1,4 +1,4 @@
-"""Wraps a trained model in numpy functions over any number of clips, for evaluations."""
+"""Wraps a trained model in numpy functions that process any number of clips in batches."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,16 +10,16 @@ from lawm_jax import world_model
 
 
 class Batched(NamedTuple):
-    """Holds the functions; arrays are numpy's, n is any number of clips.
+    """Holds a model's functions on numpy arrays of any number n of clips.
 
     Attributes:
-      infer: s [n, T, N, D] -> z [n, T-1, A], the mean latent actions; of a model of labelled
-        actions those of the clips that it was made with, whose states alone it takes.
+      infer: s [n, T, N, D] -> z [n, T-1, A], the mean latent actions. A labeled model,
+        conditioned on real actions, maps the actions given to `batched`; s must be of their clips.
       predict: s [n, T, N, D], z [n, T, A] -> [n, T, N, D]; entry t predicts step t + 1 from the
         true past.
       rollout: s [n, T, N, D], z [n, T-1+P, A] -> [n, P, N, D], open loop.
-      draw: s [n, T, N, D] and a seed -> z [n, T-1, A]; noisy latents are drawn from their
-        posteriors, whose aggregate is what training holds to N(0, I), others as `infer` gives them.
+      draw: s [n, T, N, D] and a seed -> z [n, T-1, A]. Noisy latents are sampled from their
+        posteriors, whose aggregate training matches to N(0, I); other kinds are as in `infer`.
     """
 
     infer: Callable
@@ -29,16 +29,12 @@ class Batched(NamedTuple):
 
 
 def batched(model, params, batch=16, actions=None):
-    """Makes the functions of a trained model; each is compiled once per shape of a clip.
+    """Builds the `Batched` functions of a trained model; each is compiled once per clip shape.
 
     Args:
-      model, params: of the world model.
-      batch: clips at a time.
-      actions: float32 [n, T-1, U], the real actions of the clips that a model of labelled actions
-        will be asked about; others need none.
-
-    Returns:
-      A Batched.
+      model, params: the world model.
+      batch: clips per batch.
+      actions: float32 [n, T-1, U], the real actions of the clips, for a labeled model only.
     """
     function = lambda f: in_batches(jax.jit(lambda params, *x: f(model, params, *x)), params, batch)  # noqa: E731
     infer = function(lambda *x: world_model.infer_actions(*x)[0])
@@ -50,7 +46,7 @@ def batched(model, params, batch=16, actions=None):
         sampled = function(_posterior)
 
         def draw(s, seed):
-            keys = jax.random.split(jax.random.key(seed), len(s))  # a clip's own, whatever `batch`
+            keys = jax.random.split(jax.random.key(seed), len(s))  # so draws do not depend on batch
             return sampled(s, np.asarray(jax.random.key_data(keys)))
 
     return Batched(
@@ -62,7 +58,7 @@ def batched(model, params, batch=16, actions=None):
 
 
 def _posterior(model, params, s, keys):
-    """Samples the latents of clips s [n, T, N, D], each by its own key [n, ...]."""
+    """Samples the latents of clips s [n, T, N, D] with one key per clip, [n, ...]."""
     one = lambda s, key: world_model.infer_actions(  # noqa: E731
         model, params, s[None], jax.random.wrap_key_data(key)
     )
@@ -70,12 +66,11 @@ def _posterior(model, params, s, keys):
 
 
 def encoder(model, params, batch=16):
-    """Makes the function of a model that encodes any number of clips.
+    """Builds a function that encodes any number of clips.
 
     Args:
-      model: WorldModel.
-      params: of which the encoder's are used.
-      batch: clips at a time.
+      model, params: the world model; only the encoder's parameters are used.
+      batch: clips per batch.
 
     Returns:
       A function of video uint8 [n, F, H, W, 3] to states float32 [n, T, N, D], numpy arrays.
@@ -85,14 +80,14 @@ def encoder(model, params, batch=16):
 
 
 def frame_encoder(model, params, batch=16):
-    """Makes the function of a model that encodes each frame of clips for itself.
+    """Builds a function that encodes each frame of clips independently.
 
-    A state in a clip of a video encoder depends on the clip's other frames. Of a goal, and of what
-    is seen now, there is one picture: it fills a time step alone, as in jepa-wms and V-JEPA 2-AC
-    (`forward_target`), which repeat it over a tubelet.
+    With a video encoder, the state of a step depends on the other frames of the clip. A goal and
+    the current observation are single images, so each is encoded as one time step, as in jepa-wms
+    and V-JEPA 2-AC (`forward_target`), which repeat the image over a tubelet.
 
     Args:
-      model, params, batch: as in `encoder`; one frame of the model is one time step.
+      model, params, batch: as in `encoder`; one frame must be one time step of the model.
 
     Returns:
       A function of video uint8 [n, F, H, W, 3] to states float32 [n, F, N, D], numpy arrays.
@@ -107,7 +102,7 @@ def frame_encoder(model, params, batch=16):
 
 
 def driven(model, params, s, actions, batch=16):
-    """Rolls out from one state by real actions: [n, N, D] and [n, P, U] -> [n, P, N, D]."""
+    """Rolls out real actions from single states: [n, N, D], [n, P, U] -> [n, P, N, D]."""
 
     @jax.jit
     def run(params, s, actions):
@@ -119,12 +114,12 @@ def driven(model, params, s, actions, batch=16):
 
 
 def in_batches(function, params, batch=16):
-    """Applies function(params, *arrays) to `batch` clips at a time; the last batch is filled up.
+    """Applies function(params, *arrays) to `batch` clips at a time, padding the last batch.
 
     Args:
       function: params and arrays [batch, ...] -> an array [batch, ...].
-      params: its first argument.
-      batch: clips at a time.
+      params: first argument of `function`.
+      batch: clips per batch.
 
     Returns:
       A function of numpy arrays [n, ...] that returns a numpy array [n, ...].

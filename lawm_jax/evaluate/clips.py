@@ -1,4 +1,4 @@
-"""The clips that models are evaluated on: fixed, held out, encoded once for all evaluations."""
+"""Loads the clips that models are evaluated on, encoded once for all evaluations."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class Clips(NamedTuple):
-    """Holds n clips of one source.
+    """Holds n clips of one data source.
 
     Attributes:
-      s: float32 [n, T, N, D], their states.
-      video: uint8 [n, F, H, W, 3], or None where the source holds states.
-      actions: float32 [n, F-1, U], or None where there are none.
-      episodes: [n] str, the episode that each clip is of: the groups of every bootstrap.
+      s: float32 [n, T, N, D], states.
+      video: uint8 [n, F, H, W, 3], or None if the data source holds states.
+      actions: float32 [n, F-1, U], or None.
+      episodes: [n] str, the episode of each clip, used as bootstrap groups.
     """
 
     s: np.ndarray
@@ -22,18 +22,15 @@ class Clips(NamedTuple):
 
 
 def held_out(config, name, encode, most=256, items=128, without=()):
-    """Loads the fixed held-out clips of one source.
+    """Loads the fixed held-out clips of one data source as `Clips`.
 
     Args:
       config: a run's config.
       name: one of `pipeline.names(config)`.
       encode: video uint8 [n, F, H, W, 3] -> states [n, T, N, D].
-      most: number of clips at most, evenly spread, since all are kept in memory.
-      items: number of videos or episodes to read at most, evenly spread.
-      without: set of `pipeline.identities` of those that some model was trained on.
-
-    Returns:
-      Clips.
+      most: maximum number of clips, evenly spaced, since all are kept in memory.
+      items: maximum number of videos or episodes to read, evenly spaced.
+      without: set of `pipeline.identities` to skip, since a model was trained on them.
 
     Raises:
       ValueError: no clip can be read.
@@ -49,19 +46,16 @@ def held_out(config, name, encode, most=256, items=128, without=()):
 
 
 def fixed(config, name, encode, count):
-    """Loads held-out clips with actions to plan on: number i is drawn by the seed i.
+    """Loads held-out clips with actions for planning as `Clips`; clip i is drawn with seed i.
 
-    Their episodes are evenly spread over the source, their places within them random.
+    Their episodes are evenly spaced in the data source, their positions in the episodes random.
 
     Args:
       config, name, encode: as in `held_out`.
       count: number of clips.
 
-    Returns:
-      Clips.
-
     Raises:
-      ValueError: no clip can be read, or it has no actions.
+      ValueError: no clip can be read, or clips have no actions.
     """
     from lawm_jax.data import frames, pipeline
 
@@ -69,7 +63,7 @@ def fixed(config, name, encode, count):
     items = source.items
     for seed in range(count):
         first = seed * len(items) // count
-        for i in range(first, first + len(items)):  # the next one that can be read
+        for i in range(first, first + len(items)):  # skips unreadable videos
             try:
                 clip = source.clip(items[i % len(items)], np.random.default_rng(seed))
                 break
@@ -84,14 +78,11 @@ def fixed(config, name, encode, count):
 
 
 def training(config, name, encode, count):
-    """Draws clips of one source's training part, as `held_out`; the same for the same seed.
+    """Draws training clips of one data source as `Clips`, determined by the config's seed.
 
     Args:
       config, name, encode: as in `held_out`.
       count: number of clips.
-
-    Returns:
-      Clips.
     """
     import ml_collections
 

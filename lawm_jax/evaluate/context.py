@@ -1,4 +1,4 @@
-"""What evaluations ask about: one source's held-out clips, and the models to compare on them."""
+"""The input of evaluations: the held-out clips of one data source and the models to compare."""
 
 import dataclasses
 import functools
@@ -11,26 +11,27 @@ from lawm_jax.evaluate import batched, clips, leakage, pixels
 
 
 class Still(ValueError):
-    """Says that nothing changes in any clip of a source."""
+    """Signals that nothing changes in any clip of a data source."""
 
 
 class Source:
-    """Holds one source's clips and the models; what several evaluations need is computed once.
+    """Holds the clips of one data source and the models, and computes shared results once.
 
     Attributes:
-      config, name, loaded, folder, distance, embedding: as given.
-      main, model, params: the name of the model in question, and that model.
+      config, name, loaded, folder, distance, embedding: the arguments of `__init__`.
+      main, model, params: the main model, which is under evaluation: its name, model and
+        parameters.
       clips: `Clips`.
-      models: name -> Batched, of `loaded`.
-      labelled: name -> (model, params) of those that real actions lead.
-      inferring: name -> Batched of all others.
+      models: name -> Batched, for all of `loaded`.
+      labelled: name -> (model, params) of the labeled models, conditioned on real actions.
+      inferring: name -> Batched of all other models.
       latents: names of the models that infer latent actions.
-      per_step: frames of a time step.
-      pixels: `Pixels`, or None where there is no video or no decoder.
-      pairs: whether clips of different videos can be compared by latents.
-      learned: training latents and the prior fitted to them, see `priors.fit_to_run`, or None.
-      controllers: kind -> (model, params), the model in question with each of its controllers.
-      samples: name -> latents, which `sampling` leaves for a picture.
+      per_step: frames per time step.
+      pixels: `Pixels`, or None if there is no video or no decoder.
+      pairs: whether latents can be compared across clips of different episodes.
+      learned: training latents and the prior fitted to them (see `priors.fit_to_run`), or None.
+      controllers: kind -> (model, params), the main model with each of its controllers.
+      samples: name -> latents, set by `sampling` for the embedding picture.
     """
 
     def __init__(
@@ -39,11 +40,11 @@ class Source:
         """Reads and encodes the held-out clips.
 
         Args:
-          config: the run's.
-          name: of the source.
-          loaded: name -> (model, params); the first is the one in question.
-          folder: for pictures.
-          distance: perceptual, see `perceptual.load`.
+          config: the run's config.
+          name: name of the data source.
+          loaded: name -> (model, params); the first is the main model.
+          folder: output folder for pictures.
+          distance: perceptual distance, see `perceptual.load`.
           embedding: see `sampling.embed`.
           without: see `clips.held_out`.
 
@@ -65,7 +66,7 @@ class Source:
             key: batched.batched(*value, actions=self.clips.actions)
             for key, value in loaded.items()
         }
-        # Real actions are known of the clips as they were, and not after a cut or a transfer.
+        # Real actions are known for the original clips only, not after a cut or a transfer.
         self.labelled = {key: one for key, one in loaded.items() if one[0].latent.labelled}
         self.inferring = {k: model for k, model in self.models.items() if k not in self.labelled}
         self.latents = [key for key, (model, _) in loaded.items() if model.latent.inferred]
@@ -83,27 +84,27 @@ class Source:
 
     @functools.cached_property
     def cut(self):
-        """Clips with a cut in the middle: video (or states where there is none), and states."""
+        """Clips with a scene cut in the middle: video (or states if there is none), and states."""
         video = self.clips.video
-        # Stored states are cut, too, though a video encoder would have made others after the cut.
+        # Stored states are cut too, although a video encoder would give other states after the cut.
         raw, step = (self.clips.s, 1) if video is None else (video, self.per_step)
         stitched, _ = leakage.stitch(raw, self.clips.episodes, step)
         return stitched, stitched if video is None else self.encode(stitched)
 
     @property
     def to_frames(self):
-        """A distance (predicted states, frames) -> [n], named as rows should call it."""
+        """A distance (predicted states, frames) -> [n], whose __name__ labels rows."""
         distance = lambda s, frames: self.pixels.to_frames(s, frames)  # noqa: E731
         distance.__name__ = f"{self.distance}, decoded to frames"
         return distance
 
     @property
     def codebook(self):
-        """The codes [K, A] of the model in question, or None where its latents have none."""
+        """The codes [K, A] of the main model, or None if its latents are not discrete."""
         return self.params["latent"].get("codebook") if "latent" in self.params else None
 
     def codes(self, name, z):
-        """Returns the codes of a model's latents z [n, T-1, A], and K; None for other kinds."""
+        """Returns the codes of a model's latents z [n, T-1, A], and K; None if not discrete."""
         model, params = self.loaded[name]
         if not model.latent.resets:
             return None, None
@@ -111,7 +112,7 @@ class Source:
         return np.asarray(latents.nearest(codebook, z)), len(codebook)
 
     def nats(self, name):
-        """Returns a model's KL of each latent to N(0, I), [n, T-1]; None for other kinds."""
+        """Returns the KL of each latent from N(0, I), [n, T-1]; None for other latent kinds."""
         model, params = self.loaded[name]
         if not model.latent.random:
             return None
@@ -119,14 +120,14 @@ class Source:
         return batched.in_batches(cost, params)(self.clips.s) / model.latent.strength
 
     def by_frame(self, models):
-        """Makes each frame a time step, since a real action leads from frame to frame.
+        """Makes each frame a time step, since real actions lead from one frame to the next.
 
         Args:
           models: name -> (model, params).
 
         Returns:
-          The models, the clips and their `Pixels` (or None), or None where the source holds states
-          of several frames.
+          The models, the clips and their `Pixels` (or None); or None if the data source holds
+          states of several frames.
         """
         repeat = self.model.encoder.tubelet > 1
         if self.model.repeat == repeat:

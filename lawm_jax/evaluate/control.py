@@ -1,4 +1,4 @@
-"""Control: whether real actions, translated by a controller, lead the model as inferred latents do.
+"""Control: how rollouts from real actions, through a controller, compare with inferred latents.
 
 Source: Garrido et al. 2026, section 5 and Tables S1 and S2.
 """
@@ -15,7 +15,7 @@ COLUMNS = (
 
 
 def run(source):
-    """Compares controllers, and models of labelled actions, of a `context.Source`."""
+    """Compares the controllers and the labeled models of a `context.Source`."""
     models = source.controllers | source.labelled
     if source.main not in models and not source.controllers:
         return None
@@ -28,37 +28,41 @@ def run(source):
 
 
 def tables(rows):
-    """Lays out rows of `compare`: a list of Table."""
+    """Returns the rows of `compare` as a list of Table."""
     return [Table("led by real actions, open loop", COLUMNS, rows), *prediction.rollouts(rows)]
 
 
 def compare(models, s, actions, episodes, pixels=None, batch=16):
-    """Compares open-loop rollouts from the clips' first state, led in different ways.
+    """Compares open-loop rollouts of clips with real actions and with inferred latents.
 
-    A controller sees the states that the model predicts, never the true later ones.
+    Rollouts start from the first state. A controller sees the predicted states, never the true
+    later ones.
 
     Args:
-      models: name -> (model, params), such as "state" and "actions" for one model with one of its
-        controllers each, and "labelled". The latents of the first are inferred, unless labelled,
-        and its controller is also asked for no action.
+      models: name -> (model, params), such as "state" and "actions" (one model with each of its
+        controllers) and "labelled". The first model also provides the inferred latents, unless it
+        is labeled, and a rollout with no action (zeros).
       s: float32 [n, T, N, D], states of the clips.
-      actions: float32 [n, T-1, U], the real actions between them.
-      episodes: [n], the groups of the bootstrap.
+      actions: float32 [n, T-1, U], the real actions between states.
+      episodes: [n], bootstrap groups.
       pixels: `Pixels` of the clips, or None.
-      batch: clips at a time.
+      batch: clips per batch.
 
     Returns:
-      One dict per row: `name`; `error`, the mean absolute error over all steps, and `rollout`, that
-      of each (intervals); `paired`, the error less that of inferred latents (interval; None for
-      these and where there are none); and with `pixels` also `pixels`, what it measures.
+      One dict per row, with `name` and:
+        error: interval of the mean absolute error over all steps.
+        rollout: intervals of the error at each step.
+        paired: interval of the error minus the error with inferred latents; None for that row and
+          if it is absent.
+        pixels: metrics of the decoded rollout, with `pixels`.
 
     Raises:
-      ValueError: there is not one action between two states, or a model has no controller.
+      ValueError: the number of actions is not T - 1, or a model has no controller.
     """
     if actions is None or actions.shape[:2] != (len(s), s.shape[1] - 1):
         got = None if actions is None else actions.shape
         raise ValueError(f"actions: expected [{len(s)}, {s.shape[1] - 1}, U], got {got}")
-    from lawm_jax.evaluate import batched  # JAX, which who reads results has no need of
+    from lawm_jax.evaluate import batched  # imports JAX, which reading results does not need
 
     rolled = {row_names.COPY: np.repeat(s[:, :1], s.shape[1] - 1, 1)}
     first, (model, params) = next(iter(models.items()))

@@ -1,8 +1,8 @@
-"""The evaluations, by the names that --only and W/eval/NAME.json have.
+"""The table of evaluations, keyed by their names in --only and W/eval/NAME.json.
 
-Each is a module with `run`, which asks a question of one source's clips and returns rows for JSON,
-and `tables`, which lays these out for the terminal and the report. A new one is a module, and a
-line here. Needs no JAX, so that the report can read results without it.
+Each is a module with `run`, which evaluates one data source and returns rows for JSON, and
+`tables`, which formats rows for the terminal and the report. To add one, write a module and add a
+line here. Needs no JAX, so that the report can import it.
 """
 
 from lawm_jax.evaluate import control, leakage, prediction, probing, sampling, transfer

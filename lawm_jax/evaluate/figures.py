@@ -1,4 +1,4 @@
-"""Pictures of what a model learned. Matplotlib draws; nothing here computes with the model."""
+"""Draws figures with matplotlib, and videos; does not run the model."""
 
 import functools
 import io
@@ -13,25 +13,25 @@ from lawm_jax.data import mp4
 from lawm_jax.evaluate import row_names
 
 COLOURS = ["#3f83d6", "#d9731a", "#26966b", "#a35bd0", "#d24a57", "#8a7d2c", "#1b95ab", "#c2579a"]
-# One thread gives the same bytes anywhere.
+# One thread makes the output deterministic.
 BT709 = "colorprim=bt709:transfer=bt709:colormatrix=bt709:threads=1"
 FILM = {"crf": "18", "preset": "slow", "x264-params": BT709}
 PAPER, INK, FAINT, MARK = (20, 22, 27), (240, 240, 240), (150, 153, 160), (86, 156, 245)
 
 
 def strips(path, title, rows, columns=None):
-    """Draws rows of frames under each other, such as one row per model.
+    """Draws rows of frames below each other, such as one row per model.
 
     Args:
-      path: of the PNG.
-      title: above the picture.
+      path: path of the PNG.
+      title: title of the figure.
       rows: label -> uint8 [T, H, W, 3], or None for a gap; rows may differ in T.
-      columns: their names; None numbers the steps.
+      columns: column names; None numbers the steps.
     """
     plt = pyplot()
     shown = [frames for frames in rows.values() if frames is not None]
     T, shape = max(map(len, shown)), np.shape(shown[0])
-    # Sizes in inches, so that gaps are thin whatever the number of rows and columns.
+    # Sizes in inches, so that gaps do not depend on the number of rows and columns.
     cell, gap, left, top = 1.25, 0.05, 1.6, 0.65
     tall = cell * shape[1] / shape[2]
     width = left + T * (cell + gap)
@@ -61,16 +61,17 @@ def strips(path, title, rows, columns=None):
 
 
 def movie(path, rows, fps=4, scale=None):
-    """Writes clips side by side as a film, each with its label above, and the step below.
+    """Writes clips side by side as a video, with a label above each clip and a step counter below.
 
     Args:
-      path: of the film, .mp4 (H.264, which plays in every browser).
-      rows: label -> uint8 [T, H, W, 3], all of one shape; up to four stand in a line.
+      path: path of the video, .mp4 (H.264, which plays in every browser).
+      rows: label -> uint8 [T, H, W, 3], all of the same shape; at most four clips per line.
       fps: steps per second.
-      scale: whole factor that enlarges the frames; None: so that they are at least 240 high.
+      scale: integer magnification of frames; None for a height of at least 240.
 
     Raises:
-      ValueError: nothing to show, frames of another dtype or shape, or another suffix.
+      ValueError: `rows` is empty, frames differ in shape or are not uint8, or the suffix is not
+        .mp4.
     """
     if not rows:
         raise ValueError("rows: expected at least one label with its frames, got none")
@@ -90,12 +91,12 @@ def movie(path, rows, fps=4, scale=None):
 
 
 def _montage(labels, clips, scale):
-    """Lays out clips [n, T, H, W, 3] with labels and step: uint8 [T, height, width, 3], even."""
+    """Lays out labeled clips [n, T, H, W, 3]: uint8 [T, height, width, 3], of even size."""
     from PIL import Image, ImageDraw
 
     n, T, H, W, _ = clips.shape
-    h, w, gap, columns = H * scale, W * scale, 10, -(-n // -(-n // 4))  # 5 are 3 and 2
-    size = 16 if w >= 150 else 11  # of the type, pixels
+    h, w, gap, columns = H * scale, W * scale, 10, -(-n // -(-n // 4))  # 5 clips: rows of 3 and 2
+    size = 16 if w >= 150 else 11  # font size in pixels
     texts = [_fitted(label, w, size) for label in labels]
     top = max(len(lines) for _, lines in texts) * (size + 4) + 4
     width = gap + columns * (w + gap)
@@ -112,7 +113,7 @@ def _montage(labels, clips, scale):
     for (x, y), frames in zip(places, clips, strict=True):
         film[:, y : y + h, x : x + w] = frames.repeat(scale, 1).repeat(scale, 2)
 
-    # A bar that fills, and the step's number.
+    # A progress bar and the step number.
     base, right = film.shape[1] - size - 4, film.shape[2] - gap
     room = round(4.5 * size)
     for t in range(T):
@@ -127,7 +128,7 @@ def _montage(labels, clips, scale):
 
 
 def _fitted(label, width, size):
-    """Breaks a label into two lines at most, of the largest type that fits the width."""
+    """Breaks a label into at most two lines, in the largest font that fits the width."""
     for points in range(size, 8, -1):
         font = _font(points)
         whole = font.getlength(label) <= width
@@ -140,7 +141,7 @@ def _fitted(label, width, size):
 
 
 def _halves(label, font):
-    """Breaks a text at the space that makes the longer of two lines shortest."""
+    """Breaks text at the space that minimizes the longer of two lines."""
     words = label.split(" ")
     breaks = [(" ".join(words[:i]), " ".join(words[i:])) for i in range(1, len(words))]
     return list(min(breaks, key=lambda two: max(map(font.getlength, two)), default=(label,)))
@@ -148,7 +149,7 @@ def _halves(label, font):
 
 @functools.cache
 def _font(size):
-    """Loads matplotlib's own sans serif, so that films look alike everywhere."""
+    """Loads matplotlib's own sans serif font, so that videos look alike on all machines."""
     import matplotlib
     from PIL import ImageFont
 
@@ -156,12 +157,7 @@ def _font(size):
 
 
 def embedding(path, sets):
-    """Draws points of a plane, such as inferred and sampled latents.
-
-    Args:
-      path: as in `capacity`.
-      sets: name -> [m, 2].
-    """
+    """Draws points in the plane, name -> [m, 2], as a PNG at path or, if it is None, as SVG."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(4.9, 4.2))
     for (name, points), colour in zip(sets.items(), colours(), strict=False):
@@ -180,11 +176,9 @@ def embedding(path, sets):
 
 
 def loss_curve(path, runs):
-    """Draws training error, relative to copying the last frame, against steps.
+    """Draws training errors relative to copying as a PNG at path or, if it is None, as SVG.
 
-    Args:
-      path: as in `capacity`.
-      runs: name -> lines of metrics.jsonl, as dicts with `step`, `error`, `copy`.
+    `runs` maps names to the lines of metrics.jsonl, dicts with `step`, `error` and `copy`.
     """
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(4.9, 3.1))
@@ -192,7 +186,7 @@ def loss_curve(path, runs):
     for (name, lines), colour in zip(runs.items(), colours(), strict=False):
         steps = np.array([line["step"] for line in lines])
         error = np.array([line["error"] / max(line["copy"], 1e-9) for line in lines])
-        # Single batches scatter: their mean over a tenth of the run is the line to read.
+        # Errors of single batches are noisy; the main line averages over a tenth of the run.
         window = np.hanning(min(max(3, len(error) // 10), len(error)) + 2)[1:-1]
         smooth = np.convolve(error, window, "same") / np.convolve(error * 0 + 1, window, "same")
         axis.plot(steps, error, color=colour, lw=0.8, alpha=0.3)
@@ -204,7 +198,7 @@ def loss_curve(path, runs):
 
 
 def read_metrics(path):
-    """Reads metrics.jsonl: a list of dicts, one per logged step; but a half-written line."""
+    """Reads metrics.jsonl as one dict per logged step, skipping malformed lines."""
     lines = []
     with open(path, "rb") as file:
         for line in file:
@@ -220,7 +214,7 @@ def colours():
 
 
 def finish(figure, path):
-    """Saves a figure, or returns it as SVG that takes the text colour of the page around it."""
+    """Saves a figure or, if path is None, returns SVG that inherits the page's text color."""
     for axis in figure.axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
@@ -248,7 +242,7 @@ def pyplot():
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["text.parse_math"] = False  # a run may be called "a$b$"
+    matplotlib.rcParams["text.parse_math"] = False  # a run's name may contain "$"
     import matplotlib.pyplot
 
     return matplotlib.pyplot

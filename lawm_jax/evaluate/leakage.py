@@ -1,10 +1,10 @@
-"""Leakage: whether latent actions hold the next frame instead of an action, told at scene cuts.
+"""Leakage: whether latent actions encode the next frame instead of an action, tested at scene cuts.
 
-No action leads across a cut, so an error that stays small there came from a look at the future.
-The paper divides the error with a cut by that without. A cut is a bigger change anyway: copying
-the last frame alone doubles its error there. So every row also has its error relative to copying,
-at the cut, and stands beside a model that does copy the future, whose ratio is 1. Noisy latents
-are the means of their posteriors.
+No action explains a scene cut, so a model whose error stays low there has read the next frame from
+the latent. The paper reports the error with a cut divided by the error without. A cut is also a
+larger change than an ordinary step: the error of copying the last frame about doubles. Each row
+therefore also gives the error at the cut relative to copying, and a control that copies the future,
+whose ratio is 1, is shown for comparison. Noisy latents are the posterior means.
 
 Source: Garrido et al. 2026, section 5 and Table 1; the controls are ours.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from lawm_jax.evaluate import metrics, row_names
 from lawm_jax.evaluate.tables import Column, Table
 
-# A copying ratio must be above this (its interval's low end) before a leak can be told from none.
+# A leak is only detectable if the interval of the ratio of copying lies above this.
 BIGGER = 1.1
 COLUMNS = (
     Column("with cut", "with"),
@@ -26,7 +26,7 @@ COLUMNS = (
 
 
 def run(source):
-    """Measures the models of a `context.Source`; in frames too, as Table 1, with a decoder."""
+    """Measures the models of a `context.Source`, also in pixels (as in Table 1) with a decoder."""
     if not source.pairs:
         return None
     s, episodes, first = source.clips.s, source.clips.episodes, source.clips.s.shape[1] // 2
@@ -41,7 +41,7 @@ def run(source):
 
 
 def tables(rows):
-    """Lays out rows of `measure`: a list of Table, one for each metric."""
+    """Returns the rows of `measure` as a list of Table, one per metric."""
     metrics_ = dict.fromkeys(row.get("metric") for row in rows)
     return [
         Table(f"scene cuts, {name}", COLUMNS, [row for row in rows if row.get("metric") == name])
@@ -50,10 +50,10 @@ def tables(rows):
 
 
 def partners(episodes, count):
-    """Pairs each clip with clips of other episodes, all of different ones.
+    """Pairs each clip with clips from `count` different other episodes.
 
-    The episodes form a ring in random order; each is paired with those that follow it, so that
-    all serve equally often.
+    The episodes form a ring in random order, and each is paired with those that follow it, so every
+    episode is used equally often.
 
     Args:
       episodes: [n] str, the episode of each clip; the pairs depend on nothing else.
@@ -63,7 +63,7 @@ def partners(episodes, count):
       [count, n] int, indices of clips.
 
     Raises:
-      ValueError: there are not count + 1 episodes.
+      ValueError: there are fewer than count + 1 episodes.
     """
     names, index = np.unique(episodes, return_inverse=True)
     E = len(names)
@@ -79,20 +79,20 @@ def partners(episodes, count):
 
 
 def stitch(video, episodes, tubelet=1):
-    """Joins the first half of each clip with the second half of a clip of another episode.
+    """Joins the first half of each clip with the second half of a clip from another episode.
 
     Args:
       video: uint8 [n, F, H, W, 3], or states [n, T, N, D] with a tubelet of 1.
       episodes: [n] str, the episode of each clip; the pairs depend on nothing else.
-      tubelet: frames per time step, so that no step holds frames of both clips.
+      tubelet: frames per time step, so that no step mixes frames of both clips.
 
     Returns:
-      stitched: like `video`; F // tubelet // 2 steps of clip i, then clip other[i]'s. That many
-        steps is the index of the first step after the cut, what `measure` calls `first`.
-      other: [n] int, the clip that each ends with.
+      stitched: like `video`; the first F // tubelet // 2 steps come from clip i, the rest from clip
+        other[i]. That number is the index of the first step after the cut (`first` in `measure`).
+      other: [n] int, index of the clip that each stitched clip ends with.
 
     Raises:
-      ValueError: episodes does not fit or names but one, or a clip has less than two steps.
+      ValueError: `episodes` has the wrong shape or one episode, or clips have less than 2 steps.
     """
     steps, rest = divmod(video.shape[1], tubelet)
     if rest or steps < 2:
@@ -106,34 +106,37 @@ def stitch(video, episodes, tubelet=1):
 
 
 def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=None):
-    """Compares the error just after a cut with that of the same step without one.
+    """Compares the error at the first step after a scene cut with the error without a cut.
 
-    The model that copies the future is made up: its prediction is the true next state plus seeded
-    Laplace noise, whose scale is the mean absolute error that the real model has without a cut
-    (the mean absolute value of Laplace noise is its scale).
+    The control that copies the future predicts the true next state plus seeded Laplace noise. The
+    scale of the noise is the mean absolute error of the real model without a cut (the mean absolute
+    value of Laplace noise is its scale).
 
     Args:
-      models: name -> Batched, all of the encoder that made the states.
+      models: name -> Batched, all with the encoder that computed the states.
       s_cut: float32 [n, T, N, D], states of the stitched clips.
-      s: float32 [n, T, N, D], states of the same clips as they were.
-      episodes: [n] str, groups of the bootstrap: the episode that each clip begins with.
+      s: float32 [n, T, N, D], states of the original clips.
+      episodes: [n] str, bootstrap groups: the episode of each clip's first half.
       first: index of the first step after the cut.
       distance: (predicted s, true s), each [n, 1, N, D] -> [n], error of each clip; its __name__
-        is the rows' metric. None: the mean absolute difference.
-      main: names of the models that get a copy of the future beside them; None: the first.
-      truth: what `distance` compares predictions with, of the step after the cut and of the same
-        step without one, such as frames; None: the true states.
+        names the metric. None: the mean absolute difference.
+      main: names of the models that get a copies-the-future control; None: the first model.
+      truth: targets of `distance` (such as frames) for the step after the cut and for the same step
+        without a cut; None: the true states.
 
     Returns:
-      One dict per row, copying the last frame first: `name`, `metric`, `with`, `without`
-      (intervals of the error), `ratio` (interval of with / without), `relative` (interval of the
-      error at the cut / copying's error there; low is what a leak looks like), `leak`, how far the
-      ratio went from copying's, 0, to 1, that of a copy of the future (below 0: the model helps
-      less at a cut than elsewhere; None where it cannot be told), and `flag`, a warning or None.
-      A ratio is None where the error below the line is zero in every clip.
+      One dict per row, starting with copying the last frame, with `name`, `metric` and:
+        with, without: intervals of the error with and without a cut.
+        ratio: interval of with / without.
+        relative: interval of the error at the cut / error of copying at the cut; low values suggest
+          a leak.
+        leak: (ratio of copying - ratio) / (ratio of copying - 1): 0 for copying, 1 for copying the
+          future, negative if latents help less at a cut than elsewhere, None if undetermined.
+        flag: a warning or None.
+      A ratio is None if its denominator is zero for every clip.
 
     Raises:
-      ValueError: arguments do not fit each other, or there is but one episode.
+      ValueError: arguments do not match each other, or there is only one episode.
     """
     episodes = _two_or_more(episodes, len(s))
     metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
@@ -166,31 +169,31 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
 
 
 def latent_l1(predicted, truth):
-    """Computes each clip's mean absolute difference: [n, ...] twice -> [n]."""
+    """Computes the mean absolute difference of each clip, [n, ...] each -> [n]."""
     return np.abs(predicted - truth).mean(tuple(range(1, truth.ndim)))
 
 
 def _next(model, s, first):
-    """Predicts step `first` from the true past and the latent inferred: -> [n, 1, N, D]."""
+    """Predicts step `first` from the true past and the inferred latents: -> [n, 1, N, D]."""
     z = model.infer(s[:, : first + 1])
     return model.predict(s[:, :first], z)[:, -1:]
 
 
 def _laplace(random, shape):
-    """Draws Laplace noise of scale 1, the difference of two exponentials, in float32."""
+    """Draws float32 Laplace noise of scale 1, as the difference of two exponentials."""
     draw = lambda: random.standard_exponential(shape, np.float32)  # noqa: E731
     return draw() - draw()
 
 
 def _judge(ratio, copied):
-    """Says whether a model copies the future: its ratio and that of copying the last frame."""
+    """Computes `leak` and `flag` from the ratios of a model and of copying the last frame."""
     if copied is None:
         return {"leak": None, "flag": "a leak cannot be told: nothing moves but at the cut"}
     if copied["low"] is None or copied["low"] <= BIGGER:
         change = f"copying's error is but x{copied['mean']:.2f} at the cut"
         return {"leak": None, "flag": f"a leak cannot be told: {change}"}
     if ratio is None:
-        return {"leak": None, "flag": None}  # never wrong without a cut, so no copy of its error
+        return {"leak": None, "flag": None}  # no error without a cut: the ratio is undefined
     leak = (copied["mean"] - ratio["mean"]) / (copied["mean"] - 1)
     return {"leak": leak, "flag": row_names.COPIES_FUTURE if leak > 0.5 else None}
 

@@ -1,4 +1,4 @@
-"""Metrics that evaluations share, in numpy and scipy: intervals, pictures, trajectories, plans."""
+"""Metrics shared by evaluations, in numpy and scipy: intervals, images, trajectories, plans."""
 
 import numpy as np
 import scipy.ndimage
@@ -10,19 +10,19 @@ def interval(values, groups=None, level=0.95, samples=4000, seed=0):
     """Computes a mean with its bootstrap confidence interval.
 
     Args:
-      values: [n] one number per clip; of a difference of two models on the same clips, this is
-        the paired interval.
-      groups: [n] hashable labels, such as the episode of each clip: whole groups are drawn, since
-        clips of one episode resemble each other. None draws single values.
-      level: of confidence.
-      samples: bootstrap resamples.
-      seed: of the resampling, so that the same values give the same interval.
+      values: [n], one number per clip. For differences of two models on the same clips, the result
+        is the paired interval.
+      groups: [n] hashable labels, such as the episode of each clip. Whole groups are resampled,
+        since clips of one episode are correlated. None resamples single values.
+      level: confidence level.
+      samples: number of bootstrap resamples.
+      seed: seed of the resampling, so that equal values give equal intervals.
 
     Returns:
-      {"mean", "low", "high"}, floats; low and high are None where there is but one group.
+      {"mean", "low", "high"}, floats; low and high are None if there is only one group.
 
     Raises:
-      ValueError: no values, or not one group per value.
+      ValueError: there are no values, or not one group per value.
 
     Source: percentile bootstrap, Efron & Tibshirani 1993, chapter 13; over clusters, Davison &
     Hinkley 1997, section 3.8.
@@ -32,20 +32,18 @@ def interval(values, groups=None, level=0.95, samples=4000, seed=0):
 
 
 def ratio(a, b, groups=None, level=0.95, samples=4000, seed=0):
-    """Computes mean(a) / mean(b) with its bootstrap interval; clips of both are drawn together.
+    """Computes mean(a) / mean(b) with its bootstrap `interval`, resampling a and b jointly.
 
     Args:
-      a, b: [n] one number each per clip, of the same clips: two errors, for example.
-      groups, level, samples, seed: as in `interval`, and so are the clips drawn.
+      a, b: [n], one number per clip for the same clips, such as two errors.
+      groups, level, samples, seed: as in `interval`, with the same resamples.
 
     Returns:
-      {"mean", "low", "high"} of the ratio, floats; low and high are None where there is but one
-      group, and where the b drawn sum to 0 in some resample: the ratio then has no bounds.
+      {"mean", "low", "high"} of the ratio, floats. low and high are None if there is only one
+      group, or if b sums to 0 in some resample, since the ratio is then unbounded.
 
     Raises:
-      ValueError: no values, not one b and one group per a, or a mean of b that is 0.
-
-    Source: as for `interval`.
+      ValueError: there are no values, a, b and groups differ in length, or the mean of b is 0.
     """
     a, b = _per_clip("a", a), _per_clip("b", b)
     if len(a) != len(b):
@@ -56,17 +54,17 @@ def ratio(a, b, groups=None, level=0.95, samples=4000, seed=0):
 
 
 def psnr(a, b):
-    """Computes the peak signal-to-noise ratio of pictures, 10 log10(255^2 / mean squared error).
+    """Computes the peak signal-to-noise ratio of images, 10 log10(255^2 / mean squared error).
 
     Args:
-      a, b: uint8 or floating point [..., H, W, 3] on the scale 0..255.
+      a, b: uint8 or floating point [..., H, W, 3] in the range 0..255.
 
     Returns:
-      [...] float64, dB; 100 at most, which is what identical pictures give, so that means over
-      pictures stay finite (one value that is off by one gives 95 dB at 128 x 128 pixels).
+      [...] float64, dB. It is capped at 100, the value for identical images, so that means over
+      images are finite (a single value that is off by one gives 95 dB at 128 x 128 pixels).
 
     Raises:
-      ValueError: a and b are not pictures of one shape.
+      ValueError: a and b are not images of the same shape.
     """
 
     def one(x, y):
@@ -77,19 +75,19 @@ def psnr(a, b):
 
 
 def ssim(a, b):
-    """Computes the structural similarity of pictures, over Gaussian windows of sigma 1.5.
+    """Computes the structural similarity of images with Gaussian windows of sigma 1.5.
 
     Args:
-      a, b: uint8 or floating point [..., H, W, 3] on the scale 0..255; H and W at least 11.
+      a, b: uint8 or floating point [..., H, W, 3] in the range 0..255; H and W at least 11.
 
     Returns:
-      [...] float64, -1..1: the mean over channels and over all windows that lie in the picture.
+      [...] float64, -1..1: the mean over channels and over all windows inside the image.
 
     Raises:
-      ValueError: a and b are not pictures of one shape, or too small.
+      ValueError: a and b are not images of the same shape, or are too small.
 
-    Source: Wang, Bovik, Sheikh & Simoncelli 2004, "Image quality assessment", section III; windows
-    of 11 x 11 and the constants are theirs, colours as in scikit-image.
+    Source: Wang, Bovik, Sheikh & Simoncelli 2004, "Image quality assessment", section III,
+    including windows of 11 x 11 and the constants; color is handled as in scikit-image.
     """
     if min(np.shape(a)[-3:-1], default=0) < 11:
         raise ValueError(f"a: expected [..., H, W, 3], H and W at least 11, got {np.shape(a)}")
@@ -105,7 +103,7 @@ def ssim(a, b):
         mean_x, mean_y = blur(x), blur(y)
         product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
         covariance = blur(x * y) - product
-        variances = blur(x * x + y * y) - squares  # their sum is all that the formula needs
+        variances = blur(x * x + y * y) - squares  # the formula only needs their sum
         luminance = (2 * product + c1) / (squares + c1)
         return (luminance * (2 * covariance + c2) / (variances + c2)).mean()
 
@@ -113,7 +111,7 @@ def ssim(a, b):
 
 
 def _picture_by_picture(function, a, b):
-    """Applies function(a, b) -> float to each pair of [H, W, 3] float64: one pair fits a cache."""
+    """Maps function(a, b) -> float over pairs of [H, W, 3] float64, one by one to fit the cache."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim < 3 or a.shape[-1] != 3:
         raise ValueError(f"a, b: expected [..., H, W, 3], both alike, got {a.shape} and {b.shape}")
@@ -124,7 +122,7 @@ def _picture_by_picture(function, a, b):
 
 
 def _per_clip(name, values):
-    """Checks that there is one number per clip, and one clip: [n] float64."""
+    """Converts values to float64 and checks that the shape is [n], n at least 1."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"{name}: expected [n] with n at least 1, got {values.shape}")
@@ -132,7 +130,7 @@ def _per_clip(name, values):
 
 
 def _bootstrap(a, b, groups, level, samples, seed):
-    """Draws whole groups of clips with replacement: the interval of mean(a) / mean(b)."""
+    """Computes the interval of mean(a) / mean(b) by resampling groups with replacement."""
     groups = np.arange(len(a)) if groups is None else np.asarray(groups)
     if len(groups) != len(a):
         raise ValueError(f"groups: expected {len(a)} labels, got {len(groups)}")
@@ -148,19 +146,19 @@ def _bootstrap(a, b, groups, level, samples, seed):
 
 
 def trajectory_errors(planned, true):
-    """Computes how far the poses that actions lead to are off, without alignment.
+    """Computes trajectory errors of planned actions, without alignment.
 
-    Positions are in the frame of the start, and so are displacements: headings count by where they
-    lead alone, as in NWM, which gives all poses the same one.
+    Poses, and so displacements, are in the frame of the start. Headings only count through the
+    positions that they lead to, as in NWM, which gives all poses the same heading.
 
     Args:
-      planned, true: [n, H, 3], forward, to the left (metres), turn to the left (radians).
+      planned, true: [n, H, 3]: move forward, move left (meters), turn left (radians).
 
     Returns:
-      ate: [n], metres: root mean square distance of positions after each step.
-      rpe: [n], metres: root mean square difference of the displacements between successive ones of
-        these positions; the displacement to the first one does not count.
-      yaw: [n], radians: absolute difference of the last headings, at most pi.
+      ate: [n], meters: root mean square distance between positions after each step.
+      rpe: [n], meters: root mean square difference of the displacements between successive
+        positions, excluding the displacement from the start to the first position.
+      yaw: [n], radians: absolute difference of the final headings, at most pi.
 
     Raises:
       ValueError: shapes differ, or there are fewer than 2 steps.
@@ -181,7 +179,7 @@ def trajectory_errors(planned, true):
 
 
 def action_score(error):
-    """Computes the Action Score, max(0, 800 (0.1 - error)), of an error's interval, metres.
+    """Computes the Action Score, max(0, 800 (0.1 - error)), of an interval of errors in meters.
 
     Source: Terver et al. 2025, "What Drives Success in Physical Planning with Joint-Embedding
     Predictive World Models?".

@@ -1,4 +1,4 @@
-"""Pictures of what a model does, to look at: rollouts, transferred actions, cycles, scene cuts.
+"""Draws pictures of a model's predictions: rollouts, transferred actions, cycles and scene cuts.
 
 Source: Garrido et al. 2026, section 5 and Figures 5 to 9.
 """
@@ -11,10 +11,10 @@ from lawm_jax.evaluate import figures, sampling, transfer
 
 
 def draw(source):
-    """Draws the pictures of a `context.Source`, and films of those that have steps.
+    """Draws the pictures of a `context.Source`, and videos of those that have time steps.
 
-    Writes KIND_NAME.png and .mp4 to its folder. The actions of the model in question are the ones
-    transferred; of scene cuts and locality there is a picture where `source.pairs` says so.
+    Writes KIND_NAME.png and .mp4 to the source's folder. The transferred actions are those of the
+    main model. Scene cuts and locality are only drawn if `source.pairs`.
     """
     if source.samples:
         _embedding(source)
@@ -28,14 +28,10 @@ def draw(source):
 
 
 class Drawing:
-    """Draws one source's pictures of predictions, decoded to frames."""
+    """Draws the pictures of one data source that show predictions decoded to frames."""
 
     def __init__(self, source):
-        """Chooses the two clips that most pictures show.
-
-        Args:
-          source: `context.Source` with pixels.
-        """
+        """Selects the two clips that most pictures show; `source.pixels` must not be None."""
         self.source, self.clips, self.step = source, source.clips, source.per_step
         self.merge = source.model.merge
         strength = source.model.latent.strength
@@ -49,7 +45,7 @@ class Drawing:
         self.pair, self.video = self.clips.s[self.chosen], self.last(self.clips.video[self.chosen])
 
     def all(self):
-        """Draws every picture that the source's clips allow."""
+        """Draws every picture that the clips allow."""
         pair, rolled = self.pair, {}
         for key, model in self.models.items():
             ahead = model.rollout(pair[:, :1], model.infer(pair[[0, 0]]))
@@ -63,20 +59,23 @@ class Drawing:
             self.locality()
 
     def rollout(self, painted):
-        """Draws rollouts of the first clip, label -> frames of both clips."""
+        """Draws rollouts of the first clip; `painted` maps labels to frames of both clips."""
         rows = {"video": self.video[0], "its states, decoded": self.paint(self.pair[:1])[0]}
         rows |= {key: frames[0] for key, frames in painted.items()}
         self.sheet("rollout", "rollout from step 0 with inferred actions", rows)
 
     def transfer(self, moved):
-        """Draws the second clip as it was, and led by the first one's actions, `moved`."""
+        """Draws the second clip as recorded and with the first clip's actions (`moved`)."""
         rows = {"source": self.video[0], "target, as it was": self.video[1]}
         rows["target, source's actions"] = moved
         title = f"the actions of one clip, transferred to another ({self.main})"
         self.sheet("transfer", title, rows)
 
     def cycle(self, s, own, moved):
-        """Draws actions that led to states s [1, T, N, D] of the second clip, back in the first."""
+        """Draws the first clip's latents transferred to the second clip, and back.
+
+        `s` [1, T, N, D] are the states of the second clip with the first clip's latents.
+        """
         model, start = self.models[self.main], self.pair[:1, :1]
         back = np.concatenate([start, model.rollout(start, model.infer(s))], 1)
         rows = {"A": self.video[0], "A, its own actions": own, "B, actions of A": moved}
@@ -84,7 +83,7 @@ class Drawing:
         self.sheet("cycle", f"actions from A to B and back ({self.main})", rows)
 
     def cut(self):
-        """Draws predictions of each step of a clip with a scene cut from its true past."""
+        """Draws each step of a clip with a scene cut, predicted from the true past."""
         stitched, s = (x[self.lead : self.lead + 1] for x in self.source.cut)
         rows = {"video": self.last(stitched)[0], "its states, decoded": self.paint(s)[0]}
         for key, model in self.models.items():
@@ -93,7 +92,7 @@ class Drawing:
         self.sheet("cut", "each step predicted from the true past, over a scene cut", rows)
 
     def locality(self):
-        """Draws where a clip moves, and where its action changes the prediction of another."""
+        """Draws where a clip moves and where its latent changes another clip's prediction."""
         found = transfer.example(self.clips.s, self.clips.episodes, self.merge)
         if not found:
             return
@@ -113,22 +112,22 @@ class Drawing:
         figures.strips(path, title, rows, ("before", "after", "change"))
 
     def last(self, video):
-        """Picks what a time step shows, its last frame: [n, F, H, W, 3] -> [n, T, H, W, 3]."""
+        """Selects the last frame of each time step: [n, F, H, W, 3] -> [n, T, H, W, 3]."""
         return video[:, self.step - 1 :: self.step]
 
     def paint(self, s):
-        """Decodes states [n, T, N, D] to a frame for each step, uint8 [n, T, H, W, 3]."""
+        """Decodes states [n, T, N, D] to one frame per step, uint8 [n, T, H, W, 3]."""
         return self.last(self.source.pixels.decode(s))
 
     def sheet(self, kind, title, rows):
-        """Writes rows of frames, label -> uint8 [T, H, W, 3], as a PNG and as a film."""
+        """Writes rows of frames, label -> uint8 [T, H, W, 3], as a PNG and as a video."""
         path = os.path.join(self.source.folder, f"{kind}_{self.source.name}")
         figures.strips(f"{path}.png", f"{self.source.name}: {title}", rows)
         figures.movie(f"{path}.mp4", rows, self.source.config.data.fps / self.step)
 
 
 def _embedding(source):
-    """Draws the inferred latents and those sampled in every way in one plane."""
+    """Draws inferred latents and the samples of each sampler in the plane."""
     points, method = sampling.embed(source.samples, method=source.embedding)
     points = {
         f"{name}, {method}" if name == "inferred" else name: x[:1000] for name, x in points.items()
@@ -137,7 +136,7 @@ def _embedding(source):
 
 
 def _heat(frame, change):
-    """Reddens a frame uint8 [H, W, 3] where a map [rows, columns] is high."""
+    """Tints a frame uint8 [H, W, 3] red where a map [rows, columns] is high."""
     change = np.clip(change - np.median(change), 0, None)
     change = change / max(change.max(), 1e-9)
     rows, columns = (size // n for size, n in zip(frame.shape[:2], change.shape, strict=True))
@@ -146,7 +145,7 @@ def _heat(frame, change):
 
 
 def choose(clips):
-    """Chooses a lively clip to lead, and one of another episode: their numbers."""
+    """Returns the indices of the clip with the most motion and of one from another episode."""
     first = np.unique(clips.episodes, return_index=True)[1][:8]
     lead = first[np.abs(np.diff(clips.s[first], axis=1)).mean((1, 2, 3)).argmax()]
     return int(lead), int(first[(list(first).index(lead) + 1) % len(first)])

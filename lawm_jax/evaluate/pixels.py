@@ -9,23 +9,23 @@ from lawm_jax.nn import perceptual
 
 
 class Pixels:
-    """Decodes predicted states of some of a source's clips and measures the pictures.
+    """Decodes predicted states of some clips of a data source and computes image metrics.
 
     Attributes:
       distance: name of the perceptual distance.
-      chosen: [m] int, which clips: evenly spread, since pictures take long.
-      video: uint8 [m, F, H, W, 3], the clips' frames.
-      per_step: frames of a time step.
+      chosen: [m] int, indices of the clips, evenly spaced; a subset, since decoding is slow.
+      video: uint8 [m, F, H, W, 3], the frames of the clips.
+      per_step: frames per time step.
     """
 
     def __init__(self, model, params, clips, distance="effnet", most=48):
-        """Chooses the clips.
+        """Selects the clips.
 
         Args:
-          model, params: of a world model with a decoder.
+          model, params: a world model with a decoder.
           clips: `Clips` with video of the model's size.
           distance: see `perceptual.load`.
-          most: number of clips.
+          most: maximum number of clips.
         """
         self.distance = distance
         self.chosen = np.unique(np.linspace(0, len(clips.s) - 1, most).round().astype(int))
@@ -39,7 +39,7 @@ class Pixels:
         self.perceptual = batched.in_batches(measure, weights)
 
     def frames(self, s, ahead):
-        """Decodes predictions after their context: [m, C, N, D], [m, P, N, D] -> P steps."""
+        """Decodes the predictions [m, P, N, D] that follow a context [m, C, N, D] to frames."""
         return self.decode(np.concatenate([s, ahead], 1))[:, s.shape[1] * self.per_step :]
 
     def measure(self, ahead):
@@ -49,7 +49,8 @@ class Pixels:
           ahead: [m, T-1, N, D].
 
         Returns:
-          "psnr" (dB), "ssim" and the perceptual distance -> interval over clips of the mean.
+          "psnr" (dB), "ssim" and the name of the perceptual distance -> interval of the mean over
+          clips.
         """
         painted, true = self.frames(self.s[:, :1], ahead), self.video[:, self.per_step :]
         values = {
@@ -60,11 +61,11 @@ class Pixels:
         return {key: metrics.interval(x.mean(1), self.episodes) for key, x in values.items()}
 
     def to_frames(self, s, frames):
-        """Computes the perceptual distance of decoded predictions to the video's own frames.
+        """Computes the perceptual distance between decoded predictions and video frames.
 
         Args:
           s: [k, P, N, D].
-          frames: uint8 [k, P * per_step, H, W, 3], those of the same steps.
+          frames: uint8 [k, P * per_step, H, W, 3], the frames of the same steps.
 
         Returns:
           [k], means over frames.

@@ -1,6 +1,6 @@
-"""Prediction: how much of the next states the latent actions explain, on held-out clips.
+"""Prediction: how well latent actions explain the next states of held-out clips.
 
-Noisy latents are the means of their posteriors, as in leakage and transfer.
+Noisy latents are the posterior means, as in leakage and transfer.
 
 Source: Garrido et al. 2026, section 5 and Figure 4.
 """
@@ -20,17 +20,17 @@ PIXELS["ssim"] = Column("SSIM", "pixels.ssim", 3, "higher")
 
 
 def run(source):
-    """Compares the models of a `context.Source`, in frames too where there is a decoder."""
+    """Compares the models of a `context.Source`, also in pixels if it has a decoder."""
     return compare(source.models, source.clips.s, source.clips.episodes, source.pixels)
 
 
 def tables(rows):
-    """Lays out rows of `compare`: a list of Table."""
+    """Returns the rows of `compare` as a list of Table."""
     return [Table("one step ahead", COLUMNS, rows), *rollouts(rows)]
 
 
 def rollouts(rows):
-    """Lays out `rollout` and `pixels` of rows: a list of Table, of steps ahead and of frames."""
+    """Returns the `rollout` and `pixels` values of rows as a list of two Tables."""
     P = max((len(listed(row.get("rollout"))) for row in rows), default=0)
     steps = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < P} | {P})
     ahead = tuple(
@@ -48,23 +48,25 @@ def rollouts(rows):
 
 
 def compare(models, s, episodes, pixels=None):
-    """Compares models on the same clips, one step ahead and open loop.
+    """Compares models on the same clips, one step ahead and in open-loop rollouts.
 
     Args:
-      models: name -> Batched; the first is the one in question. "deterministic", where present, is
-        the lower bound that the paired differences refer to.
+      models: name -> Batched; the first is the main model. Paired differences are relative to the
+        model named "deterministic", the paper's lower bound, if there is one.
       s: [n, T, N, D], states of the clips.
-      episodes: [n], the groups of the bootstrap.
+      episodes: [n], bootstrap groups.
       pixels: `Pixels` of the clips, or None.
 
     Returns:
-      One dict per row, the first for copying the last state: `name`; `error`, the mean absolute
-      error one step ahead with the latents that the inverse model infers (interval); `relative`
-      (error / copying); `paired` (interval of the difference to the deterministic model), None for
-      copying and where there is no such model; `rollout`, the errors 1 to T - 1 steps after the
-      first state with predictions fed back (intervals; for copying, of the first state kept); and
-      with `pixels` also `pixels`, what it measures of the rollouts, and a row for the decoder
-      alone, true states decoded.
+      One dict per row, starting with copying the last frame (the baseline), with `name` and:
+        error: interval of the mean absolute error one step ahead, with inferred latents.
+        relative: error / error of copying the last frame.
+        paired: interval of the difference from the deterministic model's error; None for the
+          baseline and if there is no such model.
+        rollout: intervals of the error 1 to T - 1 steps after the first state, with predictions fed
+          back; the baseline repeats the first state.
+        pixels: with `pixels`, metrics of the decoded rollout as returned by `Pixels.measure`.
+      With `pixels`, the last row holds the metrics of decoding the true states.
     """
     one_step = {row_names.COPY: per_step(s[:, :-1], s[:, 1:]).mean(1)}
     rolled = {row_names.COPY: np.repeat(s[:, :1], s.shape[1] - 1, 1)}
@@ -95,5 +97,5 @@ def compare(models, s, episodes, pixels=None):
 
 
 def per_step(a, b):
-    """Computes the mean absolute difference of states, [n, T, N, D] each: [n, T]."""
+    """Computes the mean absolute difference of states, [n, T, N, D] each -> [n, T]."""
     return np.abs(a - b).mean((2, 3))

@@ -1,4 +1,4 @@
-"""Priors that are fitted to a model's inferred latent actions: the learned one, and a Gaussian."""
+"""Priors fitted to a model's inferred latent actions: a learned prior and a Gaussian."""
 
 import functools
 
@@ -11,14 +11,14 @@ from lawm_jax.data import pipeline
 from lawm_jax.evaluate import clips
 from lawm_jax.nn import prior
 
-TRAINING = 128  # clips of each source that a prior is fitted to
+TRAINING = 128  # clips per data source for fitting a prior
 
 
 def fit_to_run(config, source):
-    """Fits one prior to latents of training clips of all sources, drawn as `sampling` draws them.
+    """Fits one prior to latents, drawn as in `sampling`, of training clips from all data sources.
 
     Args:
-      config: the run's.
+      config: the run's config.
       source: any `context.Source` of the run.
 
     Returns:
@@ -28,26 +28,23 @@ def fit_to_run(config, source):
     for name in pipeline.names(config):
         found = clips.training(config, name, source.encode, TRAINING)
         latents.append(source.models[source.main].draw(found.s, config.seed))
-        states.append(found.s.mean(2, keepdims=True))  # all that a prior sees of a state
+        states.append(found.s.mean(2, keepdims=True))  # a prior only uses the mean token
     z, s = np.concatenate(latents), np.concatenate(states)
     return flat(z), fit(z, s)
 
 
 def fit(z, s, seed=0, steps=1000, batch=128, rate=2e-3, network=None):
-    """Trains a prior over latent actions on clips' inferred latents.
+    """Trains a prior on the inferred latents of clips, and returns its network and params.
 
     Args:
       z: [n, T-1, A] float32, inferred latents of training clips.
-      s: [n, T, N, D] float32, their states; the last has no latent and is not used.
-      seed: of parameters, noise and batches.
-      steps, batch, rate: of AdamW: number of updates, transitions in each, peak learning rate.
+      s: [n, T, N, D] float32, their states; the last step has no latent and is not used.
+      seed: seed of parameters, noise and batches.
+      steps, batch, rate: number of AdamW updates, transitions per batch, peak learning rate.
       network: the Prior to train; None for the default one.
 
-    Returns:
-      network and its parameters, for `prior.sample`.
-
     Raises:
-      ValueError: z does not have a latent for every step of s but the last.
+      ValueError: z does not have one latent for every step of s except the last.
     """
     if z.ndim != 3 or s.ndim != 4 or z.shape[:2] != (s.shape[0], s.shape[1] - 1):
         raise ValueError(f"z: expected [n, T-1, A] for s [n, T, N, D] {s.shape}, got {z.shape}")
@@ -62,7 +59,7 @@ def fit(z, s, seed=0, steps=1000, batch=128, rate=2e-3, network=None):
 def _train(network, params, key, z, s, steps, batch, rate):
     schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10, steps)
     tx = optax.adamw(schedule, weight_decay=0.04)
-    scale = {"scale": params["scale"]}  # neither trained nor decayed
+    scale = {"scale": params["scale"]}  # not trained, no weight decay
     weights = {name: p for name, p in params.items() if name != "scale"}
 
     def step(carry, key):
@@ -78,7 +75,7 @@ def _train(network, params, key, z, s, steps, batch, rate):
 
 
 def draw(network, params, key, s):
-    """Draws a latent from a prior for each state s [n, T, N, D]: [n T, A]."""
+    """Samples a latent from a prior for each state of s [n, T, N, D]: [n T, A]."""
     return _sample(network, params, key, pooled(s))
 
 
@@ -86,16 +83,16 @@ _sample = jax.jit(prior.sample, static_argnums=0)
 
 
 def flat(z):
-    """Joins clips and steps: [n, T-1, A] -> [n (T-1), A]."""
+    """Flattens clips and steps: [n, T-1, A] -> [n (T-1), A]."""
     return np.asarray(z, np.float32).reshape(-1, z.shape[-1])
 
 
 def pooled(s):
-    """Averages tokens, all that a prior sees of a state: [n, T, N, D] -> [n T, 1, D]."""
+    """Averages tokens, as the input of a prior: [n, T, N, D] -> [n T, 1, D]."""
     return np.asarray(s, np.float32).mean(2).reshape(-1, 1, s.shape[-1])
 
 
 def gaussian(key, shape, z):
-    """Draws from the Gaussian with the mean and covariance of latents z [k, A]: [..., A]."""
+    """Samples from a Gaussian with the mean and covariance of latents z [k, A]: [..., A]."""
     mean, covariance = jnp.asarray(z.mean(0)), jnp.cov(z, rowvar=False).reshape(z.shape[1], -1)
     return jax.random.multivariate_normal(key, mean, covariance, shape[:-1], method="svd")

@@ -1,4 +1,4 @@
-"""What latent actions hold: real actions, by a linear probe, and how they use their space.
+"""What latent actions encode: a linear probe for real actions, and statistics of the latent space.
 
 Source: ours; linear probes after Alain & Bengio 2016, the sparsity measure of Hoyer 2004, the
 effective dimension (participation ratio) as in Gao et al. 2017.
@@ -9,9 +9,9 @@ import numpy as np
 from lawm_jax.evaluate import metrics
 from lawm_jax.evaluate.tables import Column, Table, listed, mapping
 
-# Ridge penalty per training row, on standardised latents: keeps unused dimensions out.
+# Ridge penalty per training row, on standardized latents: suppresses unused dimensions.
 PENALTY = 1e-2
-KNOWN = {  # columns of `describe`; other statistics are shown under their own names
+KNOWN = {  # columns of `describe`; other statistics are titled with their keys
     "dimension": Column("effective dimension", "latents.dimension", 2),
     "near_zero": Column("share near zero", "latents.near_zero", 2),
     "hoyer": Column("Hoyer sparsity", "latents.hoyer", 2),
@@ -34,7 +34,7 @@ def run(source):
 
 
 def tables(rows):
-    """Lays out rows of `run`: a list of Table, of the probe and of the use of the space."""
+    """Returns the rows of `run` as two Tables: the probe and the statistics of the latents."""
     probed, told = [], []
     for row in rows:
         probe = mapping(row.get("probe"))
@@ -53,7 +53,7 @@ def tables(rows):
 
 
 def _flat(values):
-    """Brings what is nested, but for intervals, to the top: {"a": {"b": 1}} -> {"a b": 1}."""
+    """Flattens nested dicts, except intervals: {"a": {"b": 1}} -> {"a b": 1}."""
     flat = {}
     for name, x in values.items():
         nested = isinstance(x, dict) and "mean" not in x
@@ -62,21 +62,21 @@ def _flat(values):
 
 
 def align(u, steps):
-    """Sums the real actions between one time step and the next.
+    """Sums the real actions between consecutive time steps.
 
-    A step of k frames ends with its last frame, so latent t stands for the k actions that lead
-    from the last frame of step t to that of step t + 1. Sums suit displacements; of velocities
-    they are k times the mean, which is the same to a linear probe.
+    A step of k frames ends with its last frame, so latent t corresponds to the k actions from the
+    last frame of step t to the last frame of step t + 1. Sums suit displacements; the sum of
+    velocities is k times their mean, which is equivalent for a linear probe.
 
     Args:
-      u: [n, F-1, U], u[:, f] leads frame f to f + 1.
-      steps: T, time steps in the F frames.
+      u: [n, F-1, U]; u[:, f] leads from frame f to f + 1.
+      steps: T, number of time steps in the F frames.
 
     Returns:
       [n, T-1, U].
 
     Raises:
-      ValueError: F is no multiple of T, or there are fewer than two steps.
+      ValueError: F is not a multiple of T, or there are fewer than two steps.
     """
     n, between, U = u.shape
     k, rest = divmod(between + 1, steps)
@@ -88,10 +88,9 @@ def align(u, steps):
 
 
 def probe(z, u, episodes, names=None):
-    """Measures how much of the real actions a linear map can read from latent actions.
+    """Measures how well a linear map predicts real actions from latent actions.
 
-    Ridge regression on standardised latents, fitted on half of the episodes and tested on the
-    other, then the other way round.
+    Ridge regression on standardized latents with two-fold cross-validation over episodes.
 
     Args:
       z: [n, T-1, A] latent actions.
@@ -100,12 +99,12 @@ def probe(z, u, episodes, names=None):
       names: U names of the actions; None numbers them.
 
     Returns:
-      {"names": list of U, "r2": list of U intervals of 1 - squared error / that of predicting the
-      training half's mean; None for an action that never differs from it}. 0 is no information,
-      and noise is a little below.
+      {"names": list of U, "r2": list of U intervals of the R², 1 - squared error / squared error of
+      the mean of the training half}. 0 means no information, and noise is slightly below 0. None
+      replaces an interval if an action always equals that mean.
 
     Raises:
-      ValueError: z, u, episodes and names do not fit each other, u is not finite, or there are
+      ValueError: z, u, episodes and names do not match each other, u is not finite, or there are
         fewer than two episodes.
     """
     n, T, U = u.shape
@@ -133,7 +132,7 @@ def probe(z, u, episodes, names=None):
 
 
 def _ridge(x, y):
-    """Fits y [m, U] from x [m, A]: y's mean, and a function [..., A] -> [..., U]; float64."""
+    """Fits y [m, U] from x [m, A] in float64: the mean of y and a function [..., A] -> [..., U]."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     centre, scale, mean = x.mean(0), x.std(0), y.mean(0)
     scale = np.where(scale > 0, scale, 1)
@@ -152,24 +151,29 @@ def _r2(error, spread, episodes):
 
 
 def describe(z, codes=None, K=None, nats=None):
-    """Describes how latent actions use their space.
+    """Computes statistics of how latent actions use their space.
 
     Args:
       z: [n, T-1, A] latent actions.
       codes: [n, T-1] int, the code of each discrete latent.
       K: number of codes.
-      nats: noisy latents' KL to the prior, any shape, which is `infer_actions`'s cost / beta.
+      nats: KL divergence of noisy latents from the prior, any shape: the cost returned by
+        `infer_actions` / beta.
 
     Returns:
-      `width` (A), `dimension` (participation ratio of the covariance's eigenvalues: A for the same
-      spread in all directions, 1 for a line, 0 for a constant), `norm` (mean L2 norm), `near_zero`
-      (share of values below a hundredth of their root mean square), `hoyer` (mean Hoyer sparsity:
-      0 for equal magnitudes, 1 for one value that is not zero; None where all are zero or A is 1),
-      `nats` (mean, or None), and `codes`: {"used", "of", "perplexity" (2^entropy of the usage in
-      bits: K for even use)} or None.
+      dict of `width` (A) and:
+        dimension: participation ratio of the eigenvalues of the covariance: A for equal variance in
+          all directions, 1 for a line, 0 for a constant.
+        norm: mean L2 norm.
+        near_zero: share of values below a hundredth of their root mean square.
+        hoyer: mean Hoyer sparsity: 0 for equal magnitudes, 1 for a single nonzero value; None if
+          all values are zero or A is 1.
+        nats: mean, or None.
+        codes: {"used", "of", "perplexity"} or None; the perplexity is 2^(entropy of code usage in
+          bits), K for uniform usage.
 
     Raises:
-      ValueError: z is not [n, T-1, A], or codes come without K or lie outside of 0 to K - 1.
+      ValueError: z is not [n, T-1, A], or codes are given without K or are not in 0 to K - 1.
     """
     if z.ndim != 3 or not z.size:
         raise ValueError(f"z: expected [n, T-1, A], got {z.shape}")
@@ -182,7 +186,7 @@ def describe(z, codes=None, K=None, nats=None):
     flat = z.reshape(-1, A).astype(np.float64)
     centred = flat - flat.mean(0)
     cov = centred.T @ centred / len(flat)
-    squares = np.square(cov).sum()  # of the eigenvalues, as the trace is their sum
+    squares = np.square(cov).sum()  # sum of squared eigenvalues; the trace is their sum
     norm, rms = np.linalg.norm(flat, axis=1), np.sqrt(np.square(flat).mean())
     some = norm > 0
     hoyer = None

@@ -1,12 +1,12 @@
-"""Names of the rows of results that are not a model in question, as result files hold them."""
+"""Names of baseline and control rows, as stored in result files."""
 
 COPY = "copy last frame"
-DETERMINISTIC, NONE = "deterministic", "none"  # the paper's lower and upper bound
-LABELLED = "labelled"  # knows the real actions
+DETERMINISTIC, NONE = "deterministic", "none"  # the paper's lower and upper bounds
+LABELLED = "labelled"  # conditioned on real actions
 INFERRED = "inferred latents"
 COPIES_FUTURE = "copies the future"  # a control
-DECODER_ALONE = "decoder alone"  # true states, decoded
-# Of plans, those that need no model.
+DECODER_ALONE = "decoder alone"  # decodes the true states
+# Planning baselines, which need no model.
 TRUTH_HELD = "truth, held"
 NO_ACTION = "no action"
 MEAN_ACTION = "mean action"

@@ -1,4 +1,4 @@
-"""Evaluates a trained model on held-out clips: asks every question, prints and writes results."""
+"""Evaluates a trained model on held-out clips, prints tables and writes results."""
 
 import dataclasses
 import datetime
@@ -18,22 +18,22 @@ from lawm_jax.evaluate import context, figures, pictures, priors, tables
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import checkpoints, models, rundir
 
-TRAINED = ("predictor", "inverse", "latent")  # parts of the params
+TRAINED = ("predictor", "inverse", "latent")  # trained parts of the parameters
 
 
 def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", embedding="pca"):
-    """Answers questions about a trained model, and writes WORKDIR/eval and WORKDIR/report.
+    """Runs the evaluations of a trained model and writes WORKDIR/eval and WORKDIR/report.
 
     Args:
       workdir: folder of the run.
-      only: some of `EVALUATIONS` and "pictures", or None for all.
-      data: name -> source to evaluate on instead of the run's own, as in a config's data.sources.
-      decoder: folder of the run of a decoder, or None for WORKDIR/decoder.
+      only: subset of `EVALUATIONS` and "pictures", or None for all.
+      data: name -> data source to use instead of the run's own, as in a config's data.sources.
+      decoder: folder of a decoder's run, or None for WORKDIR/decoder.
       distance: perceptual distance, see `perceptual.load`.
       embedding: see `sampling.embed`.
 
     Raises:
-      ValueError: no source has a clip that can be evaluated, or one does not fit the model.
+      ValueError: no data source has a clip to evaluate, or one does not fit the model.
     """
     begin, workdir = time.monotonic(), paths.expand(workdir)
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
@@ -91,16 +91,17 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
 
 
 def unseen(given, workdir, bounds):
-    """Finds out what of given sources some run was trained on.
+    """Determines which parts of the given data sources no run was trained on.
 
     Args:
-      given: name -> what it stands for.
+      given: name -> data source, as in a config's data.sources.
       workdir, bounds: folders of the runs.
 
     Returns:
-      The share of the sources that no run was trained on: all, or what one held out where the text
-      is the same or, to a run of real actions, the name; and name -> the identities of items that
-      runs were trained on, however the path was spelled, ingested or not.
+      share: the held-out share to evaluate: 1, or that of a run trained on one of the same sources
+        (same specification or, for runs with real actions, same name).
+      without: name -> identities of items that runs were trained on; they do not depend on how the
+        path is spelled or whether the data was ingested.
     """
     share, without = 1.0, {name: set() for name in given}
     for name, spec in given.items():
@@ -121,7 +122,7 @@ def unseen(given, workdir, bounds):
 
 
 def _trained_on(config, name, spec):
-    """Returns the identities of a source's items that a run of a config was trained on."""
+    """Returns the identities of a source's items that are also in the data of a run's config."""
     config = ml_collections.ConfigDict(config)
     try:
         trained = [set(pipeline.identities(config, key)) for key in pipeline.names(config)]
@@ -135,15 +136,12 @@ def _trained_on(config, name, spec):
 
 
 def comparable(name, loaded, folders):
-    """Leaves out the runs of labelled actions that are another source's, or of other steps.
+    """Returns `loaded` without labeled models of another data source or with other time steps.
 
     Args:
-      name: of the source.
-      loaded: name -> (model, params), the model in question first.
-      folders: name -> folder, of the others.
-
-    Returns:
-      Those of `loaded` that can be compared on this source.
+      name: name of the data source.
+      loaded: name -> (model, params), the main model first.
+      folders: name -> folder of the other models.
     """
     known, (main, *_) = dict(loaded), [model for model, _ in loaded.values()]
     for key, folder in folders.items():
@@ -156,7 +154,7 @@ def comparable(name, loaded, folders):
 
 
 def _controllers(workdir, name, config, model, params):
-    """Gives the model each controller that was trained on a source: kind -> (model, params)."""
+    """Combines the model with each controller of a data source: kind -> (model, params)."""
     spec, found = config.data.videos or config.data.sources[name], {}
     for folder, kind in reversed(models.controllers_of(workdir, name, spec).items()):
         other, theirs = models.load(workdir, controller=folder)
@@ -166,7 +164,7 @@ def _controllers(workdir, name, config, model, params):
 
 
 def _write(path, found, merge=False):
-    """Writes JSON; with `merge` what is there of other sources stays."""
+    """Writes JSON; with `merge`, keeps existing results of other data sources."""
     if merge and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             found = json.load(file) | found
@@ -175,7 +173,7 @@ def _write(path, found, merge=False):
 
 
 def _about(workdir, params, seconds):
-    """Says what the numbers come from: everything that may differ between two equal results."""
+    """Collects the provenance of results: checkpoint step, commit, machine, versions and date."""
     root = pathlib.Path(__file__).parents[2]
     git = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True

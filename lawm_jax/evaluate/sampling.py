@@ -1,10 +1,10 @@
-"""Sampling: whether sampled latent actions look like inferred ones, and do what those do.
+"""Sampling: whether sampled latent actions have the distribution and the effect of inferred ones.
 
-Noisy latents are inferred by drawing from their posteriors here, not as the posteriors' means:
-training holds the aggregate of the draws to N(0, I), and the forward model is trained on them.
+Here noisy latents are samples of their posteriors, not the posterior means: training matches the
+aggregate posterior to N(0, I), and the forward model is trained on samples.
 
-Source: Garrido et al. 2026, appendix B, which shows an embedding; the two-sample tests beside it
-say how far apart the two sets are.
+Source: Garrido et al. 2026, appendix B, which shows an embedding; the two-sample tests that measure
+how far the two sets are apart are ours.
 """
 
 import numpy as np
@@ -20,11 +20,11 @@ COLUMNS = (
     Column("change", "change"),
 )
 FOLDS = 5
-MOST = 1000  # latents of each set that a test looks at: the classifier's cost is quadratic
+MOST = 1000  # latents of each set in a test: the cost of the classifier is quadratic
 
 
 def run(source):
-    """Measures samples of the model in question of a `context.Source`, and leaves them there."""
+    """Evaluates the samplers of the main model of a `context.Source` and sets `source.samples`."""
     if source.learned is None:
         return None
     known, learned = source.learned
@@ -35,35 +35,35 @@ def run(source):
 
 
 def tables(rows):
-    """Lays out rows of `measure`: a list of Table."""
+    """Returns the rows of `measure` as a list of Table."""
     return [Table("sampled against inferred latents (AUC 0.5: they look alike)", COLUMNS, rows)]
 
 
 def two_sample(sampled, inferred, groups=None, seed=0):
-    """Measures how well samples can be told from inferred latents.
+    """Tests how well a classifier distinguishes sampled from inferred latents.
 
-    A support vector machine (Gaussian kernel, on the standardised values and their absolute
-    values: it sees means, spreads, tails and dependence) learns to tell the sets apart on four
-    fifths of the groups and is judged on the others.
+    A support vector machine with a Gaussian kernel is trained on four fifths of the groups and
+    tested on the rest. Its inputs are the standardized values and their absolute values, so it
+    detects differences in means, spreads, tails and dependence.
 
     Args:
       sampled: [m, A].
       inferred: [k, A].
-      groups: [m + k] labels, such as the episode whose state a latent was drawn for: they are
-        kept whole by folds and intervals. None: every latent is alone.
-      seed: of folds and subsets; of larger sets, 1000 latents are looked at.
+      groups: [m + k] labels, such as the episode of the state that a latent was sampled for. Folds
+        and intervals keep groups together. None: each latent is its own group.
+      seed: seed of folds and subsets; at most 1000 random latents of each set are used.
 
     Returns:
-      auc: interval of the probability that a sample scores above an inferred latent, 0.5 where
-        they cannot be told apart, 1 where they always can.
-      energy_distance: in standard deviations of the inferred latents, unbiased: about 0, and as
-        often below it, for equal distributions.
-      energy_null: what random halves of the inferred latents, by group, stay below in 19 of 20
-        draws; None with one group.
+      auc: interval of the probability that a sample scores above an inferred latent: 0.5 if they
+        are indistinguishable, 1 if they are always distinguishable.
+      energy_distance: in standard deviations of the inferred latents; unbiased, so for equal
+        distributions it is about 0 and negative as often as positive.
+      energy_null: 95th percentile of the energy distance between random halves of the inferred
+        latents, split by group; None with one group.
 
     Raises:
-      ValueError: sets of unequal width or fewer than 5 latents, not one label for each latent, or
-        groups that leave no fold with both sets.
+      ValueError: the sets differ in width or have fewer than 5 latents, there is not one label per
+        latent, or no fold holds both sets.
 
     Source: Lopez-Paz & Oquab 2017, "Revisiting Classifier Two-Sample Tests"; interval from DeLong
     et al. 1988, over clusters as in Obuchowski 1997; Szekely & Rizzo 2013, "Energy statistics".
@@ -95,11 +95,15 @@ def two_sample(sampled, inferred, groups=None, seed=0):
 
 
 def _placements(x, y, groups, seed):
-    """Ranks each latent among the other set's of its fold, by a classifier that saw none of these.
+    """Computes each latent's placement among the latents of the other set, by cross-validation.
 
-    Within a fold, since the scores of two classifiers do not compare. Returns [m + k], the share of
-    the fold's y that score below each x, and of its x above each y, NaN where a fold has but one
-    set; and [m + k], True for x.
+    A latent is scored by a classifier that was not trained on it, and compared within its fold
+    only, since scores of different classifiers are not comparable.
+
+    Returns:
+      place: [m + k], for each x the share of the fold's y that score lower, for each y the share of
+        the fold's x that score higher; NaN if the fold has only one set.
+      label: [m + k], True for x.
     """
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.preprocessing import StandardScaler
@@ -112,7 +116,7 @@ def _placements(x, y, groups, seed):
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for train, test in split.split(values, label, groups):
         if min(len(np.unique(label[train])), len(np.unique(label[test]))) < 2:
-            continue  # nothing to learn, or to compare with
+            continue  # nothing to train on or to compare with
         machine = SVC(class_weight="balanced").fit(values[train], label[train])
         score, ours = machine.decision_function(values[test]), label[test]
         wins = np.sign(score[ours][:, None] - score[~ours][None]) / 2 + 0.5
@@ -121,7 +125,7 @@ def _placements(x, y, groups, seed):
 
 
 def _auc(place, label, groups):
-    """Makes the interval of an area under the curve from `_placements`."""
+    """Computes the interval of the area under the ROC curve from the results of `_placements`."""
     judged = ~np.isnan(place)
     place, label, groups = place[judged], label[judged], groups[judged]
     if not len(place):
@@ -134,10 +138,11 @@ def _auc(place, label, groups):
 
 
 def energy_distance(x, y):
-    """Computes the unbiased energy distance of two samples, x [m, A] and y [k, A], a float.
+    """Computes the unbiased energy distance of two samples, x [m, A] and y [k, A]: a float.
 
-    2 E|x - y| - E|x - x'| - E|y - y'|, over pairs of different members; scipy's is, in one
-    dimension, the square root of the same with each member's zero distance to itself.
+    2 E|x - y| - E|x - x'| - E|y - y'|, over pairs of distinct elements. The one-dimensional
+    `scipy.stats.energy_distance` is the square root of the same, including the zero distance of
+    each element to itself.
 
     Source: Szekely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
     """
@@ -153,7 +158,7 @@ def _null(y, groups, random, draws=200):
     if count < 2:
         return None
     order = np.argsort(random.random((draws, count)), axis=1)
-    a = (order < count // 2)[:, index].astype(np.float64)  # [draws, k], who is in the first half
+    a = (order < count // 2)[:, index].astype(np.float64)  # [draws, k], 1 for the first half
     b = 1 - a
     m, k = a.sum(1), b.sum(1)
     enough = (m > 1) & (k > 1)
@@ -168,33 +173,34 @@ def _null(y, groups, random, draws=200):
 
 
 def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0, clips=64):
-    """Measures every way to sample one model's latents, on the held-out clips of one source.
+    """Evaluates every sampler of one model's latents on the held-out clips of one data source.
 
     Args:
-      functions: the model's Batched, of which `draw` and `predict` are used.
-      ways: name -> function (key, shape, training latents [k, A]) -> z, such as the latent kind's
-        `samplers`.
-      known: [m, A], latents drawn by `draw` for training clips, for the fitted ways.
-      learned: network and params of a prior, from `priors.fit`.
+      functions: the model's Batched; `draw` and `predict` are used.
+      ways: name -> function (key, shape, training latents [k, A]) -> z, such as the `samplers` of
+        the latent kind.
+      known: [m, A], training latents from `draw`, to which samplers are fitted.
+      learned: network and params of a prior, as returned by `priors.fit`.
       s: [n, T, N, D] float32, states of held-out clips.
       episodes: [n] str, the episode of each held-out clip.
-      codebook: [K, A], where latents are discrete: the fitted ways take the nearest code.
-      seed: of all samples and fits.
-      clips: how many held-out clips, evenly spread, have their next states predicted.
+      codebook: [K, A] of discrete latents: samples of the fitted samplers are mapped to the nearest
+        code.
+      seed: seed of all samples and fits.
+      clips: number of held-out clips, evenly spaced, whose next states are predicted.
 
     Returns:
-      rows: one dict per way: `name`, what `two_sample` returns against the latents inferred on the
-      held-out clips, and `change`, mean |predicted - present state| with samples over that with
-      inferred latents (1 where samples move as much). The ways are those of `ways`, "Gaussian
-      fit", "learned prior" (a draw for each held-out state) and, as a reference, "inferred, other
-      episodes": two halves of the inferred latents, its change None; left out with fewer than
-      10 episodes. No rows where all latents are equal.
-      samples: name -> [k, A], the inferred latents and those of every way.
+      rows: one dict per sampler: `name`, the results of `two_sample` against the inferred latents
+        of the held-out clips, and `change`, mean |predicted - current state| with samples / the
+        same with inferred latents. The samplers are `ways`, "Gaussian fit", "learned prior" (one
+        sample per held-out state) and the reference "inferred, other episodes", which compares two
+        halves of the inferred latents (`change` is None; omitted with fewer than 10 episodes).
+        Empty if all latents are equal.
+      samples: name -> [k, A], the inferred latents and those of each sampler.
 
     Raises:
-      ValueError: not one episode for each clip.
+      ValueError: there is not one episode per clip.
     """
-    import jax  # needed here alone: who reads results goes without
+    import jax  # not needed to read results
 
     from lawm_jax import latents
     from lawm_jax.evaluate import priors
@@ -233,19 +239,19 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0,
 
 
 def embed(sets, seed=0, method="pca"):
-    """Embeds sets of latents together in the plane, each dimension standardised over all of them.
+    """Embeds sets of latents in the plane, after standardizing each dimension over all sets.
 
     Args:
       sets: name -> [m, A].
-      seed: of UMAP.
-      method: "pca", or "umap", the paper's: umap-learn takes half a minute the first time, and
-        PCA stands in where it is not installed.
+      seed: seed of UMAP.
+      method: "pca", or "umap" as in the paper. The first use of umap-learn takes half a minute; if
+        it is not installed, PCA is used instead.
 
     Returns:
       points, name -> [m, 2] float32, and the method used, "PCA" or "UMAP".
 
     Raises:
-      ValueError: an unknown method, or fewer than 3 latents in all.
+      ValueError: the method is unknown, or there are fewer than 3 latents in total.
 
     Source: Garrido et al. 2026, appendix B; McInnes et al. 2018, "UMAP".
     """

@@ -1,17 +1,17 @@
-"""Columns of results, and the tables for a terminal that are made of them. Needs no JAX."""
+"""Describes the columns of result tables and formats tables for the terminal. Needs no JAX."""
 
 from typing import NamedTuple
 
 
 class Column(NamedTuple):
-    """Describes a column of a table of results.
+    """Describes a column of a results table.
 
     Attributes:
       title: heading, with the unit.
-      key: of a row's value, see `at`.
-      digits: after the point; None for text.
-      better: "lower" or "higher", or "" where neither is better.
-      signed: whether positive numbers have a sign, as differences do.
+      key: key of the value in a row, see `at`.
+      digits: decimal places; None for text.
+      better: "lower" or "higher", or "" if neither is better.
+      signed: whether positive numbers are shown with a sign, as for differences.
     """
 
     title: str
@@ -22,18 +22,18 @@ class Column(NamedTuple):
 
     @property
     def heading(self):
-        """The title, with an arrow that says which values are better."""
+        """The title with an arrow that shows which values are better."""
         return self.title + {"lower": " ↓", "higher": " ↑", "": ""}[self.better]
 
 
 class Table(NamedTuple):
-    """Holds a table of results.
+    """Holds a results table.
 
     Attributes:
-      caption: what it shows, without the source's name.
-      columns: Columns; those that no row fills are not shown.
-      rows: dicts with a `name`, and perhaps a `note` or a `flag`, which stands behind the row. A
-        row without any value is not shown.
+      caption: title, without the data source's name.
+      columns: Columns; those without a value in any row are not shown.
+      rows: dicts with a `name` and optionally a `note` or a `flag`, shown after the row. Rows
+        without a value are not shown.
     """
 
     caption: str
@@ -42,14 +42,11 @@ class Table(NamedTuple):
 
 
 def text(source, tables):
-    """Writes tables for a terminal.
+    """Formats tables for a terminal, omitting tables without a filled column.
 
     Args:
-      source: name of the data that they are about, or what they are of.
+      source: name of the data source, the first part of each caption.
       tables: list of Table.
-
-    Returns:
-      Lines, joined; a table without a filled column has none.
     """
     return "\n".join(line for table in tables for line in _lines(source, table))
 
@@ -74,11 +71,11 @@ def _lines(source, table):
 
 
 def show(x, digits=3, sign=""):
-    """Writes a value as text: an interval as "0.806 [0.791, 0.822]", None as a dash.
+    """Formats a value: an interval as "0.806 [0.791, 0.822]", None as a dash.
 
     Args:
-      x: {"mean", "low", "high"}, as of `metrics.interval`, a number, text or None.
-      digits: after the point.
+      x: {"mean", "low", "high"}, as returned by `metrics.interval`, a number, text or None.
+      digits: decimal places.
       sign: "+" for differences.
     """
     if x is None or isinstance(x, str):
@@ -90,11 +87,11 @@ def show(x, digits=3, sign=""):
     return f"{mean:{sign}.{digits}f} [{bounds}]"
 
 
-# What follows takes what stands in a file for what it should be, or for nothing.
+# The functions below tolerate missing or malformed values in result files.
 
 
 def at(row, key):
-    """Looks up a key, or "a.b", the key b (of a list, the index b) within a; None if missing."""
+    """Looks up a key, or "a.b" (key or list index b within a); returns None if missing."""
     for name in key.split(".", 1):
         if isinstance(row, list):
             row = row[int(name)] if name.isdigit() and int(name) < len(row) else None
@@ -104,15 +101,15 @@ def at(row, key):
 
 
 def filled(x):
-    """Says whether a value is there to be shown."""
+    """Returns whether a value can be shown."""
     return x not in (None, "")
 
 
 def mapping(x):
-    """Returns a dict as it is, anything else as an empty one."""
+    """Returns a dict unchanged, and an empty dict for anything else."""
     return x if isinstance(x, dict) else {}
 
 
 def listed(x):
-    """Returns a list as it is, anything else as an empty one."""
+    """Returns a list unchanged, and an empty list for anything else."""
     return x if isinstance(x, list) else []

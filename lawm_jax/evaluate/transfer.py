@@ -1,11 +1,11 @@
-"""Transfer: whether latent actions mean the same in another clip, and in the same place.
+"""Transfer: whether latent actions have the same effect in another clip, at the same position.
 
-`cycle`: latents of A drive B, latents inferred from that prediction drive A again. `locality`:
-a latent of something small that moves changes another scene where it was in the image.
-Noisy latents are the means of their posteriors.
+`cycle`: the latents of clip A are applied to clip B, and the latents inferred from that prediction
+are applied to A again. `locality`: the latent of a local motion should change another scene at the
+image position of that motion. Noisy latents are the posterior means.
 
 Source: Garrido et al. 2026, section 5, Table 2 and Figure 8. The control with shuffled latents and
-the measure of locality are ours: the paper shows pictures.
+the locality measure are ours: the paper shows pictures.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from lawm_jax.evaluate import metrics
 from lawm_jax.evaluate.leakage import latent_l1, partners
 from lawm_jax.evaluate.tables import Column, Table
 
-# Below this share of the error, what latents change is nothing.
+# Latents whose relative effect is below this are reported as having no effect.
 NOTHING = 0.01
 CYCLE = (
     Column("original", "original", 3, "lower"),
@@ -35,9 +35,9 @@ LOCALITY = (
 
 
 def run(source):
-    """Asks the models of a `context.Source`: {"cycle": rows, "locality": rows}.
+    """Evaluates the models of a `context.Source`: {"cycle": rows, "locality": rows}.
 
-    With a decoder the model in question is also asked in frames, as in Table 2.
+    With a decoder, the cycle of the main model is also measured in pixels, as in Table 2.
     """
     if not source.pairs:
         return None
@@ -52,12 +52,12 @@ def run(source):
 
 
 def tables(found):
-    """Lays out what `run` found: a list of Table."""
+    """Returns the results of `run` as a list of Table."""
     return cycle_tables(found["cycle"]) + locality_tables(found["locality"])
 
 
 def cycle_tables(rows):
-    """Lays out rows of `cycle`: a list of Table, one for each metric."""
+    """Returns the rows of `cycle` as a list of Table, one per metric."""
     metrics_ = dict.fromkeys(row.get("metric") for row in rows)
     return [
         Table(
@@ -68,38 +68,40 @@ def cycle_tables(rows):
 
 
 def locality_tables(rows):
-    """Lays out rows of `locality`: a list of Table."""
+    """Returns the rows of `locality` as a list of Table."""
     return [Table("where a transferred latent acts", LOCALITY, rows)]
 
 
 def cycle(models, s, episodes, context=1, distance=None, truth=None):
-    """Measures how much of latent actions survives a transfer to another clip and back.
+    """Measures how much information latent actions keep when transferred to another clip and back.
 
-    The latents of A drive the start of B; those inferred from that prediction drive the start of
-    A. For comparison A is driven by its own latents, and by those of a third clip. The steps of
-    the context always have their own clip's latents.
+    The latents of clip A are rolled out from the start of clip B; the latents inferred from that
+    rollout are rolled out from the start of A. The reference rollouts of A use the latents of A
+    itself and those of a third clip. Steps within the context always use the latents of their own
+    clip.
 
     Args:
-      models: name -> Batched, all of the encoder that made s.
-      s: float32 [n, T, N, D], states of clips; each is A once, with the B and the third clip of
-        `partners`.
-      episodes: [n] str, groups of the bootstrap.
-      context: true steps that a rollout starts from.
+      models: name -> Batched, all with the encoder that computed s.
+      s: float32 [n, T, N, D], states of clips; each clip serves as A once, and `partners` gives its
+        B and third clip.
+      episodes: [n] str, bootstrap groups.
+      context: number of true states that a rollout starts from.
       distance: (predicted s, true s), each [n, T - context, N, D] -> [n], error of each clip; its
-        __name__ is the rows' metric. None: the mean absolute difference.
-      truth: what `distance` compares predictions with, such as the frames of the steps after the
-        context; None: the true states.
+        __name__ names the metric. None: the mean absolute difference.
+      truth: targets of `distance`, such as the frames after the context; None: the true states.
 
     Returns:
-      One dict per model: `name`, `metric`, `original`, `cycle`, `shuffled` (intervals of A's error
-      with its own, the transferred and the third clip's latents), `ratio` (interval of cycle /
-      original; None if nothing is ever wrong), `lost` (interval of (cycle - original) / (shuffled
-      - original), the share of the latents' information that is lost), and `note`: where shuffling
-      changes hardly anything, it says that the latents do nothing, which makes any ratio 1, and
-      `lost` is None.
+      One dict per model, with `name`, `metric` and:
+        original, cycle, shuffled: intervals of the error of A with its own latents, the transferred
+          latents and the latents of the third clip.
+        ratio: interval of cycle / original; None if `original` is zero for every clip.
+        lost: interval of (cycle - original) / (shuffled - original), the fraction of the latents'
+          information that is lost.
+        note: if shuffling hardly changes the error, a warning that the latents have no effect
+          (which makes any ratio 1); `lost` is then None.
 
     Raises:
-      ValueError: fewer than three episodes, or a context that leaves nothing to predict.
+      ValueError: there are fewer than three episodes, or no steps after the context.
     """
     if not 0 < context < s.shape[1]:
         raise ValueError(f"context: expected 1 to {s.shape[1] - 1} steps, got {context}")
@@ -115,7 +117,7 @@ def cycle(models, s, episodes, context=1, distance=None, truth=None):
 
 
 def _cycle_errors(model, s, b, third, context, distance, truth):
-    """Computes A's error [n] with its own, the transferred and the third clip's latents."""
+    """Computes the errors [n] of A with its own, transferred and third-clip latents."""
     z = model.infer(s)
 
     def drive(start, own, led):
@@ -129,7 +131,7 @@ def _cycle_errors(model, s, b, third, context, distance, truth):
 
 
 def _cycle_row(original, back, shuffled, episodes):
-    """Makes a row of each clip's three errors."""
+    """Builds a row from the three errors of each clip."""
     gain = metrics.interval(shuffled - original, episodes)
     row = {
         "original": metrics.interval(original, episodes),
@@ -146,13 +148,13 @@ def _cycle_row(original, back, shuffled, episodes):
 
 
 def cells(x, merge):
-    """Lays tokens out as the cells of the encoder's grid: [..., N, D] -> [..., rows, columns, d].
+    """Splits tokens into the cells of the encoder's grid: [..., N, D] -> [..., rows, columns, d].
 
-    Undoes what `world_model.encode` does: a token holds merge x merge cells, its D = merge^2 d
-    channels are those of one cell after the other, row by row.
+    Inverts the merge in `world_model.encode`: a token holds merge x merge cells, and its D =
+    merge^2 d channels are the concatenated channels of these cells in row-major order.
 
     Raises:
-      ValueError: N is no square, or merge^2 does not divide D.
+      ValueError: N is not a square, or merge^2 does not divide D.
     """
     *leading, N, D = x.shape
     side = round(N**0.5)
@@ -166,24 +168,25 @@ def cells(x, merge):
 
 
 def sources(s, merge, most=64):
-    """Finds the transitions where one part of the image moves, away from its mirror image.
+    """Finds transitions where only one region of the image moves, not overlapping its mirror image.
 
-    A cell changes by the mean absolute difference of its channels, less that of the median cell.
-    The region is the cells above half the maximum, grown by one cell. It must hold half of all
-    change, and overlap its left-right mirror image in less than a tenth of its cells. On a coarse
-    grid it may still be nearly half of the image, so shares only mean something beside `chance`.
+    The change of a cell is the mean absolute difference of its channels minus that of the median
+    cell. The region is the cells with more than half the maximum change, dilated by one cell. It
+    must contain half of the total change, and overlap its left-right mirror image in less than a
+    tenth of its cells. On a coarse grid the region may still cover nearly half of the image, so
+    compare shares with `chance`.
 
     Args:
       s: float32 [n, T, N, D], states of clips.
       merge: cells per side of a token.
-      most: transitions at most, evenly spread over those that qualify.
+      most: maximum number of transitions, evenly spaced among those that qualify.
 
     Returns:
-      clip, t: [m] int, in order; t leads to t + 1.
+      clip, t: [m] int, sorted; the transition is from step t to t + 1.
       region: bool [m, rows, columns].
-      held: [m], the change within the region times its share of all change: how clean it is.
+      held: [m], change within the region times its share of the total change, a quality score.
     """
-    # One clip at a time: differences of all would double the memory.
+    # One clip at a time: the differences of all clips at once would double the memory.
     change = np.stack([_size(np.diff(x, axis=0), merge) for x in s])
     change = np.maximum(change - np.median(change, axis=(2, 3), keepdims=True), 0)
     peak = change.max(axis=(2, 3), keepdims=True)
@@ -198,29 +201,32 @@ def sources(s, merge, most=64):
 
 
 def locality(models, s, episodes, merge):
-    """Measures whether a transferred latent acts where its motion was in the source's image.
+    """Measures whether a transferred latent acts at the image position of the source's motion.
 
-    The latent of each of `sources` drives the same step of a clip of another episode, from that
-    one state. Two changes are looked at: the predicted one (prediction - the target's state), and,
-    as some things happen whatever the action, the one due to the action (prediction - prediction
-    with the mean latent of all clips).
+    The latent of each transition found by `sources` is applied to a single state, the same step of
+    a clip from another episode. Two changes are measured: the predicted change (prediction - target
+    state) and, since some changes happen regardless of the action, the change due to the action
+    (prediction - prediction with the mean latent of all clips).
 
     Args:
-      models: name -> Batched, all of the encoder that made s.
+      models: name -> Batched, all with the encoder that computed s.
       s: float32 [n, T, N, D], states of clips.
-      episodes: [n] str, groups of the bootstrap (of the sources).
+      episodes: [n] str, bootstrap groups (the episodes of the source clips).
       merge: cells per side of a token.
 
     Returns:
-      One dict per model: `name`, `count` (transitions), `share` and `action`, of the two changes:
-      {"region", "mirrored"}, intervals of the share of it in the region and in its left-right
-      mirror image, the place of a second candidate; `chance`, interval of the region's share of
-      the image; `effect`, interval of the change due to the action / the predicted one; `note`.
-      Where nothing qualifies, `count` is 0 and they are None; where nothing changes in any
-      prediction, that change's shares are None.
+      One dict per model, with `name`, `count` (number of transitions) and:
+        share, action: for the predicted change and the change due to the action, {"region",
+          "mirrored"}: intervals of the share of the change that lies in the region and in its
+          left-right mirror image, which serves as a control region.
+        chance: interval of the region's share of the image.
+        effect: interval of the change due to the action / predicted change.
+        note: a warning or None.
+      If no transition qualifies, `count` is 0 and the intervals are None. If a change is zero in
+      every prediction, its shares are None.
 
     Raises:
-      ValueError: fewer than two episodes, or s cannot be laid out as cells.
+      ValueError: there are fewer than two episodes, or s cannot be split into cells.
     """
     _check(episodes, len(s))
     other = partners(episodes, 1)[0]
@@ -253,17 +259,13 @@ def locality(models, s, episodes, merge):
 
 
 def example(s, episodes, merge):
-    """Picks the cleanest of `sources` for a picture: the same for every model.
+    """Selects the transition of `sources` with the highest score for a picture.
 
-    Args:
-      s, episodes, merge: as in `locality`.
+    The choice does not depend on the model. Arguments and errors are as in `locality`.
 
     Returns:
-      source, t, target, region: the clip and step whose latent leads, the clip to drive from step
-      t, and bool [rows, columns]; or None where nothing qualifies.
-
-    Raises:
-      ValueError: as in `locality`.
+      source, t, target, region: the source clip and step of the latent, the target clip (at the
+        same step t) and bool [rows, columns]; or None if no transition qualifies.
     """
     _check(episodes, len(s))
     other = partners(episodes, 1)[0]
@@ -280,7 +282,7 @@ def _size(difference, merge):
 
 
 def _grow(region):
-    """Adds the eight neighbours of each cell: bool [..., rows, columns]."""
+    """Dilates a region by its eight-neighborhood: bool [..., rows, columns]."""
     rows, columns = region.shape[-2:]
     padded = np.pad(region, [(0, 0)] * (region.ndim - 2) + [(1, 1), (1, 1)])
     shifts = [padded[..., i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
@@ -288,7 +290,7 @@ def _grow(region):
 
 
 def _shares(change, region, groups):
-    """Computes the shares in the region and its mirror image, over predictions that change."""
+    """Computes the shares in the region and its mirror image, over nonzero changes."""
     some = change.sum((1, 2)) > 0
     change, region, groups = change[some], region[some], groups[some]
     share = lambda mask: (change * mask).sum((1, 2)) / change.sum((1, 2))  # noqa: E731

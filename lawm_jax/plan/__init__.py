@@ -1,1 +1,1 @@
-"""Planners over any cost, tasks that a world model plans, and acting in the simulators."""
+"""Planners for any cost, planning tasks for world models, and closed-loop control in simulators."""

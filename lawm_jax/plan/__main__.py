@@ -1,21 +1,22 @@
-"""Plans with real actions: python -m lawm_jax.plan --workdir W --task panda|nav|droid|recon.
+"""Plans real actions: python -m lawm_jax.plan --workdir W --task panda|nav|droid|recon.
 
-Searches for the actions that lead from the first state of a held-out clip to a later one, as the
-model predicts it, and compares them with the clip's own actions. Manipulation (panda, droid) is
-judged by the sum of the hand's moves, navigation (nav, recon) by the vehicle's trajectory. W is a
-world model with a controller of the source in W/controller, or one of labelled actions; runs in
-W/bounds/labelled* join the comparison.
+Searches for the actions that lead from the first state of a held-out clip to a later one according
+to the model, and compares them with the clip's true actions. Manipulation (panda, droid) is scored
+by the total displacement of the hand, navigation (nav, recon) by the vehicle's trajectory. W is a
+world model with a controller for the data source in W/controller, or a labeled model; runs in
+W/bounds/labelled* are compared too.
 
-Prints a table and writes W/eval/plan_TASK.json; the same command gives the same numbers. Flags that
-change them become part of the name, such as W/eval/plan_panda_controller=blind_planner=mppi.json. A
-run that was trained on stored states has to name the video: --data TASK=SOURCE.
+Prints a table and writes W/eval/plan_TASK.json; results are reproducible. Flags that change them
+become part of the file name, such as W/eval/plan_panda_controller=blind_planner=mppi.json. For a
+run that was trained on stored states, specify the video: --data TASK=SOURCE.
 
-Each picture is encoded alone, start and goal too, as jepa-wms and V-JEPA 2-AC do, so that no state
-tells of frames between. The forward model reads at most as many steps as in training: for longer
-plans its window slides, as in jepa-wms (8 steps of a model trained on clips of 8).
+Each image, including start and goal, is encoded independently, as in jepa-wms and V-JEPA 2-AC, so
+that states contain no information about frames between start and goal. The forward model sees at
+most as many steps as in training; for longer plans the window slides, as in jepa-wms (8 steps for
+a model trained on clips of 8).
 
-With --closed-loop the actions of panda or nav are taken in the simulator (pip install
-lawm_jax[sim]), and a new plan is made at every step from what is then seen;
+With --closed-loop, the actions of panda or nav are taken in the simulator (pip install
+lawm_jax[sim]), with a new plan from the current image at every step; writes
 W/eval/plan_TASK_closed.json.
 """
 

@@ -1,4 +1,4 @@
-"""Plans that need no model, to compare a model's plans with. They are ours, not the paper's."""
+"""Baseline plans that need no model. They are ours, not the paper's."""
 
 import numpy as np
 
@@ -6,18 +6,15 @@ from lawm_jax.evaluate import row_names
 
 
 def plans(start, goal, training, u, mean, std, hold=1, seed=0):
-    """Makes the plans of all baselines.
+    """Computes the plans of all baselines: name -> [n, H, U].
 
     Args:
       start, goal: [n, N, D], states.
-      training: `Clips` of the training part, with actions.
-      u: [n, H, U], the true actions, whose shape and dtype plans have.
-      mean, std: [H / hold, U], of the planner's first Gaussian.
-      hold: steps that each action is taken for.
-      seed: of the random actions.
-
-    Returns:
-      name -> [n, H, U].
+      training: `Clips` for training, with actions.
+      u: [n, H, U], the true actions; plans have the same shape and dtype.
+      mean, std: [H / hold, U], of the planner's initial Gaussian.
+      hold: number of steps for which each action is repeated.
+      seed: seed of the random actions.
     """
     noise = np.random.default_rng(seed).normal(size=(len(u), *mean.shape)).astype(u.dtype)
     return {
@@ -29,7 +26,7 @@ def plans(start, goal, training, u, mean, std, hold=1, seed=0):
 
 
 def nearest(start, goal, s, u, horizon):
-    """Retrieves actions: those of the training window whose first and last state are the nearest.
+    """Returns the actions of the training window whose end states are nearest to start and goal.
 
     Args:
       start, goal: [n, N, D].
@@ -41,14 +38,14 @@ def nearest(start, goal, s, u, horizon):
       [n, horizon, U].
 
     Raises:
-      ValueError: training clips are shorter than the horizon.
+      ValueError: training clips are not longer than the horizon.
     """
     m, T = s.shape[:2]
     if T <= horizon:
         raise ValueError(f"horizon: expected less than the {T} steps of a clip, got {horizon}")
     to = lambda x: ((s[None] - x[:, None, None]) ** 2).mean((3, 4))  # noqa: E731
     found = []
-    for first, last in zip(start, goal, strict=True):  # one by one: less memory
+    for first, last in zip(start, goal, strict=True):  # one at a time, to save memory
         distance = to(first[None])[0, :, : T - horizon] + to(last[None])[0, :, horizon:]
         clip, t = np.unravel_index(distance.argmin(), distance.shape)
         found.append(u[clip, t : t + horizon])

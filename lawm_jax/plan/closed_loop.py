@@ -1,8 +1,8 @@
-"""Closed loop: real actions in a simulator, planned anew at every step, towards a goal's picture.
+"""Closed-loop control in a simulator: replans real actions at every step towards a goal image.
 
-The goal is what the data's own policy sees some steps later in the same scene, so it can be
-reached. Every way of acting begins at the very same start: simulators are deterministic, so the
-same seed and first actions lead there again.
+The goal is the image that the data's own policy reaches some steps later in the same scene, so it
+is reachable. All agents start from the same state: simulators are deterministic, so the same seed
+and first actions reproduce it.
 
 Source: planning with a receding horizon as in Assran et al. 2025, "V-JEPA 2"; the tasks are ours.
 """
@@ -22,14 +22,14 @@ from lawm_jax.plan.search import searcher
 
 
 class Task(NamedTuple):
-    """Describes what is asked of every episode.
+    """Describes a closed-loop task.
 
     Attributes:
-      places: function without arguments to an endless iterator of what `_scene` draws from.
-      steps: of the policy from start to goal.
-      radius: m, where a goal counts as reached.
-      axes: how many numbers of a simulator's state are a position (m), the first ones.
-      held: whether a plan holds one action, as `tasks.walk` does.
+      places: function without arguments that returns an endless iterator of arguments for `_scene`.
+      steps: number of policy steps from start to goal.
+      radius: m, distance at which a goal counts as reached.
+      axes: number of leading entries of the simulator's state that are a position (m).
+      held: whether a plan repeats a single action, as in `tasks.walk`.
     """
 
     places: Callable
@@ -40,7 +40,7 @@ class Task(NamedTuple):
 
     @property
     def limit(self):
-        """How many steps may be taken."""
+        """The maximum number of steps of an episode."""
         return 2 * self.steps
 
 
@@ -48,12 +48,12 @@ class Scene(NamedTuple):
     """Describes an episode.
 
     Attributes:
-      group: str, seed or level: the groups of the bootstrap.
-      make: function without arguments to a new simulator, always in the same state.
-      before: actions that bring it to the start.
-      policy: float64 [steps, U], those of the policy that lead on to the goal.
-      picture: uint8 [H, W, 3], what it sees there.
-      goal: float32 [axes] m, where that is.
+      group: str, seed or level, used as bootstrap group.
+      make: function without arguments that returns a new simulator, always in the same state.
+      before: actions from the initial state to the start.
+      policy: float64 [steps, U], the policy's actions from the start to the goal.
+      picture: uint8 [H, W, 3], the image at the goal.
+      goal: float32 [axes] m, the position of the goal.
     """
 
     group: str
@@ -65,14 +65,14 @@ class Scene(NamedTuple):
 
 
 def _pandas():
-    """Yields scenes that no training episode shows."""
+    """Yields scenes that are in no training episode."""
     for seed in itertools.count(policies.PANDA_SEEDS["test"]):
         make = functools.partial(policies.Panda, seed)
         yield str(seed), make, policies.reach, np.random.default_rng([seed, 3]), 16
 
 
 def _walks():
-    """Yields levels that no training episode shows, one after the other, then the next seed."""
+    """Yields levels that are in no training episode: all levels for one seed, then the next."""
     for seed in itertools.count():
         for level in policies.nav_levels("test"):
             make = functools.partial(policies.Navigation, level, seed)
@@ -86,30 +86,27 @@ TASKS = {
 
 
 def scenes(task, count):
-    """Draws the first episodes of a task, always the same ones.
+    """Returns the first episodes of a task, always the same ones, as a list of `Scene`.
 
-    Those are passed over whose goal is less than two radii from the start, and walks that are dark
-    or lead through a teleporter or out of the level.
+    Skips scenes whose goal is less than two radii from the start, and walks that are dark, pass
+    through a teleporter or leave the level.
 
     Args:
       task: a `Task`.
       count: number of episodes.
 
-    Returns:
-      A list of `Scene`.
-
     Raises:
-      ImportError: the simulator is missing; says how to install it.
+      ImportError: the simulator is missing; the message explains how to install it.
     """
     found = (_scene(task, *place) for place in task.places())
     return list(itertools.islice((scene for scene in found if scene), count))
 
 
 def _scene(task, group, make, policy, random, most):
-    """Draws a scene that starts after less than `most` steps of policy(simulator, random), or None.
+    """Draws a scene that starts after fewer than `most` policy steps; None if it is unsuitable.
 
-    From the start on only the first three numbers of an action are taken, those that labels have:
-    the Panda's gripper stays as it is.
+    After the start, only the first three entries of actions are used, as in the labels: the Panda's
+    gripper does not move.
     """
     simulator = make()
     try:
@@ -136,7 +133,7 @@ def _scene(task, group, make, policy, random, most):
 
 
 def start(scene):
-    """Returns a simulator at the start of a scene; it has to be closed before the next is made."""
+    """Returns a simulator at the start of a scene; close it before creating the next one."""
     simulator = scene.make()
     for action in scene.before:
         simulator.step(action)
@@ -144,17 +141,16 @@ def start(scene):
 
 
 def lead(scene, act, steps):
-    """Lets a way of acting lead a simulator from a scene's start.
+    """Runs an agent in the simulator from a scene's start.
 
     Args:
       scene: a `Scene`.
-      act: function of the step's number and of the simulator, of which it may see the picture, to
-        an action [U].
-      steps: number of them.
+      act: function of the step index and the simulator (for its image) that returns an action [U].
+      steps: number of steps.
 
     Returns:
-      float64 [steps + 1], distance to the goal (m) at the start and after each step; one who walks
-      out of the level stays where that happened.
+      float64 [steps + 1], distance to the goal (m) at the start and after each step. An agent that
+      leaves the level keeps its last distance.
     """
     simulator = start(scene)
     away = lambda: np.linalg.norm(simulator.state[: len(scene.goal)] - scene.goal)  # noqa: E731
@@ -184,33 +180,38 @@ def evaluate(
     done=None,
     windows=None,
 ):
-    """Leads every scene by every model, and by what needs none.
+    """Runs every model and every baseline in each scene.
 
-    At each step a model's plan starts from what is seen, and its first action is taken. The search
-    begins at the last plan, one step on. Plans stay within the range of training actions.
+    At each step, a model plans from the current image and takes the first action of the plan. The
+    search is initialized with the previous plan shifted by one step. Plans are limited to the range
+    of training actions.
 
     Args:
       models: name -> (model, params), as in `tasks.reach`.
-      encode: function of video uint8 [1, 1, H, W, 3] to states [1, 1, N, D], the models' own.
+      encode: function of video uint8 [1, 1, H, W, 3] to states [1, 1, N, D], with the models'
+        encoder.
       task: a `Task`.
       scenes: list of `Scene`, from `scenes`.
-      training: `Clips` of the training part, of more than `horizon` steps.
+      training: `Clips` for training, of more than `horizon` steps.
       horizon: steps of a plan.
-      planner, options, bound: as in `tasks.reach` or, held, `tasks.walk`.
-      seed: of planners and random actions.
+      planner, options, bound: as in `tasks.reach` or, for held tasks, `tasks.walk`.
+      seed: seed of planners and random actions.
       windows: as in `tasks.reach`.
-      done: function that is told the number of finished scenes after each, or None.
+      done: function called with the number of finished scenes after each, or None.
 
     Returns:
-      One dict per row, baselines first: `name`; `success`, the share of scenes that end within the
-      radius, and `reached`, of those that were there after any step; `distance` to the goal at the
-      end, m, and `paired`, this less that of no action (intervals); `path`, the mean distance at
-      the start and after each step. "policy" repeats the policy's actions and then rests: what the
-      simulator's own accuracy allows.
+      One dict per row, baselines first, with `name` and:
+        success: interval of the share of scenes that end within the radius.
+        reached: interval of the share of scenes within the radius after any step.
+        distance: interval of the final distance to the goal, m.
+        paired: interval of the final distance minus that of no action.
+        path: mean distance at the start and after each step.
+      The row "policy" repeats the policy's actions and then stands still; it shows the accuracy
+      that the simulator allows.
 
     Raises:
-      ValueError: as `search.search`, or training clips have not one action per step or are too
-        short.
+      ValueError: as in `search.search`, or training clips do not have one action per step or are
+        too short.
     """
     tasks.true_actions("training", training, horizon)
     mean, std = tasks.gaussian(training, horizon, task.held)
@@ -240,7 +241,7 @@ def evaluate(
 
 
 def _without_model(scene, actions, random):
-    """Returns ways of acting that see nothing: name -> act as in `lead`."""
+    """Returns agents that ignore the image: name -> act as in `lead`."""
     actions = actions.reshape(-1, actions.shape[-1])
     nothing, mean, own = np.zeros_like(actions[0]), actions.mean(0), scene.policy
     return {
@@ -252,7 +253,7 @@ def _without_model(scene, actions, random):
 
 
 def _planned(search, encode, scene, mean, key):
-    """Returns the way of acting that plans at every step, as `act` in `lead`."""
+    """Returns an agent that plans at every step: act as in `lead`."""
     see = lambda picture: encode(picture[None, None])[:, 0]  # noqa: E731
     goal, last = see(scene.picture), mean
 
@@ -260,7 +261,7 @@ def _planned(search, encode, scene, mean, key):
         nonlocal last
         keys = jax.random.fold_in(key, t)[None]
         u = np.asarray(search(keys, see(simulator.render()), goal, last[None])[0][0])
-        # One step on; a held plan stays.
+        # Shifts the plan by one step; a held plan is kept.
         last = np.concatenate([u[1:], mean[-1:]])[: len(mean)]
         return u[0]
 
@@ -268,7 +269,7 @@ def _planned(search, encode, scene, mean, key):
 
 
 def _rows(paths, radius, groups):
-    """Summarises paths, name -> a list of [steps + 1] per scene."""
+    """Summarizes paths, name -> list of [steps + 1], one per scene."""
     interval, rows = lambda x: metrics.interval(x, groups), []
     paths = {name: np.stack(path) for name, path in paths.items()}
     for name, path in paths.items():

@@ -1,4 +1,4 @@
-"""Columns of the results of planning, for the terminal and the report. Needs no JAX."""
+"""Columns of planning results, for the terminal and the report. Needs no JAX."""
 
 from lawm_jax.evaluate.tables import Column, Table
 
@@ -33,6 +33,6 @@ CLOSED = (
 
 
 def tables(caption, rows):
-    """Lays out rows of `tasks.reach`, `tasks.walk` or `closed_loop.evaluate`: a list of Table."""
+    """Returns rows of `tasks.reach`, `tasks.walk` or `closed_loop.evaluate` as a list of Table."""
     kinds = {"success": CLOSED, "error": REACH, "ate": WALK}
     return [Table(caption, next(kinds[key] for key in kinds if key in rows[0]), rows)]

@@ -1,20 +1,20 @@
-"""Planners: pure functions that search for the cheapest plan under any cost function.
+"""Planners: pure functions that search for the plan with the lowest cost, for any cost function.
 
-All take (cost, key, mean, std, ...) and return the plan and its cost. Each is one `lax.scan` with
-no host callbacks: jit it, or call it inside a jitted function. The mean that a search starts from
-is its first candidate, so the plan is never worse.
+All planners take (cost, key, mean, std, ...) and return the best plan and its cost. Each is a
+single `lax.scan` with no host callbacks: jit it or call it inside a jitted function. The initial
+mean is the first candidate, so the returned plan never costs more (except with `cem`'s `average`).
 
-Any cost will do. Infinite means infeasible, and a cost that is not a number counts as infinite:
-such plans are neither returned nor do they move the search. Planners but those by gradients only
-compare costs, so that a penalty of any size on infeasible plans does as well as infinity. Where all
-plans are infeasible the mean comes back, at an infinite cost. Plans are float32 and within the
-bounds, and costs are compared in float32, whatever JAX's default precision.
+An infinite cost means infeasible, and NaN counts as infinite; infeasible plans are neither returned
+nor used to update the search. All planners but the gradient-based ones depend on the order of costs
+only, so a penalty of any size works as well as infinity. If all plans are infeasible, the initial
+mean is returned with an infinite cost. Plans are float32 and within the bounds, and costs are
+compared in float32, regardless of JAX's default precision.
 
-* Several tasks at once: `jax.vmap` over key, mean, std and what `cost` closes over; each task has
-  its own `chunk`.
-* Several devices: `spread` the cost over them or, of more tasks than devices, the tasks.
-* Plans of fewer numbers: search for those, and let `cost` make plans of them. A straight line of h
-  steps is `lambda total: cost(jnp.repeat(total / h, h, axis=1))` with mean and std of [1, U].
+* Several tasks: `jax.vmap` over key, mean, std and the variables that `cost` closes over; each task
+  has its own `chunk`.
+* Several devices: use `spread` to shard the cost or, with more tasks than devices, the tasks.
+* Low-dimensional plans: search in fewer dimensions and expand plans in `cost`. For a straight line
+  of h steps, use `lambda total: cost(jnp.repeat(total / h, h, axis=1))` with mean and std [1, U].
 """
 
 from typing import NamedTuple
@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-HUGE = 1e15  # a slope beyond it counts as this
+HUGE = 1e15  # gradients are clipped to this magnitude
 
 
 def cem(
@@ -42,32 +42,32 @@ def cem(
     chunk=None,
     average=False,
 ):
-    """Plans by the cross-entropy method.
+    """Plans with the cross-entropy method.
 
-    Each iteration draws plans from a Gaussian and refits it to the cheapest ones; the mean itself
-    is always among the candidates. The deviation is the unbiased one (n - 1), as in jepa-wms,
-    V-JEPA 2, NWM and stable-worldmodel: the biased one of 10 elites would halve it in 15
-    iterations. Of one elite it is 0. Where fewer plans are feasible than elites are asked for, the
-    missing ones keep the old deviation.
+    Each iteration samples plans from a Gaussian and refits it to the cheapest ones (the elites);
+    the mean is always one of the candidates. The standard deviation is the unbiased estimate, with
+    n - 1, as in jepa-wms, V-JEPA 2, NWM and stable-worldmodel: with 10 elites, the biased estimate
+    would halve it in 15 iterations. With one elite it is 0. If there are fewer feasible plans than
+    elites, the missing elites contribute the old standard deviation.
 
     Args:
       cost: function of plans [P, T, U] float32 -> [P], lower is better; it must be traceable.
       key: PRNG key.
-      mean, std: [T, U], of the first Gaussian, in the units of the plan.
-      samples, elites, iterations: P, how many of them the Gaussian is refitted to, and how often.
-      momentum: weight of the old mean and std in the new ones, 0 to less than 1.
-      low, high: bounds of a plan, a number or [U], known when traced; candidates are clipped.
-      chunk: candidates evaluated at a time, at most; it bounds the memory. None for all.
-      average: whether to return the last Gaussian's mean, as jepa-wms, V-JEPA 2 and NWM do, not the
-        cheapest plan seen; an infeasible mean gives way to this one.
+      mean, std: [T, U], of the initial Gaussian, in units of the plan.
+      samples, elites, iterations: number of candidates P, of elites, and of iterations.
+      momentum: weight of the old mean and std in the update, in [0, 1).
+      low, high: bounds of a plan, a number or [U], static under jit; candidates are clipped.
+      chunk: maximum number of candidates evaluated at once, which bounds the memory; None for all.
+      average: whether to return the final mean, as jepa-wms, V-JEPA 2 and NWM do, instead of the
+        cheapest plan seen; if the final mean is infeasible, the cheapest plan is returned.
 
     Returns:
-      plan: [T, U], the cheapest one seen.
+      plan: [T, U], the cheapest plan seen.
       cost: its cost, a scalar.
 
     Raises:
-      ValueError: `mean` and `std` differ in shape, elites are not fewer than samples, or an option
-        is out of its range; `cost` does not return [P].
+      ValueError: `mean` and `std` differ in shape, `elites` is not less than `samples`, an option
+        is out of range, or `cost` does not return [P].
 
     Source: Rubinstein 1999; settings of Garrido et al. 2026, section 6; momentum of De Boer et al.
     2005, "A Tutorial on the Cross-Entropy Method" (smoothed updating).
@@ -99,28 +99,30 @@ def icem(
     keep=0.3,
     decay=1.25,
 ):
-    """Plans by the sample-efficient cross-entropy method: for few candidates and long plans.
+    """Plans with the sample-efficient cross-entropy method, for few candidates and long plans.
 
-    `cem` with three changes: noise is correlated in time, so that candidates go somewhere; some
-    elites stay among the candidates, and are not evaluated again; the population shrinks.
+    It changes `cem` in three ways: noise is correlated in time, so that candidates explore farther;
+    some elites are kept as candidates, without evaluating them again; the population shrinks.
 
     Args:
       cost, key, mean, std, samples, elites, iterations, momentum, low, high: as in `cem`.
-      chunk: as in `cem`; the population shrinks by whole chunks. None for 2 elites, its least size.
-      exponent: the noise's power falls as frequency ** -exponent: 0 is white, 2 a random walk.
-      keep: share of the elites that stay.
-      decay: factor by which the population shrinks in each iteration, down to 2 elites.
+      chunk: as in `cem`; the population shrinks by whole chunks. None for 2 * elites, the minimum
+        population.
+      exponent: the power of the noise is proportional to frequency ** -exponent: 0 is white noise,
+        2 a random walk.
+      keep: fraction of the elites that is kept.
+      decay: factor by which the population shrinks per iteration, down to 2 * elites.
 
     Returns:
-      plan: [T, U], the cheapest one seen.
-      cost: its cost, a scalar.
+      plan, cost: as in `cem`.
 
     Raises:
-      ValueError: as `cem`.
+      ValueError: as in `cem`.
 
-    Source: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for Real-time Planning".
-    There, noise has the period T, so that of short plans is nearly white, and the mean joins the
-    candidates in the last iteration only. Elites of an earlier time step are the caller's `mean`.
+    Source: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for Real-time Planning". In
+    the paper the noise has period T, so it is nearly white for short plans, and the mean is a
+    candidate in the last iteration only. To reuse elites of the previous time step, pass them as
+    `mean`.
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
     if not (exponent >= 0 and 0 <= keep <= 1 and decay >= 1):
@@ -158,24 +160,23 @@ def mppi(
     high=np.inf,
     chunk=None,
 ):
-    """Plans by model predictive path integrals: the mean of all candidates, the cheap ones first.
+    """Plans with model predictive path integrals: the mean is a weighted average of all candidates.
 
     Args:
-      cost, key, mean, std, samples, iterations, low, high, chunk: as in `cem`; std stays.
-      temperature: of the weights exp(-rank / temperature), a candidate's rank being the share of
-        candidates that are cheaper: it fits any cost, and no penalty on others blinds it to the
-        differences between feasible plans.
+      cost, key, mean, std, samples, iterations, low, high, chunk: as in `cem`; std stays fixed.
+      temperature: scale in the weights exp(-rank / temperature); the rank of a candidate is the
+        fraction of candidates with a lower cost. Ranks work for costs of any scale, and penalties
+        on infeasible plans do not hide differences between feasible ones.
 
     Returns:
-      plan: [T, U], the cheapest one seen.
-      cost: its cost, a scalar.
+      plan, cost: as in `cem`.
 
     Raises:
-      ValueError: as `cem`.
+      ValueError: as in `cem`.
 
     Source: Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement
-    Learning", whose weights are exp(-cost / temperature), with a temperature for each cost; the
-    cost of the controls themselves is left to `cost`.
+    Learning", where the weights are exp(-cost / temperature), with a temperature per cost function;
+    the control cost is left to `cost`.
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
     if samples < 2 or temperature <= 0:
@@ -191,7 +192,7 @@ def mppi(
         costs = _in_chunks(_prices(cost), plans, chunk)
         cheaper = jnp.searchsorted(jnp.sort(costs), costs, method="sort").astype(jnp.float32)
         weights = jnp.exp(-cheaper / jnp.float32(temperature * samples)) * jnp.isfinite(costs)
-        total = weights.sum()  # at least 1, that of the cheapest, unless none is feasible
+        total = weights.sum()  # at least 1 if any plan is feasible
         new = jnp.einsum("p,ptu->tu", weights, plans) / jnp.maximum(total, 1)
         mean = jnp.where(total > 0, new, mean)
         return (mean, _cheapest(best, plans, costs)), None
@@ -213,21 +214,20 @@ def gradient(
     high=np.inf,
     chunk=None,
 ):
-    """Plans by gradient descent (Adam) through the cost, from several starts in parallel.
+    """Plans by gradient descent (Adam) on the cost, from several initial plans in parallel.
 
     Args:
-      cost, key, mean, std, low, high, chunk: as in `cem`; the first start is the mean, the others
-        are drawn from the Gaussian, all are clipped to the bounds after each step.
-      samples: number of starts.
-      iterations: evaluations of each start.
-      rate: size of the first step, in units of std; it falls to 0 along a cosine.
+      cost, key, mean, std, low, high, chunk: as in `cem`. The first initial plan is the mean, the
+        others are sampled from the Gaussian; all are clipped to the bounds after each step.
+      samples: number of initial plans.
+      iterations: number of evaluations of each plan.
+      rate: initial step size in units of std, with cosine decay to 0.
 
     Returns:
-      plan: [T, U], the cheapest one seen.
-      cost: its cost, a scalar.
+      plan, cost: as in `cem`.
 
     Raises:
-      ValueError: as `cem`.
+      ValueError: as in `cem`.
 
     Source: Kingma & Ba 2015, "Adam"; for plans in a latent world model, Srinivas et al. 2018,
     "Universal Planning Networks".
@@ -255,21 +255,20 @@ def cem_gradient(
     steps=20,
     rate=0.05,
 ):
-    """Plans by a few iterations of `cem`, then refines its elites by gradient descent.
+    """Plans with a few iterations of `cem`, then refines its elites by gradient descent.
 
     Args:
       cost, key, mean, std, samples, elites, iterations, momentum, low, high, chunk: as in `cem`.
-      steps, rate: `iterations` and `rate` of `gradient`, in units of the first std.
+      steps, rate: `iterations` and `rate` of `gradient`, in units of the initial std.
 
     Returns:
-      plan: [T, U], the cheapest one seen.
-      cost: its cost, a scalar.
+      plan, cost: as in `cem`.
 
     Raises:
-      ValueError: as `cem`.
+      ValueError: as in `cem`.
 
     Source: Bharadhwaj et al. 2020, "Model-Predictive Control via Cross-Entropy and Gradient-Based
-    Optimization"; theirs takes the gradient steps within each iteration.
+    Optimization", which takes gradient steps within each iteration.
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
     end = _refit(cost, key, mean, std, clip, samples, elites, iterations, momentum, chunk)
@@ -278,15 +277,13 @@ def cem_gradient(
 
 
 def spread(function, mesh):
-    """Makes all devices compute a part of a function's rows each.
+    """Returns `function` for any P, with the rows of its arguments sharded over all devices.
 
     Args:
-      function: of arrays [P, ...] to arrays [P, ...], each row for itself, such as a cost of plans,
-        or a planner of P tasks; what it closes over, such as parameters, is on all devices.
+      function: maps arrays [P, ...] to arrays [P, ...], each row independently, such as a cost
+        of plans or a planner of P tasks. Variables that it closes over, such as parameters, are
+        replicated.
       mesh: jax.sharding.Mesh, the devices.
-
-    Returns:
-      The same function, for any P.
     """
     if mesh.size == 1:
         return function
@@ -302,7 +299,7 @@ def spread(function, mesh):
 
 
 def _check(mean, std, low, high, iterations, chunk):
-    """Checks what all planners take: mean and std as float32, and a function that clips plans."""
+    """Checks common arguments; returns mean and std as float32 and a function that clips plans."""
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     if mean.ndim != 2 or mean.shape != std.shape:
         raise ValueError(f"mean, std: expected one shape [T, U], got {mean.shape} and {std.shape}")
@@ -323,8 +320,8 @@ class _Search(NamedTuple):
 
     Attributes:
       mean, std: [T, U], of the Gaussian.
-      elite, costs: [E, T, U] and [E], the cheapest plans of the last iteration.
-      best: the cheapest plan seen, and its cost.
+      elite, costs: [E, T, U] and [E], the elites of the last iteration and their costs.
+      best: the cheapest plan seen and its cost.
     """
 
     mean: jax.Array
@@ -349,13 +346,13 @@ def _refit(
     kept=0,
     decay=1.0,
 ):
-    """Searches by refitting a Gaussian to the elites: the last _Search.
+    """Runs a cross-entropy search and returns its final _Search.
 
     Args:
       cost, key, mean, std, samples, elites, iterations, momentum, chunk: as in `cem`.
-      clip: from `_check`.
-      exponent, decay: as in `icem`; 0 and 1 are `cem`.
-      kept: number of elites that stay among the candidates.
+      clip: function from `_check`.
+      exponent, decay: as in `icem`; 0 and 1 for `cem`.
+      kept: number of elites that are kept as candidates.
     """
     if not 0 < elites < samples:
         raise ValueError(f"elites: expected 1 to samples - 1 = {samples - 1}, got {elites}")
@@ -369,7 +366,7 @@ def _refit(
         plans = clip(jnp.concatenate([mean[None], mean[None] + std[None] * noise]))
         if decay == 1:
             costs = _in_chunks(_prices(cost), plans, chunk)
-        else:  # shapes cannot shrink within a scan, but whole chunks can be skipped
+        else:  # shapes are fixed within a scan, but whole chunks can be skipped
             skip = lambda plans: jnp.full(len(plans), jnp.inf, jnp.float32)  # noqa: E731
             price = lambda x: jax.lax.cond(x[1][0] < size, _prices(cost), skip, x[0])  # noqa: E731
             costs = _in_chunks(price, (plans, jnp.arange(samples)), chunk)
@@ -391,7 +388,7 @@ def _refit(
 def _gaussian(mean, std, elite, feasible):
     """Refits mean and std [T, U] to the elites [E, T, U] that are feasible [E].
 
-    Those that are missing count as drawn from the old Gaussian, but for the mean.
+    Infeasible elites do not affect the mean, and contribute the old variance to the std.
     """
     count = feasible.sum(dtype=jnp.int32).astype(jnp.float32)
     part = feasible[:, None, None].astype(jnp.float32)
@@ -402,7 +399,7 @@ def _gaussian(mean, std, elite, feasible):
 
 
 def _descend(cost, plans, std, clip, iterations, rate, chunk):
-    """Runs Adam from plans [P, T, U], steps in units of std [T, U]: the best (plan, cost)."""
+    """Runs Adam on plans [P, T, U] with steps in units of std [T, U]: the best (plan, cost)."""
     if not rate > 0:
         raise ValueError(f"rate: expected a positive number, got {rate}")
     adam = optax.adam(optax.cosine_decay_schedule(rate, iterations))
@@ -413,7 +410,7 @@ def _descend(cost, plans, std, clip, iterations, rate, chunk):
 
     def slope(plans):
         (_, costs), slopes = jax.value_and_grad(total, has_aux=True)(plans)
-        # Adam squares them: float32 ends at 3e38.
+        # Adam squares gradients, and float32 overflows at 3e38.
         return costs, jnp.clip(jnp.nan_to_num(slopes), -HUGE, HUGE)
 
     def iterate(carry, _):
@@ -430,7 +427,7 @@ def _descend(cost, plans, std, clip, iterations, rate, chunk):
 def _noise(key, shape, exponent):
     """Draws Gaussian noise [P, T, U] of variance 1, its power frequency ** -exponent in time.
 
-    It has the period 2 T and the power of frequency 1 / (2 T) also at frequency 0.
+    The noise has period 2 T; the power at frequency 0 is that of the lowest frequency, 1 / (2 T).
     """
     if exponent == 0:
         return jax.random.normal(key, shape, jnp.float32)
@@ -443,7 +440,7 @@ def _noise(key, shape, exponent):
 
 
 def _prices(cost):
-    """Returns the function plans [P, T, U] -> [P] that `cost` should be: float32, and a number."""
+    """Wraps `cost` to return float32 [P], with NaN as infinity and -infinity as the minimum."""
 
     def price(plans):
         costs = cost(plans)
@@ -456,7 +453,7 @@ def _prices(cost):
 
 
 def _in_chunks(function, plans, chunk):
-    """Applies a function of [P, ...] to equal parts of at most `chunk`, one after the other."""
+    """Applies a function of [P, ...] to equal parts of at most `chunk` rows, sequentially."""
     P = len(jax.tree.leaves(plans)[0])
     parts = -(-P // (chunk or P))
     size = -(-P // parts)
@@ -468,17 +465,17 @@ def _in_chunks(function, plans, chunk):
 
 
 def _filled(x, count):
-    """Repeats the last of x [P, ...] `count` times more."""
+    """Appends `count` copies of the last row of x [P, ...]."""
     return jnp.concatenate([x, jnp.repeat(x[-1:], count, axis=0)])
 
 
 def _nothing(mean):
-    """Returns the best (plan, cost) before anything is seen."""
+    """Returns the initial best (plan, cost): the mean at an infinite cost."""
     return mean, jnp.float32(jnp.inf)
 
 
 def _cheapest(best, plans, costs):
-    """Returns the cheaper one of the best (plan, cost) so far and of those just seen."""
+    """Returns the cheapest (plan, cost) among the best so far and new candidates."""
     i = costs.argmin()
     plan, cost = best
     return jnp.where(costs[i] < cost, plans[i], plan), jnp.minimum(costs[i], cost)

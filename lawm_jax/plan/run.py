@@ -1,4 +1,4 @@
-"""Plans with a trained model: loads it with its clips or scenes, compares, writes the results."""
+"""Plans with a trained model: loads models and clips or scenes, compares plans, writes results."""
 
 import dataclasses
 import functools
@@ -18,19 +18,19 @@ from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import columns, search, tasks
 from lawm_jax.train import models, rundir
 
-# Of each task: what is asked, the horizons, metres between waypoints.
+# For each task: kind, horizons, meters between waypoints.
 TASKS = {
     "panda": ("reach", (3,), None),
     "droid": ("reach", (3,), None),
     "nav": ("walk", (8, 4), None),
     "recon": ("walk", (8, 4), 0.25),
 }
-CLOSED = {"panda": (3,), "nav": (8,)}  # the horizons of what has a simulator
-TRAINING = 256  # clips of the training part: for the baselines, and for the scale of actions
+CLOSED = {"panda": (3,), "nav": (8,)}  # horizons of the tasks with a simulator
+TRAINING = 256  # training clips, for baselines and the scale of actions
 
 
 class Refused(ValueError):
-    """Says which argument of `plan` does not fit; its text begins with the argument's name."""
+    """Signals an invalid argument of `plan`; the message begins with the argument's name."""
 
 
 def plan(
@@ -52,24 +52,24 @@ def plan(
     """Plans real actions with a trained model, prints a table and writes the results as JSON.
 
     Args:
-      workdir: folder of a world model with a controller, or of one of labelled actions.
+      workdir: folder of a world model with a controller, or of a labeled model.
       task: a key of `TASKS`.
-      data: "TASK=SOURCE", where the run's config lacks the source.
-      controller: folder, or name within WORKDIR/controller; None for that of the source.
+      data: "TASK=SOURCE", if the run's config lacks the data source.
+      controller: folder, or name within WORKDIR/controller; None for the data source's controller.
       planner: one of `search.PLANNERS`.
-      episodes: number of clips (None for 64) or, in a closed loop, scenes (None for 32).
-      horizon: list of numbers of steps, None for the task's own.
-      samples, iterations: of the planner; None for the paper's numbers.
-      bound: of plans, in standard deviations of the training actions; None for none.
-      chunk: number of candidates predicted at a time; None for what fits the memory.
-      closed_loop: whether to act in the simulator, planning anew at every step.
-      json_file: path to write; None for one in WORKDIR/eval whose name tells what is not default.
+      episodes: number of clips (None for 64) or, with closed_loop, scenes (None for 32).
+      horizon: list of plan lengths in steps, None for the task's defaults.
+      samples, iterations: the planner's options; None for the paper's values.
+      bound: limit of plans in standard deviations of training actions; None for no limit.
+      chunk: number of candidates predicted at once; None to fit the memory.
+      closed_loop: whether to act in the simulator, replanning at every step.
+      json_file: output path; None for a file in WORKDIR/eval named after the non-default arguments.
 
     Returns:
       The path of the JSON file.
 
     Raises:
-      Refused: an argument does not fit the others, or the run.
+      Refused: an argument does not match the others or the run.
     """
     begin, workdir = time.monotonic(), paths.expand(workdir)
     if closed_loop and task not in CLOSED:
@@ -119,11 +119,11 @@ def plan(
 
 
 def result_name(task, closed_loop, given):
-    """Names a result by what is not default, such as plan_panda_planner=mppi.
+    """Names a result after the non-default arguments, such as plan_panda_planner=mppi.
 
     Args:
       task, closed_loop: as in `plan`.
-      given: name -> value of the other arguments of `plan`, None where it is the default.
+      given: name -> value of the other arguments of `plan`, None for defaults.
     """
     text = ""
     for key, value in given.items():
@@ -135,7 +135,7 @@ def result_name(task, closed_loop, given):
 
 
 def _check_samples(task, planner, samples):
-    """Refuses an unknown planner, and fewer candidates than it takes elites of."""
+    """Rejects unknown planners and fewer candidates than the planner needs."""
     if planner not in search.PLANNERS:
         raise Refused(f"planner: expected one of {', '.join(search.PLANNERS)}, got {planner!r}")
     options = {
@@ -148,24 +148,24 @@ def _check_samples(task, planner, samples):
 
 
 def _open(config, task, models, count, horizons, asked, frames):
-    """Plans on `count` held-out clips of `frames` frames, and prints: one dict per horizon."""
+    """Plans on `count` held-out clips of `frames` frames, prints tables: one dict per horizon."""
     kind, _, spacing = TASKS[task]
     ask = tasks.reach
     if kind == "walk":
         ask = functools.partial(tasks.walk, spacing=spacing)
-    first = next(iter(models.values()))  # all models share its encoder
+    first = next(iter(models.values()))  # all models share one encoder
     episodes, training = tasks.load(config, task, *first, count, frames, TRAINING)
     plans = []
     for horizon in horizons:
         rows = ask(models, episodes, training, horizon=horizon, **asked)
-        names = episodes.episodes.tolist()  # the groups of intervals
+        names = episodes.episodes.tolist()  # bootstrap groups
         plans.append({"horizon": horizon, "names": names, "rows": rows})
         print(tables.text(task, columns.tables(f"plans of {horizon} steps", rows)), flush=True)
     return plans
 
 
 def _closed(config, task, models, scenes, horizons, asked):
-    """Acts in the simulator, and prints: one dict per horizon."""
+    """Acts in the simulator and prints tables: one dict per horizon."""
     acting, plans = closed_loop_.TASKS[task], []
     first = next(iter(models.values()))
     training = clips.training(config, task, batched.frame_encoder(*first), TRAINING)
@@ -185,7 +185,7 @@ def _closed(config, task, models, scenes, horizons, asked):
 
 
 def _scenes(task, text, count):
-    """Draws the scenes of a closed loop, in the data that a source's text stands for."""
+    """Draws the closed-loop scenes of a task; `text` must specify the embedded data."""
     spec = pipeline.parse("data", text)
     if spec.kind != "mini" or os.path.basename(spec.where) != task:
         raise Refused(
@@ -199,7 +199,7 @@ def _scenes(task, text, count):
 
 
 def _source(config, task, data):
-    """Returns what the task's source stands for."""
+    """Returns the specification of the task's data source."""
     if data:
         name, _, spec = data.partition("=")
         if name != task or not spec:
@@ -217,7 +217,7 @@ def _models(workdir, config, task, spec, controller):
     """Loads the models to compare.
 
     Returns:
-      name -> (model, params); the controller's folder or None; name -> steps that it reads.
+      name -> (model, params); the controller's folder or None; name -> window, see `tasks.window`.
     """
     latent = latents.make(**config.latent)
     kind = latent.kind
@@ -242,7 +242,7 @@ def _models(workdir, config, task, spec, controller):
         for name, folder in rundir.bounds(workdir).items():
             if name.startswith(row_names.LABELLED) and models.trained_on(folder, task, spec):
                 loaded[name], folders[name] = models.load(folder), folder
-    # A real action leads from frame to frame, so one frame has to be one step.
+    # Real actions lead from one frame to the next, so each frame must be a time step.
     each = {
         name: (dataclasses.replace(model, repeat=model.encoder.tubelet > 1), params)
         for name, (model, params) in loaded.items()

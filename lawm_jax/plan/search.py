@@ -1,4 +1,4 @@
-"""Plans with a world model: a plan costs as much as it is predicted to end away from the goal.
+"""Plans with a world model: the cost is the distance of the predicted end state to the goal.
 
 Source: Garrido et al. 2026, section 6.
 """
@@ -22,13 +22,13 @@ PLANNERS = {
     "gradient": planners.gradient,
     "cem_gradient": planners.cem_gradient,
 }
-# Share of a device's memory that candidates may take, and what a device has that does not tell.
+# Share of the device memory for candidates, and the assumed memory if a device does not report it.
 SHARE, MEMORY = 0.25, 2**34
-# Numbers in the states that a CPU predicts at a time. All that is computed of so few fits its
-# caches: 1.5 times as fast as 300 candidates of nano at once on a core of a busy machine, the same
-# on two quiet ones.
+# State elements that a CPU predicts at once, few enough that all activations fit its caches:
+# 1.5 times as fast as 300 candidates of nano at once on one core of a busy machine, and equally
+# fast on two idle cores.
 AT_ONCE_ON_CPU = 2**19
-# Tasks of a device in one program: XLA (jaxlib 0.10) keeps 45 MB for each until the program ends.
+# Tasks per device in one program: XLA (jaxlib 0.10) keeps 45 MB per task until the program ends.
 PER_DEVICE_ON_CPU = 4
 
 
@@ -45,26 +45,26 @@ def search(
     seed=0,
     window=None,
 ):
-    """Plans for all episodes: the last predicted state should be the goal, by L2 distance.
+    """Plans all episodes, minimizing the L2 distance between the last predicted state and the goal.
 
     Args:
-      model, params: of a world model that `world_model.map_actions` takes.
+      model, params: a world model that `world_model.map_actions` accepts.
       start, goal: float32 [n, N, D], states.
-      mean, std: [H, U], of the planner's first Gaussian, in the actions' own units.
+      mean, std: [H, U], of the planner's initial Gaussian, in units of the actions.
       planner: one of `PLANNERS`.
-      options: of the planner, by name.
-      hold: steps that each action of the plan is taken for.
-      seed: of the planner.
-      window: steps that the model reads, at most, see `world_model.rollout_actions`.
+      options: dict of keyword arguments of the planner.
+      hold: number of steps for which each action of the plan is repeated.
+      seed: seed of the planner.
+      window: maximum number of steps in the model's context, see `world_model.rollout_actions`.
 
     Returns:
       u: float32 [n, H hold, U].
-      distance: float32 [n], root mean square over the state, of the state that the model predicts
-        at the end and the goal.
+      distance: float32 [n], root mean square difference between the predicted end state and the
+        goal.
 
     Raises:
-      ValueError: the goal is not of the start's size, the model has no controller, or the planner
-        or one of its options is unknown.
+      ValueError: start and goal differ in shape, the model has no controller, or the planner or one
+        of its options is unknown.
     """
     n, run = len(start), searcher(model, std, planner, options, hold, window)
     keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
@@ -76,21 +76,21 @@ def search(
 
 
 def searcher(model, std, planner="cem", options=None, hold=1, window=None):
-    """Makes the function behind `search`, compiled once for as many searches as one likes.
+    """Builds the function behind `search`, compiled once for many searches.
 
-    Tasks are shared out among all devices or, where they are fewer, candidates.
+    Tasks are sharded over all devices or, if there are fewer tasks than devices, candidates are.
 
     Args:
       model, std, planner, options, hold, window: as in `search`. The option `chunk`, by default
-        what `most_candidates` says, is the number of candidates that all devices together predict
-        at a time, or each device where it has tasks of its own.
+        from `most_candidates`, is the number of candidates predicted at once by each device or,
+        if candidates are sharded, by all devices together.
 
     Returns:
-      A function of params, keys [n], start and goal [n, N, D], and the means [n, H, U] of the
-      planner's first Gaussians, to u and distance as of `search`.
+      A function of params, keys [n], start and goal [n, N, D] and the means [n, H, U] of the
+      planner's initial Gaussians that returns u and distance as in `search`.
 
     Raises:
-      ValueError: as `search`, some when the function is called.
+      ValueError: as in `search`, in part when the function is called.
     """
     if planner not in PLANNERS:
         raise ValueError(f"planner: expected one of {tuple(PLANNERS)}, got {planner!r}")
@@ -110,7 +110,7 @@ def searcher(model, std, planner="cem", options=None, hold=1, window=None):
             )
         n, N, D = start.shape
         most = most_candidates(model, N, D, std.shape[0] * hold, window)
-        alone = n >= mesh.size  # each device has tasks of its own, and waits for no other
+        alone = n >= mesh.size  # shards tasks, so that no device waits for another
         chunk = options.get("chunk") or min(most if alone else most * mesh.size, samples)
         solve = functools.partial(PLANNERS[planner], **options | {"chunk": chunk})
 
@@ -130,7 +130,7 @@ def searcher(model, std, planner="cem", options=None, hold=1, window=None):
 
 
 def _cost(model, params, start, goal, hold, window):
-    """Makes the cost of plans [P, H, U] from one state [N, D]: [P], L2 distance to the goal."""
+    """Builds the cost of plans [P, H, U] from a state [N, D]: [P], L2 distance to the goal."""
     no_latents = jnp.zeros((1, 0, model.latent.dim))
     cache = world_model.prefill(model, params, start[None, None], no_latents)
 
@@ -143,18 +143,17 @@ def _cost(model, params, start, goal, hold, window):
 
 
 def candidate_bytes(model, N, D, steps, window=None):
-    """Estimates the memory that one candidate takes while its states are predicted.
+    """Estimates the memory of one candidate during the prediction of its states.
 
     Args:
-      model: WorldModel.
-      N, D: tokens, and numbers in each, of a state.
-      steps: that are predicted.
+      model, N, D: WorldModel, tokens per state and their width.
+      steps: number of predicted steps.
       window: as in `world_model.rollout_actions`.
 
     Returns:
-      Bytes: keys and values of all steps and blocks, and a copy of them, which adding a step takes;
-      the states; and the activations of one block (4 widths of the MLP, which is the most that is
-      there at once, twice) with its attention's float32 logits.
+      Bytes of the key-value cache of all blocks, twice, since adding a step copies it; of the
+      states; and of the activations of one block (twice the MLP's hidden layer of 4 widths, the
+      peak) with its float32 attention logits.
     """
     predictor = model.predictor
     depth, width, heads = (getattr(predictor, x, 1) for x in ("depth", "width", "heads"))
@@ -162,14 +161,14 @@ def candidate_bytes(model, N, D, steps, window=None):
     cached = min(steps, window or steps)
     kept = 2 * 2 * depth * cached * N * width * size
     states = 4 * (steps + 2) * N * D
-    # Steps beyond the window are computed from all of it at once.
+    # Once the window slides, all of its steps are recomputed at once.
     tokens = N * (cached if window and steps > window else 1)
     block = 2 * 4 * tokens * width * size + 4 * heads * tokens * cached * N
     return kept + states + block
 
 
 def most_candidates(model, N, D, steps, window=None):
-    """Returns how many candidates a device predicts at a time: as its memory and caches allow."""
+    """Returns the number of candidates to predict at once, limited by device memory and caches."""
     device = jax.devices()[0]
     stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
     room = SHARE * (stats.get("bytes_limit", MEMORY) - stats.get("bytes_in_use", 0))

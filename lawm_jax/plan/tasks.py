@@ -1,7 +1,7 @@
-"""Planning tasks, manipulation and navigation: how far plans are from the true actions.
+"""Planning tasks, manipulation and navigation: how close plans are to the true actions.
 
-A plan is judged by the true actions of the clip that its first and last state are of, not by where
-the model believes that it leads.
+Plans are compared with the true actions of the clip that the start and goal states come from, not
+by the end state that the model predicts.
 
 Source: Garrido et al. 2026, section 6; the baselines but V-JEPA 2-AC's are ours.
 """
@@ -13,27 +13,27 @@ from lawm_jax.evaluate import batched, metrics, row_names
 from lawm_jax.evaluate import clips as clips_
 from lawm_jax.plan import baselines, search
 
-# The paper's settings of CEM, for manipulation and navigation; other planners have their own.
+# The paper's settings of CEM for manipulation and navigation; other planners use their defaults.
 REACH = dict(samples=300, elites=10, iterations=15)
 WALK = dict(samples=120, elites=5, iterations=1, average=True)
 
 
 def load(config, name, model, params, count, frames, training):
-    """Loads the clips to plan on, and those of training; each picture is encoded alone.
+    """Loads held-out clips to plan on and training clips, encoding each frame independently.
 
     Args:
-      config: a run's, of clips to train on.
-      name: of the source.
-      model, params: whose encoder it is; one frame is one time step.
-      count, training: numbers of clips, of held-out and of training ones.
-      frames: of a held-out clip, whose last state may be a goal.
+      config: a run's config, which defines the training clips.
+      name: name of the data source.
+      model, params: the model whose encoder is used; one frame must be one time step.
+      count, training: number of held-out and of training clips.
+      frames: frames of a held-out clip; the last state can be a goal.
 
     Returns:
       clips, training: `Clips`.
 
     Raises:
-      ValueError: the source holds states of a video encoder, which depend on frames between start
-        and goal; or as `clips.fixed`.
+      ValueError: the data source holds states of a video encoder, which depend on frames between
+        start and goal; or as in `clips.fixed`.
     """
     import ml_collections
 
@@ -47,11 +47,9 @@ def load(config, name, model, params, count, frames, training):
 
 
 def window(config, model):
-    """Returns how many steps a forward model reads in training: all of a clip's but the last.
+    """Returns the number of steps that a forward model sees in training: a clip's, less one.
 
-    Args:
-      config: nested dict, of its run.
-      model: WorldModel.
+    `config` is the config of the model's run, a nested dict.
     """
     frames = 1 if config["encoder"]["repeat"] else model.encoder.tubelet
     return max(1, config["data"]["frames"] // frames - 1)
@@ -68,34 +66,36 @@ def reach(
     seed=0,
     windows=None,
 ):
-    """Plans manipulation, and compares with what needs no model.
+    """Plans manipulation with models and compares the plans with baselines that need no model.
 
-    The planner's first Gaussian has mean 0 and the standard deviation of training actions. jepa-wms
-    takes a deviation of 0.1 on DROID, clips positions at 0.1 and the gripper at 0.75, plans on
-    every 8th frame of Franka clips and returns the last mean (`average`); here plans are not
-    clipped unless `bound` says so, and the cheapest one seen is returned.
+    The planner's initial Gaussian has mean 0 and the standard deviation of training actions. For
+    DROID, jepa-wms uses a standard deviation of 0.1, clips positions at 0.1 and the gripper at
+    0.75, plans on every 8th frame of Franka clips and returns the final mean (`average`). Here
+    plans are only clipped if `bound` is given, and the cheapest plan seen is returned.
 
     Args:
-      models: name -> (model, params), each with a controller or of labelled actions, and all of one
+      models: name -> (model, params), each with a controller or labeled, all with the same
         encoder.
-      clips: `Clips` whose state `horizon` steps after the first one is the goal.
-      training: `Clips` of the training part, of more than `horizon` steps.
+      clips: `Clips`; the goal is the state `horizon` steps after the first one.
+      training: `Clips` for training, of more than `horizon` steps.
       horizon: steps of a plan.
-      planner, options, seed: as in `search.search`; those of CEM are `REACH` but for what is given.
-      bound: of a plan's numbers, in standard deviations of training actions; None for none.
-      windows: name -> most steps that the model reads, see `world_model.rollout_actions`; None for
-        all.
+      planner, options, seed: as in `search.search`; options of CEM default to `REACH`.
+      bound: limit of plans in standard deviations of training actions; None for no limit.
+      windows: name -> maximum number of steps in the model's context, see
+        `world_model.rollout_actions`; None for all.
 
     Returns:
-      One dict per row, baselines first: `name`; `error`, the L1 distance of the planned from the
-      true actions' sums of x, y and z, metres (interval); `score`, see `metrics.action_score`;
-      `correlation` of these sums over episodes, x, y and z, each None where plans don't differ;
-      `paired`, the error less that of no action (interval); `clips`, the error of each clip, for
-      other comparisons of the same clips; and of plans by a model `distance` to the goal that it
-      sees left (interval), of others None.
+      One dict per row, baselines first, with `name` and:
+        error: interval of the L1 distance, in meters, between the sums over steps of the x, y and z
+          of planned and true actions.
+        score: see `metrics.action_score`.
+        correlation: correlation of these sums over episodes, for x, y and z; None if undefined.
+        paired: interval of the error minus the error of no action.
+        clips: error of each clip, for other paired comparisons.
+        distance: interval of the predicted end state's distance to the goal; None for baselines.
 
     Raises:
-      ValueError: as `search.search`, or horizon or actions do not fit the clips.
+      ValueError: as in `search.search`, or horizon or actions do not match the clips.
 
     Source: Garrido et al. 2026, section 6.
     """
@@ -131,28 +131,31 @@ def walk(
     spacing=None,
     windows=None,
 ):
-    """Plans navigation, and compares with what needs no model.
+    """Plans navigation with models and compares the plans with baselines that need no model.
 
-    Plans hold one action over all steps: a straight line, or an arc where it turns. The planner's
-    first Gaussian is that of the mean actions of training windows of `horizon` steps. NWM's plans
-    are straight lines with all of the turn in the last step, its Gaussians fixed tuples for each
-    data set, and its context 4 frames; here it is one.
+    A plan repeats a single action: a straight line, or an arc if it turns. The planner's initial
+    Gaussian is that of the mean actions of training windows of `horizon` steps. In NWM, plans are
+    straight lines with the whole turn in the last step, the Gaussians are fixed per data set, and
+    the context has 4 frames; here it has one.
 
     Args:
-      models, clips, training, horizon, planner, options, bound, seed, windows: as in `reach`;
-        actions are moves forward, to the left (metres) and turns to the left (radians), options of
-        CEM `WALK`, and bounds lie around the Gaussian's mean, in its deviations.
-      spacing: metres between two waypoints, to give errors in this unit too, or None.
+      models, clips, training, horizon, planner, options, bound, seed, windows: as in `reach`, but
+        actions are moves forward and left (meters) and turns left (radians), options of CEM default
+        to `WALK`, and bounds are centered on the Gaussian's mean, in its standard deviations.
+      spacing: meters between waypoints, to report errors in this unit as well, or None.
 
     Returns:
-      One dict per row: `name`, `paired` (of `ate`, with the mean action), `clips` (of `ate`) and
-      `distance` as in `reach`; `ate` and `rpe`, metres, see `metrics.trajectory_errors`; with a
-      spacing also `ate_waypoints` and `rpe_waypoints`; `yaw`, the absolute error of the last
-      heading, radians (intervals); `correlation` over episodes of the last x, y and yaw. "truth,
-      held" is the mean of the true actions: about the best that one held action can do.
+      One dict per row, with `name`, `clips` (ATE) and `distance` as in `reach` and:
+        ate, rpe: intervals in meters, see `metrics.trajectory_errors`.
+        ate_waypoints, rpe_waypoints: the same in waypoints, if `spacing` is given.
+        yaw: interval of the absolute error of the final heading, radians.
+        correlation: correlation of the final x, y and yaw over episodes.
+        paired: interval of the ATE minus that of the mean action.
+      The row "truth, held" repeats the mean of the true actions: about the best possible with a
+      single repeated action.
 
     Raises:
-      ValueError: as `reach`.
+      ValueError: as in `reach`.
 
     Source: Garrido et al. 2026, section 6; Bar et al. 2025, "Navigation World Models".
     """
@@ -179,16 +182,16 @@ def walk(
 
 
 def gaussian(training, horizon, held=False):
-    """Measures the Gaussian that plans are first drawn from.
+    """Computes the initial Gaussian of planners from training actions.
 
     Args:
-      training: `Clips` of the training part, of more than `horizon` steps.
+      training: `Clips` for training, of more than `horizon` steps.
       horizon: steps of a plan.
-      held: whether one action is taken for all of them.
+      held: whether a plan repeats a single action.
 
     Returns:
-      mean, std: [H, U]. Held, H is 1 and they are those of windows' mean actions; else the mean
-      is 0 and the deviation that of all actions.
+      mean, std: [H, U]. If held, H is 1 and they are those of the mean actions of windows;
+      otherwise, the mean is 0 and the std that of all actions.
     """
     if not held:
         std = np.repeat(training.actions.std((0, 1))[None], horizon, 0)
@@ -199,16 +202,16 @@ def gaussian(training, horizon, held=False):
 
 
 def true_actions(name, clips, horizon, least=0, exactly=None):
-    """Returns the actions [n, horizon, U] that clips begin with.
+    """Returns the first `horizon` actions of clips, [n, horizon, U].
 
     Args:
-      name: of the argument that the clips are, for errors.
-      clips: `Clips` with an action for each step.
+      name: argument name of the clips in error messages.
+      clips: `Clips` with one action per step.
       horizon: number of actions.
-      least, exactly: what U has to be.
+      least, exactly: minimum or exact value of U.
 
     Raises:
-      ValueError: the clips have no such actions, or too few steps.
+      ValueError: the clips have no such actions or too few steps.
     """
     T = clips.s.shape[1]
     if clips.actions is None or clips.actions.shape[1] != T - 1:
@@ -223,13 +226,13 @@ def true_actions(name, clips, horizon, least=0, exactly=None):
 
 
 def _bounds(gaussian, bound):
-    """Returns a planner's low and high, `bound` deviations about the mean; none for None."""
+    """Returns low and high, `bound` standard deviations from the mean; {} if `bound` is None."""
     (mean, *_), (std, *_) = gaussian
     return {} if bound is None else {"low": mean - bound * std, "high": mean + bound * std}
 
 
 def _plans(models, clips, training, u, gaussian, planner, options, hold, seed, windows):
-    """Makes all plans: name -> (actions [n, horizon, U], distance [n] or None)."""
+    """Computes all plans: name -> (actions [n, horizon, U], distance [n] or None)."""
     start, goal, (mean, std) = clips.s[:, 0], clips.s[:, u.shape[1]], gaussian
     plans = baselines.plans(start, goal, training, u, mean, std, hold, seed)
     plans = {name: (plan, None) for name, plan in plans.items()}
@@ -240,7 +243,7 @@ def _plans(models, clips, training, u, gaussian, planner, options, hold, seed, w
 
 
 def _correlation(a, b):
-    """Computes Pearson's correlation of each column of [n, k], None where one is constant."""
+    """Computes Pearson's correlation of each column of [n, k]; None if one is constant."""
     a, b = a - a.mean(0), b - b.mean(0)
     size = np.sqrt((a**2).sum(0) * (b**2).sum(0))
     some = size > 1e-9 * len(a)
