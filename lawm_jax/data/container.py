@@ -1,7 +1,7 @@
-"""Opens local and remote video files with PyAV, and guards against damaged and malicious ones.
+"""Opens local and remote video files with PyAV, safely for damaged and malicious files.
 
-A file can't make the reader open another file, is read in a limited time, and can't make it
-allocate memory by its header alone.
+A file can't make the reader open another file, read for an unlimited time, or allocate memory by
+its header alone.
 """
 
 import contextlib
@@ -17,15 +17,15 @@ from lawm_jax.data import errors, frames
 UnreadableVideo = frames.UnreadableVideo
 LIMIT = 30.0  # seconds of CPU time for a clip; a damaged file may keep a decoder busy for hours
 
-_WAIT = 60.0  # seconds for a local file to answer
-_BLOCK, _BLOCKS = 2**20, 8  # of a remote file: bytes to fetch at once, and blocks to keep
-_PACKETS = 64  # that are read at most to find the first frame
-_REORDERED = 16  # packets from the top that hold the first three frames to show
-BACK, _JUMP = 0.5, 10.0  # seconds back and ahead from which on a clock has changed
-_BEFORE = 10.0  # seconds before everything
+_WAIT = 60.0  # seconds; time-out of a local file
+_BLOCK, _BLOCKS = 2**20, 8  # of a remote file: bytes per request, and blocks to cache
+_PACKETS = 64  # maximum number of packets to read to find the first frame
+_REORDERED = 16  # packets from the start of the file that contain the first three frames shown
+BACK, _JUMP = 0.5, 10.0  # seconds back and ahead: larger steps of timestamps are discontinuities
+_BEFORE = 10.0  # seconds before the first frame, earlier than any packet
 _BUGS = TypeError, AttributeError, NameError, ImportError, AssertionError, MemoryError
-# Containers are told apart by content, whatever the suffix says. Playlists are not among them and
-# protocols but that of the file itself are refused, so that it can't name others to read.
+# FFmpeg detects the format by content, not by suffix. Playlists, and protocols other than that of
+# the file itself, are disabled, so that a file can't make FFmpeg read other files.
 _OPEN = {
     "format_whitelist": "mov,avi,matroska,mpeg,mpegts,mpegvideo,asf,flv,gif,mxf,ogg,dv",
     "enable_drefs": "0",
@@ -34,13 +34,13 @@ _OPEN = {
 
 
 class Clock:
-    """Limits the time that reading may take, in CPU time of the thread, whatever the load."""
+    """Limits the time to read a clip, as CPU time of the thread, independent of the load."""
 
     def __init__(self):
         self.restart()
 
     def restart(self):
-        """Grants `LIMIT` from now on."""
+        """Sets the deadline to `LIMIT` from now."""
         self.until = time.thread_time() + LIMIT
 
 
@@ -53,10 +53,10 @@ class Film:
       container, stream: the `av.container.InputContainer`, and its video stream.
       clock: `Clock`.
       remote: `_Remote`, or None for a local file.
-      read: bytes of packets since it last moved.
-      unordered: whether packets don't tell when their frames are shown.
-      loose: whether some timestamps are guesses, and only the order of frames is sure.
-      broken: why nothing is read beyond a place where timestamps go back or jump, "" before that.
+      read: bytes of the packets read since the last seek.
+      unordered: whether the packets don't tell when their frames are shown.
+      loose: whether some timestamps are guesses, and only the order of frames is reliable.
+      broken: description of the timestamp discontinuity at which reading stopped, or "".
     """
 
     path: str
@@ -69,12 +69,12 @@ class Film:
 
     def __post_init__(self):
         self._tick = self.stream.time_base
-        # AVI knows no timestamps; FFmpeg finds those of frames out of order for older codecs only.
+        # AVI stores no timestamps; FFmpeg derives those of reordered frames for old codecs only.
         name, codec = self.container.format.name, self.stream.codec_context
         late = codec.name in ("h264", "hevc") and codec.reorder_depth
         self.unordered = name == "avi" and late
-        self.loose = name == "mpeg"  # where a packet has none, FFmpeg may be frames off
-        self._first = []  # packets from the top that were read to find the first frame
+        self.loose = name == "mpeg"  # FFmpeg's guess of a missing timestamp may be frames off
+        self._first = []  # packets that were read to find the first frame
         self._zero = self._first_shown()
 
     @property
@@ -83,7 +83,7 @@ class Film:
         return self._zero
 
     def check(self):
-        """Raises UnreadableVideo once the time is over, and what a remote file raised."""
+        """Raises UnreadableVideo once the time limit is exceeded, or the error of a remote file."""
         if self.remote:
             self.remote.check()
         if time.thread_time() > self.clock.until:
@@ -94,10 +94,10 @@ class Film:
         return (pts - self._zero) * self._tick.numerator / self._tick.denominator
 
     def packets(self, start=0.0):
-        """Goes to a keyframe, if possible the last one before `start`, in seconds.
+        """Seeks to a keyframe, if possible the last one before `start`, in seconds.
 
         Returns:
-          An iterator over the packets from there on, and whether there are none before them.
+          An iterator over the packets from there on, and whether it begins at the file's start.
         """
         import av
 
@@ -108,19 +108,19 @@ class Film:
             except av.FFmpegError:
                 if self._first is None:
                     raise
-                start = 0  # no index: read on, from the top
+                start = 0  # no index: read from the start
         if start <= 0 and self._first is None:
-            # The first timestamp may be any, and that of decoding lies before it.
+            # The first timestamp is arbitrary, and decoding timestamps start before it.
             top = min(self._zero, 0) - int(_BEFORE / self._tick)
             try:
                 self.container.seek(top, stream=self.stream)
-            except av.FFmpegError:  # FLV knows no time before 0
+            except av.FFmpegError:  # FLV has no times before 0
                 self.container.seek(0)
         first, self._first, self.read, self.broken = self._first or (), None, 0, ""
         return self._packets(first), start <= 0
 
     def _packets(self, first=()):
-        """Yields packets, those of `first` and what follows, up to where the clock breaks."""
+        """Yields the packets of `first` and those that follow, up to a timestamp discontinuity."""
         last = None
         for packet in itertools.chain(first, self.container.demux(self.stream)):
             self.check()
@@ -138,7 +138,7 @@ class Film:
 
     @functools.cached_property
     def _most(self):
-        """The longest step, in seconds, that is no jump of the clock, as FFmpeg has it."""
+        """The longest step in seconds that isn't a discontinuity; inf if the format has none."""
         import av.format
 
         jumps = self.container.format.flags & av.format.Flags.ts_discont.value
@@ -147,8 +147,8 @@ class Film:
     def _first_shown(self):
         """Returns the timestamp of the first frame that is shown.
 
-        What the container states is often that of the sound, or 0. The packets tell it where they
-        begin with a keyframe that nothing precedes; else the first frame is decoded.
+        The container often states that of the audio, or 0. The packets determine it if they begin
+        with a keyframe that no frame precedes; otherwise the first frame is decoded.
         """
         self._zero = 0
         packets = self._packets()
@@ -161,18 +161,18 @@ class Film:
         return self._first_decoded(packets) if low is None else low
 
     def _lowest(self, packets):
-        """Returns the lowest timestamp of a frame to show; None where packets don't tell it."""
+        """Returns the lowest timestamp of a shown frame; None if the packets don't determine it."""
         low = horizon = None
         for packet in itertools.islice(packets, _PACKETS):
             self._first.append(packet)
             if packet.dts is None and packet.pts is None and not packet.size:
-                break  # the end
+                break  # end of the file
             first = self._first[0]
             if packet.pts is None or not first.is_keyframe:
                 return None
             if packet.dts is not None and packet.pts < packet.dts:
                 return None
-            if not packet.is_discard:  # before the start of an edit list
+            if not packet.is_discard:  # discarded packets precede the start of an edit list
                 low = packet.pts if low is None else min(low, packet.pts)
             if packet.dts is not None:
                 horizon = packet.dts if horizon is None else max(horizon, packet.dts)
@@ -181,7 +181,7 @@ class Film:
         return low if low is not None and (first.is_discard or low == first.pts) else None
 
     def _first_decoded(self, packets):
-        """Returns the timestamp of the first frame that a decoder gives."""
+        """Returns the timestamp of the first frame that the decoder outputs."""
         import av
 
         decoder, found = self.stream.codec_context, None
@@ -198,18 +198,18 @@ class Film:
         return found
 
     def held(self, shown):
-        """Returns for how many seconds the last frame, or its packet, is shown."""
+        """Returns the number of seconds for which the last frame, or its packet, is shown."""
         stated = float((shown.duration or 0) * self._tick)
         return max(stated, 1 / float(self.stream.average_rate or 25))
 
     def following(self, shown):
-        """Returns the timestamp of the frame after one, if it comes when it should."""
+        """Returns the expected timestamp of the next frame, at the average frame rate."""
         return shown.pts + round(1 / (self.stream.average_rate or 25) / self._tick)
 
     def stated_end(self):
-        """Returns when the last frame stops being shown, by the header; 0 if it is silent.
+        """Returns the time at which the last frame ends, according to the header; 0 if unknown.
 
-        It may promise too much (the file was cut, the sound is longer) or be an estimate.
+        It may be too late (if the file was truncated or the audio is longer) or an estimate.
         """
         first = float(self._zero * self._tick)
         if self.stream.duration and self.stream.duration > 0:
@@ -218,16 +218,16 @@ class Film:
         if not self.container.duration or self.container.duration < 0:
             return 0
         begin = (self.container.start_time or 0) / 1e6
-        if self.container.format.name.startswith("matroska"):  # its length counts from 0
+        if self.container.format.name.startswith("matroska"):  # its duration counts from 0
             begin = min(begin, 0)
         return max(begin + self.container.duration / 1e6 - first, 0)
 
 
 def _steady(stamps):
-    """Returns the first timestamp of an AVI file, or None where it has none.
+    """Returns the first timestamp of an AVI file, or None if there are no timestamps.
 
-    Where the sound begins first, FFmpeg writes the first frame, then the gap: the frame belongs to
-    its end.
+    If the audio begins first, FFmpeg puts the first frame before the gap, though it belongs after
+    the gap.
     """
     if len(stamps) > 2 and stamps[1] - stamps[0] > 2 * (stamps[2] - stamps[1]) > 0:
         return 2 * stamps[1] - stamps[2]
@@ -236,11 +236,11 @@ def _steady(stamps):
 
 @contextlib.contextmanager
 def opened(path, clock=None):
-    """Opens a video, and turns every error in it into `UnreadableVideo`.
+    """Opens a video, and turns every error that it causes into `UnreadableVideo`.
 
     Args:
-      path: of a local file, or the URL of one on a file system of fsspec.
-      clock: the `Clock` that runs; None starts one.
+      path: local path, or URL on an fsspec file system.
+      clock: a running `Clock`; None starts a new one.
 
     Yields:
       `Film`.
@@ -248,7 +248,7 @@ def opened(path, clock=None):
     import av
 
     clock, remote = clock or Clock(), None
-    # PyAV 19 always reads what is no UTF-8; before it, a title in Latin-1 was an error.
+    # Before PyAV 19, metadata in another encoding than UTF-8, such as a title, was an error.
     lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
         with contextlib.ExitStack() as stack:
@@ -256,7 +256,7 @@ def opened(path, clock=None):
                 file = remote = stack.enter_context(contextlib.closing(_Remote(path)))
                 options = _OPEN | {"protocol_whitelist": "none"}
             else:
-                # An absolute path can't be taken for a URL.
+                # An absolute path can't be mistaken for a URL.
                 file, options = os.path.abspath(path), _OPEN | {"protocol_whitelist": "file"}
                 if not os.path.getsize(path):
                     raise UnreadableVideo(path, "empty file")
@@ -270,7 +270,7 @@ def opened(path, clock=None):
             if codec.width * codec.height > frames.MAX_PIXELS:
                 raise UnreadableVideo(path, f"pictures of {codec.width} x {codec.height} pixels")
             codec.options = {"max_pixels": str(frames.MAX_PIXELS)}
-            codec.thread_count = 1  # the pipeline reads many clips at a time
+            codec.thread_count = 1  # the pipeline reads many clips in parallel
             yield Film(path, container, stream, clock, remote)
             if remote:
                 remote.check()
@@ -280,16 +280,16 @@ def opened(path, clock=None):
         cause = remote.error if remote and remote.error else error
         raise unreadable(path, cause) from cause
     except Exception as error:
-        # Whatever a remote file system raised, but no bug.
+        # Any exception from a remote file system, unless it indicates a bug.
         if remote and error is remote.error and not isinstance(error, _BUGS):
             raise unreadable(path, error) from error
         raise
 
 
 def unreadable(path, error, start=None, where=""):
-    """Returns the UnreadableVideo for an error that came up while a file was read.
+    """Returns the UnreadableVideo for an error raised while a file was read.
 
-    Where FFmpeg met an error of input, which may be damage, reading the file tells.
+    FFmpeg reports EIO for damaged files and for failing disks alike; reading the file tells which.
     """
     if "://" not in path and getattr(error, "errno", None) == errno.EIO:
         try:
@@ -302,10 +302,10 @@ def unreadable(path, error, start=None, where=""):
 
 
 class _Remote:
-    """A file of fsspec as FFmpeg reads it.
+    """An fsspec file in the form that FFmpeg reads.
 
-    What the system failed to give is asked for again. An error is kept for `check`: FFmpeg might
-    take it for the end of the file.
+    Failed reads are retried. Errors are kept for `check`, as FFmpeg may treat them as the file's
+    end.
     """
 
     def __init__(self, path):
@@ -315,7 +315,7 @@ class _Remote:
         cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
 
         def start():
-            # Without its file system, a file in an archive would be closed.
+            # The file system must stay referenced: without it, a file in an archive is closed.
             system, inside = fsspec.core.url_to_fs(path)
             return system, system.open(inside, "rb", block_size=_BLOCK, **cache)
 
@@ -330,16 +330,16 @@ class _Remote:
             raise UnreadableVideo(path, "empty file")
 
     def check(self):
-        """Raises the error that was met, if any."""
+        """Raises the error of an earlier read, if any."""
         if self.error:
             raise self.error
 
     def read(self, size):
-        """Returns up to `size` bytes; none after an error."""
+        """Returns up to `size` bytes; no bytes after an error."""
 
         def again():
             self._file.seek(self._at)
-            # fsspec 2025.3, which Colab has, refuses to read a block past the end.
+            # fsspec 2025.3, which Colab uses, fails to read a block past the end.
             return self._file.read(max(0, min(size, self._size - self._at)))
 
         if self.error:
@@ -353,13 +353,13 @@ class _Remote:
         return data
 
     def seek(self, offset, whence=os.SEEK_SET):
-        """Moves, and returns to where."""
+        """Moves to a position and returns it."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         self._at = max(0, base + offset)
         return self._at
 
     def tell(self):
-        """Returns where the next byte comes from."""
+        """Returns the current position."""
         return self._at
 
     def close(self):
@@ -368,16 +368,16 @@ class _Remote:
 
 
 def true_end(path, clock=None):
-    """Returns when the last frame stops being shown, in seconds, by looking at every packet."""
+    """Returns the time at which the last frame ends, in seconds, by reading every packet."""
     with opened(path, clock) as film:
         return last_shown(film, 0.0) or 0
 
 
 def last_shown(film, start):
-    """Returns when the last frame from `start` on stops being shown, in seconds; None: no frame."""
+    """Returns the end of the last frame from `start` on, in seconds; None if there is no frame."""
     end = None
     for packet in film.packets(start)[0]:
-        shown = packet.dts if packet.pts is None else packet.pts  # AVI knows no pts
+        shown = packet.dts if packet.pts is None else packet.pts  # AVI stores no pts
         if shown is not None:
             until = shown + (packet.duration or 0)
             end = until if end is None else max(end, until)

@@ -1,8 +1,8 @@
 """Decodes the video frames that are on screen at requested times.
 
-The packets' timestamps tell which frames these are before anything is decoded. Frames that no other
-frame refers to are decoded only where they are requested, and nothing is decoded between a
-requested frame and the next keyframe. Where timestamps can't be relied on, every frame is decoded.
+The packets' timestamps determine these frames before anything is decoded. Frames that no other
+frame refers to are decoded only if requested, and nothing is decoded between a requested frame and
+the next keyframe. If the timestamps are unreliable, every frame is decoded.
 """
 
 import bisect
@@ -16,27 +16,25 @@ from lawm_jax.data import container
 
 TICK = 1e-3  # seconds; Matroska rounds timestamps to it
 
-_PACKETS, _BYTES = 512, 2**25  # held in memory at a time
-_LONGEST = 600.0  # seconds for a frame; more comes of a wrong timestamp
-_BACK = 0.0, 2.0, 12.0, math.inf  # seconds: a keyframe may lie later than the index says
+_PACKETS, _BYTES = 512, 2**25  # limits of the packets held in memory
+_LONGEST = 600.0  # seconds that a frame may be shown; more results from a wrong timestamp
+# Seconds to seek back, tried in turn: a keyframe may come later than the index says.
+_BACK = 0.0, 2.0, 12.0, math.inf
 
 
 class Times(NamedTuple):
-    """Requested times: start, start + 1 / fps, ..., `count` of them.
-
-    They are seconds from the first frame.
-    """
+    """The `count` times start, start + 1 / fps, ..., in seconds from the first frame."""
 
     start: float
     fps: float
     count: float
 
     def at(self, number):
-        """Returns one of them."""
+        """Returns the time with the given number."""
         return self.start + number / self.fps
 
     def before(self, limit):
-        """Returns how many of them lie before `limit`."""
+        """Returns the number of times before `limit`."""
         if limit == math.inf:
             return self.count
         number = max(0, math.ceil((limit - self.start) * self.fps) - 1)
@@ -46,17 +44,17 @@ class Times(NamedTuple):
 
 
 class _Doubtful(Exception):
-    """The packets don't tell which frames are shown when."""
+    """Raised if the packets don't determine which frames are shown when."""
 
 
 def shown(film, times, picture, grace=True):
-    """Yields `picture` of the frame on screen at each of `times`, fewer if the video ends before.
+    """Yields `picture(frame)` for the frame on screen at each time, fewer if the video ends early.
 
     Args:
       film: `Film`, just opened.
       times: `Times`.
-      picture: takes an `av.VideoFrame`.
-      grace: whether the last frame stays for twice as long as it should.
+      picture: function of an `av.VideoFrame`.
+      grace: whether the last frame is shown for twice its duration.
     """
     import av
 
@@ -79,7 +77,7 @@ def shown(film, times, picture, grace=True):
 
 
 def _repeated(found, times, picture):
-    """Yields `picture` of each frame as often as it is requested."""
+    """Yields `picture(frame)` as often as each frame is requested."""
     for frame, count in found:
         if count > _LONGEST * times.fps:
             raise ValueError(f"a frame is shown for {count / times.fps:.3g} s")
@@ -88,9 +86,9 @@ def _repeated(found, times, picture):
 
 
 def _every(film, times, done, grace):
-    """Yields frames and how many of `times` show them, from number `done` on; decodes them all."""
+    """Decodes all frames; yields each requested frame and its number of times, from `done` on."""
     for back in _BACK:
-        # Where a timestamp may be wrong, the frames around it put it right.
+        # If timestamps may be wrong, start earlier: the preceding frames correct them.
         packets, top = film.packets(times.at(done) - back - (_BACK[1] if film.loose else 0))
         last, wrong = None, 0
         for frame in _frames(film, packets):
@@ -99,7 +97,7 @@ def _every(film, times, done, grace):
             now = film.seconds(frame.pts)
             if last is not None and now < film.seconds(last.pts) - TICK:
                 if wrong > 1 and not top:
-                    break  # all of them may be wrong there
+                    break  # all timestamps from this keyframe on may be wrong
                 if not film.loose or now < film.seconds(last.pts) - container.BACK:
                     raise ValueError(f"timestamps go back, from {film.seconds(last.pts):.3g} s")
                 frame.pts, wrong = film.following(last), wrong + 1
@@ -107,7 +105,7 @@ def _every(film, times, done, grace):
             else:
                 wrong = 0
             if last is None and not top:
-                # H.264 shows no frame before it is whole; others need a keyframe to be.
+                # An H.264 decoder outputs complete frames only; others need a keyframe first.
                 whole = frame.key_frame or film.stream.codec_context.name == "h264"
                 if now > times.at(done) + TICK or not whole:
                     break
@@ -120,7 +118,7 @@ def _every(film, times, done, grace):
             last = frame
         else:
             if last is None and not top and film.read:
-                continue  # packets, but no keyframe among them
+                continue  # there are packets, but none is a keyframe
             due = times.before(_end(film, last, grace)) if last else done
             if due > done:
                 yield last, due - done
@@ -128,8 +126,8 @@ def _every(film, times, done, grace):
 
 
 def _frames(film, packets):
-    """Decodes packets."""
-    following = None  # timestamp, where only the order of the frames tells it
+    """Yields the decoded frames of packets."""
+    following = None  # next timestamp, if only the order of the frames determines it
     for packet in packets:
         if film.unordered and following is None and packet.is_keyframe:
             following = max(packet.dts, film.first)
@@ -138,18 +136,18 @@ def _frames(film, packets):
             if following is not None:
                 frame.pts, following = following, following + 1
             yield frame
-    if film.broken:  # else the last packet, an empty one, did this
+    if film.broken:  # otherwise the last packet, an empty one, has flushed the decoder
         yield from film.stream.codec_context.decode(None)
 
 
 def _end(film, shown, grace):
-    """Returns until when the last frame, or its packet, counts as shown, in seconds."""
+    """Returns the time, in seconds, until which the last frame, or its packet, counts as shown."""
     held = film.held(shown)
     return film.seconds(shown.pts) + (2 * held if grace else held - TICK)
 
 
 def _chosen(film, times, grace):
-    """Yields the same as `_every`, or raises `_Doubtful`; decodes as little as possible."""
+    """Yields the same as `_every` but decodes as little as possible; may raise `_Doubtful`."""
     decoder = film.stream.codec_context
     if film.unordered or film.loose:
         raise _Doubtful
@@ -185,15 +183,16 @@ def _chosen(film, times, grace):
 
 
 def _plan(film, times, grace):
-    """Yields the packets to decode, how many of `times` show each, and whether one starts afresh.
+    """Yields each packet to decode, its number of requested times, and whether to restart there.
 
-    A frame is shown until the one with the next timestamp. In decoding order that may come earlier
-    or later, but no later than the first packet whose decoding timestamp is as large.
+    A frame is shown until the next larger timestamp. In decoding order, the packet with that
+    timestamp may come earlier or later, but no later than the first packet whose decoding timestamp
+    is as large.
     """
     packets = _entry(film, times.start)
     queue = collections.deque()  # packets in decoding order
-    counts = {}  # timestamp in the queue -> how many times show its frame, None while unknown
-    unsure = []  # timestamps that aren't known, rising
+    counts = {}  # timestamp of a queued packet -> number of times that show it, None while unknown
+    unsure = []  # timestamps with unknown counts, ascending
     done, known, horizon, more, enters = 0, -math.inf, -math.inf, True, True
     while more:
         old = len(queue)
@@ -218,8 +217,8 @@ def _plan(film, times, grace):
             due = max(done, times.before(_end(film, final, grace)))
             counts[final.pts], done = due - done, due
 
-        # Backwards: does a frame that may be wanted follow before the next keyframe?
-        earliest = horizon if more else math.inf  # of these frames
+        # Scan backward: does a frame that may be requested follow before the next keyframe?
+        earliest = horizon if more else math.inf  # timestamp of such a frame
         needed = []
         for packet in reversed(queue):
             if counts[packet.pts] or more and counts[packet.pts] is None:
@@ -241,7 +240,7 @@ def _plan(film, times, grace):
 
 
 def _entry(film, start):
-    """Returns the packets from a keyframe on that is shown by `start`, if possible the last one."""
+    """Returns the packets from a keyframe shown by `start` on, if possible the last of these."""
     for back in _BACK:
         packets, top = film.packets(start - back)
         for packet in packets:
@@ -259,7 +258,7 @@ def _fetch(film, times, packets, queue):
     size = sum(packet.size for packet in queue)
     for packet in packets:
         if packet.pts is None and packet.dts is None and not packet.size:
-            return False  # the end
+            return False  # end of the file
         queue.append(packet)
         size += packet.size
         if packet.dts is not None and film.seconds(packet.dts) > times.at(times.count - 1) + TICK:
@@ -270,8 +269,8 @@ def _fetch(film, times, packets, queue):
 
 
 def _skips(decoder):
-    """Returns whether packets of frames that no other frame refers to may be skipped."""
-    if decoder.name == "hevc":  # with temporal layers, the upper ones may refer to them
+    """Returns whether the decoder can skip frames that no other frame refers to."""
+    if decoder.name == "hevc":  # with temporal layers, upper layers may refer to such frames
         record = decoder.extradata or b""
         return len(record) > 21 and record[0] == 1 and record[21] >> 3 & 7 == 1
     return decoder.name in ("h264", "mpeg1video", "mpeg2video")

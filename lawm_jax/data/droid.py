@@ -10,13 +10,13 @@ import numpy as np
 from lawm_jax.data import episodes, frames, metadata, pace, paths, poses, recent, tfds, video
 
 RATE = 15.0  # steps per second
-SEEN = "steps/observation/"  # what the arm and its cameras see, in the TFDS form
+SEEN = "steps/observation/"  # prefix of the observations, in the TFDS format
 LABELS = f"{SEEN}cartesian_position", f"{SEEN}gripper_position"
 _RAW_LABELS = {
     "observation/robot_state/cartesian_position": 2,
     "observation/robot_state/gripper_position": 1,
 }
-# What the cameras of the TFDS form are called in the raw form's metadata.
+# Camera names of the TFDS format -> those in the metadata of the raw format.
 CAMERAS = {
     "exterior_image_1_left": "ext1",
     "exterior_image_2_left": "ext2",
@@ -29,28 +29,28 @@ CAMERAS = {
 def source(name, where, split, data, view, camera="exterior_image_1_left"):
     """Opens DROID: the source `droid:DIR` or `droid:DIR?camera=CAMERA`.
 
-    `actions` [F-1,7] are what the arm achieved, see `poses.droid_actions`, and `state` [F,7] is
-    where it is: position (m) and Euler angles of the hand in the base frame, gripper closed (0 to
-    1). At 4 fps every 4th step is read, which makes 3.75 Hz.
+    `actions` [F-1,7] are the achieved changes of pose, see `poses.droid_actions`, and `state` [F,7]
+    is the pose: position (m) and Euler angles of the hand in the base frame, and the gripper's
+    closing (0 to 1). At 4 fps every 4th step is read, i.e. at 3.75 Hz.
 
     Args:
-      name: what an error message calls it.
+      name: name used in error messages.
       where: a TFDS folder, such as droid/1.0.1, of ArrayRecord or TFRecord files, or a folder with
         raw episodes at any depth: trajectory.h5, metadata_*.json and recordings/MP4/*.mp4.
       split: "train" or "test", by a hash of the record's number or the episode's path.
       data: has `frames`, `fps` and `holdout`.
-      view: `frames.View`, or None to read labels alone.
-      camera: one of the left eyes: exterior_image_1_left, exterior_image_2_left, wrist_image_left;
-        in raw episodes also `left` and `right`, the exterior ones as seen from the robot: V-JEPA 2
-        reads `left`.
+      view: `frames.View`, or None to read only labels.
+      camera: the left eye of a stereo camera: exterior_image_1_left, exterior_image_2_left or
+        wrist_image_left; for raw episodes also `left` and `right`, the exterior cameras as seen
+        from the robot. V-JEPA 2 reads `left`.
 
     Returns:
       `episodes.Episodes`.
 
     Raises:
-      ValueError: the folder holds none of the three, or there is no such camera.
+      ValueError: the folder has none of these formats, or there is no such camera.
 
-    Source: Khazatsky et al. 2024, "DROID"; the raw form as in github.com/facebookresearch/vjepa2,
+    Source: Khazatsky et al. 2024, "DROID"; raw format as in github.com/facebookresearch/vjepa2,
     app/vjepa_droid/droid.py, and github.com/droid-dataset/droid, droid/postprocessing.
     """
     where = paths.expand(where)
@@ -77,7 +77,7 @@ def source(name, where, split, data, view, camera="exterior_image_1_left"):
 
 @dataclasses.dataclass(frozen=True)
 class _Recorded:
-    """Opens episodes of the TFDS form, where frames are JPEG images."""
+    """Opens episodes of the TFDS format, with frames as JPEG images."""
 
     examples: tfds.Examples
     images: str
@@ -108,7 +108,7 @@ class _Recorded:
 
 @dataclasses.dataclass(frozen=True)
 class _Raw:
-    """Opens folders of the raw form, where `key` of the metadata names the video."""
+    """Opens episode folders of the raw format; `key` of the metadata names the video."""
 
     key: str
     shown: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(256))
@@ -129,9 +129,9 @@ class _Raw:
             shown = self.shown.get(recorded, _even_times)
         except frames.UnreadableVideo as error:
             raise frames.UnreadableVideo(item, str(error)) from error
-        except (OSError, KeyError, ValueError, RuntimeError) as error:  # h5py has these for damage
+        except (OSError, KeyError, ValueError, RuntimeError) as error:  # h5py raises all of these
             raise frames.UnreadableVideo(item, f"{type(error).__name__}: {error}") from error
-        # Frame i belongs to row i. The last grab of a recording may have no row, or no frame.
+        # Frame i belongs to row i. At the end of a recording, a frame or a row may be missing.
         count = len(shown)
         if abs(count - len(path)) > 1 or len(gripper) != len(path):
             reason = f"{len(path)} poses and {len(gripper)} gripper positions"
@@ -140,7 +140,7 @@ class _Raw:
         def arrays(indices, view):
             clip = _labels(path[indices], gripper[indices])
             if view is not None:
-                start, rate = pace.sampling(shown, indices)  # the player's rate, not the arm's
+                start, rate = pace.sampling(shown, indices)  # the video's rate, not the arm's
                 try:
                     read = video.read_clip(recorded, start, len(indices), rate, view)
                 except frames.UnreadableVideo as error:
@@ -158,7 +158,7 @@ def _labels(path, gripper):
 
 
 def _raw_episodes(where):
-    """Lists the folders with a trajectory, relative to `where`."""
+    """Returns the folders with a trajectory, relative to `where`."""
     found = []
     for folder, folders, files in os.walk(where):
         if "trajectory.h5" in files:
@@ -168,10 +168,10 @@ def _raw_episodes(where):
 
 
 def _even_times(path):
-    """Returns when the frames of a video are shown, see `pace.times`.
+    """Returns the times at which the frames of a video are shown, see `pace.times`.
 
     Raises:
-      ValueError: they aren't evenly spaced, as where one was lost: rows after it have others.
+      ValueError: they aren't evenly spaced, as after a lost frame, which shifts all later rows.
     """
     shown = pace.times(path)
     even = np.linspace(shown[0], shown[-1], len(shown)) if len(shown) else shown
@@ -181,7 +181,7 @@ def _even_times(path):
 
 
 def _rows(file, key, axes):
-    """Returns an array of numbers of an HDF5 file, one row or number for each step."""
+    """Reads a numeric array of an HDF5 file, with one row or number per step."""
     import h5py
 
     found = file.get(key)

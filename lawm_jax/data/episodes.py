@@ -1,4 +1,4 @@
-"""Clips of recorded episodes, the base of all labelled sources."""
+"""Reads clips from recorded episodes; all labeled sources build on it."""
 
 import dataclasses
 import functools
@@ -23,11 +23,11 @@ class Episode(NamedTuple):
     """An open episode.
 
     Attributes:
-      length: number of its steps.
-      arrays: (indices int [F], view) -> a dict with `video` uint8 [F,H,W,3] of those steps;
-        labelled ones add `actions` float32 [F-1,U], where actions[t] leads from step indices[t] to
-        indices[t+1], and `state` float32 [F,k]. Where `view` is None there is no `video`: only the
-        labels are read. It may give its own `episode` and `start`.
+      length: number of steps.
+      arrays: function of (indices int [F], view) that returns a dict with `video` uint8 [F,H,W,3]
+        of those steps. Labeled episodes add `actions` float32 [F-1,U], where actions[t] leads from
+        step indices[t] to indices[t+1], and `state` float32 [F,k]. If `view` is None, only the
+        labels are read and `video` is missing. The dict may override `episode` and `start`.
     """
 
     length: int
@@ -36,20 +36,20 @@ class Episode(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Episodes:
-    """Reads clips from episodes of a constant rate.
+    """A source of clips from episodes with a constant rate.
 
-    A clip that meets damage, or a label that isn't a finite number, can't be read; the others can.
+    A clip with damaged data or non-finite labels is unreadable; other clips are not affected.
 
     Attributes:
-      name: what an error message calls it.
-      items: the episodes, in a fixed order; anything that `open` takes.
-      open: item -> a context manager that gives an `Episode`, or raises `UnreadableVideo`;
-        picklable. Where items aren't paths it has `identity`, see `identity`.
+      name: name used in error messages.
+      items: the episodes, in a fixed order; anything that `open` accepts.
+      open: function from an item to a context manager that yields an `Episode` or raises
+        `UnreadableVideo`; picklable. If items aren't paths, it has a method `identity(item)`.
       frames: number of frames F of a clip.
-      stride: steps of the episode between two frames.
-      view: `frames.View`, or None to read labels alone.
-      encoder: where clips hold `states` instead of `video`, the encoder's config as JSON.
-      files: where several items are of one file, `records.Files`.
+      stride: episode steps from one frame to the next.
+      view: `frames.View`, or None to read only labels.
+      encoder: the encoder's config as JSON, if clips hold `states` instead of `video`.
+      files: `records.Files`, if one file holds several items.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Episodes:
     files: object = None
 
     def clip(self, item, random):
-        """Reads a clip of one episode that starts at any of its steps, drawn by `random`."""
+        """Returns a clip of one episode with a start step and view drawn by `random`."""
         with self.open(item) as episode:
             latest = self._latest(item, episode)
             start = int(random.integers(latest + 1))
@@ -70,16 +70,17 @@ class Episodes:
             return self._read(item, episode, start, view)
 
     def fixed(self, item):
-        """Yields the clips of one episode, end to end, without overlap."""
+        """Yields consecutive clips of one episode, without overlap."""
         with self.open(item) as episode:
             for start in range(0, self._latest(item, episode) + 1, self.frames * self.stride):
                 yield self._read(item, episode, start, self.view)
 
     def parts(self, item, most, least=0):
-        """Yields all of one episode, every `stride`th step, in parts of up to `most` frames.
+        """Yields one whole episode, every `stride`th step, in parts of at most `most` frames.
 
-        They are even where the last one would be shorter than `least`. A part that can't be read is
-        halved, and its halves, down to a clip; the error of the first one comes at the end.
+        If the last part would be shorter than `least`, all parts are made equally long. An
+        unreadable part is halved repeatedly, down to the length of a clip; the first error is
+        raised at the end.
         """
         with self.open(item) as episode:
             if not episode.length:
@@ -127,28 +128,28 @@ class Episodes:
 
 
 def identity(source, item):
-    """Returns a name of an item that is the same however the path of its data is spelled.
+    """Returns a name of an item that doesn't depend on how its path is spelled.
 
     Args:
       source: see `lawm_jax.data`.
       item: one of its items.
 
     Returns:
-      A str: the real path or the URL of the item's file or folder. Where those hold many items,
-      `#` and the item's number follow. Of ingested records, that of what they were made from.
+      A str: the real path or URL of the item's file or folder, plus `#` and the item's number if
+      this holds many items. For ingested records, the identity of the original item.
     """
     known = getattr(getattr(source, "open", None), "identity", None)
     return known(item) if known else paths.identity(getattr(item, "path", item))
 
 
-_TRIES = 64  # damaged parts of an episode after which it is given up
+_TRIES = 64  # unreadable parts of an episode after which the rest is skipped
 
 
 def stride(name, rate, fps):
-    """Returns how many steps of `rate` per second make one of about `fps`.
+    """Returns the number of recorded steps per frame whose rate is nearest to `fps`, by ratio.
 
-    Of all that there are the one of the nearest rate, by their quotient; it is logged where it is
-    another. 15 Hz is read at 3.75 for 4, as the evaluations on DROID do, 5 at 5 and 6 at 3.
+    A rate that differs from `fps` is logged. For `fps` 4, a recording at 15 Hz is read at 3.75, as
+    in the evaluations on DROID, 5 at 5 and 6 at 3.
 
     Raises:
       ValueError: the recording is slower than `fps`.
@@ -164,24 +165,24 @@ def stride(name, rate, fps):
 
 @functools.cache
 def _say(name, rate, steps, fps):
-    """Logs at which rate a source is read, once."""
+    """Logs the rate at which a source is read, once."""
     level = logging.INFO if abs(rate / steps / fps - 1) < 0.1 else logging.WARNING
     got = f"{rate / steps:.4g} frames a second: every {steps} of {rate:.4g}"
     _LOG.log(level, "%s: for data.fps=%g it is read at %s", name, fps, got)
 
 
 def split(keys, holdout):
-    """Splits items into some to train on and some to test on, by a hash of their keys.
+    """Splits items into a training and a test set, by a hash of their keys.
 
-    An item stays on its side when others come. Of two items or more each side gets one at least; a
-    single one is on both sides.
+    Adding items doesn't move an item to the other set. With two or more items, each set gets at
+    least one; a single item is in both.
 
     Args:
-      keys: a str per item, the same wherever the data lies.
-      holdout: fraction to test on, in [0, 1].
+      keys: one str per item, independent of where the data is stored.
+      holdout: fraction of test items, in [0, 1].
 
     Returns:
-      train, test: the items' numbers, rising.
+      train, test: lists of item numbers, in ascending order.
     """
     if len(keys) == 1:
         return [0], [0]

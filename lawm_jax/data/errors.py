@@ -1,4 +1,4 @@
-"""Distinguishes errors of the system, which a retry may solve, from errors that a file causes.
+"""Distinguishes system errors, which a retry may solve, from errors that a file causes.
 
 Any other error, such as a TypeError, is a bug and ends the run.
 """
@@ -7,10 +7,10 @@ import errno
 import logging
 import time
 
-PAUSES = 0.1, 0.5, 2.0, 8.0  # seconds before another attempt
+PAUSES = 0.1, 0.5, 2.0, 8.0  # seconds before each retry
 
 _LOG = logging.getLogger(__name__)
-# Of an OSError: it will be the same tomorrow. ENXIO and EINVAL: of what is no ordinary file.
+# Permanent errors of an OSError. ENXIO and EINVAL come from special files.
 _LASTING = {
     errno.ENOENT,
     errno.ENOTDIR,
@@ -26,7 +26,7 @@ _LASTING = {
     errno.EROFS,
     errno.EOPNOTSUPP,
 }
-# FFmpeg calls damage in a file EIO, EAGAIN, ENOMEM, ERANGE and more, but none of these.
+# FFmpeg reports damaged files as EIO, EAGAIN, ENOMEM, ERANGE and more, but not as any of these.
 _SYSTEM = {
     errno.EMFILE,
     errno.ENFILE,
@@ -42,15 +42,15 @@ _SYSTEM = {
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
 }
-# Libraries of remote file systems, whose errors of the network have no number.
+# Libraries of remote file systems whose network errors have no errno.
 _NETWORK = {"aiohttp", "requests", "urllib3", "http", "botocore", "aiobotocore", "gcsfs", "google"}
 
 
 def transient(error):
-    """Returns whether an error, or what caused it, is one of the system that may pass.
+    """Returns whether an error, or an error that caused it, is a system error that may pass.
 
     Args:
-      error: an exception; that it was raised `from` another one is followed.
+      error: an exception; its chain of `raise ... from` is followed.
     """
     seen = set()
     while error is not None and id(error) not in seen:
@@ -77,7 +77,7 @@ def _transient(error):
 
 
 def status(error):
-    """Returns the HTTP status that an error, of whatever library, holds, or None."""
+    """Returns the HTTP status in an error of any library, or None."""
     for holder in error, getattr(error, "response", None):
         for name in "status", "status_code", "code":
             found = getattr(holder, name, None)
@@ -87,7 +87,7 @@ def status(error):
 
 
 def reason(error):
-    """Returns what to tell about an error."""
+    """Returns a description of an error for messages."""
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     cause = error
     while cause is not None:
@@ -98,17 +98,17 @@ def reason(error):
 
 
 def retried(function, what):
-    """Calls a function, and retries after a pause where the system fails.
+    """Calls a function, and retries it after a pause if it raises a transient error.
 
     Args:
-      function: takes nothing.
-      what: what the log says of it.
+      function: function without arguments.
+      what: name used in the log.
 
     Returns:
-      What the function returns.
+      The function's result.
 
     Raises:
-      Exception: what the function raises, at last.
+      Exception: the function's exception, if it isn't transient or after the last retry.
     """
     for pause in PAUSES:
         try:

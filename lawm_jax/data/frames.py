@@ -1,4 +1,4 @@
-"""Turns decoded or compressed pictures into the frames of a clip."""
+"""Converts decoded pictures and compressed images into the frames of a clip."""
 
 import dataclasses
 import math
@@ -9,10 +9,10 @@ import numpy as np
 
 
 class UnreadableVideo(Exception):
-    """Says which file or episode can't be read, and why.
+    """Raised if a file or episode can't be read; holds its path and the reason.
 
-    `start` is None where no clip of it can be read, else where the damaged one starts, in the unit
-    of the source's `start`.
+    `start` is None if no clip of it can be read. Otherwise it is the start of the damaged clip, in
+    the unit of the source's `start`.
     """
 
     def __init__(self, path, reason, start=None):
@@ -25,27 +25,27 @@ class UnreadableVideo(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """Says which part of a picture the frames of a clip show.
+    """Selects the part of a picture that the frames of a clip show.
 
-    Without augmentation it is the centre square, `size` pixels wide once the picture's short side
-    has `resize`. With `area` it is V-JEPA 2's random resized crop: a rectangle, the same in every
-    frame, stretched to a square.
+    Without augmentation it is the center square with side `size`, after the picture is scaled to a
+    short side of `resize`. With `area` it is V-JEPA 2's random resized crop: a rectangle, the same
+    in every frame, stretched to a square.
 
     Attributes:
       size: side of a frame, pixels.
       resize: short side of the scaled picture, pixels; at least `size`.
-      area: range of the crop's share of the picture, or None for the centre square.
+      area: range of the crop's share of the picture, or None for the center square.
       ratio: range of the crop's width over height.
-      flip: probability of a mirror image.
-      seed: of this clip's crop and flip, see `drawn`; None: the centre square.
+      flip: probability of mirroring.
+      seed: seed of this clip's crop and flip, see `drawn`; None for the center square.
 
     Raises:
-      ValueError: a value is outside of its range.
+      ValueError: a value is out of range.
 
     Source: `random_resized_crop` of github.com/facebookresearch/vjepa2,
     src/datasets/utils/video/transforms.py, with the ranges of its pretraining: area 0.3 to 1, ratio
-    0.75 to 1.35, flip 0.5. Its area of 1.777 for DROID fits no picture: this is the centre crop of
-    ratio 1.35.
+    0.75 to 1.35, flip 0.5. Its area of 1.777 for DROID fits no picture, so it falls back to the
+    center crop of ratio 1.35.
     """
 
     size: int
@@ -65,25 +65,25 @@ class View:
             raise ValueError(f"flip: expected a probability, got {self.flip}")
 
     def drawn(self, random):
-        """Returns the view of one clip, drawn by a numpy Generator."""
+        """Returns the view of one clip, with a seed drawn by the numpy Generator `random`."""
         if self.area is None and not self.flip:
             return self
         return dataclasses.replace(self, seed=int(random.integers(2**63)))
 
     def crop(self, width, height, aspect=1.0):
-        """Places the frame in a picture.
+        """Computes how to crop and scale a picture.
 
         Args:
-          width, height: of the picture, pixels.
+          width, height: size of the picture, pixels.
           aspect: width over height of one pixel.
 
         Returns:
-          box: x, y, width, height of the part to scale, pixels of the picture.
-          scaled: its width and height when scaled; of this the centre square is shown.
-          mirrored: whether it is then mirrored.
+          box: x, y, width and height of the part to scale, in pixels of the picture.
+          scaled: width and height of that part after scaling; its center square is shown.
+          mirrored: whether the square is then mirrored.
 
         Raises:
-          ValueError: the picture is more than 8 times longer than wide.
+          ValueError: one side of the picture is more than 8 times the other.
         """
         wide = width * aspect
         if not 1 / 8 <= wide / height <= 8:
@@ -106,19 +106,19 @@ class View:
 
 
 class Upright(NamedTuple):
-    """How to turn a stored picture upright: swap rows and columns, then mirror."""
+    """Transform that turns a stored picture upright: swap rows and columns, then mirror."""
 
     transposed: bool = False
     across: bool = False  # left and right
     down: bool = False  # top and bottom
 
     def apply(self, picture):
-        """Turns [H, W, ...] upright, as a view."""
+        """Returns an upright view of a picture [H, W, ...]."""
         picture = picture.swapaxes(0, 1) if self.transposed else picture
         return picture[:: -1 if self.down else 1, :: -1 if self.across else 1]
 
 
-UPRIGHT = {  # by EXIF's number
+UPRIGHT = {  # by EXIF orientation
     1: Upright(),
     2: Upright(across=True),
     3: Upright(across=True, down=True),
@@ -131,15 +131,15 @@ UPRIGHT = {  # by EXIF's number
 
 
 def displayed(picture):
-    """Returns the `Upright` that the display matrix of an `av.VideoFrame` asks for."""
+    """Returns the `Upright` that the display matrix of an `av.VideoFrame` specifies."""
     try:
         matrix = picture.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV lists none where FFmpeg knows one kind more; this is no mirror image
+    except ValueError:  # PyAV fails on unknown types of side data; `rotation` lacks mirroring
         turns = round(picture.rotation / 90) % 4
         return (UPRIGHT[1], UPRIGHT[8], UPRIGHT[3], UPRIGHT[6])[turns]
     if matrix is None:
         return UPRIGHT[1]
-    # x, y of the picture are shown at a x + c y, b x + d y
+    # The pixel at (x, y) is shown at (a x + c y, b x + d y).
     a, b, _, c, d = (int(number) for number in np.frombuffer(bytes(matrix), np.int32)[:5])
     if abs(b) + abs(c) > abs(a) + abs(d):
         return Upright(True, c < 0, b < 0)
@@ -147,22 +147,22 @@ def displayed(picture):
 
 
 class Scaler:
-    """Makes frames of one clip; not to be shared between threads."""
+    """Makes the frames of one clip; not thread-safe."""
 
     def __init__(self, view):
         self.view = view
         self._key = None
 
     def frame(self, picture, aspect=1.0, upright=None):
-        """Returns an `av.VideoFrame` as uint8 [size, size, 3] RGB: cropped, scaled, upright.
+        """Crops, scales and turns upright an `av.VideoFrame`; returns uint8 [size, size, 3] RGB.
 
         Args:
           picture: the frame.
           aspect: width over height of one pixel.
-          upright: `Upright`, or None for what the frame itself says.
+          upright: `Upright`, or None to use the frame's display matrix.
 
         Raises:
-          ValueError: the picture's shape is absurd.
+          ValueError: one side of the picture is more than 8 times the other.
         """
         shape = picture.width, picture.height, picture.format.name
         upright = upright or displayed(picture)
@@ -177,7 +177,7 @@ class Scaler:
         return square[:, ::-1] if self._mirrored else square
 
     def _plan(self, width, height, pixels, aspect, upright):
-        """Returns what scales a part of pictures, the corner of the square in it, and the flip."""
+        """Returns the filter graph, the square's corner in its output, and whether to mirror."""
         import av
 
         size = self.view.size
@@ -185,7 +185,7 @@ class Scaler:
             W, H, shape = height, width, 1 / aspect
         else:
             W, H, shape = width, height, aspect
-        (x, y, w, h), (wide, tall), mirrored = self.view.crop(W, H, shape)  # when upright
+        (x, y, w, h), (wide, tall), mirrored = self.view.crop(W, H, shape)  # of the upright picture
         left, top = (wide - size) // 2, (tall - size) // 2
         if upright.across:
             x, left = W - x - w, wide - size - left
@@ -197,7 +197,7 @@ class Scaler:
         graph.threads = 1
         graph.link_nodes(
             graph.add_buffer(width=width, height=height, format=pixels, time_base=1),
-            graph.add("crop", f"{w}:{h}:{x}:{y}:exact=1"),  # copies nothing
+            graph.add("crop", f"{w}:{h}:{x}:{y}:exact=1"),  # without a copy
             graph.add("scale", f"{wide}:{tall}:flags={FLAGS}"),
             graph.add("format", "rgb24"),
             graph.add("buffersink"),
@@ -205,12 +205,12 @@ class Scaler:
         return graph, (top, left), mirrored
 
     def image(self, data):
-        """Decodes a compressed image, JPEG or PNG, or takes uint8 [H, W, 3]; see `frame`.
+        """Returns the frame of a JPEG or PNG image, or of uint8 [H, W, 3]; see `frame`.
 
-        It comes upright, as its EXIF says.
+        The EXIF orientation of the image is applied.
 
         Raises:
-          ValueError: the bytes are no such image, or a damaged one.
+          ValueError: the bytes are no JPEG or PNG image, or a damaged one.
         """
         import av
 
@@ -222,7 +222,7 @@ class Scaler:
         data = bytes(data)
         if name == "mjpeg" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
             raise ValueError("damaged mjpeg image: it has no end")
-        codec = av.CodecContext.create(name, "r")  # afresh: that of PNG adds to the image before
+        codec = av.CodecContext.create(name, "r")  # a new one: the PNG decoder keeps state
         codec.thread_count = 1
         codec.options = {"max_pixels": str(MAX_PIXELS), "err_detect": CHECKS}
         try:
@@ -234,18 +234,18 @@ class Scaler:
             raise ValueError(f"damaged {name} image: {error.strerror}") from error
 
     def images(self, data):
-        """Stacks the frames of several images: [F, size, size, 3]."""
+        """Returns the stacked frames of several images, [F, size, size, 3]."""
         return np.stack([self.image(one) for one in data])
 
 
-MAX_PIXELS = 2**26  # of one picture; a header may promise more
-CHECKS = "crccheck+bitstream+buffer+explode"  # else what is missing is painted grey
-# As exact as swscale gets: without them white is right, but most else up to 2 levels too dark.
+MAX_PIXELS = 2**26  # per picture; a header may claim more
+CHECKS = "crccheck+bitstream+buffer+explode"  # otherwise missing parts are decoded as gray
+# The most accurate swscale settings: without them most colors are up to 2 levels too dark.
 FLAGS = "bilinear+full_chroma_int+full_chroma_inp+accurate_rnd"
 
 
 def _orientation(data):
-    """Returns the EXIF orientation of a JPEG or PNG file, 1 to 8; 1 where it has none."""
+    """Returns the EXIF orientation of a JPEG or PNG file, 1 to 8; 1 if it has none."""
     try:
         exif = _exif(data)
         order = {b"II": "<", b"MM": ">"}[exif[:2]]
@@ -255,13 +255,13 @@ def _orientation(data):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", exif, entry)
             if tag == 0x0112:
                 return value if value in UPRIGHT else 1
-    except (KeyError, struct.error):  # none, or damaged
+    except (KeyError, struct.error):  # no EXIF, or damaged
         pass
     return 1
 
 
 def _exif(data):
-    """Returns the EXIF bytes of a JPEG or PNG file, or none."""
+    """Returns the EXIF bytes of a JPEG or PNG file; empty if it has none."""
     if data[:2] == b"\x89P":
         at = 8
         while at + 8 <= len(data):
@@ -275,7 +275,7 @@ def _exif(data):
         while data[at + 1 : at + 2] == b"\xff":
             at += 1  # padding
         kind, size = struct.unpack_from(">BH", data, at + 1)
-        if kind == 0xDA:  # the picture begins
+        if kind == 0xDA:  # start of the image data
             return b""
         if kind == 0xE1 and data[at + 4 : at + 10] == b"Exif\0\0":
             return data[at + 10 : at + 2 + size]
@@ -284,7 +284,7 @@ def _exif(data):
 
 
 def _box(random, area, ratio, width, height):
-    """Draws x, y, width and height of a random resized crop; falls back to the centre."""
+    """Draws x, y, width and height of a random resized crop; falls back to a center crop."""
     for _ in range(10):
         target = width * height * random.uniform(*area)
         aspect = math.exp(random.uniform(*np.log(ratio)))
@@ -296,23 +296,24 @@ def _box(random, area, ratio, width, height):
 
 
 def refuse_cuts(clip, most):
-    """Raises UnreadableVideo where a clip shows a shot cut.
+    """Raises UnreadableVideo if a clip contains a shot cut.
 
     Args:
       clip: has `video` uint8 [F, H, W, 3] with H, W >= 8, `episode` and `start`.
-      most: in (0, 1], how much a picture may change from one frame to the next: the geometric mean
-        of the mean absolute difference of 8 x 8 cells, which motion raises too, and of the share of
-        32 x 32 points whose colour, one of 8 x 8 x 8, is gone, which hardly any motion raises.
+      most: in (0, 1], the largest allowed change between consecutive frames: the geometric mean of
+        the mean absolute difference of 8 x 8 cells, which motion also raises, and the total
+        variation distance of color histograms (32 x 32 points, 8 x 8 x 8 bins), robust to motion.
 
     Raises:
-      UnreadableVideo: two frames differ by more.
-      ValueError: `most` is out of its range.
+      UnreadableVideo: two consecutive frames differ by more.
+      ValueError: `most` is out of range.
 
-    At 4 frames per second and `most` = 0.225 it found 105 of 110 cuts of a music video, 8 of 8 in
-    five other films and 98% of 1504 stitched ones. It refused 2.5% of the music video's other
-    steps, where someone passes close by, 1 of 302 in twelve films, none of 15376 in simulators.
-    Cells alone, refusing as many, miss 21%, 1 and 5%; colours 11%, 2 and 5%; correlation of cells
-    15%, 1 and 14%. Flashes and fades to black count as cuts, cross-fades of 1.5 seconds do not.
+    At 4 frames per second and `most` = 0.225 it detects 105 of 110 cuts in a music video, 8 of 8 in
+    five other films and 98% of 1504 synthetic cuts. It wrongly refuses 2.5% of the music video's
+    other steps, where someone passes close by, 1 of 302 in twelve films and none of 15376 in
+    simulators. At the same rate of false alarms, cells alone miss 21%, 1 and 5% of the cuts,
+    histograms alone 11%, 2 and 5%, and the correlation of cells 15%, 1 and 14%. Flashes and fades
+    to black count as cuts, cross-fades of 1.5 seconds do not.
     """
     if not 0 < most <= 1:
         raise ValueError(f"data.augment.cut: expected more than 0 and at most 1, got {most}")

@@ -1,20 +1,20 @@
 """Reads LeRobot data sets of the versions 2.0, 2.1 and 3.0.
 
-  meta/info.json             frames a second, features, templates of the paths
+  meta/info.json             frame rate, features, path templates
   meta/episodes.jsonl        v2: number and length of each episode
-  meta/episodes/**.parquet   v3: the same, and in which files it lies, and where
-  data/**.parquet            a row per frame: actions, state, perhaps the images
-  videos/**.mp4              else a file per camera
+  meta/episodes/**.parquet   v3: the same, plus the files that hold it and the position in them
+  data/**.parquet            one row per frame: actions, state, possibly images
+  videos/**.mp4              otherwise one file per camera
 
-In v2 an episode has files of its own; in v3 files hold many, end to end. A row belongs to the frame
-shown at `from_timestamp` plus its `timestamp`, as for LeRobot itself, which refuses a row that has
-no frame within 0.1 ms. Here each row must have a frame within a quarter of a frame's time and each
-frame a row, or the episode is refused; and `timestamp`, `frame_index` and `index` must count the
-rows at about the rate of info.json, or the clip is refused.
+In v2 each episode has its own files; in v3 a file holds many consecutive episodes. A row belongs to
+the frame shown at `from_timestamp` plus its `timestamp`, as in LeRobot, which rejects a row that
+has no frame within 0.1 ms. This reader rejects an episode unless each row has a frame within a
+quarter of the frame interval and each frame has a row. It rejects a clip unless `frame_index` and
+`index` number its rows consecutively and `timestamp` increases at about the rate of info.json.
 
 Source: github.com/huggingface/lerobot, lerobot/common/datasets/utils.py (v2) and src/lerobot/
-datasets/dataset_metadata.py, dataset_reader.py and dataset_writer.py (v3). That reader ignores the
-`splits` of info.json, and so does this one.
+datasets/dataset_metadata.py, dataset_reader.py and dataset_writer.py (v3). Like that reader, this
+one ignores the `splits` of info.json.
 """
 
 import contextlib
@@ -29,38 +29,38 @@ import numpy as np
 from lawm_jax.data import episodes, frames, metadata, pace, paths, recent, video
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
-# Where labels are by default: LeRobot's own name for them, and what else is usual.
+# Default features of the labels: LeRobot's name first, then other common names.
 USUAL = {"actions": ("action", "actions"), "state": ("observation.state", "state")}
 
 BOOKKEEPING = "timestamp", "frame_index", "episode_index", "index", "task_index"
-NUMBERS = ("float", "int", "uint", "bool")  # how the names of such types begin
+NUMBERS = ("float", "int", "uint", "bool")  # prefixes of numeric dtypes
 
 _LOG = logging.getLogger(__name__)
-_KEPT = 256  # episodes whose frames' times are remembered
+_KEPT = 256  # number of episodes whose frame times are cached
 
 
 def source(name, where, split, data, view, camera="", actions="action", state="observation.state"):
     """Opens a LeRobot data set: the source `lerobot:FOLDER` or `lerobot:FOLDER?camera=FEATURE&...`.
 
-    Its clips have, where the data set does, `state` float32 [F,k] and `actions` float32 [F-1,n*U]:
-    the n recorded actions taken between two frames, one after another, as `frameskip` of
-    github.com/gaoyuezhou/dino_wm has them (datasets/traj_dset.py).
+    If the data set has them, clips hold `state` float32 [F,k] and `actions` float32 [F-1,n*U]: the
+    n recorded actions between two frames, concatenated, as with `frameskip` of
+    github.com/gaoyuezhou/dino_wm (datasets/traj_dset.py).
 
     Args:
-      name: what an error message calls it.
+      name: name used in error messages.
       where: folder of the data set.
       split: "train" or "test", by a hash of the episode's number.
       data: has `frames`, `fps` and `holdout`.
-      view: `frames.View`, or None to read labels alone.
-      camera: feature to show; "" for the only one.
+      view: `frames.View`, or None to read only labels.
+      camera: feature to show; "" selects the only camera.
       actions, state: features, or "none".
 
     Returns:
       `episodes.Episodes`, whose items are the episodes' numbers.
 
     Raises:
-      ValueError: it is no such data set, has no such feature, fewer frames a second than
-        `data.fps`, or paths that lead out of its folder.
+      ValueError: the folder is no LeRobot data set, or the data set has no such feature, fewer
+        frames per second than `data.fps`, or paths that lead out of the folder.
     """
     import pyarrow
 
@@ -80,20 +80,20 @@ def source(name, where, split, data, view, camera="", actions="action", state="o
 
 @dataclasses.dataclass(frozen=True)
 class _Recording:
-    """Opens episodes by their number; picklable.
+    """Opens episodes by number; picklable.
 
     Attributes:
       root: folder of the data set.
-      templates: of its paths: of "data" and, unless that holds the images, of "videos".
-      chunk: number of episodes to a folder, in v2.
-      fps: rows and frames a second.
+      templates: path templates for "data" and, unless the rows hold the images, for "videos".
+      chunk: episodes per folder, in v2.
+      fps: rows and frames per second.
       camera: feature to show.
-      columns: which features are "actions" and "state"; those that there are.
-      table: arrays with an entry per episode: its number, rising, and its length; "data" and
-        "videos" [2], which files it lies in; the first of its rows; start and, at most, end of its
-        frames in seconds, and where the next episode's begin.
+      columns: maps "actions" and "state" to their features, if they exist.
+      table: arrays with one entry per episode: "number", ascending; "length"; "data" and "videos"
+        [2], the files that hold it; "first", its first row; "start" and "stop" of its frames in the
+        video, seconds; and "end", where the next episode's frames start.
       stride: rows from one frame of a clip to the next.
-      shown: remembers when the frames of episodes are shown.
+      shown: cache of the times at which the frames of episodes are shown.
     """
 
     root: str
@@ -115,7 +115,7 @@ class _Recording:
         length, first = int(self.table["length"][row]), int(self.table["first"][row])
         path = self.path(row, "data")
         try:
-            # Read as needed: a file may be large, with rows of many episodes.
+            # Don't read ahead: a file may be large, with rows of many episodes.
             options = {"pre_buffer": False, "buffer_size": 2**16}
             with pyarrow.parquet.ParquetFile(path, **options) as file:
                 if file.metadata.num_rows < first + length:
@@ -138,18 +138,18 @@ class _Recording:
             raise episodes.UnreadableVideo(str(item), f"{path}: {error}") from error
 
     def identity(self, item):
-        """Returns the name of an episode, see `episodes.identity`."""
+        """Returns the identity of an episode, see `episodes.identity`."""
         return f"{paths.identity(self.root)}#{item}"
 
     def path(self, row, kind):
-        """Returns the path of an episode's "data" or "videos"; raises ValueError, see `_path`."""
+        """Returns the path of an episode's "data" or "videos" file, see `_path`."""
         number, (chunk, file) = int(self.table["number"][row]), self.table[kind][row]
         fields = {"episode_index": number, "episode_chunk": number // self.chunk}
         fields |= {"chunk_index": chunk, "file_index": file, "video_key": self.camera}
         return _path(self.root, self.templates[kind], fields)
 
     def _labels(self, file, item, first, indices):
-        """Returns actions and state of an episode's rows `indices`, where there are some."""
+        """Returns the actions and state, if any, of an episode's rows `indices`."""
         wanted = np.arange(indices[0], indices[-1] + 1)
         there = file.schema_arrow.names
         columns = {"episode_index", "frame_index", *self.columns.values()}
@@ -174,7 +174,7 @@ class _Recording:
         return {key: values.astype(np.float32) for key, values in clip.items()}
 
     def _check_pace(self, stamps, wanted):
-        """Raises ValueError where rows aren't a step of info.json's rate apart, by `timestamp`."""
+        """Raises ValueError unless the timestamps of rows have the rate of info.json."""
         steps = np.diff(stamps) * self.fps
         if not (np.abs(steps - 1) < 0.5).all():
             worst = int(np.abs(steps - 1).argmax())
@@ -189,10 +189,10 @@ class _Recording:
             )
 
     def _frames(self, row, path, file):
-        """Returns when each frame of an episode is shown, seconds from the start of its file.
+        """Returns when each frame of an episode is shown, in seconds from the start of its file.
 
         Raises:
-          ValueError: they aren't those of its rows, one by one.
+          ValueError: the frames don't match the rows one to one.
         """
         length, first = int(self.table["length"][row]), int(self.table["first"][row])
         start, early = float(self.table["start"][row]), 0.5 / self.fps
@@ -218,7 +218,7 @@ class _Recording:
         path = self.path(row, "videos")
         try:
             shown = self.shown.get(row, lambda row: self._frames(row, path, file))
-        except (episodes.UnreadableVideo, ValueError) as error:  # no clip of it can be read
+        except (episodes.UnreadableVideo, ValueError) as error:  # the whole episode is unreadable
             reason = str(error) if path in str(error) else f"{path}: {error}"
             raise episodes.UnreadableVideo(str(item), reason) from error
         if shown[indices[-1]] + 0.5 / self.fps >= self.table["end"][row]:
@@ -232,7 +232,7 @@ class _Recording:
 
 
 def _read(root, camera, actions, state):
-    """Reads a data set's metadata; a ValueError says what is wrong with it."""
+    """Reads a data set's metadata; raises ValueError if it is invalid."""
     path = os.path.join(root, "meta", "info.json")
     if not os.path.isfile(path):
         raise ValueError(f"expected a LeRobot data set, there is no {path!r}")
@@ -264,7 +264,7 @@ def _read(root, camera, actions, state):
 
 
 def _check_files(recording):
-    """Says how many files are missing; raises ValueError where none of a kind is there."""
+    """Logs the number of missing files; raises ValueError if all files of a kind are missing."""
     for kind in recording.templates:
         rows = range(len(recording.table["number"]))
         files = dict.fromkeys(recording.path(row, kind) for row in rows)
@@ -286,7 +286,7 @@ def _check_files(recording):
 
 
 def _camera(types, wanted):
-    """Returns the feature to show: the wanted one, or the only one."""
+    """Returns the requested camera feature, or the only one."""
     cameras = [key for key, kind in types.items() if kind in ("video", "image")]
     if wanted in cameras:
         return wanted
@@ -296,7 +296,7 @@ def _camera(types, wanted):
 
 
 def _column(types, option, wanted):
-    """Returns the feature that an option stands for, or None."""
+    """Returns the feature that the option "actions" or "state" selects, or None."""
     numbers = [key for key, kind in types.items() if kind.startswith(NUMBERS)]
     if wanted in numbers:
         return wanted
@@ -315,7 +315,7 @@ def _column(types, option, wanted):
 
 
 def _read_jsonl(path):
-    """Reads the table of a v2 data set."""
+    """Reads the episode table of a v2 data set, see `_Recording`."""
     rows = []
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
@@ -335,7 +335,7 @@ def _read_jsonl(path):
 
 
 def _read_parquet(root, camera):
-    """Reads the table of a v3 data set; `camera` is None where it has no videos."""
+    """Reads the episode table of a v3 data set; `camera` is None if it has no videos."""
     import pyarrow.parquet
 
     names = ["episode_index", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
@@ -383,7 +383,7 @@ def _read_parquet(root, camera):
 
 
 def _sorted(where, table):
-    """Sorts a table by the episodes' numbers."""
+    """Sorts an episode table by episode number."""
     numbers, order = np.unique(table["number"], return_index=True)
     if not 0 < len(order) == len(table["number"]):
         total = len(table["number"])
@@ -394,11 +394,11 @@ def _sorted(where, table):
 
 
 def _within(files, place):
-    """Returns where each episode's file begins, and where in it the next episode does, or inf.
+    """Returns where each episode's file begins, and where the next episode in it begins, or inf.
 
     Args:
-      files: [N, 2], which file each lies in.
-      place: [N], where in a row of files, or in its file, it begins.
+      files: [N, 2], the file that holds each episode.
+      place: [N], the episode's position, in the file or in the sequence of all files.
     """
     order = np.lexsort((place, *files.T))
     files, ranked = files[order], place[order]
@@ -410,10 +410,10 @@ def _within(files, place):
 
 
 def _path(root, template, fields):
-    """Fills in a template of a path.
+    """Fills in a path template.
 
-    Not by str.format, which a template could make fill the memory. Links in the folder are
-    followed: of these the hub's cache is made.
+    It doesn't use str.format, since a malicious template could exhaust the memory. Links in the
+    folder are followed, as the Hugging Face Hub's cache consists of links.
 
     Raises:
       ValueError: a field is unknown, or the path leads out of the folder `root`.
@@ -431,7 +431,7 @@ def _path(root, template, fields):
 
 
 def _rows(file, rows, columns, batch):
-    """Reads rows of a parquet file, given as rising numbers, `batch` at a time."""
+    """Reads rows of a parquet file, given as ascending numbers, `batch` at a time."""
     import pyarrow
 
     groups = range(file.metadata.num_row_groups)
@@ -449,10 +449,10 @@ def _rows(file, rows, columns, batch):
 
 
 def _numbers(rows, column):
-    """Returns a column as float64 [rows, k]; one with more axes is flattened.
+    """Returns a column as float64 [rows, k], with all inner axes flattened.
 
     Raises:
-      ValueError: it holds no numbers, or not as many in each row.
+      ValueError: it isn't numeric, or its rows have different lengths.
     """
     import pyarrow
 
@@ -470,7 +470,7 @@ def _numbers(rows, column):
 
 
 def _images(rows, column):
-    """Returns the bytes of the images in a column; a `path` in their place isn't followed."""
+    """Returns the bytes of the images in a column; images stored as a `path` are not read."""
     kind = rows[column].type
     names = [kind.field(i).name for i in range(kind.num_fields)]
     images = [image and image["bytes"] for image in rows[column].to_pylist() if "bytes" in names]

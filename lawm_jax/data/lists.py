@@ -27,13 +27,13 @@ class Part(NamedTuple):
 
 
 class Listed(collections.abc.Sequence):
-    """The items of a list: paths, and `Part`s where it gives a start or an end.
+    """The items of a list file: paths, or `Part`s if a start or an end is given.
 
-    They are kept in columns, so that millions take little memory.
+    The items are stored in columns, so that millions of them take little memory.
     """
 
     def __init__(self, folder, paths, starts, ends):
-        """Takes what paths are relative to, and columns: Arrow strings, float64 in seconds."""
+        """Takes the folder of relative paths, and columns: Arrow strings and float64 seconds."""
         self._folder, self._paths, self._starts, self._ends = folder, paths, starts, ends
 
     def __len__(self):
@@ -42,15 +42,15 @@ class Listed(collections.abc.Sequence):
     def __getitem__(self, number):
         path = self._paths[int(number)].as_py()
         if "://" not in path:
-            path = posixpath.join(self._folder, path)  # just `path` if that is absolute
+            path = posixpath.join(self._folder, path)  # `path` itself if it is absolute
         start, end = float(self._starts[number]), float(self._ends[number])
         return path if (start, end) == (0, math.inf) else Part(path, start, end)
 
     def split(self, holdout):
-        """Splits the items as `episodes.split` does their files: returns two `Listed`.
+        """Splits the items by file as `episodes.split` does; returns two `Listed`.
 
-        They are the same object where there is but one file. A file is one however its path is
-        spelled; its first spelling counts. Links are not followed: a list may be long, and remote.
+        Both are the same object if there is only one file. All spellings of a file's path count as
+        one file; the first is hashed. Links are not resolved, since a list may be long or remote.
         """
         paths = self._paths.dictionary_encode()
         spellings = paths.dictionary.to_pylist()
@@ -72,19 +72,19 @@ class Listed(collections.abc.Sequence):
 
 
 def read(where, file):
-    """Reads a list.
+    """Reads a list file.
 
     Args:
-      where: its path or URL; paths in it are relative to the folder of that.
-      file: open, binary. A text has lines of a path and perhaps a start and an end, in seconds,
-        with tabs between; empty lines are left out. A table has a column `path` and perhaps
-        columns `start` and `end`, where an empty cell means the video's.
+      where: its path or URL; paths in it are relative to its folder.
+      file: the open binary file. A text file has lines of a path and optionally a start and an end,
+        in seconds, separated by tabs; empty lines are ignored. A table has a column `path` and
+        optionally columns `start` and `end`, in which cells may be empty.
 
     Returns:
       `Listed`.
 
     Raises:
-      ValueError: an error in the list, with its line, or row.
+      ValueError: the list has an error; the message gives its line or row.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -111,12 +111,12 @@ def read(where, file):
     _check_systems(where, paths)
     items = Listed(posixpath.dirname(where), paths, starts, ends)
     items = items._only(~empty) if empty.any() else items
-    pa.default_memory_pool().release_unused()  # it would keep several times the list
+    pa.default_memory_pool().release_unused()  # otherwise it keeps several times the list's size
     return items
 
 
 def _text(file):
-    """Returns the columns of lines with tabs."""
+    """Parses the columns of tab-separated lines."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -133,7 +133,7 @@ def _text(file):
 
 
 def _csv(file):
-    """Returns those columns of a table that matter, as strings."""
+    """Reads the known columns of a CSV file as strings."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -147,7 +147,7 @@ def _csv(file):
 
 
 def _parquet(file):
-    """Returns those columns of a table that matter."""
+    """Reads the known columns of a parquet file."""
     from pyarrow import parquet
 
     source = parquet.ParquetFile(file)
@@ -162,7 +162,7 @@ def _known(names):
 
 
 def _seconds(where, column, count, default):
-    """Returns a column as float64, `default` where it is empty."""
+    """Returns a column as float64, with `default` for empty cells."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -185,7 +185,7 @@ def _seconds(where, column, count, default):
 
 
 def _check_systems(where, paths):
-    """Raises ValueError where the file system of a URL in the list is unknown or not installed."""
+    """Raises ValueError if the file system of a URL in the list is unknown or not installed."""
     import fsspec
     import pyarrow.compute as pc
 

@@ -1,4 +1,4 @@
-"""Reads JSON files that others may have written, or damaged; errors name the file."""
+"""Reads and checks JSON files of external or damaged data; errors name the file."""
 
 import json
 import math
@@ -18,11 +18,11 @@ def load(path, what):
     """Returns the object that a JSON file holds.
 
     Args:
-      path: of the file.
-      what: what it should be, for an error message.
+      path: path of the file.
+      what: description of the expected content, for error messages.
 
     Raises:
-      ValueError: there is no such file, it can't be read, or it holds no JSON object.
+      ValueError: the file is missing, can't be read, or holds no JSON object.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -43,14 +43,14 @@ def parse(text, where, what):
 
 
 def check(where, name, value, kind):
-    """Returns a value, or raises ValueError where it isn't of a kind of `KINDS`."""
+    """Returns `value`, or raises ValueError if it isn't of the given kind of `KINDS`."""
     if not KINDS[kind](value):
         raise ValueError(f"{where}: {name}: expected {kind}, got {_short(value)}")
     return value
 
 
 def field(where, found, name, kind):
-    """Returns an entry of an object, or raises ValueError where it isn't of a kind of `KINDS`."""
+    """Returns `found[name]`, or raises ValueError if it isn't of the given kind of `KINDS`."""
     if name not in found:
         raise ValueError(f"{where}: {name}: expected {kind}, got nothing")
     return check(where, name, found[name], kind)

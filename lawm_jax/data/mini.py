@@ -1,8 +1,8 @@
-"""Reads lawm_mini, the labelled set that the package embeds: a simulated arm, a walk through rooms.
+"""Reads lawm_mini, the labeled data embedded in the package: a simulated arm, a walk through rooms.
 
-`FOLDER/{panda,nav}/{train,test}/NNNN.mp4` are episodes of 4 frames per second; `NNNN.npz` beside
-each holds `actions` float32 [T-1,U], where actions[t] leads frame t to t+1, and `state` float32
-[T,k].
+`FOLDER/{panda,nav}/{train,test}/NNNN.mp4` are episodes at 4 frames per second. `NNNN.npz` beside
+each holds `actions` float32 [T-1,U], where actions[t] leads from frame t to t+1, and `state`
+float32 [T,k].
 """
 
 import contextlib
@@ -21,10 +21,10 @@ from lawm_jax.data import episodes, pace, paths, recent, video
 
 FOLDER = str(pathlib.Path(__file__).resolve().parents[1] / "assets" / "lawm_mini")
 FPS = 4.0
-# `ast` parses an array's header, and all threads share its recursion counter: once in many thousand
-# reads it raises SystemError (python/cpython, issue 106905).
+# numpy parses array headers with `ast`, whose recursion counter is shared by all threads: one in
+# many thousand reads raises SystemError (python/cpython, issue 106905).
 _PARSING = threading.Lock()
-# What zipfile and numpy raise for a damaged file; the last for a compression that zipfile lacks.
+# Raised by zipfile and numpy for damaged files; the last one for an unknown compression.
 _ARCHIVE = zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError
 
 
@@ -32,18 +32,18 @@ def source(name, where, split, data, view):
     """Opens one part of lawm_mini: the source `mini:panda`, `mini:nav` or `mini:FOLDER/PART`.
 
     Args:
-      name: what an error message calls it.
-      where: the embedded part, or the folder of another set of the same layout.
+      name: name used in error messages.
+      where: the embedded part, or the folder of other data with the same layout.
       split: "train" or "test".
       data: has `frames` and `fps`.
-      view: `frames.View`, or None to read labels alone.
+      view: `frames.View`, or None to read only labels.
 
     Raises:
       ValueError: there are no episodes, or `data.fps` isn't 4.
     """
     if data.fps != FPS:
         raise ValueError(f"data.fps: {name} has {FPS} frames a second, got {data.fps}")
-    folder = os.path.join(FOLDER, paths.expand(where), split)  # just `where` if that is absolute
+    folder = os.path.join(FOLDER, paths.expand(where), split)  # an absolute path replaces FOLDER
     items = tuple(paths.once(glob.glob(os.path.join(glob.escape(folder), "*.mp4"))))
     if not items:
         known = "expected panda, nav or FOLDER/PART"
@@ -56,7 +56,7 @@ class _Open:
     """Opens episodes by the path of their video; picklable.
 
     Attributes:
-      frames: remembers how many frames the videos have.
+      frames: cache of the videos' frame counts.
     """
 
     frames: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(2**14))
@@ -94,7 +94,7 @@ class _Open:
 
 
 def _frames(path):
-    """Returns the number of a video's frames; raises UnreadableVideo where they aren't at `FPS`."""
+    """Returns the number of frames of a video; raises UnreadableVideo unless they are at `FPS`."""
     shown = pace.times(path)
     if not (np.abs(shown - np.arange(len(shown)) / FPS) <= pace.NEAR / FPS).all():
         raise episodes.UnreadableVideo(path, f"its frames don't come {FPS:g} times a second")

@@ -1,23 +1,23 @@
-"""Writes films: H.264 in MP4, which every browser plays."""
+"""Writes videos as H.264 in MP4, which every browser plays."""
 
 import fractions
 
 
 def write(path, frames, rate, options, bt709=False):
-    """Writes a film.
+    """Writes a video file.
 
     Args:
-      path: of the film, .mp4.
+      path: path of the .mp4 file.
       frames: iterable of uint8 [H, W, 3], H and W even.
       rate: frames per second.
-      options: of libx264, such as {"crf": "23"}.
-      bt709: whether to convert colors as BT.709, and to say so in the file; by default PyAV
-        converts them, as BT.601.
+      options: options of libx264, such as {"crf": "23"}.
+      bt709: whether to convert colors with BT.709 and tag the file accordingly; by default PyAV
+        converts them with BT.601.
     """
     import av
     from av.video.reformatter import Colorspace
 
-    # A page can start to play what has its index first.
+    # With the index first, a browser can start to play before the download ends.
     with av.open(str(path), "w", options={"movflags": "+faststart"} if bt709 else {}) as container:
         rate = fractions.Fraction(rate).limit_denominator(1000)
         stream = None

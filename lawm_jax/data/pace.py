@@ -1,4 +1,4 @@
-"""Finds out when the frames of a video are shown, without decoding them."""
+"""Determines when the frames of a video are shown, without decoding them."""
 
 import math
 
@@ -6,25 +6,25 @@ import numpy as np
 
 from lawm_jax.data import container
 
-NEAR = 0.25  # of a frame's time: so far a frame may lie from its row, to be its own
+NEAR = 0.25  # tolerance between a frame's time and its row's, as a fraction of the frame interval
 
 
 def times(path, first=0.0, last=math.inf):
-    """Lists when the frames of a video are shown.
+    """Returns the times at which the frames of a video are shown.
 
     Args:
-      path: of the video.
-      first, last: start and end of the part of it to look at, seconds from its first frame.
+      path: path of the video.
+      first, last: start and end of the part to read, in seconds from the first frame.
 
     Returns:
-      float64 [n], rising, seconds from the first frame of the video: those in [first, last).
+      float64 [n], ascending times in [first, last), in seconds from the first frame of the video.
 
     Raises:
-      UnreadableVideo: it can't be opened, or a packet doesn't say when its frame is shown.
+      UnreadableVideo: the video can't be opened, or a packet has no timestamp.
     """
     found = []
     with container.opened(path) as film:
-        # Seeking goes by decoding times, and a frame may be decoded well before it is shown.
+        # Seeking uses decoding times, and a frame may be decoded well before it is shown.
         packets, _ = film.packets(max(0.0, first - 1))
         for packet in packets:
             if not packet.size or packet.is_discard:
@@ -41,17 +41,17 @@ def times(path, first=0.0, last=math.inf):
 
 
 def sampling(shown, indices):
-    """Returns the start and rate of evenly spaced times at which some frames are on screen.
+    """Returns the start and rate of evenly spaced times at which the given frames are on screen.
 
     Args:
-      shown: float64 [n], when each frame is shown, rising.
-      indices: int [F], the frames, evenly spaced.
+      shown: float64 [n], ascending times at which the frames are shown.
+      indices: int [F], the given frames, evenly spaced.
 
     Returns:
-      start, seconds, and rate, per second; in the middle of the time that the frames are shown.
+      start, seconds, and rate, per second, of times near the middle of each frame's interval.
 
     Raises:
-      ValueError: the frames are too unevenly spaced for that.
+      ValueError: the times of the frames are too uneven.
     """
     step = np.median(np.diff(shown)) if len(shown) > 1 else 1.0
     ends = np.append(shown[1:], shown[-1] + step)

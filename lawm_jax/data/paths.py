@@ -1,4 +1,4 @@
-"""Paths as people write them, and the files that they stand for."""
+"""Expands, compares and lists paths."""
 
 import fnmatch
 import glob
@@ -9,8 +9,8 @@ import os
 def expand(path):
     """Returns a path with a leading `~` or `~NAME` replaced by that home folder.
 
-    A shell leaves `--out=~/x` and `records:~/x` alone. URLs such as gs://BUCKET/FILE stay as they
-    are; so does a `~NAME` of nobody on this machine.
+    A shell doesn't expand `--out=~/x` or `records:~/x`. URLs such as gs://BUCKET/FILE and unknown
+    `~NAME`s are returned unchanged.
 
     Args:
       path: str or `os.PathLike`.
@@ -26,9 +26,9 @@ def expand(path):
 
 
 def identity(path):
-    """Returns a name of a file or folder that is the same however its path is spelled.
+    """Returns a name of a file or folder that doesn't depend on how its path is spelled.
 
-    A local one goes by its real path: absolute, and without links. A URL stays as it is, without
+    For a local path it is the real path: absolute, with links resolved. A URL is returned without
     doubled slashes.
     """
     path = expand(path)
@@ -43,13 +43,13 @@ def identity(path):
 def below(folder, suffixes=("",)):
     """Lists the files below a folder, each real file once.
 
-    Links are followed. Of several paths of a file or folder the one through the fewest links
-    counts, and then the first: links that come later change nothing, and circles of links end.
-    Names that start with a dot are left out, as `glob` does.
+    Links are followed, and cycles of links end. If a file or folder has several paths, the one
+    through the fewest links is used, and among these the first, so that adding links changes
+    nothing. As in `glob`, names that start with a dot are left out.
 
     Args:
-      folder: a local one.
-      suffixes: of the files to list, in lower case; those of any case match.
+      folder: a local folder.
+      suffixes: suffixes of the files to list, in lower case, matched in any case.
 
     Returns:
       Paths relative to the folder, with "/", sorted.
@@ -61,7 +61,7 @@ def below(folder, suffixes=("",)):
         try:
             key = _key(where)
             entries = [] if key in seen else list(os.scandir(where))
-        except OSError:  # as `glob` does where it may not look
+        except OSError:  # ignore unreadable folders, as `glob` does
             continue
         seen.add(key)
         for entry in entries:
@@ -81,14 +81,14 @@ def matching(pattern, suffixes=("",)):
     """Lists the files that a glob pattern matches, each real file once.
 
     Args:
-      pattern: as `glob.glob` takes it with recursive=True.
+      pattern: a pattern for `glob.glob` with recursive=True.
       suffixes: as in `below`.
 
     Returns:
-      Paths, sorted.
+      Sorted paths.
     """
     parts = pattern.split("/")
-    if "**" in parts:  # not by `glob`, which follows circles of links
+    if "**" in parts:  # `glob` would follow cycles of links
         deep = parts.index("**")
         after = parts[deep:] if any(parts[deep + 1 :]) else ["**", "*"]
         roots = [root + "/" for root in glob.iglob("/".join(parts[:deep]))] if deep else [""]
@@ -104,7 +104,7 @@ def matching(pattern, suffixes=("",)):
 
 
 def once(paths):
-    """Returns local files sorted, each real one once: by a path without links, if there is one."""
+    """Returns sorted local files, each real file once, preferably by a path without links."""
     found = {}
     for path in paths:
         found.setdefault(_key(path), set()).add(path)
@@ -116,13 +116,13 @@ def once(paths):
 
 
 def _key(path):
-    """Returns what tells one real file or folder from all others; hard links are one file."""
+    """Returns a unique key of a real file or folder; hard links have the same key."""
     status = os.stat(path)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 
 def _matches(parts, pattern):
-    """Tells whether the parts of a path match those of a glob pattern."""
+    """Returns whether the parts of a path match the parts of a glob pattern."""
     if not pattern:
         return not parts
     if pattern[0] == "**":

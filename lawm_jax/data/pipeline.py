@@ -1,8 +1,8 @@
-"""Streams batches of clips to train on, and fixed clips to evaluate on.
+"""Streams batches of training clips, and yields fixed clips for evaluation.
 
-The order of examples, the files they come from and where each clip starts are functions of the seed
-and of the example's number alone. Threads, worker processes, training processes and restarts change
-none of them.
+The order of examples, the files they come from and the start of each clip depend only on the seed
+and the example's number. They are the same for any number of threads, worker processes and training
+processes, and after a restart.
 """
 
 import contextlib
@@ -48,46 +48,46 @@ KINDS = {
 }
 
 _LOG = logging.getLogger(__name__)
-_SILENT = 3  # files in a row that the system doesn't give end the run
-_BUFFER_BYTES = 2**29  # of decoded clips that wait for their batch, per process
+_SILENT = 3  # consecutive files with system errors after which the run ends
+_BUFFER_BYTES = 2**29  # of prefetched clips, per process
 
 
 def clips(config, split="train", *, process_index=0, process_count=1, skipped=None):
-    """Starts an endless stream of batches.
+    """Returns an endless iterator over batches of training clips.
 
-    Each of `process_count` processes gets its block of the same global batch. Of each source, an
-    epoch has one clip of every file or episode, however long, at a place drawn evenly from it. That
-    holds for raw video, recorded episodes and what was ingested of either.
+    Each of `process_count` processes gets its block of the same global batch. In each epoch, every
+    file or episode of a source yields one clip, whatever its length, at a uniformly random
+    position. The same holds for ingested data.
 
-    An unreadable file is reported once and another one, drawn from the same source by the example's
-    own seed, takes its place: batches stay full, weights of the mixture hold, and processes stay in
-    step. What the system fails to give, as by a time-out, is asked for again; where that doesn't
-    help, the file is left out this once. An error of the code ends the run.
+    An unreadable file is reported once and replaced by another file of the same source, drawn with
+    the example's seed: batches stay full, mixture weights hold, and processes stay in step. System
+    errors, such as a time-out, are retried; if they persist, the file is skipped for this example
+    only. Any other exception is a bug and ends the run.
 
     Args:
       config: has `seed` and `data.{videos, sources, mixture, frames, fps, resize, size, augment,
-        batch, holdout, workers}`. `mixture` maps names to weights and `sources` the same names to
-        what they stand for, see `source`. `videos`, where it is not "", is the only source.
-        `batch` is the global batch. Recordings of a constant rate are read at the nearest of its
-        fractions to `fps`, which is logged where it is another: see `episodes.stride`.
-      split: "train" or "test"; sources without a split of their own hold out a `holdout` of theirs.
-      process_index, process_count: which share to yield.
-      skipped: path of a JSONL file that gets a line {"source", "path", "reason"} per unreadable
-        file, once; None to log only.
+        batch, holdout, workers}`. `mixture` maps names of sources to weights and `sources` maps the
+        same names to specs, see `source`. If `videos` isn't "", it is the only source. `batch` is
+        the global batch. Recordings with a constant rate are subsampled to the rate nearest to
+        `fps`; a rate that differs from `fps` is logged, see `episodes.stride`.
+      split: "train" or "test"; sources without predefined splits hold out a fraction `holdout`.
+      process_index, process_count: which block of each batch to yield.
+      skipped: path of a JSONL file to which one line {"source", "path", "reason"} is appended per
+        unreadable file; None to log only.
 
     Returns:
-      A Grain iterator with `get_state`, `set_state` and `shapes`, those of one example; the state
-      holds for any number of processes and workers. A batch is a dict of arrays: `video` uint8
-      [B,F,H,W,3]; `source` int32 [B], the rank of the name among the sorted names of `mixture`;
-      `episode` int32 [B], the item's number within its source; `start` float32 [B], see `episodes`;
-      and what else all sources have in the same shape, such as `actions` float32 [B,F-1,U] and
-      `state` float32 [B,F,k], unless `augment.flip` mirrors them. Sources of an encoder's states
-      have `states` bfloat16 [B,T,N,D] instead of `video`.
-      B = batch / process_count.
+      A Grain iterator with `get_state`, `set_state` and `shapes`, the shapes of one example. The
+      state is valid for any number of processes and workers. A batch is a dict of arrays: `video`
+      uint8 [B,F,H,W,3]; `source` int32 [B], the rank of the name among the sorted names of
+      `mixture`; `episode` int32 [B], the item's number within its source; `start` float32 [B], see
+      `episodes`; and all other arrays that have the same shape in all sources, such as `actions`
+      float32 [B,F-1,U] and `state` float32 [B,F,k], except that `augment.flip` removes these two.
+      Sources of encoder states have `states` bfloat16 [B,T,N,D] instead of `video`. B = batch /
+      process_count.
 
     Raises:
-      ValueError: `batch` isn't divisible by `process_count`, nothing matches, of some source not
-        one file can be read, or sources share neither `video` nor `states`.
+      ValueError: `batch` isn't divisible by `process_count`, a source matches no files, no file of
+        a source can be read, or the sources share neither `video` nor `states`.
     """
     import absl.flags
     import grain
@@ -106,7 +106,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
             readers.append(_Reader(source(config, name, split), rank, data.augment.cut, failures))
             weights.append(weight)
     shared = _shared([reader.check() for reader in readers])
-    if data.augment.flip:  # which way was right is left now
+    if data.augment.flip:  # the labels of a mirrored clip are wrong
         shared = {key: value for key, value in shared.items() if key not in ("actions", "state")}
     streams = []
     for reader in readers:
@@ -116,15 +116,15 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
         streams.append(order.random_map(reader))
     examples = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
 
-    # Every example exists, so a batch's pieces can be dealt to workers in turn and come back in
-    # order. One by one they would cost more to hand over than to read.
+    # No example is ever filtered out, so Grain can assign the pieces of a batch to workers in turn
+    # and return them in order. Transferring single examples would cost more than reading them.
     workers = max(1, data.workers)
     piece = max(n for n in range(1, 17) if batch % n == 0) if data.workers else 1
     piece_bytes = piece * sum(value.nbytes for value in shared.values())
     buffer = max(1, min(_BUFFER_BYTES // piece_bytes, 2 * batch // piece) // workers)
     threads = min(buffer, 16, max(1, (os.cpu_count() or 1) // workers))
 
-    def mine(index):  # a process has a block of each batch: the order does not depend on them
+    def mine(index):  # a block of each batch, so that the order doesn't depend on process_count
         before, place = divmod(index, batch)
         return examples[(before * process_count + process_index) * batch + place]
 
@@ -135,7 +135,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
         if not data.workers:
             read = left.to_iter_dataset(grain.ReadOptions(threads, buffer))
             return iter(read.batch(batch, drop_remainder=True))
-        if not absl.flags.FLAGS.is_parsed():  # as in a notebook; Grain's workers read flags
+        if not absl.flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read flags
             absl.flags.FLAGS.mark_as_parsed()
         _check_shared_memory(piece_bytes * data.workers * (min(buffer, 2) + 2))
         read = left.batch(piece).to_iter_dataset(grain.ReadOptions(threads, buffer))
@@ -147,25 +147,25 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
 
 
 def episodes(config, name, split="test", *, most=None, skipped=None, without=()):
-    """Yields the clips of one source at fixed places, in a fixed order.
+    """Yields the clips of one source at fixed positions, in a fixed order.
 
-    Clips of a file don't overlap; a video gives four at most, spread over its length.
+    Clips of an item don't overlap. A video yields at most four, spread over its length.
 
     Args:
       config: as in `clips`.
       name: one of `names(config)`.
       split: "train" or "test".
-      most: number of items to read at most, evenly spread over the source; None reads all.
+      most: maximum number of items to read, evenly spread over the source; None reads all.
       skipped: as in `clips`.
       without: set of `identities` of items to leave out.
 
     Yields:
       Dicts with `video` uint8 [F,H,W,3], `source` (the name), `episode` (path or number of the
-      item), `start` (step of the episode, or seconds of a video); labelled ones with `actions`
+      item) and `start` (step of the episode, or seconds of a video); labeled sources add `actions`
       float32 [F-1,U] and `state` float32 [F,k].
 
     Raises:
-      ValueError: nothing matches.
+      ValueError: the source matches no files.
     """
     found = source(config, name, split)
     failures, items = _Failures(skipped), found.items
@@ -181,38 +181,38 @@ def episodes(config, name, split="test", *, most=None, skipped=None, without=())
 
 
 def identities(config, name, split="train"):
-    """Lists the identities of the items of one source, however its path is spelled.
+    """Returns the identities of the items of one source.
 
-    Two configs that share an identity read the same file, folder or episode: with or without a
-    slash at the end, by a relative path, a link or a glob, or from ingested records of it. Data
-    that was copied, or ingested where it was mounted elsewhere, has other identities.
+    Two configs share an identity if they read the same file, folder or episode: by a relative path,
+    a link or a glob, with or without a trailing slash, or from ingested records. Data that was
+    copied, or mounted elsewhere when it was ingested, has other identities.
 
     Args:
       config, name, split: as in `source`.
 
     Returns:
-      A tuple of str, one for each of the source's items, in their order; see `episodes.identity`.
+      A tuple of str, one per item of the source, in order; see `episodes.identity`.
 
     Raises:
-      ValueError: as `source` does.
+      ValueError: as in `source`.
     """
     found = source(config, name, split)
     return tuple(episodes_.identity(found, item) for item in found.items)
 
 
 def names(config):
-    """Lists the sources to train on."""
+    """Returns the sorted names of the sources to train on."""
     return sorted(name for name, weight in _weights(config.data).items() if weight > 0)
 
 
 def source(config, name, split="train"):
-    """Opens one source.
+    """Opens one source of a config.
 
     Args:
       config: as in `clips`.
-      name: one of `names(config)`. `data.sources[name]` says what it stands for: KIND:WHERE or
-        KIND:WHERE?OPTION=VALUE&..., with a kind of `KINDS`; "videos" stands for `data.videos`,
-        which may also leave out the kind, or be a list of paths.
+      name: one of `names(config)`. `data.sources[name]` is the source's spec, KIND:WHERE or
+        KIND:WHERE?OPTION=VALUE&..., with a kind of `KINDS`. The name "videos" refers to
+        `data.videos`, which may omit the kind or be a list of paths.
       split: "train" or "test".
 
     Returns:
@@ -239,11 +239,11 @@ def source(config, name, split="train"):
 
 
 class Spec(NamedTuple):
-    """Holds what the text of a source says.
+    """A parsed source spec, see `parse`.
 
     Attributes:
       kind: a key of `KINDS`.
-      where: a path; of "videos" also a glob or a list of paths.
+      where: a path; for the kind "videos" also a glob or a list of paths.
       options: name -> value, both str.
     """
 
@@ -253,28 +253,28 @@ class Spec(NamedTuple):
 
     @property
     def folder(self):
-        """The path of the data, `~` expanded; embedded data has a name in place of a path."""
+        """The path of the data, with `~` expanded; for embedded data, its folder in the package."""
         path = paths_.expand(self.where)
         return os.path.join(mini.FOLDER, path) if self.kind == "mini" else path
 
 
 def parse(name, text):
-    """Parses the text of a source: KIND:WHERE, or KIND:WHERE?OPTION=VALUE&...
+    """Parses a source spec: KIND:WHERE, or KIND:WHERE?OPTION=VALUE&...
 
     Args:
-      name: of the source, for errors.
-      text: str, or a list of paths. Without a kind it stands for video files.
+      name: the source's name in error messages.
+      text: str, or a list of paths. Without a kind, it denotes video files.
 
     Returns:
-      A Spec. A folder may have a question mark in its name.
+      A Spec. A question mark in the name of an existing folder belongs to the name.
 
     Raises:
-      ValueError: what follows the question mark are no options.
+      ValueError: the text after the question mark isn't a list of options.
     """
     kind, _, where = text.partition(":") if isinstance(text, str) else ("", "", "")
     if kind not in KINDS:
         return Spec("videos", text, {})
-    # Globs have question marks, too.
+    # In a glob, a question mark is a wildcard.
     if kind == "videos" or "?" not in where or os.path.exists(paths_.expand(where)):
         return Spec(kind, where, {})
     folder, _, query = where.rpartition("?")
@@ -286,7 +286,7 @@ def parse(name, text):
 
 
 def open_source(name, text, split, data):
-    """Opens a source by its text, see `parse`; the other arguments are those of `source`."""
+    """Opens a source from its spec, see `parse`; the other arguments are as in `source`."""
     augment, spec = data.augment, parse(name, text)
     area = tuple(augment.area) if augment.crop else None
     view = frames.View(data.size, data.resize, area, tuple(augment.ratio), augment.flip)
@@ -299,17 +299,17 @@ def open_source(name, text, split, data):
 
 
 def statistics_of(config):
-    """Reads what the labels of the one source to train on were measured to be.
+    """Reads the label statistics of the only training source.
 
     Args:
       config: as in `clips`.
 
     Returns:
-      What `statistics.measure` returned, with "actions".
+      A dict as returned by `statistics.measure`, with "actions".
 
     Raises:
-      ValueError: there is more than one source, or it has no actions, or it has not been measured,
-        or is not what was measured; the text gives the command.
+      ValueError: there is more than one source, or it has no actions, or its statistics are missing
+        or belong to other data; the message gives the command to make them.
     """
     name, *others = names(config)
     if others:
@@ -329,9 +329,9 @@ def statistics_of(config):
 
 
 def _check_shared_memory(need, folder="/dev/shm"):
-    """Raises ValueError where worker processes would die for lack of shared memory.
+    """Raises ValueError if workers would run out of shared memory and die.
 
-    Each hands over pieces of batches there: some that wait, one to write and one being read.
+    Each worker holds pieces of batches there: some queued, one being written and one being read.
     """
     if not os.path.isdir(folder):
         return
@@ -355,7 +355,7 @@ def _weights(data):
 
 
 def _shared(clips):
-    """Returns the arrays of the first of `clips` that all have, in the same shape and type."""
+    """Returns the arrays of the first clip that all clips have with the same shape and dtype."""
     like = lambda a, b: a.shape == b.shape and a.dtype == b.dtype  # noqa: E731
     shared = {
         key: value
@@ -369,24 +369,24 @@ def _shared(clips):
 
 
 def _joined(pieces):
-    """Makes a batch of its pieces."""
+    """Concatenates pieces into a batch."""
     if len(pieces) == 1:
         return pieces[0]
     return {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
 
 
 class _Failures:
-    """Remembers and reports what can't be read; shared by threads."""
+    """Records and reports unreadable files; thread-safe."""
 
     def __init__(self, path):
         self.path = path
         self.reasons = {}
-        self.reported, self.offset = set(), 0  # what the file says up to there
+        self.reported, self.offset = set(), 0  # (source, path) rows of the file up to the offset
 
     def add(self, source, error):
-        """Reports a file or episode, once over threads, processes and restarts."""
+        """Reports an unreadable file or episode, once across threads, processes and restarts."""
         mine = [error.reason]
-        if self.reasons.setdefault(error.path, mine) is not mine:  # atomic: one thread goes on
+        if self.reasons.setdefault(error.path, mine) is not mine:  # atomic: one thread reports
             return
         _LOG.warning("skipped file %d, %s", len(self.reasons), error)
         if self.path:
@@ -395,11 +395,11 @@ class _Failures:
     def _append(self, row):
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
         with open(self.path, "ab+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # until closed: other processes may be writing, too
+            fcntl.flock(file, fcntl.LOCK_EX)  # until closed: other processes may be writing
             file.seek(self.offset)
             line = b"\n"
             for line in file:
-                with contextlib.suppress(ValueError):  # a line that a killed process left half
+                with contextlib.suppress(ValueError):  # a line cut short when a process was killed
                     before = json.loads(line)
                     self.reported.add((before["source"], before["path"]))
             half = 0 if line.endswith(b"\n") else len(line)
@@ -409,9 +409,9 @@ class _Failures:
 
 
 def _order(first, count, random):
-    """Yields `first`, and then the other numbers below `count` in an order drawn by `random`.
+    """Yields `first`, then the other numbers below `count` in a random order.
 
-    One by one: hardly ever more than a few are wanted, of a count that may be millions.
+    Draws them lazily: usually only a few are needed, and `count` may be millions.
     """
     seen = {first}
     yield first
@@ -423,23 +423,23 @@ def _order(first, count, random):
 
 
 class _Reader:
-    """Reads one example of a source: picklable, since Grain sends it to worker processes."""
+    """Reads one example of a source; picklable, since Grain sends it to worker processes."""
 
     def __init__(self, source, rank, cut, failures):
         self.source, self.rank, self.cut, self.failures = source, rank, cut, failures
-        self.files = getattr(source, "files", None)  # None: each item is one
+        self.files = getattr(source, "files", None)  # None: each item is one file
         self.count = len(source.items if self.files is None else self.files)
         self.hopeless = set()
         self.keys = None
 
     def __call__(self, index, random):
-        """Reads a clip of file `index`, or of the first readable one in an order from `random`."""
+        """Returns a clip of file `index`, or of the first readable file in a random order."""
         seed = int(random.integers(2**63))
         silent = 0
         for file in _order(index, self.count, random):
             try:
                 clip = self._read(file, seed)
-            except frames.UnreadableVideo:  # the system's fault, and not for this file alone
+            except frames.UnreadableVideo:  # a system error that outlasted the retries
                 silent += 1
                 if silent == _SILENT:
                     raise
@@ -449,7 +449,7 @@ class _Reader:
         raise ValueError(f"{self.source.name}: no file can be read any more")
 
     def check(self):
-        """Returns the first clip that can be read; raises ValueError where there is none."""
+        """Returns the first clip that can be read; raises ValueError if there is none."""
         for file in range(self.count):
             clip = self._read(file, 0)
             if clip:
@@ -460,10 +460,10 @@ class _Reader:
         raise ValueError(f"{self.source.name}: {text}")
 
     def _read(self, file, seed):
-        """Returns the arrays of a clip to train on, or None.
+        """Returns the arrays of a training clip, or None if the file is unreadable.
 
         Raises:
-          UnreadableVideo: the system failed, again and again.
+          UnreadableVideo: system errors persisted through all retries.
         """
         index = file
         if self.files is not None:
@@ -472,7 +472,7 @@ class _Reader:
             return None
 
         def read():
-            # Afresh, so that a clip doesn't depend on how many were tried before.
+            # A new Generator per attempt, so that a retry reads the same clip.
             clip = self.source.clip(self.source.items[index], np.random.default_rng(seed))
             if self.cut and "video" in clip:
                 frames.refuse_cuts(clip, self.cut)

@@ -1,22 +1,22 @@
-"""Turns recorded poses into the actions between them."""
+"""Converts recorded poses to the actions between them."""
 
 import numpy as np
 
 
 def droid_actions(poses, gripper):
-    """Returns what a robot's hand achieved from step to step, in the frame of its base.
+    """Returns the achieved change of a robot hand's pose from step to step, in the base frame.
 
     Args:
-      poses: [F, 6], position x, y, z (metres) and Euler angles (radians) of turns about the fixed
-        axes x, y and z, in this order: scipy's "xyz".
+      poses: [F, 6], position x, y, z (meters) and Euler angles (radians) about the fixed axes x, y
+        and z, in this order: scipy's "xyz".
       gripper: [F], how far the gripper is closed.
 
     Returns:
-      float32 [F-1, 7]: change of position, Euler angles of the turn R_next R^T that leads from one
-      pose to the next, change of the gripper.
+      float32 [F-1, 7]: change of position, Euler angles of the rotation R_next R^T from one pose to
+      the next, and change of the gripper.
 
     Raises:
-      ValueError: the shapes differ from these, or a value isn't finite.
+      ValueError: a shape differs, or a value isn't finite.
 
     Source: `poses_to_diffs` of github.com/facebookresearch/vjepa2, app/vjepa_droid/droid.py.
     """
@@ -34,17 +34,17 @@ def droid_actions(poses, gripper):
 
 
 def body_frame(position, yaw):
-    """Returns how a vehicle moved from step to step, in its own frame before the step.
+    """Returns the motion of a vehicle from step to step, in its own frame before the step.
 
     Args:
-      position: [F, 2], x and y, metres.
-      yaw: [F], radians from x towards y.
+      position: [F, 2], x and y, meters.
+      yaw: [F], radians from x toward y.
 
     Returns:
-      float32 [F-1, 3]: forward and to the left (metres), turn to the left in (-pi, pi] (radians).
+      float32 [F-1, 3]: forward and to the left (meters), turn to the left in (-pi, pi] (radians).
 
     Raises:
-      ValueError: the shapes differ from these, or a value isn't finite.
+      ValueError: a shape differs, or a value isn't finite.
     """
     position, yaw = np.asarray(position, np.float64), np.asarray(yaw, np.float64)
     if position.shape != (len(yaw), 2) or yaw.ndim != 1:
@@ -60,13 +60,13 @@ def body_frame(position, yaw):
 
 
 def follow(actions):
-    """Returns where a vehicle gets to by moves in its own frame: undoes `body_frame`.
+    """Integrates a vehicle's motions in its own frame into poses; inverts `body_frame`.
 
     Args:
-      actions: [..., T, 3], forward, to the left (metres), turn to the left (radians).
+      actions: [..., T, 3], forward, to the left (meters), turn to the left (radians).
 
     Returns:
-      float64 [..., T, 3], the pose after each step in the frame of the first one: x, y (metres),
+      float64 [..., T, 3], the pose after each step in the frame of the first pose: x, y (meters),
       yaw (radians, not wrapped).
 
     Raises:
@@ -84,7 +84,7 @@ def follow(actions):
 
 
 def _matrices(angles):
-    """Returns the rotations [F, 3, 3] of turns about the fixed axes x, y and z by angles [F, 3]."""
+    """Returns rotation matrices [F, 3, 3] from angles [F, 3] about the fixed axes x, y and z."""
     (a, b, c), (s, t, u) = np.cos(angles.T), np.sin(angles.T)
     rows = [
         [c * b, c * t * s - u * a, c * t * a + u * s],
@@ -97,8 +97,8 @@ def _matrices(angles):
 def _angles(matrices):
     """Inverts `_matrices`; the angle about y lies in [-pi/2, pi/2].
 
-    Where that is +-pi/2 only the sum or difference of the other two is determined. Whichever x then
-    is, even if it is noise, z is taken from what is left of the rotation.
+    If that angle is +-pi/2, only the sum or difference of the other two is determined. Then the
+    angle about x is arbitrary, and the angle about z is computed from the rotation that remains.
     """
     m = np.moveaxis(matrices, 0, -1)
     x = np.arctan2(m[2, 1], m[2, 2])

@@ -5,13 +5,10 @@ import threading
 
 
 class Recent:
-    """Keeps the values of the keys that were used last; to be shared between threads.
-
-    It is empty again once it was pickled.
-    """
+    """A thread-safe least-recently-used cache; pickling empties it."""
 
     def __init__(self, most):
-        """Takes the number of values to keep."""
+        """Sets the number of values to keep."""
         self.most = most
         self._kept, self._lock = collections.OrderedDict(), threading.Lock()
 
@@ -28,12 +25,12 @@ class Recent:
         with self._lock:
             self._kept[key] = value
             while len(self._kept) > self.most:
-                self._kept.popitem(last=False)  # closed once nobody uses it any more
+                self._kept.popitem(last=False)  # an open file closes once it is unreferenced
         return value
 
 
 def open_files():
-    """Returns how many files a source may keep open: an eighth of what the process may."""
+    """Returns how many files a source may keep open: an eighth of the process's limit."""
     try:
         import resource
     except ImportError:  # Windows: 512 per process

@@ -1,13 +1,13 @@
-"""Reads RECON: a Jackal robot that explores parks and car parks, one HDF5 file per trajectory.
+"""Reads RECON: a Jackal robot that explores parks and parking lots, one HDF5 file per trajectory.
 
-`images/rgb_left` holds T JPEG files, `jackal/position` [T, >=2] the robot's x and y in metres and
-`jackal/yaw` [T] its heading in radians, all in the frame of its odometry.
+`images/rgb_left` holds T JPEG files, `jackal/position` [T, >=2] the robot's x and y in meters and
+`jackal/yaw` [T] its heading in radians, all in its odometry frame.
 
 Source: Shah et al. 2021, "Rapid Exploration for Open-World Navigation with Latent Goal Models". The
-layout is that which train/process_recon.py of github.com/robodhruv/visualnav-transformer reads;
-metres follow from its data_config.yaml (0.25 m between frames). The files don't say their rate:
-github.com/facebookresearch/nwm takes every frame as 4 per second (`--input_fps` of
-isolated_nwm_infer.py), Open X-Embodiment's conversion says 3.
+layout is the one that train/process_recon.py of github.com/robodhruv/visualnav-transformer reads;
+its data_config.yaml (0.25 m between frames) implies meters. The files don't state their rate:
+github.com/facebookresearch/nwm assumes 4 frames per second (`--input_fps` of
+isolated_nwm_infer.py), Open X-Embodiment's conversion 3.
 """
 
 import contextlib
@@ -19,33 +19,33 @@ import numpy as np
 
 from lawm_jax.data import episodes, frames, paths, poses
 
-RATE = 4.0  # frames a second
+RATE = 4.0  # frames per second
 
 _KEYS = "images/rgb_left", "jackal/position", "jackal/yaw"
-_MOST = 2**28  # bytes to read at a time; a header may promise more
+_MOST = 2**28  # limit of the bytes per read; a header may claim more
 _LOG = logging.getLogger(__name__)
 
 
 def source(name, where, split, data, view, rate=RATE):
     """Opens RECON: the source `recon:FOLDER` or `recon:FOLDER?rate=3`.
 
-    Its clips have `actions` float32 [F-1,3], how the robot moved in its own frame before the step:
-    forward and to the left (metres), turn to the left (radians); and `state` float32 [F,3]: x, y
+    Its clips have `actions` float32 [F-1,3], the robot's motion in its own frame before the step:
+    forward and to the left (meters), turn to the left (radians); and `state` float32 [F,3]: x, y
     and yaw.
 
     Args:
-      name: what an error message calls it.
+      name: name used in error messages.
       where: folder that holds *.hdf5 at any depth.
       split: "train" or "test", by a hash of the path within the folder.
       data: has `frames`, `fps` and `holdout`.
-      view: `frames.View`, or None to read labels alone.
-      rate: frames a second of the recordings.
+      view: `frames.View`, or None to read only labels.
+      rate: frames per second of the recordings.
 
     Returns:
       `episodes.Episodes`, whose items are paths.
 
     Raises:
-      ValueError: there are no files, `rate` isn't positive, or less than `data.fps`.
+      ValueError: there are no files, or `rate` isn't positive or is less than `data.fps`.
     """
     stride = episodes.stride(name, _positive(name, rate), data.fps)
     folder = paths.expand(where)
@@ -70,11 +70,11 @@ def _positive(name, rate):
 
 @contextlib.contextmanager
 def _open(path):
-    """Opens a trajectory and turns every error in it into `UnreadableVideo`."""
+    """Opens a trajectory, and turns every error in it into `UnreadableVideo`."""
     import h5py
 
     try:
-        with h5py.File(path, "r", locking=False) as file:  # not all network disks have locks
+        with h5py.File(path, "r", locking=False) as file:  # some network disks lack file locks
             images, position, yaw = (_dataset(file, key) for key in _KEYS)
             for key, found, axes in zip(_KEYS, (images, position, yaw), (1, 2, 1), strict=True):
                 if found.ndim < axes or axes == 2 and found.shape[1] < 2:
@@ -98,14 +98,14 @@ def _open(path):
                 return clip
 
             yield episodes.Episode(len(images), arrays)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:  # what h5py has for damage
+    except (OSError, KeyError, RuntimeError, ValueError) as error:  # h5py raises all of these
         raise episodes.UnreadableVideo(path, str(error)) from error
 
 
 def _dataset(file, name):
-    """Returns a dataset whose data lies in this file, so that no file makes us read another one.
+    """Returns a dataset whose data lies in this file; refuses links to other files.
 
-    HDF5 itself follows links, virtual datasets and external storage to any path they name.
+    HDF5 itself follows links, virtual datasets and external storage to any path.
     """
     import h5py
 
@@ -126,5 +126,5 @@ def _dataset(file, name):
 
 
 def _bytes(image):
-    """Returns the bytes of an image, however HDF5 stores them: as string, opaque or as numbers."""
+    """Returns the bytes of an image that HDF5 stores as a string, opaque data or numbers."""
     return image if isinstance(image, bytes) else image.tobytes()

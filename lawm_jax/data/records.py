@@ -1,15 +1,15 @@
-"""Ingested data: clips in ArrayRecord shards, at the rate and size of training.
+"""Reads and writes ingested data: clips in ArrayRecord shards, at the rate and size of training.
 
-`DIR/{train,test}/NNNNN.array_record` hold the records and `DIR/info.json` says what they are. A
-record is a safetensors file of consecutive frames of one video or episode:
+`DIR/{train,test}/NNNNN.array_record` hold the records and `DIR/info.json` describes them. A record
+is a safetensors file of consecutive frames of one video or episode:
 
-  video    uint8 [n,S,S,3], where frames are small, or
-  jpeg     uint8 [bytes], the frames' JPEG files one after another, with ends int64 [n], or
-  states   bfloat16 [T,N,D] as uint16: a frozen encoder's, of these frames; of exactly one clip
-           where a state depends on the frames before it
-  actions  float32 [n-1,U] and state float32 [n,k], where the source is labelled
+  video    uint8 [n,S,S,3], if frames are small, or
+  jpeg     uint8 [bytes], the concatenated JPEG files of the frames, with ends int64 [n], or
+  states   bfloat16 [T,N,D] stored as uint16: a frozen encoder's states of these frames; of exactly
+           one clip if a state depends on earlier frames
+  actions  float32 [n-1,U] and state float32 [n,k], if the source is labeled
   episode  uint8 [bytes], the name of the video or episode
-  start    float64 [2], where in it the first frame lies, and how far it is to the next
+  start    float64 [2], position of the first frame in it, and the step from frame to frame
 """
 
 import contextlib
@@ -23,28 +23,28 @@ import numpy as np
 
 from lawm_jax.data import episodes, frames, metadata, paths, recent
 
-RAW_BELOW = 128  # pixels: smaller frames need little space, and no decoding
+RAW_BELOW = 128  # pixels; smaller frames are stored raw: they take little space
 _LOG = logging.getLogger(__name__)
-OPTIONS = "group_size:1,uncompressed"  # of the writer: any record can be read alone
+OPTIONS = "group_size:1,uncompressed"  # of the writer; allows reading single records
 
 
 def source(name, where, split, data, view):
     """Opens ingested data: the source `records:DIR`.
 
     Args:
-      name: what an error message calls it.
-      where: the folder that `python -m lawm_jax.ingest` wrote.
-      split: "train" or "test", as chosen when it was ingested.
+      name: name used in error messages.
+      where: the folder written by `python -m lawm_jax.ingest`.
+      split: "train" or "test", as assigned during ingest.
       data: has `frames` and `fps`.
-      view: `frames.View`, or None to read labels alone.
+      view: `frames.View`, or None to read only labels.
 
     Returns:
-      `episodes.Episodes`, whose items are numbers of records. Where the records hold states, its
-      `encoder` says of which encoder.
+      `episodes.Episodes`, whose items are numbers of records. If the records hold states, its
+      `encoder` describes their encoder.
 
     Raises:
-      ValueError: there is no complete set, it has another rate, it was cropped closer than `view`,
-        or its clips of states have another number of frames or another view.
+      ValueError: the ingest is missing or incomplete, has another rate or a closer crop than
+        `view`, or holds states of clips with another number of frames or another view.
     """
     where = paths.expand(where)
     info = read_info(where)
@@ -71,34 +71,32 @@ def source(name, where, split, data, view):
 
 
 class Files:
-    """Tells which records are of one video or episode, to draw each of these equally often.
-
-    Without this the long ones would be drawn more often than from where they were ingested.
-    """
+    """Groups records by video or episode, so that long and short ones are drawn equally often."""
 
     def __init__(self, lengths, frames):
-        """Takes the numbers of frames of each file's records, in order, and those of a clip."""
+        """Stores the frame counts of each file's records, in order, and the frames of a clip."""
         self._ends = np.cumsum([len(records) for records in lengths], dtype=np.int64)
         starts = [max(0, length - frames + 1) for records in lengths for length in records]
-        self._starts = np.append(0, np.cumsum(starts, dtype=np.int64))  # of clips, before a record
+        # Number of possible clip starts before each record.
+        self._starts = np.append(0, np.cumsum(starts, dtype=np.int64))
 
     def __len__(self):
         return len(self._ends)
 
     def pick(self, number, random):
-        """Draws a record of one file, as often as clips may start in it."""
+        """Draws a record of one file, weighted by the number of clip starts in it."""
         first, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
         low, high = self._starts[first], self._starts[end]
-        if low == high:  # each one is too short
+        if low == high:  # all records are too short
             return first
         return int(np.searchsorted(self._starts, random.integers(low, high), "right")) - 1
 
 
 def read_info(where):
-    """Reads what a folder of records holds.
+    """Reads the info.json of a folder of records.
 
     Raises:
-      ValueError: it isn't one, or not complete.
+      ValueError: it is missing or damaged, or the ingest is incomplete.
     """
     where = paths.expand(where)
     path = os.path.join(where, "info.json")
@@ -132,17 +130,17 @@ def read_info(where):
 
 
 def _trim(name, info, view):
-    """Returns side and centre of stored frames, pixels, where `view` shows the centre alone.
+    """Returns the side of stored frames and of the center that `view` shows; None if it shows all.
 
     Raises:
-      ValueError: `view` shows more than is stored, or other than the states that are stored are of.
+      ValueError: `view` shows more than is stored, or a part other than that of the stored states.
     """
     if "size" not in info or "resize" not in info:
         _LOG.warning("%s: its info.json says no resize, taken for uncropped", name)
     size = info.get("size", view.size)
     share = size / info.get("resize", size)
     ratio = view.size / view.resize / share
-    if abs(ratio - 1) < 0.01:  # but for rounding
+    if abs(ratio - 1) < 0.01:  # equal up to rounding
         return None
     made = f"with size {size} and resize {info.get('resize', size)}"
     hint = f"--resize {round(size * view.resize / view.size)}"
@@ -158,12 +156,12 @@ def _trim(name, info, view):
 
 
 def pack(part, step, quality):
-    """Makes a record.
+    """Encodes a record.
 
     Args:
-      part: dict with `video` uint8 [n,S,S,3], `episode` and `start`, perhaps `actions` and `state`.
-      step: from one frame to the next, in the unit of `start`.
-      quality: of JPEG, 1 to 95; 0 stores the frames as they are.
+      part: dict with `video` uint8 [n,S,S,3], `episode`, `start` and optionally `actions`, `state`.
+      step: distance from one frame to the next, in the unit of `start`.
+      quality: JPEG quality, 1 to 95; 0 stores raw frames.
 
     Returns:
       The record's bytes.
@@ -190,7 +188,7 @@ def pack(part, step, quality):
 
 
 def with_states(stored, states):
-    """Makes a record of an unpacked one, with `states` bfloat16 [T,N,D] in place of its frames."""
+    """Encodes an unpacked record with `states` bfloat16 [T,N,D] in place of its frames."""
     import safetensors.numpy
 
     rest = {key: value for key, value in stored.items() if key != "video"}
@@ -198,10 +196,10 @@ def with_states(stored, states):
 
 
 def unpack(record):
-    """Returns a record's arrays, as they are stored.
+    """Returns the arrays of a record, as they are stored.
 
     Raises:
-      ValueError: it is damaged.
+      ValueError: the record is damaged.
     """
     import safetensors.numpy
 
@@ -212,12 +210,12 @@ def unpack(record):
 
 
 class _Shards:
-    """Opens records by their number; picklable."""
+    """Opens records by number; picklable."""
 
     def __init__(self, folder, ends, made_from, trim):
-        """Takes the folder of a split and how many records its shards hold up to each one.
+        """Opens a split's folder; `ends` are the cumulative numbers of records of its shards.
 
-        `made_from` is the spec of what they were made from, `trim` as `_trim` returns it.
+        `made_from` is the spec of the ingested source, `trim` is as returned by `_trim`.
         """
         self.folder, self.ends, self.made_from, self.trim = folder, ends, made_from, trim
         counts = np.diff(ends, prepend=0).tolist()
@@ -228,7 +226,7 @@ class _Shards:
         return self.__dict__ | {"identities": {}}
 
     def identity(self, item):
-        """Returns the name of what a record was made from, see `episodes.identity`."""
+        """Returns the identity of the item that a record was made from, see `episodes.identity`."""
         path, place = self._place(item)
         if path not in self.identities:
             self.identities[path] = self._identities(path)
@@ -236,7 +234,7 @@ class _Shards:
         return known[place] if place < len(known) else f"{paths.identity(path)}#{place}"
 
     def _identities(self, path):
-        """Lists what the records of a shard were made from; nothing where that isn't known."""
+        """Returns the identities of a shard's records; an empty list if they are unknown."""
         try:
             with open(report_path(path), encoding="utf-8") as file:
                 rows = json.load(file)
@@ -249,7 +247,7 @@ class _Shards:
         return named if all(named) else []
 
     def _made_from(self, path):
-        """Guesses the identity of an item of records that were made before it was stored."""
+        """Guesses an item's identity, for records made before identities were stored."""
         kind, _, where = self.made_from.partition(":")
         if kind == "lerobot":
             return f"{paths.identity(where.partition('?')[0])}#{path}"
@@ -279,13 +277,13 @@ class _Shards:
 
 
 class ArrayRecords:
-    """Reads any record of ArrayRecord shards; picklable, to be shared between threads.
+    """Reads any record of ArrayRecord shards; picklable and thread-safe.
 
-    Only the shards that were read last stay open: there may be more than files may be.
+    Only recently read shards stay open: there may be more shards than a process may open files.
     """
 
     def __init__(self, paths, counts):
-        """Takes the shards, and how many records each one should have."""
+        """Takes the paths of the shards, and the expected number of records in each."""
         self.paths, self.ends = list(paths), np.cumsum(counts, dtype=np.int64)
         self.readers = recent.Recent(recent.open_files())
 
@@ -293,7 +291,7 @@ class ArrayRecords:
         """Returns the bytes of a record.
 
         Raises:
-          IndexError, RuntimeError, ValueError, OSError: it is damaged, or the shard.
+          IndexError, RuntimeError, ValueError, OSError: the record or its shard is damaged.
         """
         shard = int(np.searchsorted(self.ends, number, "right"))
         reader = self.readers.get(self.paths[shard], _reader)
@@ -310,12 +308,12 @@ def _reader(path):
 
 
 def shard_path(folder, number):
-    """Names a shard."""
+    """Returns the path of a shard."""
     return os.path.join(folder, f"{number:05}.array_record")
 
 
 def report_path(path):
-    """Returns the path of the JSON file with the outcome of each item of a shard."""
+    """Returns the path of the JSON file that reports the outcome of each item of a shard."""
     return path.removesuffix(".array_record") + ".json"
 
 
@@ -323,9 +321,9 @@ _LENGTH = ("states", "ends", "video")
 
 
 def arrays(stored, indices, view, trim=None):
-    """Returns the clip of an unpacked record's frames `indices`, as `episodes.Episode` has it.
+    """Returns the clip with frames `indices` of an unpacked record, see `episodes.Episode`.
 
-    With `trim` = (side, centre), pixels, only the centre of the stored frames is shown.
+    With `trim` = (side, center), in pixels, only the center of the stored frames is shown.
     """
     first, step = stored["start"]
     clip = {
@@ -336,7 +334,7 @@ def arrays(stored, indices, view, trim=None):
         import ml_dtypes
 
         clip["states"] = stored["states"][indices].view(ml_dtypes.bfloat16)
-        if len(indices) == len(stored["states"]):  # a whole clip: it may have more frames
+        if len(indices) == len(stored["states"]):  # whole clip; may have more frames than states
             return clip | {key: stored[key] for key in ("actions", "state") if key in stored}
     if "actions" in stored:
         clip["actions"] = stored["actions"][indices[:-1]]

@@ -1,8 +1,8 @@
-"""Checks a config's values before any work begins."""
+"""Validates a config's values before any work begins."""
 
 import math
 
-# Keys whose value is a whole number -> the least that it may be. "*" stands for any section.
+# Keys with integer values -> lowest allowed value. "*" matches any section.
 WHOLE = {
     "seed": 0,
     "steps": 1,
@@ -24,7 +24,7 @@ WHOLE = {
     "*.heads": 1,
     "*.depth": 1,
 }
-# Keys whose value is a number -> lowest, highest, and whether these two belong to the range.
+# Keys with numeric values -> lowest, highest, and whether the range includes each of the two.
 NUMBERS = {
     "data.fps": (0, math.inf, False, False),
     "data.holdout": (0, 1, True, True),
@@ -41,9 +41,9 @@ NUMBERS = {
     "optim.warmup": (0, 1, True, True),
     "optim.final": (0, 1, True, True),
 }
-# Keys of a pair -> the highest value of its second; the first is above 0 and no higher.
+# Keys with values (low, high), 0 < low <= high -> highest allowed value of `high`.
 PAIRS = {"data.augment.area": 1, "data.augment.ratio": math.inf}
-SIZES = ("mesh.data", "mesh.fsdp")  # -1 stands for what is left
+SIZES = ("mesh.data", "mesh.fsdp")  # -1 denotes all remaining devices
 
 
 def check(config, per_device=False):
@@ -51,10 +51,10 @@ def check(config, per_device=False):
 
     Args:
       config: ConfigDict or nested dict, as in configs/; sections and keys may be missing.
-      per_device: whether `data.batch` may be 0, for `data.batch_per_device` of each device.
+      per_device: whether `data.batch` may be 0, which means `data.batch_per_device` per device.
 
     Raises:
-      ValueError: a value is not; names its key.
+      ValueError: a value is out of range; the message names its key.
     """
     values = _flat(config)
     for key, value in values.items():
@@ -82,7 +82,7 @@ def check(config, per_device=False):
 
 
 def _flat(config, path=""):
-    """Names all values of nested mappings by their dotted keys."""
+    """Flattens nested mappings into a dict with dotted keys."""
     found = {}
     for key, value in config.items():
         nested = hasattr(value, "items")
@@ -91,7 +91,7 @@ def _flat(config, path=""):
 
 
 def _first(table, patterns):
-    """Returns a list of the first pattern's entry, [] where the table has none."""
+    """Returns [entry] for the first pattern that is in the table, [] if there is none."""
     return [table[pattern] for pattern in patterns if pattern in table][:1]
 
 
@@ -100,7 +100,7 @@ def _real(value):
 
 
 def _range(value, low, high, with_low, with_high):
-    """Says what is expected, and whether a value is that: text, value, bool."""
+    """Returns the expected range as text, the value, and whether the value is in the range."""
     text = f"a number {'from' if with_low else 'above'} {low}"
     if high < math.inf:
         text += f" {'to' if with_high else 'to below'} {high}"

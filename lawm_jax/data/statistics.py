@@ -1,7 +1,7 @@
-"""Measures the actions and states of a labelled source, to normalise them.
+"""Measures statistics of the actions and states of a labeled source, for normalization.
 
-The numbers lie beside the data, in `FOLDER/statistics.json`, and are made by a command of their
-own: two runs on the same data never differ because one of them saw more of it.
+They are stored beside the data, in `FOLDER/statistics.json`, by a separate command, so that all
+runs on the same data use the same statistics.
 """
 
 import dataclasses
@@ -20,22 +20,21 @@ _LOG = logging.getLogger(__name__)
 
 
 def measure(source, fps):
-    """Measures the labels of all items of a source, without their video.
+    """Measures the labels of all items of a source, held in memory, without reading video.
 
     Args:
-      source: `episodes.Episodes`. Its training split, if what is measured is to train on.
-      fps: frames a second that it was opened for.
+      source: `episodes.Episodes`; the training split, if the statistics are for training.
+      fps: frames per second for which it was opened.
 
     Returns:
-      A dict: `fps`; `stride`, steps of the recording per frame; `source`, its name; `items`, their
-      number; `fingerprint` of their names; `skipped`, how many of them can't be read to the end;
-      and for each of "actions" and "state" that there is a dict with lists of a number per
-      dimension: `mean`, `std` (of all, not of a sample), `min`, `max`, `q01` and `q99`, quantiles
-      by linear interpolation; with `count`, of steps; and `quantiles`, "exact". The labels are kept
-      in memory for it, 8 bytes each.
+      A dict: `fps`; `stride`, recorded steps per frame; `source`, its name; `items`, their number;
+      `fingerprint`, a hash of their names; `skipped`, the number of items that can't be read
+      completely; and for "actions" and "state", if present, a dict with one number per dimension in
+      each of `mean`, `std` (of the population), `min`, `max`, `q01` and `q99` (quantiles by linear
+      interpolation), plus `count`, the number of steps, and `quantiles`, "exact".
 
     Raises:
-      ValueError: the source isn't labelled, or no item can be read.
+      ValueError: the source isn't labeled, or no item can be read.
     """
     if not isinstance(source, episodes.Episodes):
         raise ValueError(f"source: expected a labelled one, got {type(source).__name__}")
@@ -43,14 +42,14 @@ def measure(source, fps):
     tables, skipped, reason = {}, 0, "there are none"
     for item in source.items:
         try:
-            for part in source.parts(item, 2**62):  # one, but for damaged episodes
+            for part in source.parts(item, 2**62):  # one part, unless the episode is damaged
                 found = {key: np.asarray(part[key], np.float64) for key in KEYS if key in part}
                 for key, rows in found.items():
                     if key in tables and rows.shape[1:] != tables[key][0].shape[1:]:
                         got, width = rows.shape[1:], tables[key][0].shape[1:]
                         raise episodes.UnreadableVideo(str(item), f"{key} {got}, expected {width}")
                 for key, rows in found.items():
-                    if len(rows):  # an episode of one step has no action
+                    if len(rows):  # an episode with a single step has no actions
                         tables.setdefault(key, []).append(rows)
         except episodes.UnreadableVideo as error:
             _LOG.warning("left out %s", error)
@@ -64,13 +63,13 @@ def measure(source, fps):
 
 
 def write(folder, statistics, replace=False):
-    """Writes what `measure` returned to `folder`/statistics.json, at once or not at all.
+    """Writes statistics, as returned by `measure`, atomically to `folder`/statistics.json.
 
     Returns:
       The path.
 
     Raises:
-      ValueError: the file exists, and `replace` is false.
+      ValueError: the file exists and `replace` is false.
     """
     path = os.path.join(folder, "statistics.json")
     if os.path.exists(path) and not replace:
@@ -91,15 +90,16 @@ def read(folder, source=None, fps=None, spec=None):
 
     Args:
       folder: as in `write`.
-      source: `episodes.Episodes` that they must have been measured on, or None for any.
-      fps: frames a second that they must have been measured for, or None for any.
+      source: `episodes.Episodes` on which they must have been measured, or None for any.
+      fps: frames per second for which they must have been measured, or None for any.
       spec: KIND:WHERE of the source, for the command in an error message.
 
     Returns:
-      What `measure` returned.
+      A dict as returned by `measure`.
 
     Raises:
-      ValueError: there are none, or they belong to other data; it gives the command to make them.
+      ValueError: the file is missing, damaged or of other data; the message has the command to make
+        it.
     """
     path = os.path.join(folder, "statistics.json")
     command = f"python -m lawm_jax.ingest --source {spec or f'KIND:{folder}'} --statistics"
@@ -127,7 +127,7 @@ def read(folder, source=None, fps=None, spec=None):
 
 
 def _identity(source):
-    """Returns number and fingerprint of a source's items, the same wherever the data lies."""
+    """Returns the number and fingerprint of a source's items, wherever the data is stored."""
     names = [str(item) for item in source.items]
     if all(os.path.isabs(name) for name in names):
         folder = os.path.commonpath([os.path.dirname(name) for name in names])
@@ -137,8 +137,8 @@ def _identity(source):
 
 
 def _summary(rows):
-    """Summarizes a list of labels [n, U], float64: the part of `measure` that a key has."""
-    columns = np.ascontiguousarray(np.concatenate(rows).T)  # sums along memory are more exact
+    """Returns the statistics of one key of `measure`, given a list of labels [n, U], float64."""
+    columns = np.ascontiguousarray(np.concatenate(rows).T)  # numpy sums contiguous data better
     low, high = columns.min(1), columns.max(1)
     std = np.where(low == high, 0.0, columns.std(1))
     q01, q99 = np.quantile(columns, (0.01, 0.99), 1)

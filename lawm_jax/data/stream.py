@@ -7,13 +7,13 @@ class Stream(grain.DatasetIterator):
     """Iterates over batches; its state doesn't depend on processes, workers or threads."""
 
     def __init__(self, start, batch, shapes):
-        """Starts at the first example.
+        """Creates an iterator at the first example.
 
         Args:
-          start: number of examples, over all processes, to leave out -> iterator over this
-            process's batches after them.
+          start: function of the number of examples to skip, over all processes, that returns an
+            iterator over this process's following batches.
           batch: examples per batch, over all processes.
-          shapes: of one example's arrays, by name.
+          shapes: shapes of one example's arrays, by name.
         """
         super().__init__()
         self.shapes = shapes
@@ -29,14 +29,14 @@ class Stream(grain.DatasetIterator):
         return batch
 
     def get_state(self):
-        """Returns {"examples"}: how many were read, over all processes."""
+        """Returns {"examples": number of examples read, over all processes}."""
         return {"examples": self._examples}
 
     def set_state(self, state):
         """Continues after `state["examples"]` examples.
 
         Raises:
-          ValueError: that isn't a whole number of batches.
+          ValueError: it isn't a whole number of batches.
         """
         examples = state["examples"]
         if examples % self._batch:

@@ -1,7 +1,7 @@
-"""Reads TFDS data sets that hold video, RLDS among them, from ArrayRecord or TFRecord files.
+"""Reads TFDS data sets that hold video, including RLDS, from ArrayRecord or TFRecord files.
 
-Features go by the names that TFDS stores them under, such as `steps/observation/image`. What TFDS
-wrote is read without it: tensorflow_datasets 4.9 can't make a Video feature without TensorFlow.
+Features have the names under which TFDS stores them, such as `steps/observation/image`. The reader
+doesn't use tensorflow_datasets: version 4.9 can't create a Video feature without TensorFlow.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 
 from lawm_jax.data import episodes, frames, metadata, paths, records, tfrecord
 
-TESTS = "test", "validation", "val"  # names of a split to test on; the first that is there
+TESTS = "test", "validation", "val"  # names of test splits, in order of preference
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,19 +24,19 @@ def source(name, where, split, data, view, video="video", rate="", actions="", s
     """Opens a TFDS data set: the source `tfds:DIR?rate=RATE&video=FEATURE...`.
 
     Args:
-      name: what an error message calls it.
+      name: name used in error messages.
       where: the folder with dataset_info.json.
-      split: "train" or "test". If the set has splits of both kinds, see `TESTS`, it is one of
-        these; else a hash decides for each example.
+      split: "train" or "test". If the data set has a train split and one of `TESTS`, these are
+        used; otherwise a hash assigns each example.
       data: has `frames`, `fps` and `holdout`.
-      view: `frames.View`, or None to read labels alone.
-      video: feature that holds the frames, as images: one example is one episode.
+      view: `frames.View`, or None to read only labels.
+      video: feature that holds the frames, as images; one example is one episode.
       rate: frames per second of the recording.
-      actions: features that lead from one frame to the next, joined by commas: one row per frame,
-        or one fewer. Where a clip skips frames, its actions are all of the recording's, one after
-        the other.
-      state: features that belong to a frame, joined by commas.
-      part: the split of the set to read; "" chooses as said above.
+      actions: features that lead from one frame to the next, separated by commas, with one row per
+        frame or one fewer. If a clip skips frames, its actions are all recorded actions between two
+        frames, concatenated.
+      state: features that belong to a frame, separated by commas.
+      part: the split of the data set to read; "" chooses as described for `split`.
 
     Returns:
       `episodes.Episodes`, whose items are "SHARD/NUMBER" of a record, the same in both formats.
@@ -61,15 +61,15 @@ def source(name, where, split, data, view, video="video", rate="", actions="", s
 
 
 def open_examples(name, where, split, holdout, part=""):
-    """Opens one side of a TFDS data set.
+    """Opens the training or test examples of a TFDS data set.
 
     Args:
       name, where, split, part: as in `source`.
-      holdout: fraction of the examples to test on, where the set has no split of its own.
+      holdout: fraction of test examples, if the data set has no test split.
 
     Returns:
       examples: `Examples`.
-      items: those of its items that are on the side `split`.
+      items: its items that belong to `split`.
 
     Raises:
       ValueError: there is no such data set.
@@ -104,16 +104,16 @@ def open_examples(name, where, split, holdout, part=""):
 
 
 class Examples:
-    """Reads examples of one split of a TFDS data set; picklable, to be shared between threads.
+    """Reads examples of one split of a TFDS data set; picklable and thread-safe.
 
     Attributes:
-      paths: of its shards.
+      paths: the paths of its shards.
       images: names of the features that are sequences of images.
-      widths: maps names of features to how many numbers there are for a frame.
+      widths: maps names of numeric features to the count of numbers per frame.
     """
 
     def __init__(self, name, where, part, info, features):
-        """Takes what an error message calls it, folder, split and what TFDS wrote about the set."""
+        """Takes the name for error messages, the folder, the split and the parsed JSON files."""
         path = f"{name}: {os.path.join(where, 'dataset_info.json')}"
         chosen = next(one for one in info["splits"] if one["name"] == part)
         counts = metadata.check(path, "shardLengths", chosen.get("shardLengths", []), "a list")
@@ -143,11 +143,11 @@ class Examples:
         return self.__dict__ | {"_records": None}
 
     def there(self):
-        """Tells whether any of its shards is there."""
+        """Returns whether any of its shards exists."""
         return any(map(os.path.isfile, self.paths))
 
     def items(self, name):
-        """Lists "SHARD/NUMBER" of the records, of those shards that are there.
+        """Returns "SHARD/NUMBER" of all records in existing shards.
 
         Raises:
           ValueError: there are none.
@@ -169,7 +169,7 @@ class Examples:
           UnreadableVideo: the record is damaged.
         """
         shard, number = map(int, item.split("/"))
-        if self._records is None:  # two threads may both open it: no harm
+        if self._records is None:  # two threads may both open it, which is harmless
             self._records = self._open()
         try:
             return tfrecord.example(self._records[sum(self._counts[:shard]) + number])
@@ -177,19 +177,19 @@ class Examples:
             raise frames.UnreadableVideo(item, str(error)) from error
 
     def identity(self, item):
-        """Returns the name of an example, see `episodes.identity`."""
+        """Returns the identity of an example, see `episodes.identity`."""
         shard, number = map(int, item.split("/"))
         return f"{paths.identity(self.paths[shard])}#{number}"
 
     def _open(self):
-        """Opens the records: anything that gives a record's bytes by its number."""
+        """Opens the records: an object that returns a record's bytes by its number."""
         if self._format == "tfrecord":
             return tfrecord.Records(self.paths, self._counts)
         return records.ArrayRecords(self.paths, self._counts)
 
 
 def check(name, option, wanted, there):
-    """Raises ValueError where a name that an option gives isn't among those that are there."""
+    """Raises ValueError if a name in an option's value doesn't exist."""
     for one in wanted:
         if one not in there:
             some = ", ".join(there) or "nothing"
@@ -200,7 +200,7 @@ def rows(features, name, width):
     """Returns a label of an example, float64 [T, width].
 
     Raises:
-      ValueError: it has another shape.
+      ValueError: it isn't numeric, or its size isn't a multiple of `width`.
     """
     found = features.get(name, ())
     if len(found) and isinstance(found[0], bytes):
@@ -213,7 +213,7 @@ def rows(features, name, width):
 
 @dataclasses.dataclass(frozen=True)
 class _Video:
-    """Opens examples of any data set, see `source`."""
+    """Opens examples of a TFDS data set, see `source`."""
 
     examples: Examples
     video: str
@@ -258,7 +258,7 @@ class _Video:
 
 
 def _files(where, template, name, part, kind, count):
-    """Lists the names of the shards of a split."""
+    """Yields the file names of the shards of a split."""
     fields = {"DATASET": name, "SPLIT": part, "FILEFORMAT": kind}
 
     def fill(match):
@@ -269,13 +269,13 @@ def _files(where, template, name, part, kind, count):
     for shard in range(count):
         fields |= {"SHARD_INDEX": f"{shard:05}", "NUM_SHARDS": f"{count:05}"}
         fields["SHARD_X_OF_Y"] = f"{shard:05}-of-{count:05}"
-        yield re.sub(r"\{(\w*)\}", fill, template)  # str.format could fill the memory
+        yield re.sub(r"\{(\w*)\}", fill, template)  # str.format could exhaust the memory
 
 
 def _features(where, node, name="", shape=()):
-    """Yields name, kind and shape of the features in features.json; None is any length.
+    """Yields name, kind and shape of the features in features.json; None denotes any length.
 
-    Kinds are "image", "number" and "other"; the shape of an image is that of the sequence it is in.
+    Kinds are "image", "number" and "other"; an image has the shape of its enclosing sequence.
 
     Raises:
       ValueError: the file at `where` is damaged.

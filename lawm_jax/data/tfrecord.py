@@ -1,4 +1,4 @@
-"""Reads TFRecord files and the examples in them, by number and without TensorFlow."""
+"""Reads TFRecord files by record number, and parses their examples, without TensorFlow."""
 
 import bisect
 import functools
@@ -10,13 +10,13 @@ import numpy as np
 
 
 class Records:
-    """Reads any record of TFRecord shards; picklable, to be shared between threads.
+    """Reads any record of TFRecord shards; picklable and thread-safe.
 
-    Where the records of a shard lie is found when it is first read: a seek for each.
+    The first read of a shard locates its records, with one seek per record.
     """
 
     def __init__(self, paths, counts):
-        """Takes the shards, and how many records each one should have."""
+        """Takes the paths of the shards, and the expected number of records in each."""
         self.paths, self.ends = list(paths), list(itertools.accumulate(counts))
         self._places = {}
 
@@ -27,8 +27,8 @@ class Records:
         """Returns the bytes of a record.
 
         Raises:
-          IndexError: there should be no such record.
-          ValueError: it is damaged, or what precedes it in its shard.
+          IndexError: the number is out of range.
+          ValueError: the record, or an earlier one in its shard, is damaged.
           OSError: the shard can't be opened.
         """
         if not 0 <= number < len(self):
@@ -36,7 +36,7 @@ class Records:
         shard = bisect.bisect(self.ends, number)
         path, first = self.paths[shard], self.ends[shard - 1] if shard else 0
         with open(path, "rb") as file:
-            if path not in self._places:  # two threads may both look: no harm
+            if path not in self._places:  # two threads may both do this, which is harmless
                 self._places[path] = _places(file)
             places, end = self._places[path]
             if number - first >= len(places):
@@ -50,9 +50,9 @@ class Records:
 
 
 def _places(file):
-    """Finds offset and length of the records of an open file: int64 [n, 2]; says how it ends.
+    """Locates the records of an open file: offset and length, int64 [n, 2], and how the file ends.
 
-    A record is its length as uint64, the length's checksum, the data and the data's checksum.
+    A record consists of its length as uint64, the length's checksum, the data and its checksum.
     """
     size, at, places, end = os.fstat(file.fileno()).st_size, 0, [], "at its end"
     while at < size:
@@ -78,13 +78,13 @@ def _masked(data):
 
 
 def example(data):
-    """Parses a `tf.train.Example`.
+    """Parses a serialized `tf.train.Example`.
 
     Args:
       data: its bytes.
 
     Returns:
-      Maps the name of each feature to a sequence of bytes, floats or ints.
+      A dict from the name of each feature to a sequence of bytes, floats or ints.
 
     Raises:
       ValueError: the bytes are no such message.
@@ -101,7 +101,7 @@ def example(data):
 
 @functools.cache
 def _example_class():
-    """Declares `tf.train.Example` of TensorFlow's feature.proto and example.proto."""
+    """Declares the message `tf.train.Example` of TensorFlow's feature.proto and example.proto."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto

@@ -1,7 +1,7 @@
 """Finds video files and reads clips from them by timestamp.
 
-Codec, size, rate (constant or variable), orientation and shape of pixels may be any that FFmpeg
-knows. Files may lie on this machine or on a file system of fsspec, as gs://BUCKET/FILE.
+Supports any codec, size, constant or variable frame rate, orientation and pixel aspect ratio that
+FFmpeg knows. Files may be local or on any fsspec file system, such as gs://BUCKET/FILE.
 """
 
 import collections
@@ -20,24 +20,24 @@ from lawm_jax.data import container, decode, episodes, errors, frames, lists
 from lawm_jax.data import paths as paths_
 
 UnreadableVideo = frames.UnreadableVideo
-SUFFIXES = tuple(  # of the containers that `container` opens
+SUFFIXES = tuple(  # of the container formats that `container` opens
     ".3g2 .3gp .asf .avi .divx .dv .f4v .flv .gif .m1v .m2p .m2ts .m2v .m4v .mkv .mov .mp4 .mpe "
     ".mpeg .mpg .mts .mxf .ogg .ogm .ogv .qt .tod .ts .vob .webm .wmv .xvid".split()
 )
 
-_NEAR = 10.0  # seconds before the end, where a keyframe should be
+_NEAR = 10.0  # seconds before the stated end; expected to contain a keyframe
 _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Videos:
-    """Reads clips from video files, by time.
+    """A source of clips from video files, read by time.
 
     Attributes:
-      name: what an error message calls it.
+      name: name used in error messages.
       items: a sequence of paths and `lists.Part`s.
       frames, fps, view: as in `read_clip`.
-      jitter: the rate of a clip to train on lies between fps / (1 + jitter) and fps * (1 + jitter).
+      jitter: the rate of a training clip lies between fps / (1 + jitter) and fps * (1 + jitter).
     """
 
     name: str
@@ -48,7 +48,7 @@ class Videos:
     jitter: float = 0.0
 
     def clip(self, item, random):
-        """Reads a clip of one item that starts anywhere, drawn by `random`."""
+        """Returns a clip of one item with start, rate and view drawn by `random`."""
         place = random.random()
         view = self.view.drawn(random)
         fps = self.fps * (1 + self.jitter) ** random.uniform(-1, 1)
@@ -59,17 +59,18 @@ class Videos:
         """Yields up to `most` clips of one item, evenly spread and without overlap."""
         path, first, last = _part(item)
         length = min(duration(path), last) - first
-        # + TICK: 16 s of Matroska may say 15.999 s
+        # + TICK, since a Matroska file of 16 s may state 15.999 s
         count = max(1, min(most, int((length + decode.TICK) * self.fps / self.frames)))
         for start in first + np.arange(count) * length / count:
             yield self._read(item, start, self.fps, self.view)
 
     def parts(self, item, most, least=0):
-        """Yields all of one item, at `fps`, in parts of up to `most` frames.
+        """Yields one whole item, at `fps`, in parts of at most `most` frames.
 
-        The frames are those of `read_clip` at the same times. The item is read once, and never are
-        more than `most + least` frames held. The last two parts are even where the last one would
-        be shorter than `least`. What precedes a damaged place comes before the error.
+        The frames equal those of `read_clip` at the same times. The item is read once, with at most
+        `most + least` frames in memory. If the last part would be shorter than `least`, the last
+        two are made equally long. Frames before a damaged position are yielded before the error is
+        raised.
 
         Yields:
           Dicts of `video`, uint8 [n, size, size, 3] RGB, `start`, seconds, and `episode`.
@@ -115,7 +116,7 @@ def source(name, where, split, data, view):
     """Opens video files: the source `videos:WHERE`.
 
     Args:
-      name: what an error message calls it.
+      name: name used in error messages.
       where: as in `find_videos`.
       split: "train" or "test", see `split_videos`.
       data: has `frames`, `fps`, `holdout` and `augment.jitter`.
@@ -132,35 +133,35 @@ def find_videos(pattern):
     """Finds video files.
 
     Args:
-      pattern: a folder (searched at any depth), a file, a glob with `**`, or several of those; or
-        a list of files: FILE.txt with a path per line, or FILE.csv or FILE.parquet with a column
-        `path`, relative to the list's folder. Each path may have a start and an end in seconds,
-        after tabs or in columns of these names: only that part is read. All of these may be URLs
-        of a file system of fsspec.
+      pattern: a folder (searched recursively), a file, a glob with `**`, or a list of these; or a
+        list file: FILE.txt with one path per line, or FILE.csv or FILE.parquet with a column
+        `path`, relative to its folder. A path may have a start and an end in seconds, after tabs or
+        in columns `start` and `end`, to read only that part. All of these may be URLs of fsspec
+        file systems.
 
     Returns:
-      Of a list its items, in its order: a sequence of paths and `lists.Part`s. Else the paths,
-      sorted, each once; of folders and globs only files with a suffix in `SUFFIXES`.
+      For a list file, its items in order: a sequence of paths and `lists.Part`s. Otherwise the
+      sorted, unique paths; from folders and globs only files with a suffix in `SUFFIXES`.
 
     Raises:
-      ValueError: a pattern matches no video, the list has an error, or the file system is unknown.
+      ValueError: a pattern matches no video, a list file is invalid, or a file system is unknown.
     """
     return _listed(pattern) or sorted(_keys(pattern))
 
 
 def split_videos(pattern, holdout):
-    """Splits video files into some to train on and some to test on.
+    """Splits video files into a training and a test set.
 
-    A hash of the path within the searched folder, or as the list has it, decides, so that a file
-    stays on its side when others come or when the folder moves; its parts are all on one side. Of
-    two files or more each side gets one at least; a single file is on both sides.
+    The split depends on a hash of the path, within the searched folder or as written in the list
+    file: adding files or moving the folder doesn't move a file to the other set. Parts of a file
+    share a set. With two or more files, each set gets at least one; a single file is in both.
 
     Args:
       pattern: as in `find_videos`.
-      holdout: fraction of the files to test on, in [0, 1].
+      holdout: fraction of test files, in [0, 1].
 
     Returns:
-      train, test: sequences like that of `find_videos`.
+      train, test: sequences as returned by `find_videos`.
 
     Raises:
       ValueError: as in `find_videos`.
@@ -182,7 +183,7 @@ def duration(path):
     """
     with container.opened(path) as film:
         end = film.stated_end()
-        if end and not film.stream.duration:  # that of the sound, perhaps
+        if end and not film.stream.duration:  # `end` may be the end of the audio
             end = container.last_shown(film, max(0, end - _NEAR)) or 0
     return end or container.true_end(path)
 
@@ -191,19 +192,19 @@ def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
     """Reads the frames that a player shows at `start`, `start + 1/fps`, ...
 
     Args:
-      path: a video file, or the URL of one.
-      start: seconds from the first frame, or a function from the latest possible start to it.
+      path: path or URL of a video file.
+      start: seconds from the first frame, or a function from the latest possible start to these.
       count: number of frames F.
-      fps: frames per second of the clip, whatever the file's rate.
-      view: `frames.View`: what of the picture to show. A frame of just its size is left as it is.
-      within: start and end of the part of the video that the clip must lie in, seconds.
+      fps: frames per second of the clip, independent of the file's rate.
+      view: `frames.View`: the part of the picture to show. Pictures of its size aren't scaled.
+      within: start and end, in seconds, of the part of the video that must contain the clip.
 
     Returns:
       `video`, uint8 [F, size, size, 3] RGB, and `start`, seconds.
 
     Raises:
-      UnreadableVideo: the file is no video, is too short, is damaged where the clip lies, or takes
-        more than `container.LIMIT` to read.
+      UnreadableVideo: the file is no video, is too short, is damaged within the clip, or takes
+        longer than `container.LIMIT` to read.
     """
     span = (count - 1) / fps
     first, last = within
@@ -243,7 +244,7 @@ def _part(item):
 
 
 def _listed(pattern):
-    """Reads a list of videos; returns None where `pattern` is something else."""
+    """Reads a list file; returns None if `pattern` is anything else."""
     several = [pattern] if isinstance(pattern, str) else pattern
     if not any(one.lower().endswith(lists.SUFFIXES) for one in several):
         return None
@@ -264,7 +265,7 @@ def _listed(pattern):
 
 
 def _keys(pattern):
-    """Maps each path that `pattern` matches to its path within the folder that was searched."""
+    """Maps each path that `pattern` matches to its path within the searched folder."""
     if not isinstance(pattern, str):
         found = {path: key for one in reversed(pattern) for path, key in _keys(one).items()}
         local = paths_.once(path for path in found if "://" not in path)
@@ -290,9 +291,9 @@ def _local_keys(pattern):
 
 
 def _escaped(pattern):
-    """Returns the folder before the first part of a glob that is none, and the glob.
+    """Returns the literal folder that a glob starts with, and the glob with that folder escaped.
 
-    What exists as it is written, as a folder `[2024]`, is meant so, not as one of the letters.
+    An existing folder with special characters in its name, such as `[2024]`, is taken literally.
     """
     parts = pattern.split("/")
     for i, part in enumerate(parts):
@@ -307,7 +308,7 @@ def _escaped(pattern):
 
 
 def _only_videos(where, paths, all_of):
-    """Returns those paths that have a video's suffix; says once of a folder what it leaves out."""
+    """Returns the paths with a video suffix; logs the other suffixes, once per folder."""
     paths = list(paths)
     found = [path for path in paths if path.lower().endswith(SUFFIXES)]
     if all_of and len(found) < len(paths):
@@ -341,8 +342,8 @@ def _remote_keys(pattern):
 
 
 def _url(pattern, system, path):
-    """Returns the URL of a path on a file system that `pattern` led to."""
-    links = pattern.split("::")  # as zip://*.mp4::s3://BUCKET/a.zip or simplecache::s3://BUCKET/*
+    """Returns the URL of a path on the file system that `pattern` refers to."""
+    links = pattern.split("::")  # e.g. zip://*.mp4::s3://BUCKET/a.zip, simplecache::s3://BUCKET/*
     if len(links) == 1:
         return system.unstrip_protocol(path)
     here = next(i for i, link in enumerate(links) if "://" in link)
@@ -357,5 +358,5 @@ def _system(url):
 
     try:
         return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:  # as where gcsfs is missing for gs://
+    except (ImportError, ValueError, OSError) as error:  # e.g. gs:// without gcsfs
         raise ValueError(f"videos: {url}: {errors.reason(error)}") from error

@@ -1,1 +1,1 @@
-"""Reads any source once, into shards that stream fast."""
+"""Converts any source once into shards that stream fast."""

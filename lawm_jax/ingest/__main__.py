@@ -1,12 +1,12 @@
-"""Reads any source once, at the rate and size of training, into shards that stream fast.
+"""Converts any source once, at the rate and size of training, into shards that stream fast.
 
 python -m lawm_jax.ingest --videos /data/web --config lawm.py:size=large --out /data/web256
 python -m lawm_jax.train --config lawm.py:size=large --config.data.videos=records:/data/web256 ...
 
-The same command continues an interrupted run. Files that can't be read are left out and named, with
-the reason, in OUT/report.jsonl. --validate writes that report and nothing else. --encoder stores
-the states of a config's frozen encoder instead of frames: training with that encoder reads them as
-it would read video. --statistics measures the actions of a labelled source, for normalisation.
+The same command continues an interrupted run. Unreadable files are left out and listed, with the
+reason, in OUT/report.jsonl. --validate writes only that report. --encoder stores the states of a
+config's frozen encoder instead of frames: training with that encoder reads them in place of video.
+--statistics measures the actions of a labeled source, for normalization.
 """
 
 import os
@@ -39,11 +39,11 @@ CONFIG = define_config("config", None, "Of the training: its --fps, --size and -
 ENCODER = define_config("encoder", None, "Config: store its encoder's states.")
 VALIDATE = flags.DEFINE_bool("validate", False, "Only check, and report.")
 STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure the actions of --source.")
-CLIPS = 16  # that a device encodes at a time
+CLIPS = 16  # clips per device and encoder call
 
 
 def main(argv):
-    """Parses the flags and ingests."""
+    """Parses the flags and ingests the source."""
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
     if bool(VIDEOS.value) == bool(SOURCE.value):
@@ -121,7 +121,7 @@ def _summary(out, info):
 
 
 def _encoder(plan, config):
-    """Returns the plan to store states, and a function that turns a shard of clips into states."""
+    """Returns the plan to store states, and a function that converts a shard of clips to states."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -135,7 +135,7 @@ def _encoder(plan, config):
     model, mesh = world_model.build(config), sharding.make_mesh()
     batch = CLIPS * mesh.size
     per_step = 1 if model.repeat else model.encoder.tubelet
-    # Where states don't depend on other frames, a record may have many clips.
+    # If states don't depend on other frames, a record may hold many clips.
     frames = max(plan.frames, data.frames) if model.encoder.alone else data.frames
     at_once = max(1, batch * data.frames // frames)  # records
     video = jax.ShapeDtypeStruct((batch, data.frames, data.size, data.size, 3), jnp.uint8)
@@ -169,7 +169,7 @@ def _encoder(plan, config):
 
 
 def _measure(plan, replace=False):
-    """Measures the labels of a source to train on, and stores that beside the data."""
+    """Measures the label statistics of a training source, and stores them beside the data."""
     from lawm_jax.data import pipeline, statistics
     from lawm_jax.ingest import shards
 

@@ -1,8 +1,8 @@
 """Converts any source into ArrayRecord shards (see `records`) with worker processes.
 
-Items are assigned to shards by their order alone, and a shard appears only when it is complete. So
-a killed run continues without holes or duplicates, with any number of workers. A file that crashes
-or blocks its reader costs that worker, not the run.
+An item's shard depends only on the order of items, and a shard is renamed into place once it is
+complete. An interrupted run therefore continues without gaps or duplicates, with any number of
+workers. A file that crashes or hangs its reader ends that worker, not the run.
 """
 
 import collections
@@ -20,21 +20,21 @@ from typing import NamedTuple
 
 from lawm_jax.data import episodes, errors, frames, metadata, paths, pipeline, records
 
-SHARDS = 1024  # at most about so many of a split, of 16 items or more
+SHARDS = 1024  # approximate maximum per split; a shard has at least 16 items
 
 
 class Plan(NamedTuple):
-    """Describes how a source is converted; a folder can be continued with the same plan only.
+    """Describes how to convert a source; an ingest can only be continued with the same plan.
 
     Attributes:
       source: KIND:WHERE or video files, see `pipeline.open_source`.
-      fps, size, resize: of the frames, as in the config's `data`.
-      frames: most frames of a record.
-      least: fewer frames make no record, and are counted as dropped. As many as `frames`: all
-        records have the same length, such as states of clips.
-      quality: of JPEG; 0 for raw frames.
-      holdout: share of the items to test on, where the source has no split of its own.
-      encoder: the config of an encoder whose states are stored, or None for frames.
+      fps, size, resize: rate and size of the frames, as in the config's `data`.
+      frames: maximum number of frames per record.
+      least: minimum number of frames per record; shorter parts are dropped and counted. If it
+        equals `frames`, all records have the same length, as needed for states of clips.
+      quality: JPEG quality; 0 stores raw frames.
+      holdout: fraction of test items, if the source has no split of its own.
+      encoder: the config of an encoder whose states are stored, or None to store frames.
       write: False only checks that everything can be read.
     """
 
@@ -51,7 +51,7 @@ class Plan(NamedTuple):
 
 
 class _Unit(NamedTuple):
-    """One shard's worth of items."""
+    """The items of one shard."""
 
     split: str
     number: int
@@ -59,24 +59,25 @@ class _Unit(NamedTuple):
 
 
 def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=True):
-    """Reads all of a source into shards, or goes on where an earlier run stopped.
+    """Converts a whole source into shards, or continues an interrupted run.
 
     Args:
       plan: `Plan`.
-      out: folder to write to; of a check, only the report.
-      workers: number of processes that read.
-      limit: seconds without progress after which a file is given up.
-      part: (i, n): do only every nth shard from the ith on, as one of n machines that share `out`.
-      encode: for states: (path of a shard of raw clips, path of the shard to write) -> None.
+      out: folder to write to; with plan.write=False, only the report is written.
+      workers: number of reader processes.
+      limit: seconds without progress after which a file is skipped.
+      part: (i, n): make only every nth shard, from the ith on, as one of n machines that share
+        `out`.
+      encode: for states: function of (path of a shard of raw clips, path of the shard to write).
       show: whether to show progress.
 
     Returns:
-      The summary that info.json holds, or None where other machines' shards are missing yet.
+      The summary that info.json holds, or None while shards of other machines are missing.
 
     Raises:
-      ValueError: nothing matches, nothing can be read, or `out` holds something else.
-      RuntimeError: a worker failed, and not because of a file: a full disk, for example.
-      BlockingIOError: another process is doing the same part of `out`.
+      ValueError: nothing matches, nothing can be read, or `out` holds other data.
+      RuntimeError: a worker failed for a reason other than a file, such as a full disk.
+      BlockingIOError: another process is writing the same part of `out`.
     """
     check(plan, workers, limit, part)
     out = paths.expand(out)
@@ -85,7 +86,7 @@ def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=
 
 
 def check(plan, workers=1, limit=120.0, part=(0, 1)):
-    """Raises ValueError where an argument of `ingest` is out of its range; says which."""
+    """Raises ValueError, which names the argument, if an argument of `ingest` is out of range."""
     for name, value, good, expected in (
         ("fps", plan.fps, 0 < plan.fps <= 1000, "more than 0 and at most 1000"),
         ("size", plan.size, 8 <= plan.size <= 8192, "8 to 8192 pixels"),
@@ -104,7 +105,7 @@ def check(plan, workers=1, limit=120.0, part=(0, 1)):
 
 @contextlib.contextmanager
 def _alone(out, part):
-    """Locks one part of a folder; raises BlockingIOError where another process has it."""
+    """Locks one part of a folder; raises BlockingIOError if another process has locked it."""
     import fcntl
 
     if os.path.exists(out) and not os.path.isdir(out):
@@ -121,14 +122,14 @@ def _alone(out, part):
             except BlockingIOError:
                 text = f"{out}: another process is ingesting into it; wait for it, or end it"
                 raise BlockingIOError(text) from None
-            except OSError:  # a file system without locks
+            except OSError:  # the file system has no locks
                 pass
             stack.callback(lambda path=path: os.path.exists(path) and os.remove(path))
         yield
 
 
 def _ingest(plan, out, workers, limit, part, encode, show):
-    """Does what `ingest` does, in a folder of its own."""
+    """Implements `ingest`, once the folder is locked."""
     sources = {split: open_source(plan, split) for split in ("train", "test")}
     size = max(16, -(-max(len(source.items) for source in sources.values()) // SHARDS))
     _claim(out, plan, sources, size)
@@ -149,7 +150,7 @@ def _ingest(plan, out, workers, limit, part, encode, show):
 
 
 def open_source(plan, split):
-    """Opens the plan's source: "train" or "test"."""
+    """Opens the "train" or "test" split of the plan's source."""
     off = types.SimpleNamespace(
         crop=False, area=(1, 1), ratio=(1, 1), flip=0.0, jitter=0.0, cut=0.0
     )
@@ -161,7 +162,7 @@ def open_source(plan, split):
 
 
 def _claim(out, plan, sources, size):
-    """Writes the plan, or checks that the folder was begun with the same one."""
+    """Writes the plan, or checks that the folder was begun with the same plan."""
     wanted = plan._asdict() | {"shard_items": size, "items": {}}
     for split, source in sources.items():
         digest = hashlib.sha256()
@@ -190,10 +191,10 @@ def _claim(out, plan, sources, size):
 
 
 def _run(plan, sources, out, todo, workers, limit, encode, advance):
-    """Has worker processes make shards, and replaces those that die or make no progress."""
+    """Makes shards with worker processes, and replaces workers that die or make no progress."""
     spawn = multiprocessing.get_context("spawn")
     waiting = collections.deque((unit, {}) for unit in todo)
-    running = {}  # process -> (unit, what is known to kill its reader, shared progress)
+    running = {}  # process -> (unit, items that killed a reader with the reason, shared progress)
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -235,17 +236,17 @@ def _run(plan, sources, out, todo, workers, limit, encode, advance):
 
 
 def _work(plan, source, out, unit, bad, at, parent):
-    """Makes one shard: the body of a worker process.
+    """Makes one shard; runs in a worker process.
 
     Args:
-      source: holds the unit's items alone.
-      bad: item -> why it is left out.
-      at: shared: the number of the item in work, and when there was progress, by time.monotonic.
-      parent: id of the process to work for.
+      source: the source, restricted to the unit's items.
+      bad: items to leave out -> reason.
+      at: shared array: the current item's number, and the time.monotonic() of the last progress.
+      parent: id of the parent process.
     """
     from array_record.python import array_record_module
 
-    at[1] = time.monotonic()  # not before: starting takes its time, too
+    at[1] = time.monotonic()  # only now, since starting a process takes time, too
     report = []
     with contextlib.ExitStack() as stack:
         writer = None
@@ -260,7 +261,7 @@ def _work(plan, source, out, unit, bad, at, parent):
             for part in _parts(plan, source, name, row) if item not in bad else ():
                 at[0], at[1] = item, time.monotonic()
                 if os.getppid() != parent:
-                    return  # killed; its successor makes this shard
+                    return  # the parent was killed; the next run makes this shard
                 if writer:
                     step = getattr(source, "stride", 1 / plan.fps)
                     writer.write(records.pack(part, step, 0 if plan.encoder else plan.quality))
@@ -274,7 +275,7 @@ def _work(plan, source, out, unit, bad, at, parent):
 
 
 def _parts(plan, source, item, row):
-    """Yields the parts of an item to store, and notes in `row` what is wrong or left out."""
+    """Yields the parts of an item to store; notes in `row` any error and dropped frames."""
     try:
         for part in source.parts(item, plan.frames, plan.least if plan.least < plan.frames else 0):
             if len(part["video"]) < plan.least:
@@ -282,7 +283,7 @@ def _parts(plan, source, item, row):
             else:
                 yield part
     except frames.UnreadableVideo as error:
-        if errors.transient(error):  # the same command goes on with this very shard
+        if errors.transient(error):  # the same command continues with this shard
             raise
         row["reason"] = error.reason
     if not row["reason"] and not row["records"]:
@@ -290,7 +291,7 @@ def _parts(plan, source, item, row):
 
 
 def _complete(plan, out, unit, worker, encode):
-    """Puts a shard that is complete into its place, and then its report."""
+    """Moves a complete shard into place, and then its report."""
     if plan.write:
         path = records.shard_path(os.path.join(out, unit.split), unit.number)
         made = _partial(path, worker)
@@ -304,7 +305,7 @@ def _complete(plan, out, unit, worker, encode):
 
 
 def _finish(plan, out, units):
-    """Writes report.jsonl and info.json, and clears away what killed workers left."""
+    """Writes report.jsonl and info.json, and deletes partial files of killed workers."""
     counts, lengths = {"train": [], "test": []}, {"train": [], "test": []}
     totals = collections.Counter()
     with open(_partial(os.path.join(out, "report.jsonl")), "w", encoding="utf-8") as file:
@@ -335,7 +336,7 @@ def _finish(plan, out, units):
         "lengths": lengths,
         **{f"total_{k}": n for k, n in totals.items()},
     }
-    if None in lengths["train"] + lengths["test"]:  # begun before they were noted
+    if None in lengths["train"] + lengths["test"]:  # begun by a version that didn't store them
         del info["lengths"]
     if plan.write:
         if plan.encoder and plan.frames == plan.least:
@@ -345,7 +346,7 @@ def _finish(plan, out, units):
 
 
 def _steps(out, counts):
-    """Returns the time steps T of a record of states."""
+    """Returns the number of time steps T of a record of states."""
     from array_record.python import array_record_module
 
     split, number = next((k, i) for k in counts for i, count in enumerate(counts[k]) if count)
@@ -359,12 +360,12 @@ def _report_path(out, unit):
 
 
 def _partial(path, process=None):
-    """Names the file that a process works on; `os.replace` makes it the real one at the end."""
+    """Returns the name of a process's partial file, renamed to the final name with `os.replace`."""
     return f"{path}.partial-{process or os.getpid()}"
 
 
 def _write(path, text):
-    """Writes a file at once or not at all."""
+    """Writes a file atomically."""
     with open(_partial(path), "w", encoding="utf-8") as file:
         file.write(text)
     os.replace(_partial(path), path)
@@ -372,7 +373,7 @@ def _write(path, text):
 
 @contextlib.contextmanager
 def _progress(mine, todo, show):
-    """Shows how many items are done and when all will be; gives (unit, next item) -> None."""
+    """Shows a progress bar of items; yields a function (unit, next item) that advances it."""
     import tqdm
 
     total = sum(len(unit.items) for unit in mine)
