@@ -1,24 +1,23 @@
 """lawm_jax: latent action world models (Garrido et al. 2026) in JAX.
 
-Dims legend, as docstrings write shapes:
+Dims legend, for the shapes in docstrings:
 
   B clips, F frames, T time steps, H W pixels, N tokens per step, D token width, A latent-action
   width, U real-action width, K codes, P plan candidates or predicted steps.
 
   video  uint8   [B, F, H, W, 3]   RGB
-  s      float32 [B, T, N, D]      states, of the frozen encoder
-  z      float32 [B, T-1, A]       latent actions; z[:, t] leads step t to t + 1
+  s      float32 [B, T, N, D]      states, the output of the frozen encoder
+  z      float32 [B, T-1, A]       latent actions; z[:, t] is between steps t and t + 1
   u      float32 [B, T-1, U]       real actions
 
-A time step is what one latent action separates: T = F / tubelet for a video encoder, T = F for a
-frame encoder or where each frame is repeated.
+T = F / tubelet for a video encoder, and T = F for an image encoder or if frames are repeated.
 """
 
 import importlib
 
 __version__ = "0.1.0"
 
-# What needs no data, checkpoint or figure library is imported with the package; the rest on use.
+# Public name -> module, imported on first use so that `import lawm_jax` is fast.
 _HOME = {
     "WorldModel": "world_model",
     "build": "world_model",

@@ -1,7 +1,7 @@
-"""The kinds of latent action: how each restricts a latent's information, and how to sample one.
+"""The kinds of latent action: how each restricts a latent's information, and how to sample it.
 
-A kind is a frozen dataclass with its own hyperparameters, one of `KINDS`; everything else asks it,
-and compares no names. To add a kind, write its class and a line of `KINDS`.
+Each kind is a frozen dataclass in `KINDS` that holds its hyperparameters. Other modules call its
+methods and never compare names. To add a kind, write its class and a line of `KINDS`.
 """
 
 import dataclasses
@@ -15,17 +15,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Unconstrained:
-    """Leaves latents as the inverse dynamics model infers them, the upper bound; other kinds
-    override what they change.
+    """Passes latents through unchanged: the upper bound, and the base class of the other kinds.
 
     Attributes:
       dim: A, the latent's width.
-      kind: its name in configs and results.
-      inferred: whether an inverse dynamics model infers it from states.
-      labelled: whether the real actions take its place.
-      random: whether training samples it, with a key.
-      batchwise: whether its cost depends on the batch's other latents.
-      resets: whether `update` changes its parameters after each training step.
+      kind: name in configs and results.
+      inferred: whether an inverse dynamics model infers the latent from states.
+      labelled: whether real actions replace the latent.
+      random: whether training samples the latent, which needs a PRNG key.
+      batchwise: whether the cost depends on the other latents of the batch.
+      resets: whether `update` changes the latent's parameters after each training step.
     """
 
     dim: int
@@ -39,27 +38,27 @@ class Unconstrained:
 
     @property
     def features(self):
-        """The number of outputs that the inverse dynamics model has per step."""
+        """Number of outputs per step of the inverse dynamics model."""
         return self.dim
 
     @property
     def strength(self):
-        """The hyperparameter that sets how much information a latent may carry, as in configs."""
+        """Hyperparameter that limits the latent's information, as in configs."""
         return 0.0
 
     def init(self, key):
-        """Makes the latent's own parameters, params["latent"]; {} where it has none."""
+        """Returns the latent's initial parameters, params["latent"]; {} if it has none."""
         del key
         return {}
 
     def restrict(self, params, h, key, others=None):
-        """Restricts the information of latents.
+        """Restricts the information in latents.
 
         Args:
           params: from `init`.
-          h: [B, T, features], outputs of the inverse dynamics model, or labelled actions.
-          key: PRNG key of a random kind's sample, None for its mean; or its noise, [B, T, A].
-          others: [B', T, A], the latents of the rest of the batch, for a batchwise kind.
+          h: [B, T, features], outputs of the inverse dynamics model, or real actions if labelled.
+          key: PRNG key for a random kind; None for the mean; or the noise itself, [B, T, A].
+          others: [B', T, A], latents of the rest of the batch, for a batchwise kind.
 
         Returns:
           z: [B, T, A] float32.
@@ -69,18 +68,18 @@ class Unconstrained:
         return h, jnp.zeros(h.shape[:-1])
 
     def quantize(self, params, z):
-        """Maps any vectors [..., A] to latents that this kind can have."""
+        """Maps arbitrary vectors [..., A] to valid latents of this kind."""
         del params
         return z
 
     def sample(self, params, key, shape):
-        """Samples latents of a shape (..., A) without looking at states."""
+        """Samples latents of shape (..., A), independently of states."""
         raise ValueError(f"model: latents of kind {self.kind!r} have no distribution to draw from")
 
     def samplers(self, params):
-        """Lists the ways to sample that are evaluated: name -> function (key, shape, known) -> z.
+        """Returns the sampling methods to evaluate: name -> function (key, shape, known) -> z.
 
-        `known` are inferred latents of training clips, [m, A].
+        `known` are latents inferred from training clips, [m, A].
         """
         del params
         return {}
@@ -88,7 +87,7 @@ class Unconstrained:
 
 @dataclasses.dataclass(frozen=True)
 class Deterministic(Unconstrained):
-    """Replaces latents by zero, the lower bound."""
+    """Replaces latents with zero: the lower bound."""
 
     kind: ClassVar[str] = "deterministic"
     inferred: ClassVar[bool] = False
@@ -104,9 +103,9 @@ class Deterministic(Unconstrained):
 
 @dataclasses.dataclass(frozen=True)
 class Labelled(Unconstrained):
-    """Takes standardized real actions [B, T, U] in place of latents; `dim` is U.
+    """Replaces latents with standardized real actions [B, T, U]; `dim` is U.
 
-    Its parameters, {"mean": [U], "std": [U]}, are measured on training data and get no gradient.
+    The parameters, {"mean": [U], "std": [U]}, are training set statistics and get no gradient.
     """
 
     kind: ClassVar[str] = "labelled"
@@ -125,10 +124,10 @@ class Labelled(Unconstrained):
 
 @dataclasses.dataclass(frozen=True)
 class Noisy(Unconstrained):
-    """Adds noise to latents, and charges for the information that they carry; see `noisy`.
+    """Adds noise to latents and penalizes the information that they carry; see `noisy`.
 
     Attributes:
-      beta: price of one nat.
+      beta: weight of the KL divergence.
     """
 
     beta: float
@@ -158,10 +157,10 @@ class Noisy(Unconstrained):
 
 @dataclasses.dataclass(frozen=True)
 class Sparse(Unconstrained):
-    """Makes latents sparse; see `sparse`.
+    """Penalizes latents that are not sparse; see `sparse`.
 
     Attributes:
-      l1: price of the L1 norm.
+      l1: weight of the L1 norm.
     """
 
     l1: float
@@ -183,7 +182,7 @@ class Sparse(Unconstrained):
 
     def samplers(self, params):
         def scaled(key, shape, known):
-            """At the temperature at which samples are as large as the training latents."""
+            """Samples at a temperature that matches the mean magnitude of `known`."""
             size = float(np.abs(known).mean())
             return langevin(key, shape, self.l1, 1000, 0.1, scale=size)
 
@@ -195,14 +194,14 @@ class Sparse(Unconstrained):
 
 @dataclasses.dataclass(frozen=True)
 class Discrete(Unconstrained):
-    """Replaces latents by the nearest code of a learned codebook; see `discrete`.
+    """Replaces latents with the nearest code of a learned codebook; see `discrete`.
 
-    Its parameters are {"codebook": [K, A], "idle": [K]}, see `reset_codes`.
+    The parameters are {"codebook": [K, A], "idle": [K]}, see `reset_codes`.
 
     Attributes:
       codes: K, the number of codes.
-      reset_after: a code that no latent chose in this many latents is given a new value (the paper:
-        300k videos, about 2.5M latents); below 2^24.
+      reset_after: number of latents after which an unused code is reset, below 2^24 (in the paper
+        300k videos, about 2.5M latents).
     """
 
     codes: int
@@ -237,7 +236,7 @@ class Discrete(Unconstrained):
         return params["codebook"][nearest(params["codebook"], z)]
 
     def sample(self, params, key, shape):
-        """Samples codes in use, uniformly."""
+        """Samples uniformly from the codes in use."""
         codebook, idle = params["codebook"], params["idle"]
         in_use = jnp.where(idle <= idle.min() + self.reset_after / 2, 0.0, -jnp.inf)
         return codebook[jax.random.categorical(key, in_use, shape=shape[:-1])]
@@ -246,7 +245,7 @@ class Discrete(Unconstrained):
         return {"codes in use": lambda key, shape, known: self.sample(params, key, shape)}
 
     def update(self, params, idle, h, key):
-        """Resets dead codes after a training step, see `reset_codes`.
+        """Resets unused codes after a training step, see `reset_codes`.
 
         Args:
           params: the latent's parameters after the step.
@@ -255,14 +254,14 @@ class Discrete(Unconstrained):
           key: PRNG key.
 
         Returns:
-          The parameters, and metrics: `codes`, the number of codes in use.
+          The new parameters, and metrics: `codes`, the number of codes in use.
         """
         codebook, idle = reset_codes(params["codebook"], idle, h, key, self.reset_after)
         in_use = (idle < self.reset_after / 2).sum().astype(jnp.float32)
         return {"codebook": codebook, "idle": idle}, {"codes": in_use}
 
 
-# Names in configs -> function of `dim`, `strength` and `reset_after`.
+# Name in configs -> function of (dim, strength, reset_after).
 KINDS = {
     "sparse": lambda dim, strength, reset_after: Sparse(dim, strength),
     "noisy": lambda dim, strength, reset_after: Noisy(dim, strength),
@@ -274,16 +273,16 @@ KINDS = {
 
 
 def make(kind, dim, strength=0.0, reset_after=2_500_000):
-    """Makes a kind of latent from a config's section `latent`.
+    """Builds a kind of latent from a config's `latent` section.
 
     Args:
       kind: a key of `KINDS`.
-      dim: A, the latent's width; of labelled actions U.
-      strength: l1 (sparse), beta (noisy) or the number of codes (discrete); else unused.
+      dim: A, the latent's width (U for labelled actions).
+      strength: l1 (sparse), beta (noisy) or the number of codes (discrete); otherwise unused.
       reset_after: see `Discrete`.
 
     Raises:
-      ValueError: an unknown kind, or a hyperparameter out of its range.
+      ValueError: unknown kind, or a hyperparameter out of range.
     """
     if kind not in KINDS:
         raise ValueError(f"latent.kind: expected one of {sorted(KINDS)}, got {kind!r}")
@@ -291,23 +290,23 @@ def make(kind, dim, strength=0.0, reset_after=2_500_000):
 
 
 def options_of(latent):
-    """Returns the arguments with which `make` makes a latent: a dict."""
+    """Returns the arguments (a dict) from which `make` builds an equal latent."""
     options = dict(kind=latent.kind, dim=latent.dim, strength=latent.strength)
     return options | ({"reset_after": latent.reset_after} if latent.resets else {})
 
 
 def noisy(moments, key, beta):
-    """Samples noisy latent actions and charges for the information they carry.
+    """Samples noisy latent actions and computes the cost of the information they carry.
 
     Args:
-      moments: [B, T, 2A], mean and log-variance of q(z_t | s_t, s_t+1); the log-variance is
-        clipped to [-10, 6].
-      key: PRNG key, or None for the mean; or the numbers of N(0, I) themselves, [B, T, A].
-      beta: price of one nat.
+      moments: [B, T, 2A], mean and log-variance of q(z_t | s_t, s_t+1), the latter clipped to
+        [-10, 6].
+      key: PRNG key; None for the mean; or the noise itself, [B, T, A] from N(0, I).
+      beta: weight of the KL divergence.
 
     Returns:
       z: [B, T, A] float32.
-      cost: [B, T], beta * KL(q || N(0, I)), summed over A.
+      cost: [B, T], beta * KL(q || N(0, I)) in nats, summed over A.
 
     Raises:
       ValueError: the last axis of `moments` is odd.
@@ -330,43 +329,43 @@ def noisy(moments, key, beta):
 
 
 def energy(z, l1, floor=1.0):
-    """Computes the sparse latent's energy, low for sparse latents that are not zero.
+    """Computes the energy of latents, which is low for sparse, nonzero latents.
 
     Args:
       z: [..., A].
-      l1: price of the L1 norm.
-      floor: l2, price of a squared norm below sqrt(A).
+      l1: weight of the L1 norm.
+      floor: l2 in the paper, the weight of the term that keeps the squared norm above sqrt(A).
 
     Returns:
       [...], floor * max(sqrt(A) - |z|_2^2, 0) + l1 * |z|_1.
 
-    Source: Garrido et al. 2026, section 3; sqrt(A) against a squared norm as printed.
+    Source: Garrido et al. 2026, section 3; compares sqrt(A) with a squared norm, as printed there.
     """
     short = jnp.maximum(math.sqrt(z.shape[-1]) - jnp.square(z).sum(-1), 0)
     return floor * short + l1 * jnp.abs(z).sum(-1)
 
 
 def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1, others=None):
-    """Makes latent actions sparse, and keeps them from collapsing by variance and covariance.
+    """Computes the cost that makes latents sparse, with statistics that prevent collapse.
 
     The statistics are over all latents of the global batch.
 
     Args:
       h: [B, T, A] with B * T at least 2.
       key: unused.
-      l1: price of the L1 norm.
+      l1: weight of the L1 norm.
       variance, covariance, mean: V, C and M, the weights of the three statistics.
-      others: [B', T, A], the latents of the rest of the global batch where h is but a part of it.
-        They get no gradient, and h n times that of the statistics, if it is one of n equal parts:
-        the mean over all parts is the gradient of the whole batch.
+      others: [B', T, A], latents of the rest of the global batch if h is only a part of it. They
+        get no gradient. The statistics' gradient for h is multiplied by the number of (equal)
+        parts, so that the mean gradient over parts is that of the whole batch.
 
     Returns:
-      z: [B, T, A], h itself.
+      z: [B, T, A], equal to h.
       cost: [B, T], the energy of each latent plus the batch's V * mean_d max(1 - std_d, 0)
         + C * mean_{i != j} Cov_ij^2 + M * mean_d mean_d^2.
 
-    Source: Garrido et al. 2026, section 3, "Sparsity". The paper prints a mean term that is
-    unbounded below; ours is the squared batch mean, zero at the stated aim.
+    Source: Garrido et al. 2026, section 3, "Sparsity". The mean term printed there is unbounded
+    below; this is the squared batch mean, which is zero for centered latents, the stated aim.
     """
     del key
     A = h.shape[-1]
@@ -389,23 +388,23 @@ def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1, others=None):
 
 
 def nearest(codebook, h):
-    """Finds the closest code of each latent: codebook [K, A], h [..., A] -> [...] int32."""
+    """Returns the index of the nearest code: codebook [K, A], h [..., A] -> [...] int32."""
     flat = h.reshape(-1, h.shape[-1])
     distance = jnp.square(codebook).sum(-1)[None] - 2 * flat @ codebook.T
     return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(h.shape[:-1])
 
 
 def discrete(h, key, codebook, commitment=0.25):
-    """Replaces each latent by its nearest code, with straight-through gradients.
+    """Replaces each latent with its nearest code, with straight-through gradients.
 
     Args:
       h: [B, T, A].
       key: unused.
       codebook: [K, A].
-      commitment: price of a latent's distance from its code.
+      commitment: weight of the term that moves a latent towards its code.
 
     Returns:
-      z: [B, T, A], codes in the forward pass; its gradient goes to h unchanged.
+      z: [B, T, A], codes; the gradient passes to h unchanged.
       cost: [B, T], mean over A of (sg(h) - code)^2 + commitment * (h - sg(code))^2.
 
     Source: Garrido et al. 2026, section 3, "Discretisation"; van den Oord et al. 2017.
@@ -418,19 +417,19 @@ def discrete(h, key, codebook, commitment=0.25):
 
 
 def reset_codes(codebook, idle, h, key, reset_after):
-    """Counts how long each code has gone unused, and moves dead ones onto latents of this batch.
+    """Tracks how long codes are unused, and replaces dead codes with latents of this batch.
 
-    Every device computes the same from the global batch, so codebooks of replicas cannot diverge.
+    Every device computes this from the global batch, so replicated codebooks stay equal.
 
     Args:
       codebook: [K, A].
-      idle: [K] float32, latents seen since each code was last chosen (whole numbers).
-      h: [B, T, A], this batch's latents before quantisation.
-      key: PRNG key that picks the latents.
+      idle: [K] float32, the number of latents since each code was last chosen.
+      h: [B, T, A], this batch's latents before quantization.
+      key: PRNG key that selects the latents.
       reset_after: number of latents after which an unused code is dead.
 
     Returns:
-      codebook, idle: the same shapes; a code that was moved starts again at 0.
+      codebook, idle: of the same shapes; `idle` of a replaced code is 0.
 
     Source: Garrido et al. 2026, section 3 (reset of codes unused for 300k videos).
     """
@@ -446,17 +445,17 @@ def reset_codes(codebook, idle, h, key, reset_after):
 
 
 def langevin_step(z, key, slope, alpha):
-    """Moves samples once by Langevin dynamics: z - alpha / 2 dE/dz + N(0, alpha).
+    """Takes one step of Langevin dynamics: z - alpha / 2 dE/dz + N(0, alpha).
 
     Args:
       z: [..., A].
       key: PRNG key.
-      slope: function z -> dE/dz of any energy, [..., A] -> [..., A].
-      alpha: size of the move; the samples' variance is off by a share of about alpha / 4 times
-        the energy's curvature, and diverges from a curvature of 4 / alpha on.
+      slope: function z -> dE/dz for any energy E, [..., A] -> [..., A].
+      alpha: step size. The relative error of the samples' variance is about alpha / 4 times the
+        energy's curvature; the samples diverge if the curvature is 4 / alpha or more.
 
     Returns:
-      [..., A]; repeated, samples of exp(-E).
+      [..., A]; after many steps, samples from exp(-E).
 
     Source: Garrido et al. 2026, appendix B; Welling & Teh 2011.
     """
@@ -466,19 +465,19 @@ def langevin_step(z, key, slope, alpha):
 def langevin(key, shape, l1, steps=200, alpha=0.01, scale=None):
     """Samples sparse latents from exp(-energy) by stochastic gradient Langevin dynamics.
 
-    The paper gives neither temperature nor steps. At temperature 1 the density of a low l1 is far
-    wider than any latent: |z_i| is 1 / l1 on average, and reaching it takes about 8 / (alpha l1^2)
-    steps. Short of that, samples are those of plain diffusion, N(0, 1 + alpha * steps). With
-    `scale` the price of |z|_1 is 1 / scale instead, the energy's at temperature l1 * scale (the
-    floor stays at its own, or it would be a wall too steep for the steps); start and moves are in
-    units of scale, and steps = 1000, alpha = 0.1 are about 12 relaxation times.
+    The paper gives neither temperature nor number of steps. At temperature 1 and a small l1,
+    samples are much larger than inferred latents: the mean |z_i| is 1 / l1, reached after about
+    8 / (alpha l1^2) steps. Fewer steps give samples of plain diffusion, N(0, 1 + alpha * steps).
+    With `scale`, the weight of |z|_1 is 1 / scale, as at temperature l1 * scale (the floor keeps
+    its weight, or it would be too steep for the step size). The initial noise and the steps are
+    in units of scale; steps = 1000 and alpha = 0.1 are about 12 relaxation times.
 
     Args:
       key: PRNG key.
       shape: (..., A).
       l1: as in `energy`; unused with `scale`.
-      steps, alpha: number and size of the moves, from N(0, I), or N(0, scale^2).
-      scale: mean |z_i| of the latents that samples should resemble, or None for the energy itself.
+      steps, alpha: number and size of the steps, starting from N(0, I), or N(0, scale^2).
+      scale: mean |z_i| of the latents to imitate, or None to sample from the energy itself.
 
     Returns:
       z: [..., A] float32.

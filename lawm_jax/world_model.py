@@ -1,7 +1,7 @@
 """The latent action world model: video -> states s -> latent actions z -> next states -> loss.
 
-This is the file to read. Everything is a pure function of a `WorldModel` (a static recipe) and
-its parameters (a plain nested dict); shapes use the letters explained in `lawm_jax/__init__.py`.
+Start reading here. All functions are pure: they take a `WorldModel` (static) and its parameters
+(a nested dict). `lawm_jax/__init__.py` explains the letters used for shapes.
 """
 
 import dataclasses
@@ -23,21 +23,21 @@ from lawm_jax.nn.prior import Prior, sample
 
 @dataclasses.dataclass(frozen=True)
 class WorldModel:
-    """Holds the recipe of a world model: hashable, so it can be a static argument of `jax.jit`.
+    """Describes the networks and preprocessing of a world model; a static argument for `jax.jit`.
 
     Attributes:
       encoder: frozen video or image encoder.
-      weights: its public weights, see `pretrained.load_encoder`; "" draws them.
-      inverse: inverse dynamics model, None when the latent is deterministic or labelled.
-      predictor: forward model; None in a recipe that trains a decoder or a controller alone.
-      latent: kind of latent action, see `latents`; None for a decoder alone.
-      resize, size: frames' short side before the centre crop, and the crop, in pixels.
-      merge: m x m neighbouring tokens become one (space to depth).
-      normalise: whether states and predictions pass a LayerNorm without parameters.
-      repeat: whether each frame fills a whole tubelet, so that one frame is one time step.
-      decoder: states -> pixels, trained apart, or None.
-      prior: learned distribution of latents given the state, fitted afterwards, or None.
-      controller: real actions -> latent actions, trained apart, or None.
+      weights: public weights of the encoder, see `pretrained.load_encoder`; "" for random weights.
+      inverse: inverse dynamics model, or None if latents are deterministic or labelled.
+      predictor: forward model, or None if only a decoder or a controller is trained.
+      latent: kind of latent action, see `latents`, or None if only a decoder is trained.
+      resize, size: short side of the resized frames and side of the center crop, in pixels.
+      merge: merges m x m neighboring tokens into one (space to depth).
+      normalise: whether states and predictions pass through a LayerNorm without parameters.
+      repeat: whether each frame is repeated to fill a tubelet, so that a time step is one frame.
+      decoder: states -> pixels, trained separately, or None.
+      prior: learned distribution of latents given the state, trained afterwards, or None.
+      controller: real actions -> latent actions, trained separately, or None.
     """
 
     encoder: nn.Module
@@ -56,20 +56,20 @@ class WorldModel:
 
 
 def build(config):
-    """Builds the recipe that a config describes.
+    """Builds a world model from a config.
 
     Args:
-      config: ConfigDict or mapping with the sections `encoder` and `data` (of which only `size` and
-        `resize` count), and `inverse`, `predictor`, `latent` for a world model, as in
-        configs/lawm.py, or `decoder`, as in configs/decoder.py, or `inverse`, `latent` and
-        `controller`, as `objectives.complete` makes of configs/controller.py, or all.
+      config: ConfigDict or nested dict with the sections `encoder` and `data` (only its `size` and
+        `resize` are used), and any of `inverse`, `predictor` and `latent` (configs/lawm.py),
+        `decoder` (configs/decoder.py), `controller` (configs/controller.py, after
+        `objectives.complete`) and `prior`.
 
     Returns:
-      A WorldModel; equal configs give equal, equally hashed models. The embedded encoder comes with
-      its decoder; another encoder's is had from `load`.
+      A WorldModel; equal configs give equal models with equal hashes. The embedded encoder comes
+      with its decoder; `load` adds a decoder to other encoders.
 
     Raises:
-      ValueError: an unknown kind, or sizes that do not fit each other.
+      ValueError: a kind is unknown, or sizes are inconsistent.
     """
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     parts = {key: dict(config[key]) for key in PARTS if key in config}
@@ -111,7 +111,7 @@ PARTS = ("encoder", "inverse", "predictor", "latent", "decoder", "prior", "contr
 
 
 def to_config(model):
-    """Returns the config, a nested dict, that `build` builds a model from."""
+    """Returns the config (a nested dict) from which `build` builds an equal model."""
     view = {key: getattr(model, key) for key in ("weights", "merge", "normalise", "repeat")}
     config = {"data": {"resize": model.resize, "size": model.size}}
     config["encoder"] = pretrained.options_of(model.encoder) | view
@@ -129,7 +129,7 @@ def to_config(model):
     return config
 
 
-# Attributes of networks that their sections of a config do not set.
+# Attributes of networks that are set by `build` or Flax, not by the config.
 GIVEN = {"features", "patch", "tubelet", "parent", "name"}
 
 
@@ -139,7 +139,7 @@ def _embedded_decoder(encoder):
 
 
 def _has_embedded_decoder(model):
-    """Says whether a model's decoder is that of the embedded encoder."""
+    """Returns whether the model's decoder is the one embedded in the package."""
     embedded = model.weights == "embedded" and not model.normalise
     return embedded and model.decoder == _embedded_decoder(model.encoder)
 
@@ -154,26 +154,26 @@ def _network(name, options):
 
 
 def init(model, key, video):
-    """Makes a model's parameters: the encoder's public weights, the rest drawn at random.
+    """Initializes parameters: public weights for the encoder, random values for the other networks.
 
     Args:
       model: WorldModel.
       key: PRNG key.
-      video: uint8 [B, F, H, W, 3], or its shape and dtype (jax.ShapeDtypeStruct).
+      video: uint8 [B, F, H, W, 3], or a jax.ShapeDtypeStruct of it.
 
     Returns:
-      {"encoder"}, for a world model "predictor", unless deterministic or labelled "inverse", if
-      discrete or labelled "latent", and "decoder", "prior", "controller" where it has them.
+      A dict with the parameters of each part that the model has: "encoder", "predictor", "inverse",
+      "latent" (of discrete or labelled latents only), "decoder", "prior" and "controller".
 
     Raises:
-      ValueError: the video's shape does not fit the model.
-      FileNotFoundError: the encoder's weights are not on disk and cannot be had.
+      ValueError: the shape of the video does not fit the model.
+      FileNotFoundError: the encoder's weights are not on disk and cannot be downloaded.
     """
     encoder = init_encoder(model, video)
     s = state_shape(model, encoder, video)
     params = {"encoder": encoder} | init_decoder(model, jax.random.fold_in(key, 1), s)
 
-    @jax.jit  # else each of its hundreds of operations is compiled alone
+    @jax.jit  # otherwise JAX compiles its hundreds of operations one by one
     def draw(key):
         drawn = {}
         if model.prior is not None:
@@ -188,7 +188,7 @@ def init(model, key, video):
 
 
 def init_decoder(model, key, s):
-    """Makes {"decoder": its parameters}: the embedded ones, else drawn; {} without a decoder."""
+    """Returns {"decoder": params}, embedded or random; {} if the model has no decoder."""
     if model.decoder is None:
         return {}
     if _has_embedded_decoder(model):
@@ -197,19 +197,19 @@ def init_decoder(model, key, s):
 
 
 def draw_decoder(model, key, s):
-    """Draws {"decoder": its parameters}, for states of the shape of `s`."""
+    """Returns {"decoder": params} with random parameters, for states shaped like `s`."""
     cells = _cells(model, jnp.zeros((1, *s.shape[1:])))
     return {"decoder": model.decoder.init(key, cells)["params"]}
 
 
 def init_controller(model, key, s):
-    """Makes {"controller": its parameters}; actions and latents are not measured yet."""
+    """Returns {"controller": params} with random parameters and an identity `scale`."""
     u = jnp.zeros((1, 1, model.controller.actions))
     return {"controller": model.controller.init(key, u, jnp.zeros((1, 1, *s.shape[2:])))["params"]}
 
 
 def init_encoder(model, video):
-    """Makes the frozen encoder's parameters; `video` as in `init`."""
+    """Returns the parameters of the frozen encoder; `video` as in `init`."""
     if model.weights:
         options = pretrained.options_of(model.encoder)
         name, _ = options.pop("name"), options.pop("remat", "")
@@ -224,21 +224,21 @@ def init_encoder(model, video):
 
 
 def draw_encoder(model, video):
-    """Draws an encoder's parameters, as its public weights are laid out; `video` as in `init`."""
+    """Returns random encoder parameters, with the structure of the public weights."""
     shape = jax.eval_shape(lambda v: _prepare(model, v), video)
     return model.encoder.init(jax.random.key(0), jnp.zeros((1, *shape.shape[1:])))["params"]
 
 
 def state_shape(model, encoder, video):
-    """Returns the jax.ShapeDtypeStruct of `encode`'s result, without computing it."""
+    """Returns the shape and dtype of `encode`'s result (jax.ShapeDtypeStruct)."""
     return jax.eval_shape(lambda p, v: encode(model, {"encoder": p}, v), encoder, video)
 
 
 def init_dynamics(model, key, s):
-    """Draws forward and inverse dynamics model and latent, for states of the shape of `s`.
+    """Initializes the predictor, inverse dynamics model and latent for states shaped like `s`.
 
     Returns:
-      {"predictor"}, and "inverse", "latent" where the latent has them; can be jitted.
+      {"predictor": params}, and "inverse" and "latent" if the latent has them; can be jitted.
     """
     B, T, N, D = 1, *s.shape[1:]
     inverse, predictor, latent = jax.random.split(key, 3)
@@ -251,14 +251,14 @@ def init_dynamics(model, key, s):
 
 
 def _floating(**arrays):
-    """Checks that arrays, or tracers of them, by the names of arguments, are floating point."""
+    """Raises ValueError if an array (given by argument name) is not floating point."""
     for name, x in arrays.items():
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"{name}: expected floating point, got {x.dtype}")
 
 
 def crop(model, video):
-    """Resizes the short side, crops the centre: [B, F, H, W, 3] -> float32 of the model's size."""
+    """Resizes the short side and crops the center: [B, F, H, W, 3] -> float32, side model.size."""
     if video.dtype != jnp.uint8:
         raise ValueError(
             f"video: expected uint8, RGB from 0 to 255, got {video.dtype}; convert it, as its "
@@ -278,7 +278,7 @@ def crop(model, video):
 
 
 def _prepare(model, video):
-    """Crops, normalises and repeats frames: [B, F, H, W, 3] -> what the encoder takes."""
+    """Crops, normalizes and repeats frames: [B, F, H, W, 3] -> input of the encoder."""
     x, tubelet = crop(model, video), model.encoder.tubelet
     if not model.repeat and x.shape[1] % tubelet:
         raise ValueError(f"video: expected a multiple of {tubelet} frames, got {x.shape[1]}")
@@ -288,20 +288,20 @@ def _prepare(model, video):
 
 
 def encode(model, params, video):
-    """Turns video into states with the frozen encoder.
+    """Encodes video into states with the frozen encoder.
 
-    Frames of another size are resized (short side to model.resize, bilinear) and centre-cropped.
+    Frames of another size are resized (short side to model.resize, bilinear) and center-cropped.
 
     Args:
-      model, params: of the world model; only params["encoder"] is used.
+      model, params: the world model; only params["encoder"] is used.
       video: uint8 [B, F, H, W, 3], RGB.
 
     Returns:
-      s: [B, T, N, D] float32; T = F / tubelet, or F when frames are repeated.
+      s: [B, T, N, D] float32; T = F / tubelet, or F if frames are repeated.
 
     Raises:
-      ValueError: not uint8, whose scale alone is known, not [B, F, H, W, 3], or F is no multiple of
-        the tubelet.
+      ValueError: video is not uint8 (the scale of other dtypes is unknown) or not [B, F, H, W, 3],
+        or F is not a multiple of the tubelet.
 
     Source: Garrido et al. 2026, section 3 (f_theta).
     """
@@ -316,7 +316,7 @@ def encode(model, params, video):
 
 
 def _cells(model, s):
-    """Undoes the merge of tokens: [B, T, N, D] -> the encoder's own [B, T, m^2 N, D / m^2]."""
+    """Reverses the merging of tokens: [B, T, N, D] -> [B, T, m^2 N, D / m^2]."""
     B, T, N, D = s.shape
     m, side = model.merge, round(N**0.5)
     s = s.reshape(B, T, side, side, m, m, D // m**2).transpose(0, 1, 2, 4, 3, 5, 6)
@@ -324,8 +324,7 @@ def _cells(model, s):
 
 
 def paint(model, params, s):
-    """Decodes states as `decode` does, but to float32 on the scale 0..255, neither clipped nor
-    rounded: what the decoder's training differentiates."""
+    """Decodes states to float32 pixels from 0 to 255, not clipped or rounded, for training."""
     if model.decoder is None:
         raise ValueError(
             "model: has no decoder; train one with configs/decoder.py and load it with "
@@ -341,17 +340,17 @@ def paint(model, params, s):
 
 
 def decode(model, params, s):
-    """Turns states into pictures, to look at.
+    """Decodes states into images.
 
     Args:
-      model, params: of the world model; only params["decoder"] is used.
+      model, params: the world model; only params["decoder"] is used.
       s: [B, T, N, D].
 
     Returns:
-      video: uint8 [B, F, H, W, 3], RGB; F = T * tubelet, or T when frames are repeated.
+      video: uint8 [B, F, H, W, 3], RGB; F = T * tubelet, or T if frames are repeated.
 
     Raises:
-      ValueError: the model has no decoder, or s is not [B, T, N, D] of floating point numbers.
+      ValueError: the model has no decoder, or s is not floating point [B, T, N, D].
 
     Source: Garrido et al. 2026, section 3 (decoder).
     """
@@ -359,7 +358,7 @@ def decode(model, params, s):
 
 
 def _describe(model, params, s):
-    """Runs the inverse dynamics model: s [B, T, N, D] -> [B, T-1, features]."""
+    """Applies the inverse dynamics model: s [B, T, N, D] -> [B, T-1, features]."""
     if s.ndim != 4 or s.shape[1] < 2:
         raise ValueError(f"s: expected [B, T, N, D] with at least 2 time steps, got {s.shape}")
     _floating(s=s)
@@ -374,7 +373,7 @@ def _describe(model, params, s):
 
 
 def _restrict(model, params, h, key, others=None):
-    """Limits what the latent carries: h [B, T, features] -> z [B, T, A], cost [B, T]."""
+    """Limits the information in latents: h [B, T, features] -> z [B, T, A], cost [B, T]."""
     return model.latent.restrict(params.get("latent"), h, key, others)
 
 
@@ -382,13 +381,13 @@ def infer_actions(model, params, s, key=None):
     """Infers the latent action between each state and the next.
 
     Args:
-      model, params: of the world model.
+      model, params: the world model.
       s: [B, T, N, D].
-      key: PRNG key of a noisy latent's sample; None gives its mean.
+      key: PRNG key for sampling noisy latents; None returns their mean.
 
     Returns:
-      z: [B, T-1, A] float32; z[:, t] leads step t to t + 1.
-      cost: [B, T-1], what the latent costs in the training loss.
+      z: [B, T-1, A] float32; z[:, t] is the latent action between steps t and t + 1.
+      cost: [B, T-1], the latents' term of the training loss.
 
     Raises:
       ValueError: s is not [B, T, N, D] with T at least 2, or the model's actions are labelled.
@@ -399,23 +398,22 @@ def infer_actions(model, params, s, key=None):
 
 
 def map_actions(model, params, u, s):
-    """Maps real actions to latent actions, step by step.
+    """Maps real actions to latent actions, independently for each step.
 
     Args:
-      model, params: of a world model with a controller (`load(workdir, controller=FOLDER)`), or
-        of one trained on labelled actions, which standardises them.
-      u: [B, T, U] float32, real actions in the units of the data that the controller was trained
-        on.
-      s: [B or 1, T, N, D], the states that they start from; a batch of 1 is all actions' and read
-        once. An action leads from one frame to the next: where a video encoder's step is several
-        frames, states are those of the model with `repeat=True` (`dataclasses.replace`), as in the
-        controller's training.
+      model, params: a world model with a controller (`load(workdir, controller=FOLDER)`), or one
+        trained on labelled actions, which only standardizes them.
+      u: [B, T, U] float32, real actions in the units of the controller's training data.
+      s: [B or 1, T, N, D], the state in which each action is taken; a batch of 1 is shared by all
+        actions and processed once. An action spans one frame: with a video encoder whose time steps
+        span several, encode s with `dataclasses.replace(model, repeat=True)`, as in training.
 
     Returns:
-      z: [B, T, A] float32; z[:, t] stands for u[:, t] in state s[:, t]. Discrete: the nearest code.
+      z: [B, T, A] float32; z[:, t] is the latent action (if discrete, the nearest code) for u[:, t]
+      in state s[:, t].
 
     Raises:
-      ValueError: the model has no controller, or u or s are of another shape than it takes.
+      ValueError: the model has no controller, or u or s has the wrong shape.
 
     Source: Garrido et al. 2026, section 5 (controllers).
     """
@@ -444,10 +442,10 @@ def map_actions(model, params, u, s):
 
 
 def predict(model, params, s, z):
-    """Predicts the state after each step, every step from the true past (teacher forcing).
+    """Predicts the next state at every step from the true past states (teacher forcing).
 
     Args:
-      model, params: of the world model.
+      model, params: the world model.
       s: [B, T, N, D].
       z: [B, T, A].
 
@@ -455,7 +453,7 @@ def predict(model, params, s, z):
       [B, T, N, D] float32; entry t predicts step t + 1 from s[:, :t + 1] and z[:, :t + 1].
 
     Raises:
-      ValueError: z does not have a latent of the model's width for every step of s.
+      ValueError: the shape of z is not [B, T, A].
 
     Source: Garrido et al. 2026, section 3 (p_psi).
     """
@@ -469,7 +467,7 @@ def predict(model, params, s, z):
 
 
 def _finish(model, prediction):
-    """Normalises a prediction like a state, before the loss and before it is fed back."""
+    """Normalizes a prediction like an encoded state."""
     if not model.normalise:
         return prediction
     *shape, D = prediction.shape
@@ -480,17 +478,17 @@ def prefill(model, params, s, z):
     """Prefills the key-value cache so that many rollouts share one context.
 
     Args:
-      model, params: of the world model.
+      model, params: the world model.
       s: [B, T, N, D], the context.
-      z: [B, T-1, A], latents between its steps.
+      z: [B, T-1, A], the latent actions between the states of the context.
 
     Returns:
-      cache: the last state, [B, 1, N, D], and keys and values of the steps before it, none or
-      one pair of [depth, B, heads, T-1, N, head_dim]. What the last step does depends on the
-      latent to come.
+      cache: the last state [B, 1, N, D], and a tuple with the keys and values of the earlier steps:
+      empty if T is 1, else one pair of [depth, B, heads, T-1, N, head_dim]. The last step has no
+      keys yet, because they depend on the next latent action.
 
     Raises:
-      ValueError: s is not [B, T, N, D] or z is not of the model's width for T - 1 steps.
+      ValueError: s is not [B, T, N, D], or the shape of z is not [B, T-1, A].
     """
     if s.ndim != 4 or z.shape != (s.shape[0], s.shape[1] - 1, model.latent.dim):
         raise ValueError(
@@ -507,19 +505,19 @@ def prefill(model, params, s, z):
 def rollout_latents(model, params, cache, z):
     """Rolls out latent actions open loop from a cached context: each prediction is fed back.
 
-    A context that all candidates share is computed once, and its keys and values are stored once,
-    not P times. The steps are unrolled: fastest, but 31 of them take nano 11 s to compile.
+    The keys and values of a shared context are stored once, not P times. The loop over steps is
+    unrolled, which runs fastest, but 31 steps of the nano model take 11 s to compile.
 
     Args:
-      model, params: of the world model.
-      cache: from `prefill`, of one context or of P.
-      z: [P, H, A], the latents that lead on from the last state.
+      model, params: the world model.
+      cache: from `prefill`, with a batch of 1 or P contexts.
+      z: [P, H, A], latent actions from the last state of the context on.
 
     Returns:
-      [P, H, N, D] float32, the states after each latent.
+      [P, H, N, D] float32, the state predicted after each latent action.
 
     Raises:
-      ValueError: z holds no step, is not of the model's width or does not fit the cache.
+      ValueError: z has no steps, has the wrong width or does not fit the cache.
     """
     B, A = len(cache[0]), model.latent.dim
     if z.ndim != 3 or z.shape[1] < 1 or z.shape[2] != A or B not in (1, len(z)):
@@ -532,22 +530,22 @@ def rollout_latents(model, params, cache, z):
 def rollout_actions(model, params, cache, u, window=None):
     """Rolls out real actions open loop from a cached context.
 
-    Each action is mapped to a latent one by `map_actions`, in the state predicted for its step.
+    `map_actions` maps each action to a latent action, given the state predicted before it.
 
     Args:
-      model, params: of a world model that `map_actions` takes.
-      cache: from `prefill`, of one context or of P.
-      u: [P, H, U], the real actions that lead on from the last state, in their own units.
-      window: most steps that a prediction reads; earlier ones are forgotten, and the window is read
-        anew as if it were all. Training reads T - 1, and time positions beyond it are unknown to
-        the model. None reads all.
+      model, params: a world model with a controller, or one trained on labelled actions.
+      cache: from `prefill`, with a batch of 1 or P contexts.
+      u: [P, H, U], real actions from the last state of the context on, in the dataset's units.
+      window: maximum number of steps that a prediction attends to, or None for all. Later
+        predictions are computed from the last `window` states, without the cache and with time
+        positions from 0. Training uses T - 1 steps; later time positions are new to the model.
 
     Returns:
-      [P, H, N, D] float32, the states after each action.
+      [P, H, N, D] float32, the state predicted after each action.
 
     Raises:
-      ValueError: u holds no step or does not fit the cache, the window slides beyond a context of
-        more than one state, or as `map_actions`.
+      ValueError: u has no steps or does not fit the cache; the rollout exceeds `window` and the
+        context has more than one state; or for the reasons of `map_actions`.
 
     Source: Garrido et al. 2026, section 6 (planning through a controller). The window slides as in
     `EncPredWM.unroll` of github.com/facebookresearch/jepa-wms.
@@ -569,7 +567,7 @@ def rollout_actions(model, params, cache, u, window=None):
 
 
 def _continue(model, params, cache, steps, lead, window=None):
-    """Feeds predictions back; lead(t, state [B, 1, N, D]) gives the latent [P, 1, A] of a step."""
+    """Feeds predictions back; lead(t, state [B, 1, N, D]) -> latent action [P, 1, A] of step t."""
     state, past = cache
     states, latents, own = [], [], ()
     for t in range(steps):
@@ -591,18 +589,18 @@ def _continue(model, params, cache, steps, lead, window=None):
 
 
 def rollout(model, params, s, z):
-    """Rolls out latent actions open loop, each from its own context.
+    """Rolls out latent actions open loop, with a separate context for each clip.
 
     Args:
-      model, params: of the world model.
+      model, params: the world model.
       s: [B, T, N, D], the context.
-      z: [B, T-1+P, A], latents of the context's own steps and of the P steps to predict.
+      z: [B, T-1+P, A], latent actions of the context and of the P steps to predict.
 
     Returns:
       [B, P, N, D] float32, steps T to T + P - 1.
 
     Raises:
-      ValueError: z holds no step to predict, or is not of the model's width.
+      ValueError: z has no steps to predict or the wrong width.
     """
     B, T = s.shape[:2]
     if z.ndim != 3 or z.shape[1] < T or z.shape[2] != model.latent.dim or z.shape[0] != B:
@@ -614,26 +612,25 @@ def rollout(model, params, s, z):
 
 
 def loss(model, params, s, key, u=None, others=None):
-    """Computes the training loss: prediction error plus the price of the latents.
+    """Computes the training loss: the prediction error plus the cost of the latents.
 
     Args:
-      model, params: of the world model.
-      s: [B, T, N, D], the global batch (the regularisers' statistics are over all of it).
-      key: PRNG key of noisy latents, or their noise itself, [B, T-1, A] of N(0, I).
-      u: [B, T-1, U], the real actions; labelled ones need them, others do not look at them.
-      others: [B', T-1, A], sparse latents of the rest of the global batch where s is but a part of
-        it, see `latents.sparse`.
+      model, params: the world model.
+      s: [B, T, N, D], the global batch, over which the regularizers compute statistics.
+      key: PRNG key for noisy latents, or their noise, [B, T-1, A] from N(0, I).
+      u: [B, T-1, U], real actions; required if actions are labelled, otherwise ignored.
+      others: [B', T-1, A], sparse latents of the rest of the global batch, see `latents.sparse`.
 
     Returns:
       The scalar loss, and metrics: `error` (mean absolute prediction error over all elements),
-      `cost` (the latents' mean price), `copy` (the error of copying the last state), and for
-      discrete latents `latents` [B, T-1, A], before quantisation.
+      `cost` (mean cost of the latents), `copy` (error of predicting no change) and, for discrete
+      latents, `latents` [B, T-1, A], before quantization.
 
     Raises:
-      ValueError: s or u do not fit the model.
+      ValueError: s or u does not fit the model.
 
-    Source: Garrido et al. 2026, section 3. It does not say whether the L1 norm over a state is a
-    sum or a mean; ours is the mean.
+    Source: Garrido et al. 2026, section 3. The paper does not say whether the L1 norm of a state is
+    a sum or a mean; this is the mean.
     """
     if model.latent.labelled:
         if u is None or u.shape != (s.shape[0], s.shape[1] - 1, model.latent.dim):
@@ -652,22 +649,24 @@ def loss(model, params, s, key, u=None, others=None):
 
 
 def sample_actions(model, params, key, shape, s=None):
-    """Draws latent actions without looking at what comes next.
+    """Samples latent actions, without knowing the next states.
 
     Args:
-      model, params: of the world model.
+      model, params: the world model.
       key: PRNG key.
       shape: (..., A).
-      s: [..., N, D], the states that the actions start from, for the learned prior of a model that
-        has one (`load(workdir, prior=True)`; evaluate fits it). None draws without a state.
+      s: [..., N, D], the states in which the actions are taken, to sample from the learned prior.
+        The model must have one (`lawm_jax.evaluate` trains it, `load(workdir, prior=True)` loads
+        it). None samples independently of states.
 
     Returns:
-      z: [..., A] float32. With s: from the learned prior. Discrete: codes in use, uniformly. Noisy:
-      N(0, I). Sparse: Langevin dynamics on the energy. Deterministic: zero.
+      z: [..., A] float32, from the learned prior if s is given. Otherwise discrete latents are
+      uniform over the codes in use, noisy ones are N(0, I), sparse ones follow Langevin dynamics on
+      the energy, and deterministic ones are zero.
 
     Raises:
-      ValueError: A is wrong, s does not fit or there is no learned prior for it, or none is given
-        and latents are unconstrained or labelled: they have no other distribution to draw from.
+      ValueError: A is wrong; s has the wrong shape or there is no learned prior; or s is None and
+        latents are unconstrained or labelled, which have no other distribution.
 
     Source: Garrido et al. 2026, appendix B.
     """

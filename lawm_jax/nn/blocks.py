@@ -1,4 +1,4 @@
-"""The transformer block that every network here is made of, and frame-causal attention."""
+"""The transformer block of all networks, and frame-causal attention."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ import numpy as np
 
 from lawm_jax.nn import rope
 
-SHORT = 256  # tokens; up to here masked attention is the faster one
+SHORT = 256  # tokens; masked attention is faster up to this length
 AUTO = jax.sharding.AxisType.Auto
 REMAT = {"blocks": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 def layer_norm(x):
-    """Normalises the last axis in float32, without parameters; eps 1e-6, x's dtype is kept."""
+    """Normalizes the last axis in float32, without parameters; eps 1e-6; keeps the dtype of x."""
     f = x.astype(jnp.float32)
     f = f - f.mean(-1, keepdims=True)
     return (f * jax.lax.rsqrt(jnp.square(f).mean(-1, keepdims=True) + 1e-6)).astype(x.dtype)
 
 
 def gelu(x):
-    """Computes the exact GELU, x times the normal distribution function; x's dtype is kept.
+    """Computes the exact GELU, x times the normal CDF; keeps the dtype of x.
 
-    In float32 by erf, on a CPU half as long as erfc, which keeps the tail of lower precisions.
+    In float32 it uses erf, twice as fast as erfc on CPUs. Lower precisions need erfc for the tail.
     """
     if x.dtype != jnp.float32:
         return jax.nn.gelu(x, approximate=False)
@@ -34,7 +34,7 @@ def gelu(x):
 def product(x, kernel, *_, **options):
     """Multiplies x [..., in] by a kernel [in, ...] as two matrices, for flax's `dot_general`.
 
-    With more axes XLA copies and transposes operands for the gradient on a CPU.
+    With more axes, XLA copies and transposes operands for the gradient on CPUs.
     """
     out = x.reshape(-1, x.shape[-1]) @ kernel.reshape(len(kernel), -1)
     return out.reshape(*x.shape[:-1], *kernel.shape[1:])
@@ -46,12 +46,12 @@ def attend(q, k, v, mask=None, past=()):
     Args:
       q: [B, heads, Q, head_dim].
       k, v: [B, heads, K, head_dim].
-      mask: [Q or 1, K] bool, which keys a query sees, or None for all.
-      past: pairs of more keys and values, [B or 1, heads, K', head_dim] each; with a mask there
-        are none. A batch of 1 is all queries' and never copied: one product of B x Q rows.
+      mask: [Q or 1, K] bool, True where a query attends to a key, or None for all keys.
+      past: (keys, values) pairs of earlier steps, [B or 1, heads, K', head_dim] each; not supported
+        together with a mask. A batch of 1 is shared by all queries and never copied.
 
     Returns:
-      [B, heads, Q, head_dim], in q's dtype.
+      [B, heads, Q, head_dim], in the dtype of q.
     """
     pairs = [*past, (k, v)]
     scale = q.shape[-1] ** -0.5
@@ -74,10 +74,10 @@ def _products(q, k, dtype=jnp.float32):
 
 @jax.custom_vjp
 def _logits(q, k):
-    """Multiplies queries by keys to float32 logits, and their gradient in q's own precision.
+    """Computes float32 logits of queries and keys, with gradients in the precision of q.
 
-    By itself JAX would multiply the float32 gradient of the logits by keys and queries in bfloat16,
-    a product of mixed types that accelerators compute as one of float32.
+    JAX would multiply the float32 gradient of the logits by bfloat16 keys and queries, a product of
+    mixed types that accelerators compute in float32.
     """
     return _products(q, k)
 
@@ -96,14 +96,13 @@ _logits.defvjp(lambda q, k: (_products(q, k), (q, k)), _logits_backward)
 def attention(q, k, v, causal):
     """Computes attention over all tokens, or over those of the same and of earlier time steps.
 
-    Long sequences take a kernel on TPUs, where a mesh is known (see `kernel_mesh`). Elsewhere they
-    take one unmasked call per step against what it sees: exact, no mask, a T-th of the logits at
-    once and, if causal, (T + 1) / 2T of the dense work. Short ones take a mask: less to compile
-    and to launch.
+    Long sequences use a kernel on TPUs if the mesh is known (see `kernel_mesh`), else one unmasked
+    call per time step, with a fraction 1 / T of the logits in memory and, if causal, (T + 1) / 2T
+    of the dense work. Short sequences use a mask: less to compile and to launch. All are exact.
 
     Args:
       q, k, v: [B, heads, T, N, head_dim].
-      causal: whether a token sees no later time step.
+      causal: whether tokens attend only to their own and earlier time steps.
 
     Returns:
       [B, heads, T, N, head_dim].
@@ -124,15 +123,15 @@ def attention(q, k, v, causal):
 
 
 def kernel_mesh(batch, tokens):
-    """Returns the mesh for TPU kernels, which the compiler can't partition itself.
+    """Returns the mesh for TPU kernels, which the compiler cannot partition by itself.
 
     Args:
       batch, tokens: number of sequences and their length.
 
     Returns:
-      The abstract mesh that the function is being traced for (`jax.sharding.use_abstract_mesh`, as
-      the trainer's step does, or `jax.set_mesh`), all of its axes left to the compiler; or None
-      where there is none, it is not of TPUs, or the kernel does not take such sequences.
+      The abstract mesh of the trace (`jax.sharding.use_abstract_mesh`, as in the training step, or
+      `jax.set_mesh`), if all its axes are automatic. None if there is no mesh, it is not a TPU
+      mesh, or the kernel does not support such sequences.
     """
     mesh = jax.sharding.get_abstract_mesh()
     device = getattr(mesh, "abstract_device", None)
@@ -141,12 +140,12 @@ def kernel_mesh(batch, tokens):
 
 
 def cached_attention(q, k, v, past):
-    """Computes a new step's attention to itself and to the steps before it.
+    """Computes the attention of a new step to itself and to cached steps.
 
     Args:
       q, k, v: [B, heads, 1, N, head_dim], of the new step.
-      past: pairs of keys and values of earlier steps, [B or 1, heads, T, N, head_dim] each; those
-        with a batch of 1 are shared by all of the batch.
+      past: (keys, values) pairs of earlier steps, [B or 1, heads, T, N, head_dim] each; a batch of
+        1 is shared by the whole batch.
 
     Returns:
       [B, heads, 1, N, head_dim].
@@ -157,12 +156,11 @@ def cached_attention(q, k, v, past):
 
 
 class Block(nn.Module):
-    """Applies attention and an MLP, pre-normed; conditioned, both by AdaLN-zero of their own step.
+    """Applies pre-norm attention and an MLP, optionally conditioned by AdaLN-zero.
 
-    With a condition the two LayerNorms have no parameters: scale, shift and gate of each step come
-    from that step's condition through a zero-initialised layer, so the block starts as the
-    identity (Peebles & Xie 2022, adaLN-Zero). They are [B, T, 1, D]: broadcast, never copied to
-    every token.
+    With a condition, the two LayerNorms have no parameters: a zero-initialized layer computes each
+    time step's scale, shift and gate from its condition, so the initial block is the identity
+    (Peebles & Xie 2022, adaLN-Zero). They are [B, T, 1, D], broadcast over tokens.
     """
 
     width: int
@@ -174,7 +172,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, rotary, condition=None, past=()):
-        """See `Stack`. Returns x and its (keys, values)."""
+        """Returns the block's output and its (keys, values); arguments as in `Stack`."""
         B, T, N, D = x.shape
         dense = lambda features, name: nn.DenseGeneral(  # noqa: E731
             features,
@@ -210,16 +208,16 @@ class Block(nn.Module):
 
 
 class Stack(nn.Module):
-    """Applies `depth` blocks: one traced body, parameters stacked on a leading axis.
+    """Applies `depth` blocks in a scan, with parameters stacked on a leading axis.
 
     Attributes:
       width, heads, depth: D, attention heads, number of blocks.
       conditioned: whether blocks take a condition (AdaLN-zero).
       causal: whether attention is frame-causal.
-      tiled, grid: the rotary convention, see `rope.table`.
-      mlp: hidden width of the MLP; 0 stands for four times the width.
-      remat: what the backward pass computes again instead of keeping it: "blocks", each block;
-        "dots", all of it but products with weights, so attention and what is cheap; "" nothing.
+      tiled, grid: variant of the rotary embedding, see `rope.table`.
+      mlp: hidden width of the MLP; 0 for four times the width.
+      remat: what the backward pass recomputes instead of storing it: "blocks", whole blocks;
+        "dots", attention and cheap operations, but no products with weights; "" nothing.
       dtype: of matrix products and activations; parameters, norms and softmax are float32.
     """
 
@@ -236,14 +234,14 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, x, condition=None, past=(), keep=False):
-        """Runs the blocks.
+        """Applies the blocks.
 
         Args:
           x: [B, T, N, D].
-          condition: [B, T, C], each step's own condition, or None.
-          past: what earlier calls kept of the steps before x, in order, each (keys, values) of
-            [depth, B or 1, heads, T', N, head_dim]; with any, T is 1.
-          keep: whether to return x's own keys and values.
+          condition: [B, T, C], one vector per time step, or None.
+          past: keys and values returned by earlier calls for the steps before x, in order; each is
+            a pair of [depth, B or 1, heads, T', N, head_dim]. If not empty, T must be 1.
+          keep: whether to return the keys and values of x.
 
         Returns:
           [B, T, N, D], and with `keep` also (keys, values).

@@ -1,4 +1,4 @@
-"""The controller: a real action, and the state that it starts from -> a latent action."""
+"""The controller: a real action and the state in which it is taken -> a latent action."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ KINDS = "state", "actions"
 
 
 class Controller(nn.Module):
-    """Translates real actions to latent ones, each step for itself.
+    """Maps real actions to latent actions, independently for each time step.
 
-    `kind` "state" is the paper's adapter: self-attention blocks over the tokens of the step's own
-    state, the embedded action as the only query of a cross-attention block, a linear head. Kind
-    "actions" is the same without a state: an MLP of the action alone.
+    Kind "state" is the paper's adapter: self-attention blocks over the tokens of the state, a
+    cross-attention block whose only query is the embedded action, and a linear head. Kind "actions"
+    is an MLP of the action alone.
 
-    `scale` in the parameters holds mean and deviation of real actions (of each dimension) and of
-    latents (one deviation for all), so that callers pass actions in their own units and get latents
-    in theirs. Training measures it before its first step and then leaves it alone.
+    The parameter `scale` holds mean and standard deviation of real actions (per dimension) and of
+    latents (one standard deviation for all), so that inputs and outputs are in their original
+    units. It is measured before the first training step and then constant.
 
     Attributes:
       features: A, the latent's width.
@@ -43,15 +43,15 @@ class Controller(nn.Module):
 
     @nn.compact
     def __call__(self, u, s):
-        """Translates each step's action.
+        """Maps the action of each time step.
 
         Args:
-          u: [B, T, U] float32, real actions in the units of the data that it was trained on.
-          s: [B or 1, T, N, D], the states that they start from, read once if all share them; kind
-            "actions" does not look at them.
+          u: [B, T, U] float32, real actions in the units of the training data.
+          s: [B or 1, T, N, D], the states in which the actions are taken; a batch of 1 is shared by
+            all actions and processed once. Ignored by kind "actions".
 
         Returns:
-          z: [B, T, A] float32; entry t depends on u[:, t] and s[:, t] only.
+          z: [B, T, A] float32; entry t depends only on u[:, t] and s[:, t].
         """
         scale = self.param("scale", lambda key: unscaled(self.features, self.actions))
         scale = jax.lax.stop_gradient(scale)
@@ -81,7 +81,7 @@ class Controller(nn.Module):
                 dense(self.width, name)(of)
                 for name, of in (("q", norm(x, "norm_q")), ("k", tokens), ("v", tokens))
             )
-            # All actions that start from one state are queries of one attention to its tokens.
+            # All actions taken in the same state are queries of one attention call over its tokens.
             q = q.reshape(own, -1, T, self.width).swapaxes(1, 2)
             seen = attend(split(q), split(k), split(v)).swapaxes(1, 2).reshape(q.shape)
             seen = seen.swapaxes(1, 2).reshape(x.shape)
@@ -93,7 +93,7 @@ class Controller(nn.Module):
 
 
 def unscaled(A, U):
-    """Makes the `scale` of actions and latents that have mean 0 and deviation 1 already."""
+    """Returns the `scale` that leaves actions and latents unchanged."""
     return {
         "action_mean": jnp.zeros(U),
         "action_std": jnp.ones(U),

@@ -1,4 +1,4 @@
-"""The pixel decoder: states of the frozen encoder -> video, to look at and to measure by eye."""
+"""The pixel decoder: states of the frozen encoder -> video, for inspection and metrics."""
 
 from typing import Any
 
@@ -9,16 +9,16 @@ from lawm_jax.nn.blocks import Stack
 
 
 class Decoder(nn.Module):
-    """Paints the pixels of each token: a frame-causal ViT and one linear layer.
+    """Decodes the pixels of each token with a frame-causal ViT and a linear layer.
 
-    It is trained apart, on the frozen encoder; the world model never sees it.
+    It is trained separately, on the frozen encoder; the world model does not use it.
 
     Attributes:
-      patch, tubelet: side and number of frames of what one token paints, the encoder's.
-      steps: time steps that see each other, no more than it was trained on; a longer clip is
-        painted piece by piece.
+      patch, tubelet: side and number of frames of the pixels of a token, as in the encoder.
+      steps: maximum number of time steps that attend to each other, no more than in training;
+        longer clips are decoded in chunks.
       width, heads, depth, remat, dtype: of the ViT, see `Stack`.
-      perceptual, weight, frames: how it is trained, see `train/objectives.py`.
+      perceptual, weight, frames: training options, see `train/objectives.py`.
 
     Source: Garrido et al. 2026, section 3 (decoder).
     """
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
           s: [B, T, N, D], one token per patch of the encoder (not merged).
 
         Returns:
-          [B, T * tubelet, H, W, 3] float32; -1 is black, 1 is white, not clipped.
+          [B, T * tubelet, H, W, 3] float32, from -1 (black) to 1 (white), not clipped.
         """
         B, T, N, D = s.shape
         steps = min(self.steps, T)

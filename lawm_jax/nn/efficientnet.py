@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 up to stride 16: the small frozen image encoder that ships with the package.
+"""EfficientNet-Lite0 up to stride 16: the small frozen image encoder that comes with the package.
 
 Source: Tan & Le 2019, "EfficientNet"; Lite (relu6, no squeeze-and-excitation) is Google's variant
-of 2020. Batch norm is folded into kernels and biases by `assets/make_efficientnet.py`.
+of 2020. `assets/make_efficientnet.py` folded batch norm into kernels and biases.
 """
 
 import flax.linen as nn
@@ -14,11 +14,11 @@ GROUPS = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)
 
 
 class EfficientNetLite0(nn.Module):
-    """Encodes every frame on its own as a grid of standardised feature vectors.
+    """Encodes each frame separately as a grid of standardized feature vectors.
 
-    What callers ask of any encoder: `tubelet` frames per time step, whether each state is of its
-    frames `alone`, `patch` pixels per token, token `width`, and `mean` and `std` of the input on
-    the scale 0..255.
+    All encoders have: `tubelet`, frames per time step; `alone`, whether each state depends only on
+    its own frames; `patch`, side of a token in pixels; `width`, of a token; and `mean` and `std` of
+    the input on the scale 0 to 255.
     """
 
     tubelet = 1
@@ -34,14 +34,14 @@ class EfficientNetLite0(nn.Module):
         self.output = self.param("output", lambda key: statistics)
 
     def __call__(self, x):
-        """Encodes normalised video into states.
+        """Encodes normalized video into states.
 
         Args:
           x: [B, F, H, W, 3] floating point, (video - mean) / std; H and W are multiples of 16.
 
         Returns:
-          s: [B, T, N, D] float32, T = F, N = H/16 * W/16 tokens row by row, D = 112 channels,
-            standardised with the statistics in the parameters `output`.
+          s: [B, T, N, D] float32, T = F, N = H/16 * W/16 tokens in row-major order, D = 112
+            channels, standardized with the statistics in the parameter `output`.
 
         Raises:
           ValueError: x has another shape or dtype.
@@ -52,14 +52,14 @@ class EfficientNetLite0(nn.Module):
         return (s - row(self.output["mean"])) / row(self.output["std"])
 
     def features(self, x):
-        """Computes the feature maps at strides 2, 4, 8 and 16, for use in a perceptual distance.
+        """Computes the feature maps at strides 2, 4, 8 and 16, for a perceptual distance.
 
         Args:
           x: as in `__call__`.
 
         Returns:
-          four maps [B, F, H/k, W/k, C] float32, k = 2, 4, 8, 16 and C = 16, 24, 40, 112, not
-          standardised.
+          Four maps [B, F, H/k, W/k, C] float32, not standardized; k = 2, 4, 8, 16 and C = 16, 24,
+          40, 112.
 
         Raises:
           ValueError: x has another shape or dtype.
@@ -75,24 +75,24 @@ class EfficientNetLite0(nn.Module):
 
 
 def all_at_once(weights, video):
-    """Computes all feature maps of [B, F, H, W, 3] with ordinary convolutions."""
+    """Computes the feature maps of [B, F, H, W, 3] with ordinary convolutions."""
     B, F, H, W, C = video.shape
     maps = trunk(weights, video.reshape(B * F, H, W, C), convolve)
     return tuple(m.reshape(B, F, *m.shape[1:]) for m in maps)
 
 
 def frame_by_frame(weights, video):
-    """Computes all feature maps of [B, F, H, W, 3], one frame of every clip at a time.
+    """Computes the feature maps of [B, F, H, W, 3], one frame of every clip at a time.
 
-    The intermediate values then stay in a CPU's cache (at 128 x 128, 2 cores: 800 frames/s, not
-    450), and clips that are sharded over devices stay sharded.
+    Activations then fit into a CPU's cache (800 frames/s instead of 450 at 128 x 128 on 2 cores),
+    and clips that are sharded over devices stay sharded.
     """
     maps = lax.map(lambda x: trunk(weights, x, sum_of_taps), video.swapaxes(0, 1))
     return tuple(m.swapaxes(0, 1) for m in maps)
 
 
 def trunk(weights, x, depthwise):
-    """Computes the last map of each stride, [B, h, w, C], from images [B, H, W, 3]."""
+    """Computes the last map of each stride, [B, h, w, C], of images [B, H, W, 3]."""
     layer, maps, i = weights["stem"], [], 0
     x = nn.relu6(convolve(x, layer["kernel"], 2) + row(layer["bias"]))
     for repeats, _, stride, _, _ in GROUPS:
@@ -149,7 +149,7 @@ def shapes():
 
 
 def draw(key, shape):
-    """Draws random kernels and zero biases for one shape or a dict of shapes."""
+    """Initializes kernels (random) and biases (zero) for a shape or a dict of shapes."""
     if isinstance(shape, tuple):
         kernel = nn.initializers.he_uniform()(key, shape)
         return {"kernel": kernel, "bias": jnp.zeros(shape[-1])}

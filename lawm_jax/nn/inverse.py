@@ -1,4 +1,4 @@
-"""The inverse dynamics model: two consecutive states -> what happened between them."""
+"""The inverse dynamics model: two consecutive states -> features of the action between them."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from lawm_jax.nn.blocks import Stack, attend, product
 
 
 class InverseDynamics(nn.Module):
-    """Reads two consecutive states and describes the change: a ViT, attentive pooling, a head.
+    """Infers features of the latent action from two consecutive states.
 
     The paper says only that the IDM reads s_t and s_t+1 and is trained jointly. Our choice: the
-    two states' tokens at the same place are joined along their channels, so a pair costs N tokens
-    and not 2N; a ViT with the encoder's rotary embedding runs over each pair alone; one learned
-    query pools it; a linear head gives the output. By default it has 12 blocks of the forward
-    model's width.
+    tokens of the two states are concatenated along channels, position by position, so that a pair
+    has N tokens and not 2N. A ViT with the encoder's rotary embedding processes each pair
+    separately, one learned query pools its tokens, and a linear head gives the output. In the
+    configs, the ViT is as wide as the predictor.
 
     Attributes:
       features: size of the output (A, or 2A for the moments of a noisy latent).
@@ -33,13 +33,13 @@ class InverseDynamics(nn.Module):
 
     @nn.compact
     def __call__(self, s):
-        """Describes each step of a clip.
+        """Computes the features between all consecutive states of a clip.
 
         Args:
           s: [B, T, N, D], T at least 2.
 
         Returns:
-          [B, T-1, features] float32; entry t depends on s[:, t] and s[:, t + 1] only.
+          [B, T-1, features] float32; entry t depends only on s[:, t] and s[:, t + 1].
         """
         B, T, N, _ = s.shape
         pairs = jnp.concatenate([s[:, :-1], s[:, 1:]], axis=-1).astype(self.dtype)

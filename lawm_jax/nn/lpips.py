@@ -1,7 +1,7 @@
 """The trunks of LPIPS: VGG16 and AlexNet up to their last ReLU, frame by frame.
 
 Source: Zhang et al. 2018, "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-version 0.1; layers and their order are torchvision's. The distance itself is in `perceptual.py`.
+version 0.1; layers and their order as in torchvision. `perceptual.py` computes the distance.
 """
 
 import flax.linen as nn
@@ -9,30 +9,30 @@ import jax.numpy as jnp
 
 
 class Trunk(nn.Module):
-    """Computes five feature maps of every frame; `mean` and `std` of its input are on 0..255.
+    """Computes five feature maps of each frame; `mean` and `std` of its input are on 0 to 255.
 
     Attributes:
-      stages: five of (window of the max pooling before it, stride 2, or 0 for none; convolutions:
-        width, kernel size, stride, padding), each convolution with a ReLU after it.
-      least: shortest side that leaves the last map a pixel.
+      stages: five pairs (window of the preceding max pooling with stride 2, or 0 for none;
+        convolutions (width, kernel size, stride, padding), each followed by a ReLU).
+      least: smallest supported side, for which the last map has one pixel.
     """
 
     stages: tuple
     least: int
 
-    # LPIPS scales pixels to -1..1, then takes (x - shift) / scale; here both steps at once.
+    # Combines two steps of LPIPS: pixels are scaled to -1..1, then to (x - shift) / scale.
     mean = tuple(127.5 * (1 + shift) for shift in (-0.030, -0.088, -0.188))
     std = tuple(127.5 * scale for scale in (0.458, 0.448, 0.450))
 
     @nn.compact
     def features(self, x):
-        """Computes the maps that LPIPS compares.
+        """Computes the feature maps that LPIPS compares.
 
         Args:
           x: [B, F, H, W, 3] floating point, (video - mean) / std; H and W are at least `least`.
 
         Returns:
-          five maps [B, F, h, w, C] float32, after the last ReLU of each stage.
+          Five maps [B, F, h, w, C] float32, after the last ReLU of each stage.
 
         Raises:
           ValueError: x has another shape or dtype.
@@ -43,7 +43,7 @@ class Trunk(nn.Module):
             )
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"x: expected normalised floating point values, got {x.dtype}")
-        x, maps, layer = x.astype(jnp.float32), [], 0  # torchvision counts ReLUs and poolings, too
+        x, maps, layer = x.astype(jnp.float32), [], 0  # `layer` as in torchvision
         for pooling, convolutions in self.stages:
             if pooling:
                 x, layer = nn.max_pool(x, (pooling, pooling), (2, 2)), layer + 1

@@ -1,7 +1,7 @@
-"""Perceptual distances between frames: LPIPS, and one whose network comes with the package.
+"""Perceptual distances between frames: LPIPS, and a distance on the embedded EfficientNet.
 
-LPIPS's weights don't come with it. The heads are those of the package lpips (BSD 2-clause), the
-trunks torchvision's (BSD 3-clause; trained on ImageNet), which the user puts where torch.hub would.
+The weights of LPIPS are not included. Its heads come from the package lpips (BSD 2-clause), its
+trunks from torchvision (BSD 3-clause; trained on ImageNet), which users put in torch.hub's folder.
 """
 
 import importlib.util
@@ -18,39 +18,38 @@ from lawm_jax.nn.lpips import ALEXNET, VGG16
 
 NETWORKS = {"effnet": EfficientNetLite0(), "lpips_vgg": VGG16, "lpips_alex": ALEXNET}
 
-# Of LPIPS: the package's name of the network, torchvision's of the file with its trunk's weights.
+# LPIPS network -> its name in the package lpips, torchvision's file with the trunk's weights.
 FILES = {
     "lpips_vgg": ("vgg", "vgg16-397923af.pth"),
     "lpips_alex": ("alex", "alexnet-owt-7be5be79.pth"),
 }
 
-EPSILON = 1e-10  # LPIPS's guard against a feature vector of zeros
+EPSILON = 1e-10  # as in LPIPS, for feature vectors of zeros
 
 
 def load(name, trunk=None):
-    """Loads a network and what `distance` needs of its weights; downloads nothing.
+    """Loads a perceptual network and its weights from disk.
 
     Args:
-      name: "effnet", the EfficientNet-Lite0 that comes with the package, or "lpips_vgg" or
-        "lpips_alex", LPIPS version 0.1, whose weights are the user's to install.
-      trunk: of LPIPS, the path of torchvision's file with the network's weights; None looks in
-        $TORCH_HOME/hub/checkpoints, where TORCH_HOME is ~/.cache/torch unless set, as torch.hub
-        does.
+      name: "effnet", the embedded EfficientNet-Lite0; or "lpips_vgg" or "lpips_alex", LPIPS version
+        0.1, whose weights the user installs.
+      trunk: path of torchvision's weights of the LPIPS network. None uses torch.hub's folder,
+        $TORCH_HOME/hub/checkpoints, where TORCH_HOME is ~/.cache/torch by default.
 
     Returns:
-      network: NETWORKS[name], a frozen Linen module, hashable: a static argument of `jax.jit`.
-      params: {"network": its parameters, "heads": a [C] float32 per feature map}; numpy arrays.
+      network: NETWORKS[name], a Linen module; hashable, a static argument for `jax.jit`.
+      params: {"network": its parameters, "heads": [C] float32 per feature map}; numpy arrays.
 
     Raises:
-      ValueError: unknown name, or a file that doesn't hold the network's weights.
+      ValueError: unknown name, or a file that does not hold the network's weights.
       ModuleNotFoundError: the package lpips, or torch to read the files, is not installed.
-      FileNotFoundError: torchvision's file is missing; says where it is looked for.
+      FileNotFoundError: torchvision's file is missing; the message gives its expected path.
     """
     if name not in NETWORKS:
         raise ValueError(f"name: expected one of {', '.join(NETWORKS)}, got {name!r}")
     if name in FILES:
         return NETWORKS[name], _lpips(NETWORKS[name], *FILES[name], trunk)
-    # A quarter per map, not learned: this is no LPIPS, and its numbers compare with no LPIPS.
+    # Equal weights, not learned: the distances are not comparable with those of LPIPS.
     heads = [np.full(width, 0.25, np.float32) for width in (16, 24, 40, 112)]
     return NETWORKS[name], {"network": pretrained.efficientnet()[1], "heads": heads}
 
@@ -90,7 +89,7 @@ def _lpips(network, net, name, trunk):
 
 
 def _read(file, shapes):
-    """Reads the tensors of {name: shape} from a file of torch: {name: float32 array}."""
+    """Reads tensors of the given {name: shape} from a torch file: {name: float32 array}."""
     tensors = pretrained.read_torch(file)
     tensors = tensors if isinstance(tensors, dict) else {}
     lack = [k for k, shape in shapes.items() if np.shape(tensors.get(k)) != shape]
@@ -105,21 +104,21 @@ def _read(file, shapes):
 def distance(network, params, a, b):
     """Computes the perceptual distance of each pair of frames; differentiable in a and b.
 
-    Feature vectors are scaled to unit length; a map's distance is the mean over its pixels of the
-    squared difference, weighted per channel by the map's head; maps are summed. With `effnet`'s
-    heads that is the mean over maps of the squared Euclidean distance: 0 to 4, 2 if unrelated.
+    Scales feature vectors to unit length, averages their squared differences over the pixels of
+    each map, weighted per channel by the map's head, and sums over maps. With "effnet" this is the
+    mean squared Euclidean distance over maps: from 0 to 4, and 2 for unrelated frames.
 
     Args:
       network, params: from `load`; jit with `network` static.
-      a, b: uint8 or floating point [B, F, H, W, 3] on the scale 0..255. H and W: multiples of 16
-        for "effnet", at least 16 for "lpips_vgg", at least 31 for "lpips_alex". Frames are never
-        resized, since distances of other sizes would not compare.
+      a, b: uint8 or floating point [B, F, H, W, 3] on the scale 0 to 255. H and W: multiples of 16
+        for "effnet", at least 16 for "lpips_vgg", at least 31 for "lpips_alex". Frames are not
+        resized, since distances of different sizes are not comparable.
 
     Returns:
       [B, F] float32.
 
     Raises:
-      ValueError: a and b have another or not the same shape, or another dtype.
+      ValueError: the shapes of a and b differ or are not supported, or a dtype is not.
 
     Source: Zhang et al. 2018, equation 1.
     """
@@ -130,7 +129,7 @@ def distance(network, params, a, b):
 
 
 def _features(network, params, video):
-    """Computes the feature maps [B, F, h, w, C] of frames on the scale 0..255."""
+    """Computes the feature maps [B, F, h, w, C] of frames on the scale 0 to 255."""
     if video.dtype != jnp.uint8 and not jnp.issubdtype(video.dtype, jnp.floating):
         raise ValueError(f"a, b: expected uint8 or floating point, got {video.dtype}")
     mean, std = (jnp.array(v).reshape(1, 1, 1, 1, 3) for v in (network.mean, network.std))
@@ -139,6 +138,6 @@ def _features(network, params, video):
 
 
 def _unit(x):
-    """Scales vectors over channels to unit length; of zeros, the gradient stays finite."""
+    """Scales vectors over channels to unit length, with finite gradients at zero."""
     squared = jnp.maximum((x * x).sum(-1, keepdims=True), EPSILON**2)
     return x / (jnp.sqrt(squared) + EPSILON)

@@ -1,4 +1,4 @@
-"""The forward model, the world model proper: past states and a latent action -> the next state."""
+"""The predictor, or forward model: past states and a latent action -> the next state."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from lawm_jax.nn.blocks import Stack, layer_norm, product
 
 
 class Predictor(nn.Module):
-    """Predicts the next state of every step in one pass (teacher forcing).
+    """Predicts the next state of every time step in one pass (teacher forcing).
 
-    A ViT with V-JEPA 2's rotary embedding and frame-causal attention. Each step's latent action
-    conditions that step's tokens by AdaLN-zero. The zero-initialised output is added to s_t, so
-    the untrained model copies the last frame.
+    A ViT with V-JEPA 2's rotary embedding and frame-causal attention. The latent action of each
+    step conditions the tokens of that step by AdaLN-zero. The zero-initialized output is added to
+    s_t, so that the untrained model predicts no change.
 
     Attributes:
       width, heads, depth, remat, dtype: of the ViT, see `Stack`.
@@ -32,8 +32,8 @@ class Predictor(nn.Module):
         """Predicts s[:, t + 1] from s[:, :t + 1] and z[:, :t + 1], for every t.
 
         Args:
-          s: [B or 1, T, N, D]; a batch of 1 meets all of z.
-          z: [B, T, A], z[:, t] leads step t to t + 1.
+          s: [B or 1, T, N, D]; a batch of 1 is shared by all of z.
+          z: [B, T, A], z[:, t] is the latent action between steps t and t + 1.
           past, keep: keys and values of the steps before s, and whether to return those of s, see
             `Stack`.
 

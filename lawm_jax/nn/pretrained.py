@@ -1,4 +1,4 @@
-"""Encoders by name, and public weights as their parameters."""
+"""Encoders by name, and loading of public weights."""
 
 import json
 import pathlib
@@ -29,7 +29,7 @@ ENCODERS = {
     "vjepa2.1_gigantic": VJEPA2(**SIZES["gigantic"], **VERSION_2_1),
 }
 
-# Fields of VJEPA2 -> keys of Hugging Face's config.json.
+# Attributes of VJEPA2 -> keys of Hugging Face's config.json.
 CONFIG_FIELDS = {
     "width": "hidden_size",
     "heads": "num_attention_heads",
@@ -38,7 +38,7 @@ CONFIG_FIELDS = {
     "tubelet": "tubelet_size",
 }
 
-# Meta's names of tensors -> Hugging Face's, applied in turn.
+# Substitutions that turn Meta's tensor names into Hugging Face's, applied in order.
 META_NAMES = (
     (r"^(module\.|backbone\.)+", ""),
     (r"^patch_embed\.", "embeddings.patch_embeddings."),
@@ -47,25 +47,25 @@ META_NAMES = (
     (r"^norm\.", "layernorm."),
 )
 
-# Dtypes of safetensors files that are weights as they are; float8 comes with scales of its own.
+# Supported dtypes in safetensors files; float8 tensors would need their scales.
 DTYPES = ("F64", "F32", "F16", "BF16")
 
-# Meta's checkpoints hold the trained encoder and its moving average (which 2.1 names anew).
+# Meta's checkpoints hold the encoder and its moving average, which has a new name in 2.1.
 META_PARTS = ("target_encoder", "ema_encoder", "encoder")
 
 
 def make_encoder(name, causal=True, dtype="float32", remat=""):
-    """Makes an encoder's recipe.
+    """Builds an encoder, without its weights.
 
     Args:
       name: a key of `ENCODERS`.
-      causal: whether a state sees no later frame. EfficientNet-Lite0 sees one frame at a time: it
-        is causal anyway, and takes none of these options.
+      causal: whether states do not depend on later frames. EfficientNet-Lite0 ignores this and the
+        following options; it processes frames separately and is always causal.
       dtype: of matrix products and activations, as a string.
       remat: see `Stack`.
 
     Returns:
-      a frozen Linen module; equal arguments give equal, equally hashed modules.
+      A frozen Linen module; equal arguments give equal modules with equal hashes.
 
     Raises:
       ValueError: unknown name.
@@ -79,7 +79,7 @@ def make_encoder(name, causal=True, dtype="float32", remat=""):
 
 
 def options_of(encoder):
-    """Returns the arguments with which `make_encoder` makes an encoder: a dict."""
+    """Returns the arguments (a dict) from which `make_encoder` builds an equal encoder."""
     if not isinstance(encoder, VJEPA2):
         return {"name": next(name for name, other in ENCODERS.items() if other == encoder)}
     options = dict(causal=encoder.causal, dtype=jnp.dtype(encoder.dtype).name, remat=encoder.remat)
@@ -90,28 +90,28 @@ def options_of(encoder):
 def load_encoder(name_or_dir, causal=True, dtype="float32"):
     """Loads an encoder with its public weights.
 
-    V-JEPA 2.1 is told from 2.0 by its tensors `norms_block.*` and `video_mod_embed`, or by
-    `use_rope_interleave` in config.json. Meta published 2.1 as .pt files; directories of 2.1 are
-    assumed to be like the community's conversions (transformers 5.23 knows none). Repeated frames
-    take 2.1's video branch, as clips do.
+    V-JEPA 2.1 is distinguished from 2.0 by the tensors `norms_block.*` and `video_mod_embed`, or by
+    `use_rope_interleave` in config.json. Meta published 2.1 as .pt files; a directory with 2.1
+    is assumed to be in the format of community conversions (transformers 5.23 does not support it).
+    Clips use the video branch of 2.1, also if frames are repeated.
 
     Args:
       name_or_dir: one of
         "embedded" (or "efficientnet_lite0"), the image encoder that comes with the package;
         a directory with config.json and model.safetensors, or its shards and their index;
-        a file .pt or .pth from Meta, read with torch, weights_only=True: of its encoders the
-        moving average `target_encoder`, as Meta's evaluations do, else `ema_encoder` or `encoder`;
-        a Hugging Face name, such as "facebook/vjepa2-vitl-fpc64-256", downloaded once.
+        a .pt or .pth file from Meta, read with torch (weights_only=True): its `target_encoder`, the
+        moving average that Meta evaluates, if present, else `ema_encoder` or `encoder`;
+        a Hugging Face name, e.g. "facebook/vjepa2-vitl-fpc64-256", which is downloaded once.
       causal, dtype: see `make_encoder`; causal=False is the public model.
 
     Returns:
-      encoder: the recipe.
+      encoder: a Linen module.
       params: nested dict of float32 numpy arrays; `encoder.apply({"params": params}, x)`.
 
     Raises:
-      FileNotFoundError: no such file or directory, and no such name or no network.
-      ValueError: weights that are not a V-JEPA 2 encoder, or not completely; names the tensors.
-      ModuleNotFoundError: a .pt file, without torch.
+      FileNotFoundError: the file, directory or name does not exist, or there is no network.
+      ValueError: the weights are not a complete V-JEPA 2 encoder; the message names the tensors.
+      ModuleNotFoundError: a .pt file, and torch is not installed.
     """
     name, path = str(name_or_dir), pathlib.Path(paths.expand(name_or_dir))
     if name in ("embedded", "efficientnet_lite0"):
@@ -128,33 +128,33 @@ def load_encoder(name_or_dir, causal=True, dtype="float32"):
 
 
 def efficientnet(path=EFFICIENTNET):
-    """Loads the embedded image encoder: its recipe and params, float32 numpy arrays."""
+    """Loads the embedded image encoder and its parameters, float32 numpy arrays."""
     return ENCODERS["efficientnet_lite0"], unflatten_dict(_read_safetensors(path), sep="/")
 
 
 def embedded_decoder(path=DECODER):
-    """Returns the options of the embedded encoder's pixel decoder, a config's section `decoder`."""
+    """Returns the options of the embedded encoder's decoder, as in a config's `decoder` section."""
     with safetensors.safe_open(path, "numpy") as file:
         options = json.loads(file.metadata()["decoder"])
-    options.pop("unroll", None)  # networks had it once
+    options.pop("unroll", None)  # a former option of networks
     return options
 
 
 def embedded_decoder_params(path=DECODER):
-    """Loads that decoder's params: nested dict of float32 numpy arrays (float16 in the file)."""
+    """Loads the embedded decoder's parameters, as float32 (float16 in the file)."""
     tensors = {name: x.astype(np.float32) for name, x in _read_safetensors(path).items()}
     return unflatten_dict(tensors, sep="/")
 
 
 def from_hugging_face(tensors, depth):
-    """Converts a V-JEPA 2 encoder from Hugging Face's layout; layers are stacked.
+    """Converts a V-JEPA 2 encoder from Hugging Face's layout; stacks the layers.
 
     Args:
-      tensors: {name without the prefix "encoder.": array}, as `shapes` lists them.
+      tensors: {name without the prefix "encoder.": array}, as listed by `shapes`.
       depth: number of layers.
 
     Returns:
-      params of `VJEPA2`: nested dict of float32 numpy arrays.
+      Parameters of `VJEPA2`: nested dict of float32 numpy arrays.
     """
 
     def array(name):
@@ -200,7 +200,7 @@ def shapes(encoder):
 
 
 def _check(encoder, tensors, path):
-    """Compares the tensors' names and shapes with what the encoder needs."""
+    """Compares the tensors' names and shapes with those of the encoder."""
     want = {f"{name} {list(shape)}" for name, shape in shapes(encoder).items()}
     got = {f"{name} {list(tensor.shape)}" for name, tensor in tensors.items()}
     if want != got:
@@ -213,7 +213,7 @@ def _check(encoder, tensors, path):
 
 
 def _read_hugging_face(folder):
-    """Reads config.json and the encoder's tensors: VJEPA2's size, {name: array}."""
+    """Reads config.json and the encoder's tensors: options of VJEPA2, {name: array}."""
     config, single = folder / "config.json", folder / "model.safetensors"
     index = folder / "model.safetensors.index.json"
     if not config.is_file() or not (single.is_file() or index.is_file()):
@@ -260,7 +260,7 @@ def _read_hugging_face(folder):
 
 
 def _read_safetensors(file, pattern="(.+)"):
-    """Reads the tensors whose names match, named by the pattern's group: {name: array}."""
+    """Reads the tensors whose names match `pattern`, renamed to its first group: {name: array}."""
     if not pathlib.Path(file).is_file():
         raise FileNotFoundError(f"{file}: expected a safetensors file, found none")
     try:
@@ -279,34 +279,34 @@ def _read_safetensors(file, pattern="(.+)"):
 
 
 def read_torch(file):
-    """Reads a file of `torch.save`, and nothing in it but plain tensors and containers of them.
+    """Reads a file written by `torch.save`, accepting only plain tensors and containers of them.
 
     Args:
-      file: path; one of a PyTorch older than 1.6, as torchvision's are, will do.
+      file: path; files written by PyTorch before 1.6, e.g. torchvision's, are supported.
 
     Returns:
-      What was saved: {name: tensor}, perhaps nested; the tensors on the CPU.
+      The saved object: {name: tensor}, possibly nested; the tensors are on the CPU.
 
     Raises:
       ModuleNotFoundError: torch is not installed.
-      OSError: the file can't be read.
-      ValueError: not such a file, or one with other objects.
+      OSError: the file cannot be read.
+      ValueError: it is not such a file, or it contains other objects.
     """
     try:
         import torch
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"{file}: to read it, pip install torch") from error
     try:
-        mapped = zipfile.is_zipfile(file)  # the older format can't be
+        mapped = zipfile.is_zipfile(file)  # the older format cannot be memory-mapped
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError:
         raise
-    except Exception as error:  # on other bytes the restricted unpickler fails in many ways
+    except Exception as error:  # the restricted unpickler raises many types
         raise ValueError(f"{file}: not a checkpoint made of plain tensors ({error})") from error
 
 
 def _read_meta(file):
-    """Reads Meta's checkpoint: VJEPA2's size, {Hugging Face's name: array}."""
+    """Reads Meta's checkpoint: options of VJEPA2, {Hugging Face's name: array}."""
     parts = read_torch(file)
     key = isinstance(parts, dict) and next((key for key in META_PARTS if key in parts), None)
     if not key or not isinstance(parts[key], dict):
@@ -323,13 +323,13 @@ def _read_meta(file):
         if ".attention.qkv." in name:
             for part, rows in zip(("query", "key", "value"), np.split(array, 3), strict=True):
                 tensors[name.replace("qkv", part)] = rows
-        elif name != "pos_embed":  # a relic of V-JEPA 1: positions are rotary
+        elif name != "pos_embed":  # unused in V-JEPA 2, which has rotary positions
             tensors[name] = array
     return _size(tensors, file), tensors
 
 
 def _size(tensors, file):
-    """Finds the size that the shapes tell; they do not tell the number of heads."""
+    """Returns the published size with these shapes, which do not give the number of heads."""
     patch = tensors.get("embeddings.patch_embeddings.proj.weight", np.zeros((0,) * 5))
     depth = sum(name.endswith(".mlp.fc1.weight") for name in tensors)
     found = {
@@ -345,10 +345,10 @@ def _size(tensors, file):
 
 
 def _as_version_2_0(tensors):
-    """Gives V-JEPA 2.1's tensors the layout of 2.0's.
+    """Converts V-JEPA 2.1's tensors to the layout of 2.0.
 
-    The embedding of the modality "video" is added to the patch embedding's bias; of the norms of
-    several depths the last is the output's; what images need goes.
+    Adds the embedding of the modality "video" to the bias of the patch embedding, uses the last of
+    the norms of several depths as the output norm, and removes the image branch.
     """
     image = re.compile("patch_embed(dings)?_img|img_mod_embed")
     tensors = {name: tensor for name, tensor in tensors.items() if not image.search(name)}
@@ -356,18 +356,18 @@ def _as_version_2_0(tensors):
     for name in [n for n in tensors if n.endswith("video_mod_embed") and bias in tensors]:
         tensors[bias] = tensors[bias] + tensors.pop(name).reshape(-1)
     for name in sorted(name for name in tensors if name.startswith("norms_block.")):
-        tensors[f"layernorm.{name.split('.')[-1]}"] = tensors.pop(name)  # the last one stays
+        tensors[f"layernorm.{name.split('.')[-1]}"] = tensors.pop(name)  # keeps the last one
     return tensors
 
 
 def _download(name):
-    """Downloads a model from Hugging Face, or finds it in its cache: its directory."""
+    """Downloads a model from Hugging Face, unless it is cached; returns its directory."""
     import huggingface_hub
 
     try:
         patterns = ["config.json", "*.safetensors", "*.safetensors.index.json"]
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # of several libraries: no network, no such name, no access
+    except Exception as error:  # of several libraries: no network, unknown name, no access
         raise FileNotFoundError(
             f"{name}: neither a directory here nor a model that Hugging Face would send "
             f"({type(error).__name__}: {str(error).partition(chr(10))[0]}). Without network: run "

@@ -7,16 +7,15 @@ import jax
 import jax.numpy as jnp
 
 FREQUENCIES = 16  # of the Fourier features of time
-RANK = 16  # principal directions of states: few, or a small data set is learnt by heart
+RANK = 16  # principal directions of states: few, to avoid overfitting to a small dataset
 
 
 class Prior(nn.Module):
-    """Predicts the velocity that carries noise to a latent action, given the state.
+    """Predicts the velocity that transports noise to a latent action, given the state.
 
-    The latents are whitened by `scale` in the parameters, so that wide and tiny directions count
-    alike. To the network's output, zero at initialisation, is added the velocity that carries
-    noise to whitened Gaussian latents: a prior starts as the Gaussian with the latents' mean and
-    covariance, and learns what differs from it.
+    The parameter `scale` whitens the latents. The network's output, initially zero, is added to the
+    velocity that transports noise to whitened Gaussian latents. The untrained prior is thus a
+    Gaussian with the latents' mean and covariance, and the network learns the deviation from it.
 
     Attributes:
       width, depth: of the residual blocks.
@@ -32,7 +31,7 @@ class Prior(nn.Module):
         Args:
           x: [B, A], between noise (time 0) and a whitened latent (time 1).
           time: [B], 0 to 1.
-          s: [B, N, D], the state that the action starts from; only its mean over tokens counts.
+          s: [B, N, D], the state in which the action is taken; only its mean over tokens is used.
 
         Returns:
           [B, A] float32.
@@ -57,14 +56,14 @@ class Prior(nn.Module):
 
 
 def _unscaled(A, D):
-    """Makes the `scale` of latents that are white already; see `init`."""
+    """Returns the `scale` that leaves latents and states unchanged; see `init`."""
     scale = {"mean": jnp.zeros(A), "root": jnp.eye(A), "inverse": jnp.eye(A)}
     state = {"state_mean": jnp.zeros(D), "state_directions": jnp.eye(D, min(RANK, D))}
     return scale | {"share": jnp.full(A, 1 / A)} | state
 
 
 def init(prior, key, z, s):
-    """Draws a prior's parameters, and sets its `scale` to whiten the latents.
+    """Initializes a prior, with a `scale` that whitens the given latents.
 
     Args:
       prior: Prior.
@@ -73,14 +72,14 @@ def init(prior, key, z, s):
       s: [B, N, D], states.
 
     Returns:
-      The parameters. `scale` holds the latents' `mean` [A], the matrices `root` and `inverse`
-      [A, A] from whitened latents (columns) to latents and back, and the `share` [A] of each
-      whitened direction in the variance of the standardised latents; `state_mean` [D] and
-      `state_directions` [D, R], principal directions in units of the first one's deviation.
+      The parameters. `scale` holds the latents' `mean` [A]; the matrices `root` and `inverse`,
+      [A, A], from whitened latents (columns) to latents and back; `share` [A], the fraction of the
+      standardized latents' variance in each whitened direction; `state_mean` [D]; and
+      `state_directions` [D, R], principal directions in units of the first's standard deviation.
     """
     params = prior.init(key, z, jnp.zeros(len(z)), s)["params"]
     mean, std = z.mean(0), z.std(0)
-    std = jnp.maximum(std, 1e-6 * std.max() + 1e-12)  # below it lie rounding errors
+    std = jnp.maximum(std, 1e-6 * std.max() + 1e-12)  # smaller values are rounding errors
     x = (z - mean[None]) / std[None]
     variance, directions = jnp.linalg.eigh(x.T @ x / len(x))
     size = jnp.sqrt(jnp.maximum(variance, 1e-6))
@@ -99,20 +98,20 @@ def flow_loss(prior, params, key, z, s):
     """Computes the flow-matching loss on straight paths from noise to latents.
 
     Args:
-      prior, params: of the prior; `scale` gets no gradient.
-      key: PRNG key of noise and times.
+      prior, params: the prior; `scale` gets no gradient.
+      key: PRNG key for noise and times.
       z: [B, A], latents.
-      s: [B, N, D], the states that they start from.
+      s: [B, N, D], the states in which they are taken.
 
     Returns:
-      Scalar: squared error of the velocity z - noise at (1 - t) noise + t z, t uniform; the
-      whitened directions count by their share in the variance of the standardised latents.
+      Scalar: squared error of the velocity z - noise at (1 - t) noise + t z, t uniform. The
+      whitened directions are weighted by their share of the standardized latents' variance.
 
     Raises:
       ValueError: z and s do not fit each other.
 
     Source: Lipman et al. 2023, "Flow Matching for Generative Modeling", section 4 (the optimal
-    transport path, without a least deviation); Liu et al. 2023, "Flow Straight and Fast".
+    transport path, with sigma_min = 0); Liu et al. 2023, "Flow Straight and Fast".
     """
     if z.ndim != 2 or s.ndim != 3 or len(z) != len(s):
         raise ValueError(f"z, s: expected [B, A] and [B, N, D], got {z.shape} and {s.shape}")
@@ -120,7 +119,7 @@ def flow_loss(prior, params, key, z, s):
     target = (z - scale["mean"][None]) @ scale["inverse"].T
     draw, when = jax.random.split(key)
     noise = jax.random.normal(draw, z.shape)
-    # Times spread evenly over the batch: less variance than independent ones.
+    # Evenly spaced times have less variance than independent ones.
     time = (jnp.arange(len(z)) / len(z) + jax.random.uniform(when)) % 1.0
     x = noise + time[:, None] * (target - noise)
     velocity = prior.apply({"params": params}, x, time, s)
@@ -128,13 +127,13 @@ def flow_loss(prior, params, key, z, s):
 
 
 def sample(prior, params, key, s, steps=32):
-    """Draws a latent action for each state, by integrating the velocity from noise.
+    """Samples a latent action for each state by integrating the velocity from noise.
 
     Args:
-      prior, params: of the prior.
+      prior, params: the prior.
       key: PRNG key.
       s: [B, N, D], states.
-      steps: of the midpoint rule; each takes two evaluations.
+      steps: number of midpoint steps, with two evaluations of the network each.
 
     Returns:
       z: [B, A] float32.

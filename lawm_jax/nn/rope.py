@@ -1,25 +1,25 @@
-"""Rotary position embedding over three axes (time, row, column), in V-JEPA 2's convention."""
+"""Rotary position embedding over three axes (time, row, column), as in V-JEPA 2."""
 
 import jax.numpy as jnp
 
 
 def table(steps, tokens, head_dim, *, start=0, tiled=False, grid=0):
-    """Computes the cosines and sines that `rotate` needs.
+    """Computes the cosines and sines for `rotate`.
 
-    A head's channels split into three equal even parts, for time, row and column; channels that
-    are left over are not rotated.
+    The channels of a head are divided into three equal even parts, for time, row and column; the
+    remaining channels are not rotated.
 
     Args:
       steps: T, number of time steps.
       tokens: N, tokens per step, a square grid in row-major order.
       head_dim: channels of one attention head, at least 6.
       start: first time position; may be traced (a cached rollout passes the current step).
-      tiled: V-JEPA 2.0 repeats the angles as [f0..fn, f0..fn] over pairs that are interleaved, so
-        the two members of a pair turn by different angles; its checkpoints need that. False
-        repeats them as [f0, f0, f1, f1, ...], a true rotation (V-JEPA 2.1, and our own networks):
-        attention then depends on relative positions alone.
-      grid: V-JEPA 2.1 stretches rows and columns to those of a grid of this side (16), whatever
-        the frame's size; 0 keeps whole numbers.
+      tiled: True for V-JEPA 2.0, which repeats angles as [f0..fn, f0..fn] although pairs are
+        interleaved: the two channels of a pair rotate by different angles. False for V-JEPA 2.1
+        and our networks, which repeat them as [f0, f0, f1, f1, ...]: a true rotation, so that
+        attention depends only on relative positions.
+      grid: as in V-JEPA 2.1, scales row and column positions to those of a grid with this side
+        (16), for any frame size; 0 does not scale them.
 
     Returns:
       cos, sin: [T, N, head_dim] float32.
@@ -61,7 +61,7 @@ def rotate(x, cos, sin):
       cos, sin: [T, N, head_dim] float32, from `table`.
 
     Returns:
-      [B, heads, T, N, head_dim], in x's dtype.
+      [B, heads, T, N, head_dim], in the dtype of x.
     """
     cos, sin = cos[None, None], sin[None, None]
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)

@@ -1,14 +1,14 @@
-"""Attention on TPUs by the splash kernel: logits stay on the chip, masked blocks are skipped."""
+"""Splash attention on TPUs: keeps logits on the chip and skips masked blocks."""
 
 import jax
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-BLOCKS = (256, 128)  # tokens; 256 is a frame of V-JEPA 2, so no block is masked in part
+BLOCKS = (256, 128)  # tokens; V-JEPA 2 has 256 per frame, so no block is partly masked
 
 
 class FrameCausal(masks._ComputableMask):
-    """Lets a token see those of its own and of earlier steps, of `tokens` each."""
+    """Masks attention to later time steps; each step has `tokens` tokens."""
 
     def __init__(self, steps, tokens):
         self.size = steps, tokens
@@ -27,16 +27,16 @@ def attention(q, k, v, causal, mesh, interpret=False):
 
     Args:
       q, k, v: [B, heads, T, N, head_dim], T * N a multiple of 128.
-      causal: whether a token sees no later time step.
-      mesh: the abstract mesh over all of whose axes B is spread, which its size divides. The
-        compiler can't split a kernel, so it is told that each device takes its own clips.
-      interpret: whether to run the kernel step by step in JAX, on any device.
+      causal: whether tokens attend only to their own and earlier time steps.
+      mesh: abstract mesh, over all axes of which B is sharded; its size must divide B. The compiler
+        cannot partition the kernel, so it is mapped over the devices' clips with `jax.shard_map`.
+      interpret: whether to run the kernel in interpret mode, on any device.
 
     Returns:
       [B, heads, T, N, head_dim].
 
     Raises:
-      ValueError: T * N is no multiple of 128.
+      ValueError: T * N is not a multiple of 128.
     """
     _, heads, T, N, dim = q.shape
     block = next((size for size in BLOCKS if T * N % size == 0), None)
@@ -55,5 +55,5 @@ def attention(q, k, v, causal, mesh, interpret=False):
         jax.vmap(kernel), mesh=mesh, in_specs=(clips,) * 3, out_specs=clips, check_vma=False
     )
     flat = (*q.shape[:2], T * N, dim)
-    q = q * dim**-0.5  # the kernel does not
+    q = q * dim**-0.5  # the kernel does not scale logits
     return run(q.reshape(flat), k.reshape(flat), v.reshape(flat)).reshape(q.shape)

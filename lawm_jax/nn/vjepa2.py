@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from lawm_jax.nn.blocks import Stack
 
-# Meta's own sizes, and a tiny one for tests and smoke runs.
+# Meta's sizes, and a tiny one for tests.
 SIZES = {
     "tiny": {"width": 96, "heads": 4, "depth": 2, "mlp": 384},
     "base": {"width": 768, "heads": 12, "depth": 12, "mlp": 3072},
@@ -17,20 +17,20 @@ SIZES = {
     "gigantic": {"width": 1664, "heads": 26, "depth": 48, "mlp": 8192},
 }
 
-# What tells V-JEPA 2.1 from 2.0; its image branch and its image token are not used.
+# Options of V-JEPA 2.1 that differ from 2.0; its image branch and token are not used.
 VERSION_2_1 = {"tiled": False, "grid": 16}
 
 
 class VJEPA2(nn.Module):
-    """Encodes video as one grid of tokens per tubelet.
+    """Encodes video as a grid of tokens per tubelet.
 
     A ViT with rotary positions over time, row and column, pre-norm, exact GELU, no class token.
-    With causal=False it is the public model; with causal=True the same weights attend frame by
-    frame, so a state tells nothing about later frames.
+    With causal=False it is the public model. With causal=True the same weights use frame-causal
+    attention, so that states do not depend on later frames.
 
-    What callers ask of any encoder: `tubelet` frames per time step, whether each state is of its
-    frames `alone`, `patch` pixels per token, token `width`, and `mean` and `std` of the input on
-    the scale 0..255 (ImageNet's).
+    All encoders have: `tubelet`, frames per time step; `alone`, whether each state depends only on
+    its own frames; `patch`, side of a token in pixels; `width`, of a token; and `mean` and `std` of
+    the input on the scale 0 to 255 (here ImageNet's).
 
     Attributes:
       width, heads, depth, mlp: see `SIZES`.
@@ -58,14 +58,14 @@ class VJEPA2(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """Encodes normalised video into states.
+        """Encodes normalized video into states.
 
         Args:
           x: [B, F, H, W, 3] floating point, (video - mean) / std; square frames, H a multiple of
             `patch`, F a multiple of `tubelet`.
 
         Returns:
-          s: [B, T, N, D] float32, T = F / tubelet, N = (H / patch)^2 tokens row by row.
+          s: [B, T, N, D] float32, T = F / tubelet, N = (H / patch)^2 tokens in row-major order.
 
         Raises:
           ValueError: x has another shape or dtype.

@@ -1,1 +1,1 @@
-"""The training loop, the optimizer, sharding, checkpoints, and the models that runs leave."""
+"""The training loop, objectives, optimizer, sharding, and saving and loading of models."""

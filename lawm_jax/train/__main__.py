@@ -1,8 +1,8 @@
 """Trains a world model: python -m lawm_jax.train --config configs/lawm.py:size=nano --workdir W.
 
-The same command continues an interrupted run, and reports when the run is done. SIGTERM saves a
-checkpoint and exits with status 143, so that a scheduler restarts the job.
-On several machines, or in several processes, run it once in each; see launch/.
+The same command resumes an interrupted run, and says so if the run is complete. On SIGTERM, it
+saves a checkpoint and exits with status 143, so that a scheduler restarts the job.
+To train with several machines or processes, run it once in each; see launch/.
 """
 
 import signal

@@ -1,4 +1,4 @@
-"""Gradient accumulation: the gradient of a large batch, one part of it at a time."""
+"""Gradient accumulation: the gradient of a large batch, computed in parts."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 def split(tree, parts):
     """Splits batches into parts: [B, ...] -> [parts, B / parts, ...].
 
-    Part i has clips i, i + parts, ...: a device's clips are neighbours, so that each device has its
-    share of every part and none is moved.
+    Part i holds clips i, i + parts, ...: each device's clips are contiguous in the batch, so every
+    part contains an equal share of them and no data moves between devices.
     """
     return jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), tree)
 
 
 def join(x):
-    """Undoes `split`: [parts, B / parts, ...] -> [B, ...]."""
+    """Reverses `split`: [parts, B / parts, ...] -> [B, ...]."""
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
@@ -25,19 +25,17 @@ def others(x, part):
 
 
 def value_and_grad(objective, params, parts, count):
-    """Computes the mean over parts of a loss, its metrics and its gradient.
+    """Computes a loss, its metrics and its gradient, averaged over parts.
 
     Args:
-      objective: function (params, part) -> loss, metrics; its mean over parts is the loss of the
-        whole batch.
-      params: to differentiate by; gradients are added in their dtype, float32.
-      parts: tree of arrays [count, ...], looped over.
+      objective: function (params, part) -> loss, metrics; the mean loss is the batch's loss.
+      params: parameters to differentiate; gradients are summed in their dtype, float32.
+      parts: tree of arrays [count, ...].
       count: number of parts.
 
     Returns:
-      (loss, metrics), grads, as `jax.value_and_grad(..., has_aux=True)` has them. Metrics are means
-      but for `latents`, which are those of the whole batch in its order, and `psnr`, which is that
-      of the mean squared error.
+      (loss, metrics), grads, like `jax.value_and_grad(..., has_aux=True)`. Metrics are means,
+      except `latents` (of the whole batch, in its order) and `psnr` (of the mean squared error).
     """
     differentiate = jax.value_and_grad(objective, has_aux=True)
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that an interrupted run needs to continue bit for bit."""
+"""Checkpoints: everything that an interrupted run needs to resume exactly."""
 
 import os
 import warnings
@@ -12,9 +12,9 @@ from lawm_jax.train import rundir
 
 
 class Checkpoints:
-    """Saves and restores a run's state and its data iterator, asynchronously.
+    """Saves and restores the state and data position of a run, asynchronously.
 
-    The state is a tree of arrays; PRNG keys are stored as their raw data.
+    The state is a tree of arrays; typed PRNG keys are stored as raw key data.
     """
 
     def __init__(self, workdir, keep=3, write=True):
@@ -22,10 +22,9 @@ class Checkpoints:
 
         Args:
           workdir: folder of the run.
-          keep: how many of the newest steps stay.
-          write: whether this is the run itself, which makes the folder, removes what a killed save
-            left and sets damaged checkpoints aside. A reader may come while the run goes on: it
-            changes nothing.
+          keep: number of most recent checkpoints to keep.
+          write: True for the run itself: creates the folder, deletes incomplete checkpoints and
+            renames damaged ones. False changes nothing, for readers while the run continues.
         """
         self.write = self.unread = write
         options = ocp.CheckpointManagerOptions(
@@ -37,13 +36,13 @@ class Checkpoints:
 
     @property
     def latest(self):
-        """The newest saved step, or None."""
+        """Step of the newest checkpoint, or None."""
         return self.manager.latest_step()
 
     def parts(self, step):
-        """Names the top-level parameters that a checkpoint holds, e.g. {"inverse", "predictor"}.
+        """Returns the names of a checkpoint's top-level parameters, e.g. {"inverse", "predictor"}.
 
-        Empty where the checkpoint is damaged.
+        The set is empty if the checkpoint is damaged.
         """
         path = epath.Path(self.folder) / str(step) / "params"
         try:
@@ -52,20 +51,20 @@ class Checkpoints:
             return set()
 
     def save(self, step, state, data=None, wait=False):
-        """Saves after `step` steps; returns at once unless `wait`.
+        """Saves a checkpoint asynchronously, or synchronously with `wait`.
 
-        The first checkpoint is waited for, and a part of it read again: a run must not go on for
-        days without one.
+        The first checkpoint is always synchronous, and its smallest array is read back: a run must
+        not continue for days without a readable checkpoint.
 
         Args:
-          step: number of steps done.
-          state: {"params": ..., and all else}; parameters are an item of their own, so that
-            `lawm.load` reads nothing else.
-          data: iterator from `clips`, or None; its state is the same on all processes.
-          wait: whether to return only when the checkpoint is complete.
+          step: number of completed steps.
+          state: {"params": ..., and other keys}; "params" is stored as a separate item, so that
+            `lawm.load` can read it alone.
+          data: iterator from `clips`, or None; its position is the same on all processes.
+          wait: whether to return only once the checkpoint is complete.
 
         Raises:
-          OSError: the first checkpoint can't be read again.
+          OSError: the first checkpoint cannot be read back.
         """
         rest = {key: value for key, value in state.items() if key != "params"}
         items = {"params": ocp.args.StandardSave(state["params"])}
@@ -81,7 +80,7 @@ class Checkpoints:
         self.unread = False
 
     def _read_again(self, step, params):
-        """Reads the smallest array of a checkpoint and compares it with what was saved."""
+        """Reads the smallest array of a checkpoint and compares it with the saved one."""
         leaves = jax.tree_util.tree_flatten_with_path(params)[0]
         path, saved = min(leaves, key=lambda leaf: leaf[1].size)
         item = restore_args = None
@@ -95,27 +94,27 @@ class Checkpoints:
         try:
             found = jax.tree.leaves(ocp.PyTreeCheckpointHandler().restore(place, args=args))
             same = len(found) == 1 and np.array_equal(found[0], np.asarray(saved), equal_nan=True)
-        except Exception as error:  # of Orbax and TensorStore: anything
+        except Exception as error:  # Orbax and TensorStore raise many types
             raise OSError(f"{place}: was saved, but can't be read again: {error}") from error
         if not same:
             raise OSError(f"{place}: was saved, but other values were read again")
 
     def restore(self, like, data=None, step=None):
-        """Restores the newest checkpoint that can be read.
+        """Restores the newest readable checkpoint.
 
-        A newer one that cannot gets a warning, and the run sets it aside as STEP.damaged. All
-        processes of a run take the same one: what one of them can't read none does.
+        Skips unreadable checkpoints with a warning, and renames them to STEP.damaged if `write`.
+        All processes of a run restore the same step, one that all of them can read.
 
         Args:
-          like: a tree of jax.ShapeDtypeStruct with shardings: the state, or its "params" alone.
-          data: iterator from `clips` whose position is set, or None.
-          step: restore this step and no other.
+          like: tree of jax.ShapeDtypeStruct with shardings: the state, or only its "params".
+          data: iterator from `clips` whose position to set, or None.
+          step: the only step to try; None tries all, newest first.
 
         Returns:
-          (step, state), or None where there is no checkpoint.
+          (step, state), or None if there are no checkpoints.
 
         Raises:
-          ValueError: there are checkpoints and none can be read, or not the step asked for.
+          ValueError: there are checkpoints but none is readable, or `step` is not.
         """
         rest = {key: value for key, value in like.items() if key != "params"}
         problems = {}
@@ -128,7 +127,7 @@ class Checkpoints:
             except (ImportError, NameError, MemoryError):
                 raise
             except Exception as error:  # a damaged file can raise anything
-                if "RESOURCE_EXHAUSTED" in str(error):  # but memory is not the file's
+                if "RESOURCE_EXHAUSTED" in str(error):  # out of memory, not a damaged file
                     raise
                 problem = f"{type(error).__name__}: {str(error)[:200]}"
             if not self._all(read is not None):
@@ -146,10 +145,10 @@ class Checkpoints:
         return None
 
     def _read(self, step, params, rest, data):
-        """Reads a checkpoint's items without waiting for other processes.
+        """Reads the items of a checkpoint without synchronizing with other processes.
 
-        The manager's `restore` ends in a barrier, where a process whose read succeeded would wait
-        for one whose read failed, and then take its next barrier, of another step, for this one.
+        The manager's `restore` ends in a barrier. If the read fails on one process, the others wait
+        there, and mistake its next barrier, for another step, for this one.
         """
         place = epath.Path(self.folder) / str(step)
         handler = ocp.StandardCheckpointHandler()
@@ -164,7 +163,7 @@ class Checkpoints:
         return read
 
     def _first(self, steps):
-        """Returns the first of some steps, or None; in a run, what process 0 says."""
+        """Returns the first step or None; in a run, process 0's, on all processes."""
         first = steps[0] if steps else -1
         if self.write and jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -173,7 +172,7 @@ class Checkpoints:
         return None if first < 0 else first
 
     def _all(self, ok):
-        """Says whether something holds; in a run, on all of its processes."""
+        """Returns `ok`; in a run, whether `ok` is true on all processes."""
         return agreed(ok) if self.write else ok
 
     def _set_aside(self, steps):
@@ -181,7 +180,7 @@ class Checkpoints:
             for step in steps:
                 path = os.path.join(self.folder, str(step))
                 os.rename(path, f"{path}.damaged")
-        agreed(True)  # none looks before they are gone
+        agreed(True)  # wait until process 0 has renamed them
         if steps:
             self.manager.reload()
 
@@ -192,7 +191,7 @@ class Checkpoints:
 
 
 def agreed(ok):
-    """Says whether something holds on all processes; each of them has to ask."""
+    """Returns whether `ok` is true on all processes; all of them must call this function."""
     if jax.process_count() == 1:
         return ok
     from jax.experimental import multihost_utils
@@ -205,7 +204,7 @@ def _is_key(x):
 
 
 def _raw(tree):
-    """Replaces typed PRNG keys by their data, of arrays and of shapes alike."""
+    """Replaces typed PRNG keys with their data, in arrays and ShapeDtypeStructs."""
 
     def raw(x):
         if not _is_key(x):
@@ -225,7 +224,7 @@ def _typed(tree, like):
 
 
 def newest(workdir):
-    """Returns the newest step that a run has saved; FileNotFoundError where there is none."""
+    """Returns the step of a run's newest checkpoint; FileNotFoundError if there is none."""
     store = Checkpoints(workdir, write=False)
     step = store.latest
     store.close()

@@ -11,14 +11,14 @@ import jax
 
 @functools.cache
 def options(platform=None):
-    """Returns options of XLA, to be `compiler_options` of `jax.jit`.
+    """Returns XLA options for the argument `compiler_options` of `jax.jit`.
 
-    On a CPU they turn XLA's fusion emitters off, nano's step then takes a third less to compile, at
-    the same speed, and make its vectors as wide as the CPU's (jaxlib 0.10). A version of XLA that
-    doesn't know one of them goes without it (jaxlib 0.12, without the emitters' switch).
+    On CPUs, they disable XLA's fusion emitters, so that nano's step compiles in two thirds of the
+    time and runs equally fast, and use the CPU's full vector width (jaxlib 0.10). Options that the
+    XLA version does not know are left out (jaxlib 0.12 has no switch for the emitters).
 
     Args:
-      platform: what the function will run on, "cpu", "gpu" or "tpu"; by default what jax runs on.
+      platform: platform of the compiled function, "cpu", "gpu" or "tpu"; by default JAX's backend.
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
@@ -35,10 +35,10 @@ def options(platform=None):
 
 
 def device_per_core():
-    """Makes each core of the CPU a device, unless the user has said how many devices it is to be.
+    """Makes each CPU core a JAX device, unless the user has set the number of CPU devices.
 
-    To be called before JAX is used. A function that is spread over devices keeps the cores busier
-    than one whose every operation is: planning takes three quarters of the time on 2.
+    Must be called before JAX is used. Sharding a function over devices uses the cores better than
+    parallelizing each operation: on 2 cores, planning takes three quarters of the time.
     """
     if jax.config.jax_num_cpu_devices < 0 and "device_count" not in os.environ.get("XLA_FLAGS", ""):
         has = hasattr(os, "sched_getaffinity")
@@ -47,13 +47,13 @@ def device_per_core():
 
 
 def keep_memory():
-    """Keeps freed memory for this process, where JAX runs on CPUs and the C library is glibc.
+    """Keeps freed memory in this process, if JAX runs on CPUs with glibc.
 
-    Elsewhere does nothing: on an accelerator's host, with its many decoding threads, one shared
-    pool would be a lock that all wait for. To be called before JAX is used, whose threads would
-    have pools of their own by then. XLA allocates what a call needs anew each time, by default from
-    the system, which clears every page of it: of nano's training step, 100 MB, that was a third of
-    the time. In return what the process needed once stays its own, and its threads share one pool.
+    Must be called before JAX is used, because its threads would already have their own pools. XLA
+    allocates memory anew in each call, by default from the system, which zeroes every page: for the
+    100 MB of nano's training step, this took a third of the time. In return, the process never
+    shrinks, and its threads share one pool. On the host of an accelerator, nothing is changed: the
+    lock of a shared pool would block its many decoding threads.
     """
     if jax.config.jax_platforms != "cpu" and _accelerators():
         return
@@ -61,16 +61,16 @@ def keep_memory():
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return
-    mallopt(-1, -1)  # M_TRIM_THRESHOLD: give nothing back
-    mallopt(-4, 0)  # M_MMAP_MAX: take nothing apart
-    mallopt(-8, 1)  # M_ARENA_MAX: a thread's own pool can't hold more than 64 MB
+    mallopt(-1, -1)  # M_TRIM_THRESHOLD: return no memory to the system
+    mallopt(-4, 0)  # M_MMAP_MAX: allocate nothing with mmap
+    mallopt(-8, 1)  # M_ARENA_MAX: one shared pool; a thread's own is limited to 64 MB
 
 
 def accelerator():
-    """Returns what JAX computes on, such as "gpu: NVIDIA A100-SXM4-40GB" or "cpu".
+    """Returns the platform and device that JAX uses, e.g. "gpu: NVIDIA A100-SXM4-40GB" or "cpu".
 
     Raises:
-      RuntimeError: this machine has a GPU of NVIDIA or a TPU, and JAX computes on the CPU.
+      RuntimeError: this machine has an NVIDIA GPU or a TPU, but JAX uses the CPU.
     """
     if jax.default_backend() != "cpu":
         return f"{jax.default_backend()}: {jax.devices()[0].device_kind}"
@@ -82,12 +82,12 @@ def accelerator():
     return "cpu"
 
 
-# PCI devices of Google that are TPUs: v2 and v3, v4, v5p, v5e, v6e, tpu7x.
+# PCI device ids of Google's TPUs: v2 and v3, v4, v5p, v5e, v6e, tpu7x.
 TPUS = "0x0027", "0x005e", "0x0062", "0x0063", "0x006f", "0x0076"
 
 
 def _accelerators():
-    """Returns those that this machine has, whether JAX can use them or not: name -> JAX's extra."""
+    """Returns this machine's accelerators, usable or not: name -> JAX's pip extra."""
     pci = [path.parent for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")]
     ids = [tuple((path / x).read_text().strip() for x in ("vendor", "device")) for path in pci]
     found = {"a GPU": "cuda12"} if glob.glob("/dev/nvidia[0-9]*") else {}

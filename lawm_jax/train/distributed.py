@@ -1,8 +1,8 @@
-"""Joins the processes of a run: hosts of a TPU slice, nodes of a cluster, or several on a machine.
+"""Connects the processes of a run, on hosts of a TPU slice, nodes of a cluster, or one machine.
 
-JAX knows TPU, Slurm and Open MPI by itself, but `jax.distributed.initialize()` is an error where
-there is one process alone, and under Slurm it gives each process a single GPU. So this module says
-whether there are others, and lets JAX find out the rest.
+JAX detects TPUs, Slurm and Open MPI, but `jax.distributed.initialize()` fails if there is only one
+process, and under Slurm it gives each process a single GPU. So this module detects whether there
+are several processes and leaves the rest to JAX.
 """
 
 import os
@@ -12,11 +12,11 @@ import urllib.request
 
 import jax
 
-# A process that dies without a word is missed after HEARTBEAT seconds, and one that ends with an
-# error waits SHUTDOWN seconds for the others: either way all have ended within two minutes.
+# A process that dies silently is detected after HEARTBEAT seconds, and one that fails waits
+# SHUTDOWN seconds for the others. In both cases all processes exit within two minutes.
 HEARTBEAT, SHUTDOWN = 60, 30
 
-# How launchers name the number of processes, which of them this one is, and how many share a node.
+# Launchers' variables: number of processes, this process's rank, and processes per node.
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE"),
@@ -24,13 +24,13 @@ LAUNCHERS = (
 
 
 def start():
-    """Joins the other processes of this run; does nothing where there are none.
+    """Connects to the other processes of this run; does nothing if there are none.
 
-    To be called once, before anything that uses a device.
+    Must be called once, before a device is used.
 
     Raises:
-      ValueError: the environment says only in part which processes there are.
-      RuntimeError: a device was used before, or the others can't be reached within five minutes.
+      ValueError: the environment describes the processes incompletely.
+      RuntimeError: a device is already in use, or the others cannot be reached within five minutes.
     """
     options = detect(os.environ)
     if options is not None:
@@ -40,18 +40,18 @@ def start():
 
 
 def detect(environ):
-    """Finds out whether the run has other processes.
+    """Detects whether the run has several processes.
 
-    In this order: JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID, which
-    everything in launch/ but the TPU slices sets; Open MPI; a Slurm step; a TPU slice or several of
-    GKE, then of Compute Engine.
+    Checks, in this order: JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID (set by
+    everything in launch/ except for TPU slices); Open MPI; a Slurm step; one or more TPU slices, on
+    GKE and then on Compute Engine.
 
     Args:
       environ: environment variables, a mapping of strings.
 
     Returns:
-      None where this process is alone, else what `jax.distributed.initialize` has to be told;
-      it finds the rest by itself.
+      None if there is only this process, else arguments for `jax.distributed.initialize`, which
+      detects the others.
 
     Raises:
       ValueError: see `start`.
@@ -65,12 +65,12 @@ def detect(environ):
         if _number(size, environ.get(size, "1")) > 1:
             if address:
                 return _explicit(address, environ[size], environ.get(rank))
-            # JAX gives process i of a node the node's i-th GPU. One process per node takes all.
+            # JAX gives process i of a node the i-th GPU; a single process per node gets all GPUs.
             alone = re.fullmatch(r"1(\(x\d+\))?", environ.get(local, ""))
             return {"local_device_ids": []} if alone else {}
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
     slices = environ.get("MEGASCALE_NUM_SLICES")
-    if hosts is None and "TPU_SKIP_MDS_QUERY" not in environ:  # JAX sets it where there is no TPU
+    if hosts is None and "TPU_SKIP_MDS_QUERY" not in environ:  # JAX sets it if there is no TPU
         hosts = _metadata(environ, "worker-network-endpoints")
         found = re.search(r"MEGASCALE_NUM_SLICES:\s*'?(\d+)", _metadata(environ, "tpu-env") or "")
         slices = slices or (found and found[1])
@@ -85,7 +85,7 @@ def detect(environ):
 
 
 def _explicit(address, count, rank):
-    """Says what `initialize` needs where nothing is left to find out."""
+    """Returns all arguments of `initialize`, without detection; None for a single process."""
     count = _number("JAX_NUM_PROCESSES", count)
     if count == 1:
         return None
@@ -106,7 +106,7 @@ def _number(name, text):
 
 
 def _metadata(environ, key):
-    """Asks the machine's metadata server, as JAX does; None where there is none."""
+    """Queries the machine's metadata server, as JAX does; None if there is none."""
     server = environ.get("GCE_METADATA_IP", "metadata.google.internal")
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{key}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})

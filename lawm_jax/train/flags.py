@@ -1,4 +1,4 @@
-"""Defines --config flags: Python files with a `get_config`, the user's own or the package's."""
+"""Defines --config flags, whose values are Python files with a function `get_config`."""
 
 import importlib.util
 import os
@@ -12,15 +12,15 @@ CONFIGS = str(pathlib.Path(__file__).resolve().parents[1] / "configs")
 
 
 def define_config(name, default, text):
-    """Defines a flag whose value is a config file, as `config_flags.DEFINE_config_file` does.
+    """Defines a flag whose value is a config file, like `config_flags.DEFINE_config_file`.
 
-    FILE.py:ARGUMENT is looked for in the current folder, and if it is not there among the configs
-    of the package, so that `lawm.py:size=nano` and `configs/lawm.py:size=nano` work anywhere.
+    FILE.py:ARGUMENT is searched for in the current folder, then among the package's configs, so
+    that `lawm.py:size=nano` and `configs/lawm.py:size=nano` work anywhere.
 
     Args:
-      name: of the flag.
+      name: name of the flag.
       default: FILE.py:ARGUMENT, or None.
-      text: what `--help` prints.
+      text: description for `--help`.
 
     Returns:
       A flag holder; its `value` is a locked ConfigDict.
@@ -31,7 +31,7 @@ def define_config(name, default, text):
 
 
 def find(spec):
-    """Returns FILE.py:ARGUMENT with the path at which the file is.
+    """Returns FILE.py:ARGUMENT with FILE.py replaced by the path of an existing file.
 
     Raises:
       ValueError: it is neither in the current folder nor among the package's configs.
@@ -51,7 +51,7 @@ def find(spec):
 
 
 class _Parser(flags.ArgumentParser):
-    """Loads a config file, wherever `find` finds it."""
+    """Loads a config file that `find` locates."""
 
     def __init__(self, name):
         super().__init__()
@@ -68,7 +68,7 @@ class _Parser(flags.ArgumentParser):
             module.loader.exec_module(loaded)
             config = loaded.get_config(*argument)
         except ValueError:
-            raise  # says what it expected; absl prints it
-        except Exception as error:  # absl would hide where in the file it happened
+            raise  # absl prints its message
+        except Exception as error:  # absl would hide the line of the error
             raise ValueError(f"an error in {path}:\n\n{traceback.format_exc()}") from error
         return config.lock()

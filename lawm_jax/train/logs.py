@@ -1,4 +1,4 @@
-"""Logs metrics to the terminal, metrics.jsonl and TensorBoard, on process 0 alone."""
+"""Logs metrics to the terminal, metrics.jsonl and TensorBoard, on process 0 only."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from lawm_jax.train import rundir
 
 
 class Log:
-    """Writes the metrics of a run; every method does nothing on processes other than 0."""
+    """Writes the metrics of a run; all methods do nothing on processes other than 0."""
 
     def __init__(self, workdir, steps, batch, start=0):
         """Opens the files.
@@ -20,8 +20,8 @@ class Log:
           workdir: folder of the run; lines are appended to metrics.jsonl.
           steps: length of the training, for the ETA.
           batch: clips per step.
-          start: the step that the run continues after; lines of later steps, which an interrupted
-            run wrote after its last checkpoint, are dropped.
+          start: the step from which the run resumes. Lines of later steps, written by an
+            interrupted run after its last checkpoint, are removed.
         """
         self.steps, self.batch, self.active = steps, batch, jax.process_index() == 0
         self.last = self.board = None
@@ -32,7 +32,7 @@ class Log:
             self.file = open(path, "a")
 
     def step(self, step, metrics):
-        """Logs one step's metrics (floats), and the speed since the last logged step."""
+        """Logs the metrics (floats) of one step, and the speed since the last logged step."""
         now = time.monotonic()
         if self.last is not None and step > self.last[0]:
             clips = (step - self.last[0]) * self.batch
@@ -55,7 +55,7 @@ class Log:
             left = (self.steps - step) * self.batch / metrics["clips_per_s"]
             line += f"  {metrics['clips_per_s']:.1f} clips/s  ETA {_clock(left)}"
         print(line, flush=True)
-        if self.board is None:  # not before the first line is out, since it takes a while
+        if self.board is None:  # opened after the first line is printed, because it is slow
             self.board = _summary_writer()(self.folder, purge_step=self.start + 1)
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
@@ -74,7 +74,7 @@ class Log:
 
 
 def _summary_writer():
-    """Imports tensorboardX without PyTorch, which it would import, too, where it is installed."""
+    """Imports tensorboardX without PyTorch, which it imports if installed."""
     absent = "torch" not in sys.modules
     if absent:
         sys.modules["torch"] = None
@@ -87,7 +87,7 @@ def _summary_writer():
 
 
 def _keep(path, start):
-    """Drops the lines of later steps than `start`, and what a killed run left half-written."""
+    """Removes the lines of steps after `start`, and lines that were only partly written."""
     if not os.path.exists(path):
         return
     kept = []

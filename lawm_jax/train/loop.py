@@ -1,4 +1,4 @@
-"""A training run: the jitted step over a mesh, the loop around it, resuming."""
+"""The training run: builds and compiles the training step, runs the loop, resumes."""
 
 import concurrent.futures
 import contextlib
@@ -26,16 +26,16 @@ from lawm_jax.train.step import make_state, train_step
 
 
 class Run:
-    """Holds what a run needs besides its data: the model, the mesh, the state, the jitted step."""
+    """Holds a run's model, mesh, frozen parameters and jitted training step."""
 
     def __init__(self, config, states=False, devices=None):
-        """Builds everything; nothing is written.
+        """Builds everything, without writing files.
 
         Args:
           config: nested dict or ConfigDict.
-          states: whether batches hold states instead of video.
-          devices: those of a topology description, to compile the step for a machine that isn't
-            here: nothing is loaded then, and `frozen` holds shapes. By default JAX's own.
+          states: whether batches hold encoded states instead of video.
+          devices: devices of a topology description, to compile the step for a machine that is not
+            attached: weights are not loaded, and `frozen` holds shapes. None uses `jax.devices()`.
         """
         self.mesh = sharding.make_mesh(**config["mesh"], devices=devices)
         data = config["data"]
@@ -85,7 +85,7 @@ class Run:
         self.like = _shapes(shapes, self.shardings)
 
         def step(frozen, state, batch):
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for kernels of TPUs
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for TPU kernels
                 return train_step(
                     self.model, self.tx, frozen, state, batch, self.accumulate, self.objective
                 )
@@ -93,16 +93,16 @@ class Run:
         self.step = jax.jit(step, donate_argnums=1, out_shardings=(self.shardings, None))
 
     def lower(self):
-        """Lowers the step for the mesh's devices: jax.stages.Lowered."""
+        """Lowers the step for the mesh's devices (jax.stages.Lowered)."""
         spread = sharding.batch_sharding(self.mesh)
         batch = _shapes(self.batch, jax.tree.map(lambda _: spread, self.batch))
         return self.step.lower(self.frozen, self.like, batch)
 
     def begin(self, data=None):
-        """Makes the first state, on the mesh, with the scale of real actions and of targets.
+        """Initializes the state on the mesh, including the scale of real actions and targets.
 
         Args:
-          data: iterator whose first batch is measured, where the objective needs one.
+          data: iterator whose first batch is measured, if the objective requires it.
         """
         state = self.make(self.key)
         if "actions" not in self.batch:
@@ -123,12 +123,12 @@ class Run:
         return state | {"params": standardise(state["params"], self.frozen, self.actions, batch)}
 
     def place(self, batch):
-        """Puts what a step needs of a batch onto the mesh."""
+        """Transfers the arrays of a batch that the step uses to the mesh."""
         return sharding.place(self.mesh, {key: batch[key] for key in self.batch})
 
     @contextlib.contextmanager
     def compiling(self):
-        """Compiles the step in a thread, while the body makes or restores the state."""
+        """Compiles the step in a thread while the `with` body initializes or restores the state."""
         lowered = self.lower()
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             options = cpu.options(self.mesh.devices.flat[0].platform)
@@ -138,7 +138,7 @@ class Run:
 
 
 def _shapes(tree, shardings):
-    """Returns a tree's shapes and dtypes, with their shardings: jax.ShapeDtypeStructs."""
+    """Returns a tree of jax.ShapeDtypeStructs with the given shardings."""
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         tree,
@@ -147,20 +147,20 @@ def _shapes(tree, shardings):
 
 
 def fit(config, workdir):
-    """Trains what a config describes, or continues where an interrupted run stopped.
+    """Trains a model, or resumes an interrupted run.
 
     Args:
       config: ConfigDict as in configs/: lawm.py, labelled.py, decoder.py, controller.py.
       workdir: folder of the run, see `rundir`.
 
     Returns:
-      (model, params) as `models.load` gives them, after the last step; None where SIGTERM ended
-      the run early, with its state saved.
+      (model, params) after the last step, as returned by `models.load`; None if SIGTERM stopped the
+      run early, in which case its state is saved.
 
     Raises:
       ValueError: the folder holds a run with another config or is a URL, or a config value is
         wrong.
-      FloatingPointError: loss, gradient or update is not finite; the last checkpoint is kept.
+      FloatingPointError: the loss, gradient or update is not finite; the last checkpoint is kept.
     """
     import ml_collections
 
@@ -177,7 +177,7 @@ def fit(config, workdir):
     if store.latest is not None and store.latest >= config["steps"]:
         try:
             loaded = models.load(workdir, store.latest)
-        except ValueError:  # damaged: `restore` sets it aside and takes the one before
+        except ValueError:  # damaged: `restore` below falls back to an earlier checkpoint
             loaded = None
         if checkpoints.agreed(loaded is not None):
             if jax.process_index() == 0:
@@ -195,7 +195,7 @@ def fit(config, workdir):
         if data.shapes.get(key) != shape.shape[1:]:
             got = data.shapes.get(key, "none")
             raise ValueError(f"data: expected {key} of {shape.shape[1:]}, got {got}")
-    if jax.process_index() == 0:  # not before: what can't begin claims no folder
+    if jax.process_index() == 0:  # only now, so that a failed start leaves no config
         rundir.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
         print(f"{_describe(run, config, workdir)}; compiling", flush=True)
     with run.compiling():
@@ -216,7 +216,7 @@ def fit(config, workdir):
 
 
 def _loop(run, config, state, start, data, store, log, termination):
-    """Runs the steps; returns the last state, or None after SIGTERM."""
+    """Runs the steps and returns the final state, or None after SIGTERM."""
 
     def check(step, metrics):
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -233,7 +233,7 @@ def _loop(run, config, state, start, data, store, log, termination):
         batch = run.place(next(data))
         with jax.transfer_guard("disallow"):
             state, metrics = run.step(run.frozen, state, batch)
-        if pending is not None:  # fetched now, so the device was never idle for it
+        if pending is not None:  # one step late, so that the device never waits
             log.step(pending[0], check(*pending))
             pending = None
         last = step == config["steps"]
@@ -253,9 +253,9 @@ def _loop(run, config, state, start, data, store, log, termination):
 
 
 class _Termination:
-    """Notes SIGTERM instead of dying of it, so that the run can save first.
+    """Catches SIGTERM so that the run can save a checkpoint before it exits.
 
-    Of several processes JAX notes it, since it joined them, and tells all: its handler stays.
+    With several processes, JAX's own handler catches the signal and notifies all processes.
     """
 
     def __enter__(self):
@@ -268,7 +268,7 @@ class _Termination:
         self.asked = True
 
     def agreed(self, step):
-        """Says whether to stop now; all processes get the same answer at the same step."""
+        """Returns whether to stop now, with the same answer on all processes."""
         if self.alone:
             return self.asked
         from jax.experimental import multihost_utils
@@ -280,16 +280,16 @@ class _Termination:
             signal.signal(signal.SIGTERM, self.before)
 
 
-# What may change later.
+# Options that may differ when a run is resumed.
 FREE = ("steps.", "log_every.", "checkpoint_every.", "mesh.", "data.workers.")
 FREE += ("data.batch_per_device.", "optim.accumulate.")
 
 
 def _agreed(workdir, config):
-    """Checks that a run that is in the folder has the same config.
+    """Checks that a run that is already in the folder has the same config.
 
     Returns:
-      The config with the number of clips that `data.batch=0` stands for: what the run began with.
+      The config, with a `data.batch` of 0 replaced by the batch size of the existing or new run.
     """
     data = config["data"]
     size = sharding.batch_size(data, jax.device_count())

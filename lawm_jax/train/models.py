@@ -1,4 +1,4 @@
-"""Whole models on disk: what `lawm.load` and `lawm.save` do."""
+"""Loads and saves whole models: `lawm.load` and `lawm.save`."""
 
 import dataclasses
 import json
@@ -18,28 +18,27 @@ from lawm_jax.train import checkpoints, objectives, rundir, sharding
 
 
 def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=False):
-    """Loads a trained model, without its optimiser.
+    """Loads a trained model, without its optimizer state.
 
     Args:
-      workdir: folder of a training run, or one that `save` wrote.
-      step: which checkpoint; None takes the newest that can be read.
-      mesh: from `make_mesh`, to spread the parameters over; None takes the first device.
-      decoder: folder of the run that trained a decoder on the same encoder. None takes
-        WORKDIR/decoder where there is one, and else what the model itself has.
-      controller: folder of the run that trained a controller of this model, or its name within
-        WORKDIR/controller. None takes that in WORKDIR/controller where there is but one, "" none.
-      prior: whether to give the model the prior that `lawm_jax.evaluate` fitted to its latents, for
-        `sample_actions` given states. It makes another model, of another hash.
+      workdir: folder of a training run, or of a model that `save` wrote.
+      step: step of the checkpoint; None takes the newest readable one.
+      mesh: from `make_mesh`, to shard the parameters over; None uses the first device.
+      decoder: folder of a run that trained a decoder for the same encoder. None uses
+        WORKDIR/decoder if it exists, else the model's own decoder, if any.
+      controller: folder of a run that trained a controller for this model, or its name in
+        WORKDIR/controller. None uses WORKDIR/controller if it holds exactly one, "" uses none.
+      prior: whether to add the prior that `lawm_jax.evaluate` fitted to the latents, for
+        `sample_actions` with states. A model with a prior has another hash.
 
     Returns:
-      (model, params), params with the encoder's, and the decoder's, the learned prior's and the
-      controller's where there are such.
+      (model, params), including the parameters of the encoder, decoder, prior and controller.
 
     Raises:
-      FileNotFoundError: no config.json or no checkpoint in the folder, or no prior asked for.
-      ValueError: no checkpoint can be read, the decoder is another encoder's, the controller
-        another model's, or the prior another step's or not readable. A controller that no longer
-        fits gets a warning where it is not named.
+      FileNotFoundError: the folder holds no config.json or no checkpoint, or no prior if requested.
+      ValueError: no checkpoint is readable, the decoder belongs to another encoder, the controller
+        to another model, or the prior to another step or is unreadable. If `controller` is None, a
+        controller that does not fit gives a warning instead.
     """
     workdir = paths.expand(workdir)
     config = rundir.read_config(workdir)
@@ -52,9 +51,9 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
         if store.latest is None:
             raise FileNotFoundError(f"{store.folder}: no checkpoint here, the run saved none")
         if "encoder" in store.parts(store.latest if step is None else step):
-            drawn = dataclasses.replace(model, weights="")  # shapes alone: nothing is read
+            drawn = dataclasses.replace(model, weights="")  # for its shapes: reads no weights
             make, frozen = lambda key: world_model.init(drawn, key, video), {}
-        else:  # a training run stores no encoder, it is frozen
+        else:  # a training run does not store the frozen encoder
             frozen = {"encoder": world_model.init_encoder(model, video)}
             s = world_model.state_shape(model, frozen["encoder"], video)
             make = lambda key: objective.init_params(model, key, s)  # noqa: E731
@@ -78,21 +77,21 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
 
 
 def complete(model, params, mesh):
-    """Adds the embedded decoder to params that lack it, on the mesh."""
+    """Adds the embedded decoder's parameters if they are missing, placed on the mesh."""
     if model.decoder is None or "decoder" in params:
         return params
     return params | _place(world_model.init_decoder(model, None, None), mesh)
 
 
 def controllers_of(workdir, name, spec):
-    """Finds the controllers of a world model that were trained on one source.
+    """Finds a world model's controllers that were trained on a given source.
 
     Args:
-      workdir: of the world model; they are in WORKDIR/controller or WORKDIR/controller/NAME.
-      name, spec: of the source, as in a config's `data.sources`; one of them must be theirs.
+      workdir: folder of the world model, with WORKDIR/controller or WORKDIR/controller/NAME.
+      name, spec: the source, as in a config's `data.sources`; a match of either is enough.
 
     Returns:
-      folder -> kind, those of kind "state" first.
+      folder -> kind, with controllers of kind "state" first.
     """
     known = [folder for folder in rundir.controllers(workdir) if trained_on(folder, name, spec)]
     found = {folder: rundir.read_config(folder)["controller"]["kind"] for folder in known}
@@ -100,7 +99,7 @@ def controllers_of(workdir, name, spec):
 
 
 def trained_on(folder, name, spec):
-    """Tells whether a run with checkpoints was trained on the real actions of a source."""
+    """Returns whether a run has a checkpoint and was trained on a source's real actions."""
     if not rundir.has_checkpoint(folder):
         return False
     config = rundir.read_config(folder)
@@ -116,7 +115,7 @@ def trained_on(folder, name, spec):
 
 
 def _with_decoder(model, params, folder, mesh):
-    """Gives a model the decoder that another run trained."""
+    """Adds the decoder trained by the run in `folder`."""
     folder = paths.expand(folder)
     other, found = load(folder, mesh=mesh)
     ours, theirs = (world_model.to_config(x)["encoder"] for x in (model, other))
@@ -133,7 +132,7 @@ def _with_decoder(model, params, folder, mesh):
 
 
 def _with_controller(model, params, workdir, name, step, mesh):
-    """Gives a model the controller that another run trained for it."""
+    """Adds a controller trained for this model by another run."""
     if name is None:
         found = rundir.controllers(workdir)
         folder = found[0] if len(found) == 1 else ""
@@ -165,11 +164,11 @@ def _with_controller(model, params, workdir, name, step, mesh):
 
 
 def save_prior(workdir, step, prior, params):
-    """Saves a learned prior beside its model; `load(workdir, prior=True)` finds it.
+    """Saves a learned prior next to its model, for `load(workdir, prior=True)`.
 
     Args:
-      workdir: of the model's run.
-      step: of the checkpoint; the prior is no other's.
+      workdir: folder of the model's run.
+      step: step of the checkpoint that the prior was fitted to.
       prior, params: from `evaluate.sampling.fit`.
     """
     arrays = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
@@ -180,7 +179,7 @@ def save_prior(workdir, step, prior, params):
 
 
 def _with_prior(model, params, path, step, mesh):
-    """Gives a model the prior that was fitted to it."""
+    """Adds the prior in the file `path`, which must have been fitted to this step."""
     if not os.path.exists(path):
         raise FileNotFoundError(
             f"{path}: expected a learned prior, none was fitted yet; python -m lawm_jax.evaluate "
@@ -209,15 +208,15 @@ def _place(tree, mesh):
 
 
 def save(workdir, model, params):
-    """Saves a model with all its parameters, the encoder's too, so that `load` finds it.
+    """Saves a model with all its parameters, including the encoder's, for `load`.
 
     Args:
-      workdir: a folder that holds no run yet; it is made.
+      workdir: folder without a run; created if missing.
       model: from `build`.
       params: as returned by `init` or `load`.
 
     Raises:
-      ValueError: the folder holds checkpoints already.
+      ValueError: the folder already holds checkpoints.
     """
     store = checkpoints.Checkpoints(workdir)
     try:

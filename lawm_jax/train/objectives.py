@@ -1,7 +1,7 @@
-"""What a run trains: a world model, a controller of one, or a pixel decoder.
+"""Objectives: training a world model, a controller of real actions, or a pixel decoder.
 
-A config names its objective, and the training loop asks the objective for everything that differs.
-All of them have the methods of `WorldModel`; a new one is a class and a line in `OBJECTIVES`.
+A config names its objective, which provides everything that the training loop does differently.
+Each has the methods of `WorldModel`; a new objective is a class and a line in `OBJECTIVES`.
 """
 
 import jax
@@ -15,21 +15,21 @@ from lawm_jax.train import checkpoints, rundir
 
 
 class WorldModel:
-    """Trains the inverse and the forward dynamics model (Garrido et al. 2026, section 3).
+    """Trains the inverse dynamics model and the predictor (Garrido et al. 2026, section 3).
 
     Attributes:
-      measures_targets: whether `standardise` looks at the first batch.
+      measures_targets: whether `standardise` uses the first batch.
     """
 
     measures_targets = False
 
     def init_frozen(self, model, video, trained):
-        """Returns the parameters that training needs and does not change, as numpy or JAX arrays.
+        """Returns the parameters that training uses but does not change, as numpy or JAX arrays.
 
         Args:
           model: world_model.WorldModel.
-          video: uint8 [B, F, H, W, 3], or its shape and dtype.
-          trained: parameters of the trained world model that `config.model` names, or None.
+          video: uint8 [B, F, H, W, 3], or a jax.ShapeDtypeStruct of it.
+          trained: parameters of the trained world model `config.model`, or None.
 
         Raises:
           FileNotFoundError: public weights are not on disk and cannot be downloaded.
@@ -38,23 +38,23 @@ class WorldModel:
         return {"encoder": world_model.init_encoder(model, video)}
 
     def init_params(self, model, key, s):
-        """Draws the parameters that training changes, for states of the shape of `s`."""
+        """Initializes the parameters to train, for states shaped like `s`."""
         return world_model.init_dynamics(model, key, s)
 
     def actions(self, model):
-        """Returns U, the width of the real actions that a batch must hold, or 0 for none."""
+        """Returns U, the width of the real actions required in a batch, or 0 for none."""
         return model.latent.dim if model.latent.labelled else 0
 
     def standardise(self, model, params, actions, inputs):
-        """Sets the scale of real actions and of targets in freshly drawn parameters.
+        """Sets the scale of real actions and targets in the initial parameters.
 
-        Called only where `actions` returns a width.
+        Called only if `actions` is not 0.
 
         Args:
           model: world_model.WorldModel.
           params: from `init_params`.
           actions: from `action_statistics`.
-          inputs: function that computes `inputs` of the first batch.
+          inputs: function without arguments that returns `inputs` for the first batch.
 
         Returns:
           The parameters.
@@ -63,7 +63,7 @@ class WorldModel:
         return params | {"latent": actions}
 
     def noise(self, model, batch, key):
-        """Draws what is random in the loss, for each clip: an array [B, ...], or None."""
+        """Samples the random numbers of the loss, [B, ...] with a row per clip, or None."""
         if not model.latent.random:
             return None
         if "states" in batch:
@@ -78,7 +78,7 @@ class WorldModel:
         return {"s": states(model, frozen, batch), "u": batch.get("actions")}
 
     def batchwise(self, model):
-        """Whether the latents' regulariser needs the latents of the whole global batch."""
+        """Returns whether the loss needs the latents of the whole global batch."""
         return model.latent.batchwise
 
     def loss(self, model, params, frozen, inputs, noise, others=None):
@@ -86,7 +86,7 @@ class WorldModel:
 
         Args:
           model: world_model.WorldModel.
-          params: of the shape of `init_params`.
+          params: trained parameters, with the structure of `init_params`.
           frozen: from `init_frozen`.
           inputs: from `inputs`.
           noise: from `noise`.
@@ -99,25 +99,25 @@ class WorldModel:
         return world_model.loss(model, params, inputs["s"], noise, inputs["u"], others)
 
     def describe(self, model, config):
-        """Says in a few words what is trained."""
+        """Returns a short description of the model that is trained, for the log."""
         del config
         latent = model.latent
         return f"{latent.kind} latents ({latent.dim} wide, strength {latent.strength:g})"
 
 
 class Controller:
-    """Trains a controller: real actions, and the state, to latent actions.
+    """Trains a controller, which maps a real action and the state to a latent action.
 
-    Source: Garrido et al. 2026, section 5 and appendix A (L2 to the IDM's latents).
+    Source: Garrido et al. 2026, section 5 and appendix A (L2 loss to the IDM's latents).
     """
 
     measures_targets = True
 
     def init_frozen(self, model, video, trained):
-        """Keeps encoder, inverse dynamics model and codebook of the trained world model."""
+        """Returns the encoder, inverse dynamics model and codebook of `trained`."""
         del model, video
         parts = {key: trained[key] for key in ("encoder", "inverse", "latent") if key in trained}
-        return jax.device_get(parts)  # the caller spreads it over all processes' devices
+        return jax.device_get(parts)  # the caller distributes it over all processes
 
     def init_params(self, model, key, s):
         return world_model.init_controller(model, key, s)
@@ -126,10 +126,10 @@ class Controller:
         return model.controller.actions
 
     def standardise(self, model, params, actions, inputs):
-        """Measures the first batch's latents, too.
+        """Sets the scale of actions, and of latents from the first batch.
 
-        They get one deviation for all dimensions, so that dimensions that hardly vary count as
-        little as they do in the world model.
+        All latent dimensions share one standard deviation, so that dimensions that hardly vary have
+        as little weight in the loss as they have in the world model.
         """
         z = inputs()["z"].reshape(-1, model.latent.dim)
         mean = z.mean(0)
@@ -142,7 +142,7 @@ class Controller:
         return None
 
     def inputs(self, model, frozen, batch):
-        """Infers the targets "z", too: noisy latents' means, discrete latents' codes."""
+        """Also infers the targets "z": means of noisy latents, codes of discrete latents."""
         s = states(model, frozen, batch)
         z = world_model.infer_actions(model, frozen, s)[0]
         return {"s": s, "u": batch["actions"], "z": z}
@@ -151,10 +151,10 @@ class Controller:
         return False
 
     def loss(self, model, params, frozen, inputs, noise, others=None):
-        """Computes the mean squared difference to the latents that the inverse model infers.
+        """Computes the mean squared error to the latents that the inverse dynamics model infers.
 
-        `error`, the loss, is in units of the latents' variance; `mean_latent` is the error of
-        always answering the latents' mean.
+        `error`, the loss, is divided by the variance of the latents; `mean_latent` is the error of
+        always predicting the mean latent.
         """
         s, u, z = inputs["s"], inputs["u"], inputs["z"]
         scale = jax.lax.stop_gradient(params["controller"]["scale"])
@@ -169,7 +169,7 @@ class Controller:
 
 
 class Decoder:
-    """Trains the pixel decoder of a frozen encoder.
+    """Trains a pixel decoder for a frozen encoder.
 
     Source: Garrido et al. 2026, section 3 and appendix A (L1 and a perceptual loss).
     """
@@ -177,7 +177,7 @@ class Decoder:
     measures_targets = False
 
     def init_frozen(self, model, video, trained):
-        """Loads the perceptual network, too, where the loss has a perceptual part."""
+        """Also loads the perceptual network, if the loss has a perceptual term."""
         frozen = {"encoder": world_model.init_encoder(model, video)}
         if model.decoder.weight:
             frozen["perceptual"] = perceptual.load(model.decoder.perceptual)[1]
@@ -190,10 +190,10 @@ class Decoder:
         return 0
 
     def noise(self, model, batch, key):
-        """Draws numbers whose order picks the frames of the perceptual loss: [B, F].
+        """Samples numbers [B, F] whose order selects the frames for the perceptual loss.
 
         Raises:
-          ValueError: the batch holds states, which were encoded before, and no video.
+          ValueError: the batch holds encoded states instead of video.
         """
         if "video" not in batch:
             raise ValueError(f"data: expected video to train a decoder on, got {sorted(batch)}")
@@ -210,11 +210,11 @@ class Decoder:
         return False
 
     def loss(self, model, params, frozen, inputs, noise, others=None):
-        """Computes the L1 error and the perceptual distance times the decoder's `weight`.
+        """Computes the L1 error plus `weight` times the perceptual distance.
 
-        The distance is taken on the decoder's `frames` frames of each clip, drawn at random, or on
-        all (0). Metrics: `error`, the mean absolute error on the scale 0..1, `psnr` in dB of the
-        batch's mean squared error, and `perceptual`.
+        The distance is computed on `frames` random frames of each clip, or on all if `frames` is 0.
+        Metrics: `error`, the mean absolute error on the scale 0 to 1; `psnr` in dB, from the
+        batch's mean squared error; and `perceptual`.
         """
         target, painted = inputs["video"], world_model.paint(model, params, inputs["s"])
         error = jnp.abs(painted - target).mean() / 255
@@ -240,7 +240,7 @@ OBJECTIVES = {"world_model": WorldModel(), "controller": Controller(), "decoder"
 
 
 def named(config):
-    """Returns the objective that a config names; ValueError where there is none of that name."""
+    """Returns the objective that a config names; raises ValueError if it is unknown."""
     if config["objective"] not in OBJECTIVES:
         names = ", ".join(OBJECTIVES)
         raise ValueError(f"objective: expected one of {names}, got {config['objective']!r}")
@@ -248,25 +248,25 @@ def named(config):
 
 
 def states(model, frozen, batch):
-    """Encodes a batch's video, unless it holds states: [B, T, N, D] float32."""
+    """Returns a batch's states, encoding its video if needed: [B, T, N, D] float32."""
     if "states" in batch:
         return batch["states"].astype(jnp.float32)
     return world_model.encode(model, frozen, batch["video"])
 
 
 def complete(config):
-    """Adds to a config with a key `model` what that trained world model fixes.
+    """Adds the settings of the trained world model `config["model"]` to a controller's config.
 
     Args:
       config: nested dict as in configs/controller.py; `model` is the folder of a world model's run.
 
     Returns:
-      The config with the world model's sections `encoder` (but for `repeat`), `inverse` and
-      `latent`, its `data.size` and `data.resize`, and `model_step`, the step of its checkpoint.
+      The config with the world model's `encoder` (except `repeat`), `inverse`, `latent`,
+      `data.size` and `data.resize`, and with `model_step`, the step of its newest checkpoint.
 
     Raises:
-      FileNotFoundError: there is no run, or no checkpoint in its folder.
-      ValueError: no folder is named, or its model infers no latent actions.
+      FileNotFoundError: the folder holds no run or no checkpoint.
+      ValueError: `model` is empty, or the world model does not infer latent actions.
     """
     folder = paths.expand(config["model"])
     if not folder:
@@ -287,17 +287,17 @@ def complete(config):
 
 
 def action_statistics(config):
-    """Reads mean and standard deviation of the real actions to train on.
+    """Reads the mean and standard deviation of the real actions in the training data.
 
     Args:
       config: nested dict; its `data` names one source.
 
     Returns:
-      {"mean": [U], "std": [U]} float32; the std of a dimension that never changes is 1.
+      {"mean": [U], "std": [U]} float32; the std of a constant dimension is 1.
 
     Raises:
-      ValueError: there are several sources, or its statistics.json is missing or other data's; the
-        text gives the command that makes it.
+      ValueError: there are several sources, or the source's statistics.json is missing or belongs
+        to other data; the message gives the command that creates it.
     """
     import ml_collections
 

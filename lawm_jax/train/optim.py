@@ -1,4 +1,4 @@
-"""The optimiser: Muon for the networks' hidden matrices, AdamW for the rest, a schedule each."""
+"""The optimizer: Muon for the networks' hidden matrices and AdamW for all other parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -6,23 +6,22 @@ import optax
 from jax.sharding import PartitionSpec
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # of Newton-Schulz, five times
+QUINTIC = (3.4445, -4.7750, 2.0315)  # of five Newton-Schulz iterations
 MATRICES = ("qkv", "proj", "fc1", "fc2", "modulation")
 
 
 def make(config, steps):
-    """Builds the optimiser.
+    """Builds the optimizer.
 
     Args:
-      config: the section `optim`: `muon`, `adamw` (peak learning rates; where muon's is 0, AdamW
-        takes everything), `weight_decay`, `b2`,
-        `warmup` (share of the steps that warm up linearly) and `final` (learning rate at the end
-        of the cosine, as a share of the peak).
+      config: the section `optim`: `muon` and `adamw` (peak learning rates; if `muon` is 0, AdamW
+        updates all parameters), `weight_decay`, `b2`, `warmup` (fraction of the steps with linear
+        warmup) and `final` (learning rate at the end of the cosine, as a fraction of the peak).
       steps: length of the training.
 
     Returns:
-      tx, an optax.GradientTransformation for trees of parameters that hold stacked blocks, and
-      the schedule of the share of the peak rates, step -> float.
+      tx, an optax.GradientTransformation for parameters with stacked blocks, and the schedule,
+      step -> fraction of the peak learning rates.
 
     Source: Garrido et al. 2026, appendix A; Muon from Jordan et al. 2024.
     """
@@ -30,7 +29,7 @@ def make(config, steps):
     share = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, 2), config["final"])
     decay = optax.add_decayed_weights(config["weight_decay"])
     muon = optax.chain(
-        scale_by_muon(QUINTIC, 0, weight_dimension_numbers=matrix_axes),  # the momentum alone
+        scale_by_muon(QUINTIC, 0, weight_dimension_numbers=matrix_axes),  # momentum only
         _orthogonalise(),
         decay,
         optax.scale_by_learning_rate(lambda step: config["muon"] * share(step)),
@@ -46,19 +45,18 @@ def make(config, steps):
 
 
 def labels(params):
-    """Says for each parameter which optimiser takes it: "muon" or "adamw"."""
+    """Labels each parameter with the optimizer that updates it: "muon" or "adamw"."""
     axes = matrix_axes(params)
     is_axes = lambda x: x is None or isinstance(x, MuonDimensionNumbers)  # noqa: E731
     return jax.tree.map(lambda x: "adamw" if x is None else "muon", axes, is_leaf=is_axes)
 
 
 def matrix_axes(params):
-    """Names the matrix axes of what Muon takes; None for every other parameter.
+    """Returns the matrix axes of each parameter that Muon updates, and None for the others.
 
-    Muon takes the embedding [in, out] and the blocks' kernels, stacked as [depth, in, out], or as
-    [depth, in, n, out] where a layer holds n matrices (qkv, the modulation), which are
-    orthogonalised apart. optax's default rule would take the stacked biases for matrices and
-    leave the stacked kernels out.
+    Muon updates the embedding [in, out] and the kernels of the blocks, stacked as [depth, in, out],
+    or as [depth, in, n, out] if a layer has n matrices (qkv, modulation), which are orthogonalized
+    separately. optax's default rule would select the stacked biases and skip the stacked kernels.
     """
 
     def axes(path, x):
@@ -73,7 +71,7 @@ def matrix_axes(params):
 
 
 def _orthogonalise():
-    """Orthogonalises the momentum, times sqrt(max(1, out / in)), as Muon's authors do."""
+    """Orthogonalizes the momentum, scaled by sqrt(max(1, out / in)) as Muon's authors do."""
 
     def update(updates, state, params=None):
         del params
@@ -92,8 +90,8 @@ def _orthogonalise():
 def newton_schulz(x):
     """Moves the singular values of matrices towards 1: [in, out] or [depth, ..., in, out], float32.
 
-    Where the trainer's step names a mesh, each device takes whole layers: of parts of matrices,
-    every step would gather and sum some. optax's own function takes them as they lie.
+    If a mesh is set, each device processes whole layers: products of sharded matrices, as in
+    optax's implementation, would need communication in every iteration.
 
     Source: Jordan et al. 2024.
     """
@@ -102,7 +100,7 @@ def newton_schulz(x):
     x = x / (jnp.linalg.norm(x, axis=(-2, -1), keepdims=True) + 1e-8)
 
     a, b, c = QUINTIC
-    for _ in range(5):  # unrolled: a loop of XLA's keeps fewer of a CPU's cores busy
+    for _ in range(5):  # unrolled: an XLA loop uses fewer cores of a CPU
         gram = x @ x.swapaxes(-1, -2)
         x = a * x + (b * gram + c * gram @ gram) @ x
     if x.ndim > 2:
@@ -111,7 +109,7 @@ def newton_schulz(x):
 
 
 def _whole(x):
-    """Spreads layers [depth, ...] over `fsdp`, with zeros up to a multiple of it."""
+    """Shards layers [depth, ...] over `fsdp`, zero-padded to a multiple of its size."""
     fsdp = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
     if fsdp == 1 or x.ndim == 2:
         return x
@@ -120,7 +118,7 @@ def _whole(x):
 
 
 def _is_kernel(params):
-    """Selects what weight decay applies to: kernels, and no bias, norm, query or codebook."""
+    """Selects the kernels for weight decay, not biases, norms, queries or codebooks."""
     return jax.tree_util.tree_map_with_path(
         lambda path, x: getattr(path[-1], "key", "") == "kernel", params
     )

@@ -1,10 +1,10 @@
-"""Where a run keeps its files: the only module that knows the layout of a --workdir.
+"""The file layout of a run's folder (--workdir), which no other module knows.
 
     W/config.json  metrics.jsonl  skipped.jsonl  checkpoints/STEP/  tensorboard/  prior.safetensors
     W/eval/*.json  report/
-    W/decoder/  controller/[NAME/]  bounds/NAME/    other runs, with a layout like this
+    W/decoder/  controller/[NAME/]  bounds/NAME/    other runs with the same layout
 
-It needs no JAX, so that a report can be made where there is none.
+This module does not import JAX, so that a report can be made without it.
 """
 
 import glob
@@ -12,16 +12,16 @@ import os
 
 from lawm_jax.data import metadata, paths
 
-# Orbax takes these for patterns, or for another file system: it would save what nothing can read.
+# Orbax treats these as patterns or as another file system, and would save unreadable checkpoints.
 PATTERNS = ("*", "?", "[", "\\")
 BUCKETS = ("gs:", "s3:")
 
 
 def folder(workdir):
-    """Returns the absolute path of a folder that a run may write to, `~` expanded.
+    """Returns the absolute path of a folder to which a run can write, with `~` expanded.
 
     Raises:
-      ValueError: it is a URL, or has a name that checkpoints can't be written under.
+      ValueError: it is a URL, or its name cannot hold checkpoints.
     """
     path = os.path.abspath(paths.expand(workdir))
     if "://" in str(workdir):
@@ -70,12 +70,12 @@ def evaluation(workdir, name):
 
 
 def report(workdir):
-    """Returns the folder of pictures, films and the page."""
+    """Returns the folder of the report page and its images and videos."""
     return _inside(workdir, "report")
 
 
 def write_config(workdir, text):
-    """Writes the config, whole or not at all."""
+    """Writes the config atomically."""
     path = config(folder(workdir))
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path + ".tmp", "w") as file:
@@ -87,8 +87,8 @@ def read_config(workdir):
     """Reads a run's config.
 
     Raises:
-      FileNotFoundError: it is not there.
-      ValueError: it is damaged, or of something else.
+      FileNotFoundError: it is missing.
+      ValueError: it is damaged, or not a config of a run.
     """
     path = config(workdir)
     if not os.path.exists(path):
@@ -100,10 +100,10 @@ def read_config(workdir):
 
 
 def upgrade(config):
-    """Brings the config of an older version up to date; returns it."""
+    """Updates (in place) and returns a config that an older version may have written."""
     for section in config.values():
         if isinstance(section, dict):
-            section.pop("unroll", None)  # networks had it once
+            section.pop("unroll", None)  # a former option of networks
     if "objective" not in config:
         apart = [part for part in ("controller", "decoder") if part in config]
         config["objective"] = "world_model" if "predictor" in config or not apart else apart[0]
@@ -111,12 +111,12 @@ def upgrade(config):
 
 
 def has_checkpoint(workdir):
-    """Says whether a run has saved a checkpoint."""
+    """Returns whether a run has a checkpoint."""
     return bool(glob.glob(os.path.join(glob.escape(checkpoints(workdir)), "[0-9]*")))
 
 
 def decoder(workdir):
-    """Returns the folder of a model's own trained decoder, or None."""
+    """Returns the folder of the decoder trained for a model, or None."""
     path = _inside(workdir, "decoder")
     return path if has_checkpoint(path) else None
 
@@ -129,13 +129,13 @@ def controllers(workdir):
 
 
 def controller(workdir, name):
-    """Returns the folder of a controller, named within W/controller or by its path."""
+    """Returns the folder of a controller, given by its name in W/controller or its path."""
     path = _inside(workdir, "controller", name)
     return path if name and os.path.isdir(path) else paths.expand(name)
 
 
 def bounds(workdir):
-    """Finds the runs to compare a world model with, W/bounds/NAME: name -> folder."""
+    """Returns the runs W/bounds/NAME to compare a world model with: name -> folder."""
     parent = _inside(workdir, "bounds")
     names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
     runs = {name: os.path.join(parent, name) for name in names}

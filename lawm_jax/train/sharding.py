@@ -1,4 +1,4 @@
-"""The device mesh and the one rule by which arrays are spread over it."""
+"""The device mesh, and the rule by which arrays are sharded over it."""
 
 import math
 
@@ -7,23 +7,23 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-SMALL = 2**14  # elements; smaller arrays are replicated, a collective would cost more
+SMALL = 2**14  # elements; smaller arrays are replicated, to save collectives
 
 
 def make_mesh(data=-1, fsdp=1, devices=None):
-    """Builds the mesh of the axes `data` (batch) and `fsdp` (batch and parameters).
+    """Builds a mesh with the axes `data` (batch) and `fsdp` (batch and parameters).
 
     Args:
-      data, fsdp: number of devices along each axis; one of them may be -1, for all that is left.
-        Beside data=-1, `fsdp` is the most that the axis may have: the mesh takes the largest
-        divisor of the number of devices up to it, so that one config runs on 1 device and on 64.
-      devices: the devices to use, by default all of every process.
+      data, fsdp: number of devices along each axis; -1 for one of them uses the remaining devices.
+        With data=-1, `fsdp` is a maximum: the mesh uses the largest divisor of the number of
+        devices up to it, so that one config runs on 1 device and on 64.
+      devices: devices to use, by default all devices of all processes.
 
     Returns:
       A jax.sharding.Mesh.
 
     Raises:
-      ValueError: the axes do not multiply to the number of devices.
+      ValueError: the product of the axes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     if data == -1 and fsdp > 0:
@@ -40,9 +40,9 @@ def make_mesh(data=-1, fsdp=1, devices=None):
 
 
 def _grid(data, fsdp, devices):
-    """Arranges devices so that neighbours along `fsdp` are near each other: [data, fsdp].
+    """Arranges devices so that neighbors along `fsdp` are physically close: [data, fsdp].
 
-    `jax.make_mesh` takes no part of a torus's axis (8 of 4x4x4) and no more than one slice.
+    `jax.make_mesh` can neither split an axis of a torus (8 of 4x4x4) nor use several slices.
     """
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices > 1 and data % slices == 0:
@@ -55,7 +55,7 @@ def _grid(data, fsdp, devices):
 
 
 def state_sharding(mesh, tree):
-    """Shards each large array along its largest axis that `fsdp` divides; replicates the rest.
+    """Shards large arrays along the largest axis that `fsdp` divides, replicates the rest.
 
     Args:
       mesh: from `make_mesh`.
@@ -77,19 +77,19 @@ def state_sharding(mesh, tree):
 
 
 def batch_sharding(mesh):
-    """Shards the leading axis of a batch over all devices."""
+    """Returns the sharding of a batch: its leading axis over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def distribute(mesh, tree):
-    """Spreads a tree that every process holds as a whole over the mesh by `state_sharding`.
+    """Shards a tree that every process holds in full, according to `state_sharding`.
 
-    Each device takes its part from its own process. `jax.device_put` would first compare every leaf
-    over all processes.
+    Each device gets its shard from its own process. `jax.device_put` would first compare every
+    leaf across processes.
 
     Args:
       mesh: from `make_mesh`.
-      tree: numpy arrays, or JAX's of this process alone.
+      tree: numpy arrays, or process-local JAX arrays.
 
     Returns:
       The tree of global arrays.
@@ -105,12 +105,12 @@ def distribute(mesh, tree):
 
 
 def batch_size(data, devices):
-    """Returns the clips of a step over all devices, of a config's section `data`."""
+    """Returns the global batch size set by a config's section `data`."""
     return data["batch"] or data["batch_per_device"] * devices
 
 
 def place(mesh, batch):
-    """Puts this process's slice of a batch onto its devices.
+    """Transfers this process's slice of a batch to its devices.
 
     Args:
       mesh: from `make_mesh`.

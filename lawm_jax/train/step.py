@@ -10,24 +10,23 @@ from lawm_jax.train.objectives import OBJECTIVES
 
 
 def train_step(model, tx, frozen, state, batch, accumulate=1, objective=OBJECTIVES["world_model"]):
-    """Takes one optimisation step on one global batch.
+    """Performs one training step on one global batch.
 
     Args:
       model: WorldModel (static under jit).
       tx: optax.GradientTransformation, from `optim.make` (static).
-      frozen: what training needs and does not change, from the objective's `init_frozen`; for a
-        world model {"encoder"}.
+      frozen: fixed parameters, from the objective's `init_frozen`; {"encoder"} for a world model.
       state: {"params", "opt", "step" int32, "key"}.
-      batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]}, encoded before; and
-        "actions" [B, T-1, U] where the model learns from real ones.
-      accumulate: number of equal parts that the batch is taken in, one after the other, to need
-        less memory. The result is that of the whole batch, to rounding: noise, codes and the
-        regularisers' statistics are the batch's. Sparse latents are inferred twice for that.
-      objective: what is trained, one of `objectives.OBJECTIVES` (static).
+      batch: {"video": uint8 [B, F, H, W, 3]}, or {"states": [B, T, N, D]} encoded earlier; and
+        "actions" [B, T-1, U] if the model trains on real actions.
+      accumulate: number of equal parts in which the batch is processed, to save memory. Up to
+        rounding, the result is that of the whole batch: noise, codes and the regularizers'
+        statistics are those of the whole batch. Sparse latents are inferred twice for this.
+      objective: one of `objectives.OBJECTIVES` (static).
 
     Returns:
-      The next state, and metrics, float32 scalars: `loss`, `grad_norm`, `update_norm` and what the
-      loss gives; for discrete latents `codes`, the number of codes in use.
+      The next state, and metrics, float32 scalars: `loss`, `grad_norm`, `update_norm`, the metrics
+      of the loss and, for discrete latents, `codes`, the number of codes in use.
 
     Source: Garrido et al. 2026, sections 3 and 4.
     """
@@ -53,7 +52,7 @@ def train_step(model, tx, frozen, state, batch, accumulate=1, objective=OBJECTIV
 
 
 def _accumulated(objective, model, frozen, params, batch, noise, count):
-    """Computes loss, metrics and gradient of a batch in `count` parts, see `train_step`."""
+    """Computes the loss, metrics and gradient of a batch in `count` parts, see `train_step`."""
     parts = {"batch": accumulation.split(batch, count), "number": jnp.arange(count)}
     if noise is not None:
         parts["noise"] = accumulation.split(noise, count)
@@ -75,7 +74,7 @@ def _accumulated(objective, model, frozen, params, batch, noise, count):
 
 
 def make_state(model, tx, s, key, objective=OBJECTIVES["world_model"]):
-    """Draws a run's first state, for encoded states of the shape of `s`; can be jitted."""
+    """Initializes the training state for encoded states shaped like `s`; can be jitted."""
     init, key = jax.random.split(key)
     params = objective.init_params(model, init, s)
     return {"params": params, "opt": tx.init(params), "step": jnp.int32(0), "key": key}
