@@ -1,1 +1,1 @@
-"""Measures speed: python -m benchmarks.NAME [--json FILE]; the last line is the headline ratio."""
+"""Benchmarks speed: python -m benchmarks.NAME [--json FILE] prints the headline ratio last."""

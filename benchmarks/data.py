@@ -1,12 +1,12 @@
-"""Measures how fast clips are read: python -m benchmarks.data [--json FILE].
+"""Benchmarks reading of clips: python -m benchmarks.data [--json FILE].
 
-Compares, on the same clips and in turn: raw H.264 (1280 x 720, 30 frames/s, a keyframe every 250
-frames) by lawm_jax, decord, PyAV and OpenCV; the same film ingested at 64, 128 and 256 pixels; and
-cached states. A clip is 16 frames at 4 per second from a random start. Needs `decord` and
+Compares reading of raw H.264 (1280 x 720, 30 frames/s, a keyframe every 250 frames) with lawm_jax,
+decord, PyAV and OpenCV; of the same video ingested at 64, 128 and 256 pixels; and of stored states.
+All take turns on the same clips of 16 frames at 4 frames/s with random starts. Needs `decord` and
 `opencv-python-headless` (pip install -e '.[bench]'); about 12 minutes.
 
-Clips per second are of CPU time of one thread, medians over rounds; with 2 workers of wall time.
-The resident memory is that of a training process while 10,000 clips are read.
+Clips per second are medians over rounds, per second of CPU time of one thread, or of wall time with
+2 workers. Resident memory is that of a training process while it reads 10,000 clips.
 """
 
 import concurrent.futures
@@ -33,15 +33,15 @@ MEMORY = flags.DEFINE_integer("memory", 10_000, "Clips of each test of memory.",
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 F, FPS, SIZE = 16, 4.0, 256
-COPIES = 32  # of the film, to ingest: Grain takes 5 ms to shuffle the number of one of 4 items
+COPIES = 32  # of the video to ingest: with 4 items, Grain's shuffle takes 5 ms per item
 SECONDS, RATE, WIDTH, HEIGHT = 60, 30, 1280, 720
 
 
 def make_film(path):
-    """Writes a film of a camera that pans over a rough texture, past moving things."""
+    """Writes a video of a camera that pans over a textured plane with moving objects."""
     random = np.random.default_rng(0)
     ground = np.zeros((2 * HEIGHT, 2 * WIDTH, 3), np.float32)
-    for size in 8, 32, 128, 512:  # as natural pictures: coarse patches are the strongest
+    for size in 8, 32, 128, 512:  # like natural images, strongest at low frequencies
         patch = random.normal(size=(2 * HEIGHT // size + 1, 2 * WIDTH // size + 1, 3))
         ground += np.kron(patch, np.ones((size, size, 1)))[: 2 * HEIGHT, : 2 * WIDTH] * size**0.5
     ground = np.clip(128 + 2.0 * ground, 0, 255).astype(np.uint8)
@@ -55,7 +55,7 @@ def make_film(path):
                 y = int((0.5 + 0.4 * np.sin(i / (20 + 7 * thing) + thing)) * (HEIGHT - 160))
                 x = int((0.5 + 0.4 * np.cos(i / (25 + 5 * thing))) * (WIDTH - 160))
                 picture[y : y + 160, x : x + 160] = ground[-160:, thing * 160 :][:, :160]
-            noise = random.integers(-7, 8, (HEIGHT, WIDTH, 1), np.int16)  # as of a camera
+            noise = random.integers(-7, 8, (HEIGHT, WIDTH, 1), np.int16)  # like sensor noise
             picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
             yield picture
 
@@ -64,14 +64,14 @@ def make_film(path):
 
 
 def with_lawm(path, start):
-    """Reads a clip as training does."""
+    """Reads a clip with lawm_jax, as training does."""
     from lawm_jax.data import frames, video
 
     return video.read_clip(path, start, F, FPS, frames.View(SIZE, SIZE))["video"]
 
 
 def with_decord(path, start):
-    """Reads the same frames with decord, which scales them itself."""
+    """Reads the same frames with decord, which also resizes them."""
     import decord
 
     reader = decord.VideoReader(path, decord.cpu(0), WIDTH * SIZE // HEIGHT, SIZE, num_threads=1)
@@ -81,7 +81,7 @@ def with_decord(path, start):
 
 
 def with_pyav(path, start):
-    """Reads the same frames with PyAV as its documentation shows: seek, decode, pick, scale."""
+    """Reads the same frames with PyAV as documented: seek, decode, select, resize."""
     wanted = _numbers(start)
     frames = []
     with av.open(path) as container:
@@ -115,19 +115,19 @@ def with_opencv(path, start):
 
 
 def _numbers(start):
-    """Returns the numbers of the frames on screen at the wanted times."""
+    """Returns the indices of the frames shown at the clip's times."""
     return np.floor((start + np.arange(F) / FPS) * RATE + 0.03).astype(int).tolist()
 
 
 def in_turn(readers, rounds):
-    """Times readers in turn.
+    """Times readers in interleaved rounds.
 
     Args:
-      readers: name -> (function of a number in [0, 1) that reads a clip, calls per round).
+      readers: name -> (function that reads a clip at a position in [0, 1), calls per round).
       rounds: number of rounds.
 
     Returns:
-      name -> clips per second of CPU time, one per round.
+      name -> clips per second of CPU time, a list with one number per round.
     """
     random = np.random.default_rng(1)
     speeds = {name: [] for name in readers}
@@ -143,14 +143,14 @@ def in_turn(readers, rounds):
 
 
 def ingest(films, folder, *options):
-    """Ingests films, in a process of its own."""
+    """Ingests videos in a separate process."""
     command = [sys.executable, "-m", "lawm_jax.ingest", f"--videos={films}", f"--out={folder}"]
     subprocess.run([*command, *options], check=True, capture_output=True)
     return folder
 
 
 def config(videos, size=SIZE, **data):
-    """Returns the nano config for a source."""
+    """Returns the nano config for a data source."""
     from configs import lawm
 
     c = lawm.get_config("size=nano")
@@ -159,7 +159,7 @@ def config(videos, size=SIZE, **data):
 
 
 def source_reader(videos, size):
-    """Returns a function that reads a clip of a source, drawn by a number in [0, 1)."""
+    """Returns a function that maps a number in [0, 1) to a random clip of a source."""
     from lawm_jax.data import pipeline
 
     source = pipeline.source(config(videos, size), "videos")
@@ -173,7 +173,7 @@ def source_reader(videos, size):
 
 
 def with_workers(videos, size, seconds=10.0):
-    """Returns clips per second of wall time that the pipeline gives with 2 worker processes."""
+    """Returns the pipeline's clips per second of wall time with 2 worker processes."""
     from lawm_jax.data import pipeline
 
     stream = pipeline.clips(config(videos, size, workers=2, batch=16))
@@ -189,7 +189,7 @@ def with_workers(videos, size, seconds=10.0):
 
 
 def with_processes(read, film, places):
-    """Returns clips per second of wall time that a reader of raw video gives in 2 processes."""
+    """Returns a raw-video reader's clips per second of wall time in 2 processes."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
         list(pool.map(read, [film] * 4, places[:4]))
@@ -200,19 +200,19 @@ def with_processes(read, film, places):
 
 
 def _drop(read, film, place):
-    """Reads a clip and leaves it where it is: handing it over isn't what is measured."""
+    """Reads a clip and discards it: transfer between processes is not measured."""
     read(film, place)
 
 
 def memory(videos, size, count):
-    """Reads `count` clips in a process of its own; returns its resident MB at each tenth."""
+    """Returns the resident MB of a process after each tenth of reading `count` clips."""
     code = f"from benchmarks import data; data.print_memory({videos!r}, {size}, {count})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def print_memory(videos, size, count):
-    """Reads `count` clips and prints the resident MB after each tenth, as JSON."""
+    """Reads `count` clips and prints this process's resident MB after each tenth, as JSON."""
     from lawm_jax.data import pipeline
 
     stream, seen = pipeline.clips(config(videos, size, batch=20)), []
@@ -224,7 +224,7 @@ def print_memory(videos, size, count):
 
 
 def ingested(film, folder):
-    """Ingests the film at several sizes, and as states: name -> (data.videos, data.size)."""
+    """Ingests a video at several sizes and as states; returns name -> (data.videos, data.size)."""
     films, places = os.path.join(folder, "films"), {}
     os.mkdir(films)
     for copy in range(COPIES):
@@ -240,7 +240,7 @@ def ingested(film, folder):
 
 
 def main(argv):
-    """Runs all and prints the results."""
+    """Runs all comparisons and prints the results."""
     del argv
     results = timing.about("av", "decord", "grain")
     with tempfile.TemporaryDirectory() as folder:

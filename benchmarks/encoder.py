@@ -1,18 +1,18 @@
-"""Measures how fast video is encoded: python -m benchmarks.encoder [--sizes S] [--json FILE].
+"""Benchmarks video encoding: python -m benchmarks.encoder [--sizes S] [--json FILE].
 
-Compares our V-JEPA 2 encoder with Hugging Face's `VJEPA2Model(skip_predictor=True)`, as released,
-with its default attention (PyTorch's), and by torch.compile. In turn, in one process, on the same
-weights, drawn at random, saved by theirs and loaded by `lawm.load_encoder`, and the same clip; both
-must give the same states. Ours also with every core of a CPU a device, among which clips are
-shared, and frame-causal, as training uses it. The ratio is the best of ours, not causal, to theirs.
+Compares lawm_jax's V-JEPA 2 encoder with Hugging Face's `VJEPA2Model(skip_predictor=True)`, as
+released with PyTorch's attention, and with torch.compile. They take turns in one process on the
+same clips and random weights, saved by Hugging Face and loaded by `lawm.load_encoder`; the states
+must agree. lawm_jax also runs data parallel, with one JAX device per CPU core, and frame-causal, as
+in training. The ratio is that of the fastest non-causal lawm_jax variant to Hugging Face.
 
-  small  ViT-S: 384 wide, 12 blocks, 4 clips of 16 frames of 128 pixels
-  large  ViT-L's width, 1024, 4 of its 24 blocks, 2 clips of 16 frames of 256 pixels
-  vitl   all 24 blocks, 8 clips: for a GPU
-  tiny   to try it
+  small  ViT-S: width 384, 12 blocks, 4 clips of 16 frames of 128 pixels
+  large  ViT-L's width of 1024, 4 of its 24 blocks, 2 clips of 16 frames of 256 pixels
+  vitl   ViT-L with all 24 blocks, 8 clips: for a GPU
+  tiny   for testing
 
-Both sides in float32, on a GPU in bfloat16; that was not run. Needs `pip install -e '.[torch]'` and
-a C++ compiler; about 6 minutes on 2 cores.
+Both use float32, and bfloat16 on a GPU, which was not run. Needs `pip install -e '.[torch]'` and a
+C++ compiler; about 6 minutes on 2 cores.
 """
 
 import os
@@ -30,7 +30,7 @@ PROFILE = flags.DEFINE_integer("profile", 0, "Print that many of our longest ope
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
 F = 16
-# width, heads, depth, pixels, clips
+# width, number of heads, depth, pixels, clips
 WORK = {
     "tiny": (96, 4, 2, 32, 2),
     "small": (384, 6, 12, 128, 4),
@@ -40,7 +40,7 @@ WORK = {
 
 
 def public_model(width, heads, depth, pixels):
-    """Returns Hugging Face's model at random, its biases and norms too."""
+    """Returns Hugging Face's model with random weights, including biases and norms."""
     import torch
     import transformers
 
@@ -50,7 +50,7 @@ def public_model(width, heads, depth, pixels):
         num_hidden_layers=depth,
         mlp_ratio=4,
         crop_size=pixels,
-        pred_hidden_size=24,  # its predictor is skipped
+        pred_hidden_size=24,  # the predictor is skipped
         pred_num_attention_heads=2,
         pred_num_hidden_layers=1,
     )
@@ -65,7 +65,7 @@ def public_model(width, heads, depth, pixels):
 
 
 def theirs(model, clips, compiled=False):
-    """Returns a function of a round that encodes clips [B, F, H, W, 3] with theirs."""
+    """Returns a function, round -> states, that encodes clips [B, F, H, W, 3] with Hugging Face."""
     import torch
 
     torch.set_num_threads(timing.cores())
@@ -83,7 +83,7 @@ def theirs(model, clips, compiled=False):
 
 
 def ours(folder, clips, devices, causal=False):
-    """Returns a function of a round that encodes clips [B, F, H, W, 3] with ours, on devices."""
+    """Returns a function, round -> states, that encodes clips [B, F, H, W, 3] on `devices`."""
     import jax
 
     import lawm_jax as lawm
@@ -106,7 +106,7 @@ def ours(folder, clips, devices, causal=False):
 
 
 def compare(size, rounds, longest):
-    """Times ours and theirs in turn; returns the rows with "clips/s", and the medians of these."""
+    """Times all encoders in turn; returns their rows with "clips/s", and the median speeds."""
     import jax
 
     *shape, pixels, B = WORK[size]
@@ -141,7 +141,7 @@ def compare(size, rounds, longest):
 
 
 def main(argv):
-    """Runs all and prints the results."""
+    """Runs all comparisons and prints the results."""
     del argv
     from lawm_jax.train import cpu
 

@@ -1,21 +1,21 @@
-"""Measures how fast plans are found: python -m benchmarks.planner [--workdir W] [--json FILE].
+"""Benchmarks planning: python -m benchmarks.planner [--workdir W] [--json FILE].
 
-Compares our `cem` with stable-worldmodel's `CEMSolver`, as released and through its interface, on
-a copy of the same network in PyTorch (torch_model.py), which reads the whole sequence at every step
-as the models of that package do, as it is and by torch.compile. Both sides, in turn: the nano model
-with a controller by state, 3 steps, 300 samples, 10 elites, 15 iterations, one task at a time, the
-same first Gaussian, cost, dtype and cores, without the first plan, which compiles; ours also in
-chunks, which suit a CPU's caches. The ratio is that of the best of ours to the best of theirs in
-one round, the median over rounds; rounds are added until its 95 % interval is 4 % wide. Then with a
-context of 4 states, our own search without cache and shared context, our other planners at their
-defaults, and the memory of a process that does nothing but plan.
+Compares lawm_jax's `cem` with the released `CEMSolver` of stable-worldmodel, on a PyTorch copy of
+the same network (torch_model.py), eager and with torch.compile. Like the models of that package,
+the copy recomputes the whole sequence at every step. Both plan in turn with the nano model and a
+state controller: 3 steps, 300 samples, 10 elites, 15 iterations, one task at a time, with the same
+initial Gaussian, cost, dtype and cores. The first plan, which compiles, is not counted. lawm_jax
+also plans in chunks, which fit a CPU's caches. The ratio is that of the fastest variants of both
+in the same round, the median over rounds; rounds are added until its 95 % interval is 4 % wide.
+Further comparisons: a context of 4 states, lawm_jax without cache and shared context, its other
+planners at their defaults, and the memory of a process that only plans.
 
-W is a run with a controller of the Panda; without it the network is drawn at random and so are the
-states. --size=large plans with the paper's model at random, ours alone, by CEM and with a tenth of
-its calls by iCEM. Needs `pip install -e '.[bench,torch]'` and a C++ compiler, large neither; about
-8 minutes. On a GPU both sides take bfloat16; that was not run.
+W is a run with a Panda controller; without it, network and states are random. --size=large plans
+with lawm_jax only, with a random model of the paper's size, by CEM and by iCEM with a tenth of the
+model calls. Needs `pip install -e '.[bench,torch]'` and a C++ compiler, except for large; about 8
+minutes. On a GPU, both use bfloat16, which was not run.
 
-The costs compared are those of the plans that both return, the last Gaussian's mean, by our model.
+Reported costs are of the returned plans, the means of the last Gaussian, under lawm_jax's model.
 """
 
 import contextlib
@@ -41,8 +41,8 @@ SAMPLES = flags.DEFINE_integer("samples", 300, "Candidates.", 20)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 H, ELITES, ITERATIONS = 3, 10, 15
-FEW = 3  # iterations where only the ratio of two speeds is asked
-CHUNK = 60  # of a device, whose activations fit a core's cache; the copy gains nothing by chunks
+FEW = 3  # iterations if only the ratio of speeds matters
+CHUNK = 60  # per device: activations fit a core's cache; chunks do not speed up the copy
 STATES = {"tiny": (4, 32), "nano": (16, 448), "large": (256, 1024)}  # tokens, features
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
 
@@ -71,7 +71,7 @@ def make_model(workdir=None, size="nano"):
         params = world_model.init_dynamics(model, keys[0], s)
         params |= world_model.init_controller(model, keys[1], s)
         leaves, tree = jax.tree.flatten(params)
-        keys = jax.random.split(keys[2], len(leaves))  # zero-initialised outputs too should act
+        keys = jax.random.split(keys[2], len(leaves))  # so zero-initialized layers have an effect
         noisy = [
             x + 0.05 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)
         ]
@@ -81,10 +81,10 @@ def make_model(workdir=None, size="nano"):
 
 
 def make_tasks(model, params, workdir, count, context, size="nano"):
-    """Returns `count` tasks: states [1, context, N, D], latents between them, a goal [1, N, D].
+    """Returns `count` tasks: states [1, T, N, D], latents [1, T-1, A], goal [1, N, D]; T = context.
 
-    The goal is what a clip shows H steps later or, of a model at random, what a random plan leads
-    to, and something that no plan leads to.
+    The goal is the state H steps later in a clip or, for a random model, the final state of a
+    random plan plus noise, which no plan reaches.
     """
     import jax
 
@@ -123,13 +123,13 @@ def make_tasks(model, params, workdir, count, context, size="nano"):
 
 
 def first_std(params):
-    """Returns the first Gaussian's deviations [H, U], those of the controller's training."""
+    """Returns the initial standard deviations [H, U], from the controller's training actions."""
     std = np.abs(np.asarray(params["controller"]["scale"]["action_std"]))
     return np.repeat(std[None], H, axis=0)
 
 
 def ours(model, params, cached=True, planner=None, **options):
-    """Returns a function (task, seed) -> (plan [H, U], its cost) that plans with lawm_jax."""
+    """Returns a function, (task, seed) -> (plan [H, U], cost), that plans with lawm_jax."""
     import jax
     import jax.numpy as jnp
 
@@ -174,15 +174,15 @@ def ours(model, params, cached=True, planner=None, **options):
 
 
 def theirs(sizes, arrays, samples, iterations, compiled=False):
-    """Returns a function (task, seed) -> (plan [H, U], None) that plans with CEMSolver."""
+    """Returns a function, (task, seed) -> (plan [H, U], None), that plans with CEMSolver."""
     import gymnasium as gym
     import torch
 
     from benchmarks import torch_model
 
     if torch.version.cuda is None:
-        # stable-worldmodel imports torchvision, which nothing here needs; that of PyPI is built
-        # for CUDA and, beside a torch for CPUs, fails to import for want of these two names.
+        # stable-worldmodel imports torchvision, which is not used here. PyPI's build is for
+        # CUDA and cannot be imported with a CPU-only torch, which lacks these two operators.
         for name in "nms", "qnms":
             with contextlib.suppress(RuntimeError):
                 torch.library.define(
@@ -206,7 +206,7 @@ def theirs(sizes, arrays, samples, iterations, compiled=False):
             action_space=space, n_envs=1, config=PlanConfig(horizon=H, receding_horizon=H)
         )
         info = dict(zip(("states", "latents", "goal"), map(torch.tensor, task), strict=True))
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints its time
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints timings
             found = solver.solve(info)["actions"][0]
         return found.float().numpy() * np.abs(arrays["std"]), None
 
@@ -214,10 +214,10 @@ def theirs(sizes, arrays, samples, iterations, compiled=False):
 
 
 def in_turn(planners, tasks, rounds, limit=0):
-    """Times planners, functions of a task and a seed, in turn, each on the same tasks.
+    """Times planners, name -> function of a task and a seed, in turn on the same tasks.
 
     Returns:
-      What `timing.in_turn` does, with the plans as "results", and "plans/s" of each round.
+      The rows of `timing.in_turn`, with the plans as "results", and "plans/s" of each round.
     """
     calls = {
         name: lambda i, plan=plan: plan(tasks[i % len(tasks)], i)[0]
@@ -243,7 +243,7 @@ def show(title, rows, base=None):
 
 
 def price(model, params, plans, tasks):
-    """Computes by our model what plans [H, U] cost, one of each task."""
+    """Computes the costs of plans [H, U], one per task, under lawm_jax's model."""
     import jax
     import jax.numpy as jnp
 
@@ -260,7 +260,7 @@ def price(model, params, plans, tasks):
 
 
 def memory(folder, name, samples, chunk=None):
-    """Plans in a process of its own; returns its resident MB before the first plan and at most."""
+    """Plans in a separate process; returns its resident MB before the first plan, and the peak."""
     options = dict(folder=folder, name=name, samples=samples, chunk=chunk)
     code = f"from benchmarks import planner; planner.print_memory(**{options!r})"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
@@ -268,7 +268,7 @@ def memory(folder, name, samples, chunk=None):
 
 
 def print_memory(folder, name, samples, chunk):
-    """Plans once, 2 iterations, and prints resident MB before and at most, as JSON."""
+    """Plans once, with 2 iterations; prints the resident MB before and the peak, as JSON."""
     stored = dict(np.load(os.path.join(folder, "task.npz")))
     task = [stored.pop(name) for name in ("states", "latents", "goal")]
     with open(os.path.join(folder, "sizes.json"), encoding="utf-8") as file:
@@ -287,13 +287,13 @@ def print_memory(folder, name, samples, chunk):
 
 
 def _resident(field):
-    """Returns a field of the process's status, which Linux has in kB, in MB."""
+    """Returns a memory field of /proc/self/status, in MB."""
     with open("/proc/self/status", encoding="ascii") as file:
         return round(int(next(line for line in file if line.startswith(field)).split()[1]) / 1024)
 
 
 def speeds(rows):
-    """Returns what is kept of a comparison."""
+    """Returns the timings of a comparison that are saved."""
     kept = "first", "plans/s", "CPU seconds"
     return {
         name: {key: row[key] for key in kept} | {"busy cores": timing.busy(row)}
@@ -302,7 +302,7 @@ def speeds(rows):
 
 
 def compare(model, params, sizes, arrays, context, iterations, chunk, limit):
-    """Times ours and theirs in turn; returns a title, the rows of `in_turn`, and the tasks."""
+    """Times lawm_jax and CEMSolver in turn; returns a title, rows of `in_turn`, and the tasks."""
     rounds, samples = ROUNDS.value, SAMPLES.value
     options = dict(samples=samples, elites=ELITES, iterations=iterations)
     copy = functools.partial(theirs, sizes, arrays, samples, iterations)
@@ -322,7 +322,7 @@ def compare(model, params, sizes, arrays, context, iterations, chunk, limit):
 
 
 def costs(model, params, rows, tasks):
-    """Prices the plans of all planners, and that of not moving, on the tasks of each round."""
+    """Computes the costs of all planners' plans, and of no action, on each round's task."""
     rounds, still = ROUNDS.value, np.zeros_like(first_std(params))
     tasks, plans = tasks[:rounds], {name: row["results"][:rounds] for name, row in rows.items()}
     plans["no action"] = [still] * rounds
@@ -333,7 +333,7 @@ def costs(model, params, rows, tasks):
 
 
 def memories(task, sizes, arrays):
-    """Measures the memory of processes that do nothing but plan."""
+    """Measures the memory of processes that only plan."""
     samples, found = SAMPLES.value, {}
     cases = {
         f"lawm_jax, {samples} samples": ("ours", samples),
@@ -355,7 +355,7 @@ def memories(task, sizes, arrays):
 
 
 def alone(size):
-    """Times our CEM, and iCEM with a tenth of its calls, with a model of a size at random."""
+    """Times lawm_jax's CEM, and iCEM with a tenth of the model calls, with a random model."""
     import jax
 
     from lawm_jax.plan import planners
@@ -374,7 +374,7 @@ def alone(size):
 
 
 def main(argv):
-    """Runs all and prints the results."""
+    """Runs all comparisons and prints the results."""
     del argv
     import jax
 

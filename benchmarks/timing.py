@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn, where time goes, and what was measured on what."""
+"""Times and profiles functions, and saves results, for the other benchmarks."""
 
 import collections
 import datetime
@@ -18,17 +18,17 @@ import numpy as np
 
 
 def in_turn(functions, rounds, limit=0, ours=None):
-    """Times functions in turn, so that whatever else the machine does slows all of them alike.
+    """Times functions in interleaved rounds, so that other load affects all of them equally.
 
     Args:
-      functions: name -> function of the number of the round, which returns when its work is done.
-      rounds: least number of rounds.
-      limit: most rounds; more than `rounds` are run until the interval of `ratio` is narrow.
+      functions: name -> function of the round's index, which returns when its work is done.
+      rounds: minimum number of rounds.
+      limit: maximum number of rounds; adds rounds until the interval of `ratio` is narrow.
       ours: see `ratio`.
 
     Returns:
-      name -> {"first": seconds of a call before all rounds, which compiles, "seconds" and
-      "CPU seconds": of each round, "results": what each round returned}.
+      name -> {"first": seconds of the first call, which compiles, before all rounds; "seconds" and
+      "CPU seconds": of each round; "results": the function's result in each round}.
     """
     rows = {}
     for name, function in functions.items():
@@ -48,15 +48,15 @@ def in_turn(functions, rounds, limit=0, ours=None):
 
 
 def ratio(rows, ours):
-    """Computes how many times as fast our fastest function is as the fastest of the others.
+    """Computes the speedup of the fastest of our functions over the fastest other function.
 
     Args:
-      rows: of `in_turn`.
-      ours: what the names of our functions begin with.
+      rows: as returned by `in_turn`.
+      ours: prefix of the names of our functions.
 
     Returns:
-      The median over rounds of the ratio of both times in one round, and its 95 % interval, by
-      bootstrap of the rounds.
+      The median over rounds of the ratio of both times in a round, and its 95 % interval, from a
+      bootstrap over rounds.
     """
     fastest = [
         min((row["seconds"] for row in part), key=np.median)
@@ -76,7 +76,7 @@ def _is_narrow(low, high):
 
 
 def busy(row):
-    """Returns the median over rounds of how many cores a function of `in_turn` kept busy."""
+    """Returns the median over rounds of the number of busy cores, from a row of `in_turn`."""
     return float(np.median(np.divide(row["CPU seconds"], row["seconds"])))
 
 
@@ -97,10 +97,10 @@ for line in sys.stdin:
 
 
 def together(rounds=9, seconds=0.4):
-    """Measures how many matrix products all cores make at once, as a multiple of one core's.
+    """Measures the throughput of matrix products on all cores relative to that on one core.
 
-    The number of cores, if each is a core of its own; about 1.4 where two are halves of one core
-    (simultaneous multithreading), as in most small cloud machines, which need not say so.
+    It is the number of cores if they are physical cores, and about 1.4 if two share a physical core
+    (simultaneous multithreading), as on most small cloud machines, which may not report it.
 
     Returns:
       The median over rounds.
@@ -122,7 +122,7 @@ def together(rounds=9, seconds=0.4):
             print(seconds, file=worker.stdin, flush=True)
         return sum(int(worker.stdout.readline()) for worker in workers)
 
-    count(workers, 0.1)  # all have started
+    count(workers, 0.1)  # warms up all workers
     found = [count(workers, seconds) / count(workers[:1], seconds) for _ in range(rounds)]
     for worker in workers:
         worker.communicate()
@@ -130,7 +130,7 @@ def together(rounds=9, seconds=0.4):
 
 
 def about(*packages):
-    """Returns what was measured, on what and when, to be stored with results."""
+    """Returns the date, machine, commit and package versions, to be stored with results."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return {
         "date": datetime.date.today().isoformat(),
@@ -141,7 +141,7 @@ def about(*packages):
 
 
 def cores():
-    """Returns how many cores this process may use."""
+    """Returns the number of cores that this process may use."""
     has = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if has else os.cpu_count()
 
@@ -152,7 +152,7 @@ def _processor():
 
 
 def save(path, results):
-    """Adds results to the list "days" of a JSON file, unless the path is None."""
+    """Appends results to the list "days" in a JSON file, unless the path is None."""
     if not path:
         return
     days = []
@@ -164,17 +164,17 @@ def save(path, results):
 
 
 def profile(function, text, steps=1):
-    """Measures where the time of a compiled function goes.
+    """Profiles the operations of a compiled program.
 
     Args:
-      function: called without arguments, once; returns when its work is done.
-      text: the compiled program's, `compiled.as_text()`.
-      steps: how often the function runs it.
+      function: runs the program; called once without arguments, and returns when it is done.
+      text: the program's HLO, `compiled.as_text()`.
+      steps: number of times that `function` runs the program.
 
     Returns:
-      (milliseconds of a step, operation), the longest first. Operations are named by the end of
-      their path in the program (forward and backward are told apart); the times of several threads
-      or devices add up.
+      [(milliseconds per step, operation)], the longest first. Operations are named by the end of
+      their path in the program, with a mark on those of the backward pass; the times of several
+      threads or devices add up.
     """
     import jax
 
@@ -188,14 +188,14 @@ def profile(function, text, steps=1):
     times = collections.Counter()
     for event in events:
         operation = event.get("args", {}).get("hlo_op", "")
-        # A loop or a call lasts as long as what it holds, which is listed too.
+        # Loops and calls are left out: their bodies' operations are listed separately.
         if operation and not re.match(r"(while|call|conditional)[.\d]*$", operation):
             times[_shorten(paths.get(operation, operation))] += event["dur"] / 1e3 / steps
     return [(time, name) for name, time in times.most_common()]
 
 
 def show(profile, longest):
-    """Prints the longest operations of a profile, and what share of all operations they are."""
+    """Prints the longest operations of a profile and their shares of the total time."""
     total = sum(spent for spent, _ in profile)
     print(f"  {total:.2f} ms of operations a step, of which")
     for spent, name in profile[:longest]:

@@ -1,8 +1,8 @@
-"""The forward model and the state controller in PyTorch, to compare the planner's speed with.
+"""Implements the forward model and the state controller in PyTorch, to benchmark planning.
 
-The same numbers from the same parameters (tests/test_benchmarks.py), in the usual PyTorch: its
-scaled_dot_product_attention, its LayerNorm, modules named like ours, and a cost as the models of
-stable-worldmodel compute theirs. Needs `torch` alone.
+Given the same parameters, the results equal those of lawm_jax (tests/test_benchmarks.py). The code
+is idiomatic PyTorch, with scaled_dot_product_attention and LayerNorm; modules have lawm_jax's
+names, and the cost has the interface of stable-worldmodel's models. Needs only `torch`.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 
 
 def rotary(steps, tokens, head_dim):
-    """Returns cos and sin [steps * tokens, head_dim] of positions in time, row and column."""
+    """Returns rotary embeddings of time, row, column: cos, sin [steps * tokens, head_dim]."""
     part, side = 2 * (head_dim // 6), round(tokens**0.5)
     cell = torch.arange(steps * tokens)
     places = cell // tokens, cell % tokens // side, cell % side
@@ -29,7 +29,7 @@ def rotate(x, cos, sin):
 
 
 class Block(nn.Module):
-    """Attention and an MLP; `conditioned`, with AdaLN-zero of each step."""
+    """Applies attention and an MLP, with AdaLN-zero per step if `conditioned`."""
 
     def __init__(self, width, heads, conditioned):
         super().__init__()
@@ -43,7 +43,7 @@ class Block(nn.Module):
         self.modulation = nn.Linear(width, 6 * width) if conditioned else None
 
     def forward(self, x, positions, mask, condition=None):
-        """Takes x [B, T, N, D], a mask [T N, T N] or None, a condition [B, T, D] or None."""
+        """Maps x [B, T, N, D] to the same shape; mask [T N, T N], condition [B, T, D], or None."""
         if self.modulation is None:
             x = x + self.attend(self.norm1(x), positions, mask)
             return x + self.mlp(self.norm2(x))
@@ -53,7 +53,7 @@ class Block(nn.Module):
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
     def attend(self, x, positions, mask):
-        """Computes attention among all tokens that the mask lets see each other."""
+        """Applies self-attention over all tokens of all steps, subject to the mask."""
         B, T, N, D = x.shape
         qkv = self.qkv(x).view(B, T * N, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind()
@@ -62,21 +62,21 @@ class Block(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(B, T, N, D))
 
     def mlp(self, x):
-        """Applies the two layers of every token's own."""
+        """Applies the MLP to each token."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class Stack(nn.Module):
-    """Blocks over frames of tokens: a token sees its own frame and those before it."""
+    """Applies frame-causal blocks: a token attends to its own and earlier steps."""
 
     def __init__(self, width, heads, depth, conditioned):
         super().__init__()
         self.head_dim = width // heads
         self.blocks = nn.ModuleList([Block(width, heads, conditioned) for _ in range(depth)])
-        self.tables = {}  # of positions and masks, made once for each number of steps
+        self.tables = {}  # caches rotary embeddings and masks per shape
 
     def forward(self, x, condition=None):
-        """Takes and returns [B, T, N, D]."""
+        """Maps [B, T, N, D] to [B, T, N, D]."""
         T, N = x.shape[1:3]
         if (T, N) not in self.tables:
             step = torch.arange(T * N, device=x.device) // N
@@ -90,7 +90,7 @@ class Stack(nn.Module):
 
 
 class Predictor(nn.Module):
-    """States s [B, T, N, D] and latents z [B, T, A] -> the state after each step."""
+    """Maps states s [B, T, N, D] and latents z [B, T, A] to the next states [B, T, N, D]."""
 
     def __init__(self, features, latent, width, heads, depth):
         super().__init__()
@@ -110,7 +110,7 @@ class Predictor(nn.Module):
 
 
 class Controller(nn.Module):
-    """Real actions u [B, T, U] in states s [B, T, N, D] -> latents [B, T, A]."""
+    """Maps real actions u [B, T, U] and states s [B, T, N, D] to latents [B, T, A]."""
 
     def __init__(self, features, latent, actions, width, heads, depth):
         super().__init__()
@@ -145,10 +145,10 @@ class Controller(nn.Module):
 
 
 class Model(nn.Module):
-    """What stable-worldmodel's solvers ask for: costs of plans, given in deviations `std` [U].
+    """Computes costs of plans, in units of `std` [U], for stable-worldmodel's solvers.
 
     Attributes:
-      features, latent, actions: widths of a state's token, of a latent and of an action.
+      features, latent, actions: widths of a state token, of a latent and of a real action.
       predictor, controller: (width, heads, depth) of each.
     """
 
@@ -162,8 +162,8 @@ class Model(nn.Module):
         """Computes the root mean square difference of the last predicted state and the goal.
 
         Args:
-          info_dict: of every candidate, as the solvers make it: `states` [B, S, T, N, D] and
-            `latents` [B, S, T-1, A], the context, and `goal` [B, S, N, D].
+          info_dict: the solver's inputs, repeated for each of S candidates: the context, `states`
+            [B, S, T, N, D] and `latents` [B, S, T-1, A], and `goal` [B, S, N, D].
           action_candidates: [B, S, H, U].
 
         Returns:
@@ -175,10 +175,7 @@ class Model(nn.Module):
         return costs.view(action_candidates.shape[:2])
 
     def rollout(self, s, z, plans):
-        """Predicts the last state [P, N, D]; each prediction joins the sequence, read anew.
-
-        So do the models of stable-worldmodel.
-        """
+        """Predicts the last state [P, N, D] without a cache, as stable-worldmodel's models do."""
         for t in range(plans.shape[1]):
             u = plans[:, t : t + 1] * self.std
             z = torch.cat([z, self.controller(u, s[:, -1:])], dim=1)
@@ -187,10 +184,10 @@ class Model(nn.Module):
 
 
 def sizes(model, params):
-    """Returns the arguments of `Model` for a world model with a controller by state.
+    """Returns the arguments of `Model` for a world model with a state controller.
 
     Raises:
-      ValueError: the copy lacks what the world model has.
+      ValueError: `Model` does not support the world model.
     """
     of = lambda network: (network.width, network.heads, network.depth)  # noqa: E731
     if model.normalise or model.latent.kind == "discrete" or model.controller.kind != "state":
@@ -205,10 +202,10 @@ def sizes(model, params):
 
 
 def state_dict(params):
-    """Names our parameters, a nested dict of arrays, as the modules here do, as numpy arrays."""
+    """Converts lawm_jax's parameters, a nested dict, to name -> numpy array for PyTorch modules."""
     found = {}
     for name, value in params.items():
-        if name == "blocks":  # stacked on a leading axis
+        if name == "blocks":  # layers are stacked on the leading axis
             value = {str(i): _pick(value, i) for i in range(len(value["qkv"]["bias"]))}
         if isinstance(value, dict):
             found |= {f"{name}.{key}": x for key, x in state_dict(value).items()}
@@ -226,7 +223,7 @@ def _pick(tree, i):
 
 
 def load(sizes, arrays):
-    """Makes a `Model` of the arrays that `state_dict` names."""
+    """Makes a `Model` from the arrays returned by `state_dict`."""
     model = Model(**sizes)
     model.load_state_dict({name: torch.tensor(np.array(x)) for name, x in arrays.items()})
     return model.eval()

@@ -1,9 +1,9 @@
-"""The training step in PyTorch, to compare ours with: the same numbers from the same parameters.
+"""Implements the training step in PyTorch, to benchmark training.
 
-It extends torch_model.py: the inverse dynamics model, noisy, sparse and free latents, the loss, and
-the optimiser. tests/test_benchmarks.py holds its loss, gradients and updates to ours, so that each
-also checks the other. `torch.optim.Muon` isn't used: it orthogonalises in bfloat16, one matrix at a
-time, and doesn't correct the momentum's bias as optax does. Needs `torch` alone.
+It extends torch_model.py by the inverse dynamics model, noisy, sparse and unconstrained latents,
+the loss and the optimizer. Its loss, gradients and updates equal those of lawm_jax, so each checks
+the other (tests/test_benchmarks.py). `torch.optim.Muon` is not used: it orthogonalizes in bfloat16,
+one matrix at a time, without optax's bias correction of the momentum. Needs only `torch`.
 """
 
 import math
@@ -15,12 +15,12 @@ from torch import nn
 
 from benchmarks import torch_model
 
-# How many matrices, orthogonalised apart, the weight of a layer of a block holds.
+# Number of matrices in a layer's weight that are orthogonalized separately.
 MATRICES = {"qkv": 3, "proj": 1, "fc1": 1, "fc2": 1, "modulation": 6}
 
 
 class InverseDynamics(nn.Module):
-    """States s [B, T, N, D] -> what happened between them, [B, T-1, outputs]."""
+    """Infers what happened between consecutive states: s [B, T, N, D] -> [B, T-1, outputs]."""
 
     def __init__(self, features, outputs, width, heads, depth):
         super().__init__()
@@ -42,7 +42,7 @@ class InverseDynamics(nn.Module):
 
 
 def noisy(h, noise, beta):
-    """Samples latents of moments h [B, T, 2A]; returns them and their price [B, T]."""
+    """Samples latents from moments h [B, T, 2A]; returns them and their cost [B, T]."""
     mean, log_var = h.chunk(2, dim=-1)
     log_var = log_var.clamp(-10, 6)
     price = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).sum(-1)
@@ -50,7 +50,7 @@ def noisy(h, noise, beta):
 
 
 def sparse(h, noise, l1):
-    """Returns latents h [B, T, A], and their energy with the batch's three statistics [B, T]."""
+    """Returns latents h [B, T, A], and their energy plus the batch statistics' cost, [B, T]."""
     A = h.shape[-1]
     energy = F.relu(math.sqrt(A) - h.square().sum(-1)) + l1 * h.abs().sum(-1)
     cov = torch.cov(h.reshape(-1, A).T)
@@ -61,7 +61,7 @@ def sparse(h, noise, l1):
 
 
 def none(h, noise, strength):
-    """Returns latents h [B, T, A] as they are, free of charge."""
+    """Returns latents h [B, T, A] unchanged, at zero cost."""
     return h, h.new_zeros(h.shape[:-1])
 
 
@@ -69,13 +69,13 @@ KINDS = {"noisy": noisy, "sparse": sparse, "none": none}
 
 
 class WorldModel(nn.Module):
-    """What is trained, and its loss.
+    """Holds the trained networks and computes the loss.
 
     Attributes:
-      features, latent: widths of a state's token and of a latent.
+      features, latent: widths of a state token and of a latent.
       predictor, inverse: (width, heads, depth) of each.
       kind, strength: of the latents.
-      cells: into how many a token splits, each of which is normalised; 0: none is.
+      cells: number of equal parts of a predicted token, each normalized by LayerNorm; 0: none.
     """
 
     def __init__(self, features, latent, predictor, inverse, kind, strength, cells=0):
@@ -96,10 +96,10 @@ class WorldModel(nn.Module):
 
 
 def make(model, params):
-    """Makes a copy of one of our world models, with its parameters.
+    """Makes a PyTorch copy of a lawm_jax world model and its parameters.
 
     Raises:
-      ValueError: the copy lacks its latents.
+      ValueError: the kind of latent is not supported.
     """
     of = lambda network: (network.width, network.heads, network.depth)  # noqa: E731
     latent = model.latent
@@ -120,7 +120,7 @@ def make(model, params):
 
 
 def orthogonalise(x):
-    """Moves the singular values of matrices [n, out, in] to about 1, by Muon's quintic."""
+    """Moves the singular values of matrices [n, out, in] close to 1, by Newton-Schulz steps."""
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / (x.square().sum((1, 2), keepdim=True).sqrt() + 1e-8)
@@ -133,12 +133,12 @@ def orthogonalise(x):
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon as optax computes it; all matrices of one shape are orthogonalised in one batch.
+    """Implements Muon as in optax; orthogonalizes all matrices of the same shape in one batch.
 
     Attributes:
-      named: (name, weight) of each, in which `MATRICES` of one layer lie one after the other.
+      named: (name, weight) pairs; a weight stacks the layer's `MATRICES` along its first axis.
       lr, weight_decay, momentum: as in torch.optim.Muon.
-      orthogonalise: function of matrices [n, out, in], such as a compiled one.
+      orthogonalise: function of matrices [n, out, in], for example compiled.
     """
 
     def __init__(self, named, lr, weight_decay, momentum=0.95, orthogonalise=orthogonalise):
@@ -153,7 +153,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self):
-        """Updates the weights by their gradients."""
+        """Updates the weights with their gradients."""
         self.count += 1
         beta, (group,) = self.momentum, self.param_groups
         for shape, weights in self.shapes.items():
@@ -170,12 +170,12 @@ class Muon(torch.optim.Optimizer):
 
 
 class Optimiser:
-    """Muon for the embeddings and the blocks' matrices, AdamW for the rest, a rate for each.
+    """Updates embeddings and the blocks' matrices with Muon, and other parameters with AdamW.
 
     Attributes:
       model: WorldModel of this file.
-      config: the section `optim` of our configs.
-      share: step, from 0 -> share of the peak rates.
+      config: section `optim` of a lawm_jax config, with a peak learning rate for each optimizer.
+      share: schedule, step (from 0) -> fraction of the peak learning rates.
       orthogonalise: see `Muon`.
     """
 
@@ -198,7 +198,7 @@ class Optimiser:
         self.share, self.count = share, 0
 
     def step(self):
-        """Updates the parameters by their gradients, and forgets these."""
+        """Updates the parameters with their gradients and clears the gradients."""
         share = self.share(self.count)
         self.count += 1
         for part, peak in zip(self.parts, self.peaks, strict=True):

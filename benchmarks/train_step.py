@@ -1,20 +1,19 @@
-"""Measures how fast a model trains: python -m benchmarks.train_step [--sizes S] [--json FILE].
+"""Benchmarks the training step: python -m benchmarks.train_step [--sizes S] [--json FILE].
 
-Compares the trainer's own step with its twin in PyTorch (torch_training.py: the same loss,
-gradients and updates, held to ours by a test), as it is and by torch.compile. In turn, in one
-process, on the same states, drawn at random, so that no video is read: forward, backward, Muon and
-AdamW in float32. Ours also with every core of a CPU a device, among which the batch is shared. The
-ratio is that of the best of ours to the best of theirs in one round, the median over rounds; rounds
-are added until its 95 % interval is 4 % wide. Sizes:
+Compares the training step (forward, backward, Muon and AdamW in float32) with a PyTorch version
+that has the same loss, gradients and updates (torch_training.py), eager and with torch.compile. All
+take turns in one process on the same random states; no video is read. lawm_jax also runs with one
+JAX device per CPU core, data parallel. The ratio is that of the fastest variants of both in the
+same round, the median over rounds; rounds are added until its 95 % interval is 4 % wide. Sizes:
 
-  nano   configs/lawm.py:size=nano: 128 wide, 3 + 2 blocks, 8 steps of 16 tokens, batch 8
-  wide   192 wide, 6 + 4 blocks, 8 steps of 64 tokens, batch 4
-  large  the paper's: V-JEPA 2 ViT-L encodes 16 frames to 8 steps of 256 tokens, 1024 wide, 24 + 12
-         blocks, bfloat16, batch 8 a device; ours alone, with the share of the speed of a plain
-         matrix product that it makes of the device, and where its time goes
-  tiny   large's way with a tiny model, to try it
+  nano   configs/lawm.py:size=nano: width 128, 3 + 2 blocks, 8 steps of 16 tokens, batch 8
+  wide   width 192, 6 + 4 blocks, 8 steps of 64 tokens, batch 4
+  large  the paper's: V-JEPA 2 ViT-L encodes 16 frames to 8 steps of 256 tokens, width 1024, 24 + 12
+         blocks, bfloat16, 8 clips per device; lawm_jax only, with its FLOP/s as a fraction of those
+         of a plain matrix product, and a profile
+  tiny   a tiny model, measured like large, for testing
 
-By default nano and wide on a CPU, large on anything else; that was not run. Needs
+Defaults to nano and wide on a CPU, and to large on other devices, which was not run. Needs
 `pip install -e '.[torch]'` and a C++ compiler; about 6 minutes on 2 cores.
 """
 
@@ -35,11 +34,11 @@ STEPS = flags.DEFINE_integer("steps", 10, "Steps of a round.", 1)
 PROFILE = flags.DEFINE_integer("profile", 0, "Print that many of our longest operations.", 0)
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
-COMPARED = "nano", "wide"  # with PyTorch, from stored states
+COMPARED = "nano", "wide"  # sizes compared with PyTorch, on states
 
 
 def make_config(size, devices=1):
-    """Returns the config of a size, for a number of devices."""
+    """Returns the config for a size and a number of devices."""
     from configs import lawm
 
     c = lawm.get_config(f"size={'nano' if size == 'wide' else size}")
@@ -54,14 +53,14 @@ def make_config(size, devices=1):
     if size == "large":
         c.data.batch = 8 * devices
     if size in ("tiny", "large"):
-        c.encoder.weights = ""  # drawn at random
+        c.encoder.weights = ""  # random weights
     return c.to_dict()
 
 
 def ours(config, devices, steps):
-    """Returns a function that takes `steps` steps, from states, on the devices: the trainer's step.
+    """Returns a function that runs `steps` lawm_jax training steps from states on `devices`.
 
-    Also returns the model, its first parameters and the states.
+    Also returns the model, its initial parameters and the states.
     """
     import jax
 
@@ -99,7 +98,7 @@ def ours(config, devices, steps):
 
 
 def theirs(model, params, states, config, steps, compiled=False):
-    """Returns a function that takes `steps` of the same steps in PyTorch."""
+    """Returns a function that runs `steps` of the same training steps in PyTorch."""
     import torch
 
     from benchmarks import torch_training
@@ -109,7 +108,7 @@ def theirs(model, params, states, config, steps, compiled=False):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     wrap = torch.compile if compiled else lambda function: function
     _, share = optim.make(config["optim"], config["steps"])
-    share = np.asarray([share(step) for step in range(1000)]).tolist()  # XLA has no part in it
+    share = np.asarray([share(step) for step in range(1000)]).tolist()  # avoids XLA calls
     copy = torch_training.make(model, params).to(device)
     optimiser = torch_training.Optimiser(
         copy, config["optim"], share.__getitem__, wrap(torch_training.orthogonalise)
@@ -128,7 +127,7 @@ def theirs(model, params, states, config, steps, compiled=False):
 
 
 def compare(size, rounds, steps, longest):
-    """Times ours and theirs in turn; returns what was found, and the ratio with its interval."""
+    """Times lawm_jax and PyTorch in turn; returns the results, and the ratio as text."""
     import jax
 
     config = make_config(size)
@@ -161,10 +160,10 @@ def compare(size, rounds, steps, longest):
 
 
 def whole(size, rounds, steps, longest):
-    """Times the trainer's step from video; returns what was found, and its share of the peak.
+    """Times lawm_jax's step from video; returns the results, and the fraction of peak as text.
 
-    The peak is that of one product of two large matrices, in the model's precision, measured here.
-    What a step needs is counted without what is computed again to save memory.
+    The peak is the measured FLOP/s of a large matrix product in the model's dtype. The FLOPs of a
+    step are counted without rematerialization.
     """
     import jax
     import jax.numpy as jnp
@@ -216,7 +215,7 @@ def whole(size, rounds, steps, longest):
 
 
 def main(argv):
-    """Runs all and prints the results."""
+    """Runs all comparisons and prints the results."""
     del argv
     import jax
 

@@ -1,1 +1,1 @@
-"""Config files of the command lines; the package brings them as `lawm_jax.configs`."""
+"""Configs of the command-line tools, installed with the package as `lawm_jax.configs`."""

@@ -1,21 +1,22 @@
-"""The controller of a trained world model: real actions, and the state, to latent actions.
+"""Config of the controller, which maps real actions (and the state) to latent actions.
 
 python -m lawm_jax.train --config configs/controller.py:size=nano,kind=state,source=panda \
     --config.model=W --workdir W/controller/panda
 
-One for every source with real actions of its own. `lawm.load(W)` then finds it in W/controller; of
-several name one: `lawm.load(W, controller="nav")`. Other labelled data, 7 numbers an action:
+Train one controller per data source with real actions. `lawm.load(W)` finds it in W/controller;
+name one of several with `lawm.load(W, controller="nav")`. For other labeled data, here with
+7-dimensional actions, add:
 
     --config.data.videos=droid:/data/droid/1.0.1 --config.controller.actions=7
 
-kind=state is the paper's, kind=actions does not see the state. nano: on ingested states, 190
-clips/s on one CPU core, 7 minutes; 1200 steps instead of 400 take the error of plans on the Panda
-from 0.059 m to 0.044 m. large: the paper's setting; not run here.
+kind=state is the paper's controller; kind=actions does not see the state. nano: 190 clips/s on one
+CPU core with ingested states, 7 minutes; training for 1200 steps instead of 400 reduces the
+planning error on the Panda from 0.059 m to 0.044 m. large: the paper's setting; not run here.
 """
 
 import ml_collections
 
-# Width, heads and precision of the controller.
+# Width, number of heads and dtype.
 MODELS = {
     "tiny": (32, 2, "float32"),
     "nano": (96, 4, "float32"),
@@ -43,13 +44,13 @@ def get_config(arg=""):
     width, heads, dtype = MODELS[size]
 
     c = ml_collections.ConfigDict()
-    c.objective = "controller"  # what is trained, see train/objectives.py
+    c.objective = "controller"  # see train/objectives.py
     c.seed = 0
-    c.model = ""  # folder of the world model, which also gives encoder, latent and size of frames
+    c.model = ""  # workdir of the world model, which defines the encoder, latents and frame size
     c.steps = 3000
     c.log_every = 50
     c.checkpoint_every = 500
-    c.data = dict(  # as in configs/lawm.py; one source
+    c.data = dict(  # as in configs/lawm.py, but one source
         videos="",
         sources=dict(panda="mini:panda", nav="mini:nav"),
         mixture={name: float(name == source) for name in SOURCES} if small else {},
@@ -62,10 +63,10 @@ def get_config(arg=""):
     c.data.augment = dict(
         crop=False, area=(0.3, 1.0), ratio=(0.75, 1.35), flip=0.0, jitter=0.0, cut=0.0
     )
-    # One frame is one step, so that a real action is one latent action.
+    # One time step per frame, so that each real action corresponds to one latent action.
     c.encoder = dict(repeat=not small)
     c.controller = dict(
-        actions=3,  # numbers that make a real action
+        actions=3,  # width U of a real action
         kind=kind,
         width=width,
         heads=heads,
@@ -73,12 +74,12 @@ def get_config(arg=""):
         remat="" if small else "dots",
         dtype=dtype,
     )
-    # muon=0: AdamW takes everything.
+    # muon=0: AdamW updates all parameters.
     c.optim = dict(muon=0.0, adamw=1e-3, weight_decay=0.04, b2=0.999, warmup=0.1, final=0.0)
     c.optim.accumulate = 1  # as in configs/lawm.py
     c.mesh = dict(data=-1, fsdp=1)
 
-    if small:  # science.md's recipe
+    if small:  # recipe for the embedded data
         c.update(steps=1200, checkpoint_every=200)
         c.data.update(frames=5, batch=64)
         c.optim.adamw = 2e-3

@@ -1,21 +1,19 @@
-"""The pixel decoder of a frozen encoder: what it takes to look at states.
+"""Config of the pixel decoder, which visualizes the states of a frozen encoder.
 
 python -m lawm_jax.train --config configs/decoder.py:size=large --workdir D \
     --config.data.videos='/path/to/videos/**/*'
 
-A model W then finds it in W/decoder, by `evaluate --decoder D` or by `lawm.load(W, decoder=D)`.
+A world model W uses W/decoder, or D with `evaluate --decoder D` or `lawm.load(W, decoder=D)`.
 
-nano: that of the embedded encoder, which the package ships; 25 clips/s on 2 CPU cores; 22.2 dB on
-held-out Panda clips, 22.3 dB on the walks.
-large: the paper's setting; not run here. It needs LPIPS, whose weights the user
-installs (lawm_jax/nn/perceptual.py says how); `--config.decoder.perceptual=effnet` needs only
-the package.
+nano: the embedded encoder's decoder, which ships with the package; 25 clips/s on 2 CPU cores; PSNR
+22.2 dB on held-out Panda clips, 22.3 dB on navigation clips.
+large: the paper's setting; not run here. It needs the LPIPS weights, see lawm_jax/nn/perceptual.py;
+`--config.decoder.perceptual=effnet` needs only the package.
 """
 
 import ml_collections
 
-# The frozen encoder's name, its weights, LayerNorm on states, precision; the decoder's width, heads
-# and depth.
+# Encoder: name, weights, LayerNorm on states, dtype. Decoder: width, number of heads, depth.
 EFFICIENTNET = ("efficientnet_lite0", "embedded", False, "float32")
 VJEPA2_L = ("vjepa2_large", "facebook/vjepa2-vitl-fpc64-256", True, "bfloat16")
 MODELS = {
@@ -34,7 +32,7 @@ def get_config(arg=""):
     (name, weights, normalise, dtype), (width, heads, depth) = MODELS[size]
 
     c = ml_collections.ConfigDict()
-    c.objective = "decoder"  # what is trained, see train/objectives.py
+    c.objective = "decoder"  # see train/objectives.py
     c.seed = 0
     c.steps = 90_000
     c.log_every = 50
@@ -67,10 +65,10 @@ def get_config(arg=""):
         width=width,
         heads=heads,
         depth=depth,
-        steps=1 if small else 8,  # that see each other; those of a clip, or fewer
+        steps=1 if small else 8,  # time steps that attend to each other, at most a clip's
         perceptual="effnet" if small else "lpips_vgg",  # see nn/perceptual.py
-        weight=0.03 if small else 0.5,  # of that distance, against the L1 error on the scale 0..1
-        frames=1 if small else 4,  # of each clip, drawn at random, that it is taken on; 0: all
+        weight=0.03 if small else 0.5,  # of the perceptual loss, relative to L1 on [0, 1] pixels
+        frames=1 if small else 4,  # random frames per clip for the perceptual loss; 0: all
         remat="" if small else "dots",
         dtype=dtype,
     )

@@ -1,13 +1,15 @@
-"""The world model of labelled actions: the baseline that knows what latent actions must find.
+"""Config of the labeled baseline, a world model conditioned on real instead of latent actions.
 
 python -m lawm_jax.train --config configs/labelled.py:size=nano,source=panda --workdir W
 
-The forward model of configs/lawm.py, conditioned on standardised real actions; no inverse model.
-In V/bounds/labelled it joins the evaluation of a world model V. Other labelled data, 7 numbers an
-action: --config.data.videos=droid:/data/droid/1.0.1 --config.latent.dim=7
+It has the forward model of configs/lawm.py, conditioned on standardized real actions, and no
+inverse dynamics model. Evaluations of a world model V include the baseline if its workdir is
+V/bounds/labelled. For other labeled data, here with 7-dimensional actions, add:
 
-nano: 2 CPU cores, less than configs/lawm.py takes. large: the setting of
-configs/lawm.py on clips of 8 frames; not run here.
+    --config.data.videos=droid:/data/droid/1.0.1 --config.latent.dim=7
+
+nano: 2 CPU cores, less time than configs/lawm.py. large: configs/lawm.py on clips of 8 frames; not
+run here.
 """
 
 from lawm_jax.configs import lawm
@@ -33,7 +35,7 @@ def get_config(arg=""):
     c = lawm.get_config(f"size={size},latent=none")
     del c.inverse
     c.latent.update(kind="labelled", dim=3)
-    if size == "large":  # one frame is one step, so that a real action is one latent action
+    if size == "large":  # one time step, and so one action, per frame
         c.encoder.repeat = True
         c.data.frames = 8
     else:

@@ -1,19 +1,19 @@
 # shellcheck shell=bash
-# Sourced by the launchers: options, --dry-run, messages.
+# Sourced by the launchers: parses options and implements --dry-run and error messages.
 
-fail() { # MESSAGE: ends the script with exit code 2
+fail() { # MESSAGE: prints it and exits with code 2
     echo "$(basename "$0"): $*" >&2
     exit 2
 }
 
-usage() { # prints the comment at the script's head
+usage() { # prints the script's header comment
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 }
 
 parse() { # "OPTION ..." "FLAG ..." ARGUMENT ...
     # Sets the variable OPTION (in capitals) to the value of --option VALUE or --option=VALUE, FLAG
-    # to 1 where --flag is given, ENV to the NAME=VALUE of every --env, COMMAND to what follows --,
-    # and WORDS to the rest.
+    # to 1 if --flag is given, the array ENV to the NAME=VALUE of all --env, COMMAND to the words
+    # after --, and WORDS to the remaining words.
     local options=" $1 env " flags=" $2 dry-run " name value variable
     shift 2
     WORDS=() COMMAND=() ENV=() DRY_RUN=
@@ -55,11 +55,11 @@ parse() { # "OPTION ..." "FLAG ..." ARGUMENT ...
     done
 }
 
-number() { # OPTION VALUE: fails unless the value counts something
+number() { # OPTION VALUE: fails unless the value is a positive integer
     [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1: expected a number above 0, got '$2'"
 }
 
-quote() { # prints words so that any shell reads them back
+quote() { # prints words, quoted for any shell
     local word text=
     for word; do
         [[ $word =~ ^[A-Za-z0-9_./:=,@%+-]+$ ]] || word="'${word//\'/\'\\\'\'}'"
@@ -68,7 +68,7 @@ quote() { # prints words so that any shell reads them back
     echo "${text# }"
 }
 
-run() { # COMMAND ...: says what it runs; with --dry-run it does no more
+run() { # COMMAND ...: prints and runs a command; with --dry-run, only prints it
     if [ -n "$DRY_RUN" ]; then
         quote "$@"
     else

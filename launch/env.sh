@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: enters the environment, and installs lawm_jax where it is missing.
-#   LAWM_VENV    the environment's folder; default .venv in the repository's root
-#   LAWM_EXTRAS  what to install beside the package, such as cuda or test,sim,torch; default nothing
-#   LAWM_UV      1 fetches Python 3.12 by uv where python3 is too old, as on the machines of TPUs.
-# An environment that is there already, and was made for the same requirements, is used as it is.
+# Sourced by the other scripts: activates the virtual environment and installs lawm_jax if missing.
+#   LAWM_VENV    folder of the environment; default .venv in the repository's root
+#   LAWM_EXTRAS  extras to install, such as cuda or test,sim,torch; default none
+#   LAWM_UV      1: install Python 3.12 with uv if python3 is too old, as on TPU VMs
+# An existing environment with the same requirements is reused unchanged.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 LAWM_VENV=${LAWM_VENV:-$ROOT/.venv}
@@ -24,13 +24,13 @@ if [ ! -x "$LAWM_VENV/bin/python" ]; then
     "$python" -m venv "$LAWM_VENV"
 fi
 wanted="${LAWM_EXTRAS:-package} $(cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml" | cksum)"
-if ! grep -qsxF "$wanted" "$LAWM_VENV/.lawm_jax"; then # a line for each choice of extras
+if ! grep -qsxF "$wanted" "$LAWM_VENV/.lawm_jax"; then # one line per set of extras
     echo "installing lawm_jax${LAWM_EXTRAS:+[$LAWM_EXTRAS]}"
     "$LAWM_VENV/bin/python" -m pip install --quiet --disable-pip-version-check \
         --editable "${ROOT}${LAWM_EXTRAS:+[$LAWM_EXTRAS]}"
     echo "$wanted" >>"$LAWM_VENV/.lawm_jax"
 fi
 PATH=$LAWM_VENV/bin:$PATH
-# Compiled programs are kept between commands: starting again takes seconds.
+# Caches compiled programs between commands, so that a restart takes seconds.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$LAWM_VENV/cache}
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.5

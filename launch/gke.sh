@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Trains on Google Kubernetes Engine, as a JobSet of TPU or GPU workers, which restarts itself.
+# Trains on Google Kubernetes Engine with a JobSet of TPU or GPU workers, which restarts on failure.
 #   bash launch/gke.sh run NAME --image IMAGE --volume CLAIM --tpu TYPE --topology TOPOLOGY -- COMMAND ...
 #   bash launch/gke.sh run NAME --image IMAGE --volume CLAIM --gpu TYPE --nodes N -- COMMAND ...
-#       Starts the JobSet; nothing changes where it is running. One that has ended is made anew,
-#       and its training continues from its last checkpoint.
+#       Starts the JobSet. A running JobSet is left unchanged; one that has ended is recreated and
+#       resumes training from the last checkpoint.
 #   bash launch/gke.sh state|logs|delete NAME
 # Options:
-#   --image IMAGE     made by launch/gke/Dockerfile
-#   --volume CLAIM    a PersistentVolumeClaim that many nodes may write (Filestore, or a bucket by
-#                     Cloud Storage FUSE); the workers see it as /workdir
+#   --image IMAGE     built from launch/gke/Dockerfile
+#   --volume CLAIM    a PersistentVolumeClaim that many nodes may write (Filestore, or a bucket with
+#                     Cloud Storage FUSE); mounted as /workdir in the workers
 #   --tpu TYPE        v4, v5p, v5e or v6e
-#   --topology T      chips along each axis: 4x4x4 of v4, v5p; 16x16 of v5e, v6e. 4 chips a worker
-#   --slices N        so many slices, as one run; default 1
-#   --gpu TYPE        the node's label, such as nvidia-h100-80gb
+#   --topology T      chips along each axis, 4 chips per worker: 4x4x4 (v4, v5p), 16x16 (v5e, v6e)
+#   --slices N        number of slices of one run; default 1
+#   --gpu TYPE        the node's accelerator label, such as nvidia-h100-80gb
 #   --gpus N          GPUs per node; default 8
-#   --nodes N         default 1
-#   --restarts N      how often the JobSet starts again after a failure; default 20
-#   --env NAME=VALUE  for the command; may be given several times
-#   --dry-run         prints the manifest, and commands as its comments; runs none
+#   --nodes N         number of nodes; default 1
+#   --restarts N      number of restarts after a failure; default 20
+#   --env NAME=VALUE  environment variable of the command; may be repeated
+#   --dry-run         prints the manifest, with the commands as comments, and runs nothing
 # shellcheck disable=SC2034 # `manifest` reads variables by name
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
@@ -28,13 +28,13 @@ parse "image volume tpu topology slices gpu gpus nodes restarts" "" "$@"
 verb=${WORDS[0]:-} NAME=${WORDS[1]:-}
 [[ $NAME =~ ^[a-z][-a-z0-9]*$ ]] || fail "NAME: expected small letters, digits and -, got '$NAME'"
 
-text() { # WORD: a string of YAML, in which Kubernetes expands nothing
+text() { # WORD: quotes it for YAML, and against expansion by Kubernetes
     local word=${1//\\/\\\\}
     word=${word//\"/\\\"} word=${word//$'\n'/\\n} word=${word//$'\t'/\\t}
     printf '"%s"' "${word//\$(/\$\$(}"
 }
 
-list() { # WORD ...: a list of words that are YAML already
+list() { # WORD ...: makes a YAML list of YAML words
     local joined
     joined=$(printf ', %s' "$@")
     echo "[${joined#, }]"
@@ -44,7 +44,7 @@ variable() { # NAME VALUE
     echo "{name: $1, value: $(text "$2")}"
 }
 
-manifest() { # prints the template with the variables HOSTS, CHIPS, ... in place of ${HOSTS}, ...
+manifest() { # KIND: prints the template with ${HOSTS}, ${CHIPS}, ... replaced by the variables
     local filled name
     filled=$(<"$here/gke/$1.yaml")
     for name in NAME RESTARTS SLICES HOSTS CHIPS ACCELERATOR TOPOLOGY IMAGE VOLUME VARIABLES ARGS; do

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Does all that needs a GPU in one call of less than 9 minutes, and writes benchmarks/results/DEVICE.json:
+# Runs all GPU checks in less than 9 minutes and writes benchmarks/results/DEVICE.json:
 #   bash launch/gpu_check.sh [--out FILE] [--python PYTHON] [--small] [--dry-run]
-# Tests of the networks, the encoder and the planners, in float32; the training step, the planner and
-# the encoder at the paper's size, in bfloat16, on random weights; a nano training and its evaluation.
-# A part that fails or takes longer than its share is noted as such, and the others go on; the exit
-# code is then 1. Options:
-#   --out FILE       as the first line says by default
-#   --python PYTHON  one that has the packages already; by default env.sh installs them
-#   --small          tiny models, and prints the results, to try it anywhere:
+# The checks are tests of the networks, the encoder and the planners in float32; benchmarks of the
+# training step, the planner and the encoder at the paper's size, in bfloat16, with random weights;
+# and a nano training run with its evaluation. If a check fails or exceeds its time limit, the others
+# still run, and the exit code is 1. Options:
+#   --out FILE       results file; default benchmarks/results/DEVICE.json
+#   --python PYTHON  interpreter with the packages installed; by default env.sh installs them
+#   --small          uses tiny models and prints the results, to try the script on any machine:
 #                    JAX_PLATFORMS=cpu bash launch/gpu_check.sh --small
-#   --dry-run        prints every command and runs none
+#   --dry-run        prints all commands and runs none
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -28,12 +28,12 @@ cd "$here/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ -z "$DRY_RUN" ]; then
-    # JAX asks for a GPU here, and says why where it gets none.
+    # Fails with JAX's error message if there is no GPU.
     device=$("$PYTHON" -c 'import jax; print(jax.devices()[0].device_kind)') ||
         fail "expected a device of JAX_PLATFORMS=$JAX_PLATFORMS, got none (see above)"
 fi
 
-part() { # NAME SECONDS COMMAND ...: its output is kept, its end and its time are noted
+part() { # NAME SECONDS COMMAND ...: runs it; saves output, exit code and time
     local name=$1 limit=$2 code=0 begin=$SECONDS
     shift 2
     if [ -n "$DRY_RUN" ]; then

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs a command as N processes of one run on this machine:
+# Runs a command as one run of N processes on this machine:
 #   bash launch/local_processes.sh [--dry-run] N -- COMMAND [ARGUMENT ...]
 #   bash launch/local_processes.sh 2 -- python -m lawm_jax.train --config ... --workdir W
-# Each process gets its share of the GPUs, or CPU devices: one, or as many as JAX_NUM_CPU_DEVICES
-# says. Their lines are marked [0], [1] and so on. SIGTERM and SIGINT reach all as SIGTERM, which
-# saves and ends a training. If one fails the others are ended, and its exit code is returned.
+# Each process gets an equal share of the GPUs, or JAX_NUM_CPU_DEVICES CPU devices (default 1).
+# Output lines are prefixed by [0], [1] and so on. SIGTERM and SIGINT are forwarded as SIGTERM, on
+# which training saves and ends. If a process fails, the others are stopped; its exit code is returned.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -22,7 +22,7 @@ fi
 export JAX_COORDINATOR_ADDRESS=localhost:${JAX_COORDINATOR_PORT:-$((20000 + RANDOM % 10000))}
 export JAX_NUM_PROCESSES=$count JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
 
-marks=() # the processes that mark lines
+marks=() # the processes that prefix lines
 declare -A running=()
 for ((i = 0; i < count; i++)); do
     own=("JAX_PROCESS_ID=$i")
@@ -45,7 +45,7 @@ done
 asked='' code=0 alarm=''
 trap 'asked=1; kill -TERM "${!running[@]}" 2>/dev/null || true' TERM INT
 
-ended() { # PID: takes note of one that has ended; the first to fail ends the others
+ended() { # PID: records the end of a process; stops the others if it is the first to fail
     local status=0
     wait "$1" || status=$?
     local who=${running[$1]}
@@ -55,13 +55,13 @@ ended() { # PID: takes note of one that has ended; the first to fail ends the ot
     if [ -z "$asked" ] && [ ${#running[@]} -gt 0 ]; then
         echo "process $who ended with exit code $code; ending the others" >&2
         kill -TERM "${!running[@]}" 2>/dev/null || true
-        sleep 20 & # they wait for the one that is gone, and may not listen
+        sleep 20 & # they may ignore SIGTERM while they wait for the failed process
         alarm=$!
     fi
 }
 
 while [ ${#running[@]} -gt 0 ]; do
-    wait -n "${!running[@]}" $alarm 2>/dev/null || true # until one ends or a signal comes
+    wait -n "${!running[@]}" $alarm 2>/dev/null || true # until a process ends or a signal arrives
     for pid in "${!running[@]}"; do
         kill -0 "$pid" 2>/dev/null || ended "$pid"
     done
@@ -71,7 +71,7 @@ while [ ${#running[@]} -gt 0 ]; do
     fi
 done
 [ -z "$alarm" ] || kill "$alarm"
-for mark in "${marks[@]}"; do # it ends with the last process that could still say something
+for mark in "${marks[@]}"; do # ends after the last process that writes to it
     timeout 5 tail -s 0.1 --pid="$mark" -f /dev/null || kill "$mark"
 done
 exit "$code"

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Installs lawm_jax, trains a nano world model on the embedded Panda videos, and shows what it learned.
-#   bash launch/quickstart.sh [WORKDIR]      WORKDIR: default runs/quickstart
-# The first picture comes as soon as that is done. Then it trains the paper's lower bound, a model
-# without a latent, and compares.
+# Installs lawm_jax, trains a nano world model on the embedded Panda videos and evaluates it.
+#   bash launch/quickstart.sh [WORKDIR]      default: runs/quickstart
+# Writes a first picture after training. Then trains the paper's lower bound, a model without latent
+# actions, and compares the two.
 set -euo pipefail
 work=$(realpath -m "${1:-runs/quickstart}")
 # shellcheck source=launch/env.sh

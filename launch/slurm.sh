@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
-# Trains on GPU nodes of a Slurm cluster, by one process per node that drives all its GPUs.
+# Trains on GPU nodes of a Slurm cluster, with one process per node that uses all its GPUs.
 #   bash launch/slurm.sh --nodes 8 [OPTION ...] -- COMMAND [ARGUMENT ...]     submits the job
 #   bash launch/slurm.sh --nodes 8 -- python -m lawm_jax.train --config ... --workdir /shared/run
-# Within an allocation (salloc) it runs the command at once. Run it from this checkout, in a folder
-# that all nodes see, after `LAWM_EXTRAS=cuda source launch/env.sh` has made the environment there.
+# Within an allocation (salloc), it runs the command immediately. The checkout must be in a folder
+# shared by all nodes, with an environment made by `LAWM_EXTRAS=cuda source launch/env.sh`.
 # Options:
-#   --nodes N         default 1
+#   --nodes N         number of nodes; default 1
 #   --gpus N          GPUs per node; default 8
-#   --cpus N          CPU cores per node, for decoding; default 8 for each GPU
-#   --time T          limit, as sbatch takes it; default 24:00:00. Five minutes before, the training
-#                     saves, and the job goes back to the queue
+#   --cpus N          CPU cores per node, for reading video; default 8 per GPU
+#   --time T          time limit, as for sbatch; default 24:00:00. Five minutes before the limit,
+#                     training saves a checkpoint and the job is requeued
 #   --partition P, --account A, --qos Q, --name NAME
-#   --sbatch 'WORDS'  more options of sbatch, such as '--constraint=h100 --exclude=node7'
-#   --env NAME=VALUE  for the command; may be given several times
-#   --dry-run         prints every command and runs none
-# Slurm starts the job again after a node failure or preemption (--requeue); the command continues
-# from its last checkpoint. The log is slurm-NAME-JOB.log; `scancel JOB` ends it.
+#   --sbatch 'WORDS'  additional sbatch options, such as '--constraint=h100 --exclude=node7'
+#   --env NAME=VALUE  environment variable of the command; may be repeated
+#   --dry-run         prints all commands and runs none
+# Slurm restarts the job after a node failure or preemption (--requeue), and the command resumes from
+# the last checkpoint. The log is slurm-NAME-JOB.log; `scancel JOB` ends the job.
 set -euo pipefail
 here=${LAWM_LAUNCH:-$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)} # sbatch runs a copy of this file
 # shellcheck source=launch/common.sh
@@ -48,17 +48,17 @@ if [ -z "$DRY_RUN" ]; then
     source launch/env.sh
 fi
 late=
-# Five minutes are left: SIGTERM to the processes alone, since the job is not to be cancelled.
+# Five minutes before the limit: sends SIGTERM to the processes only, not to cancel the job.
 trap 'late=1; run scancel --signal=TERM "$SLURM_JOB_ID"' USR1
 code=0
 run srun --nodes="$NODES" --ntasks-per-node=1 --cpus-per-task="$CPUS" --label --kill-on-bad-exit=1 \
     env "${ENV[@]}" "${COMMAND[@]}" &
 step=$!
-while kill -0 "$step" 2>/dev/null; do # a signal ends `wait` before the step does
+while kill -0 "$step" 2>/dev/null; do # a signal interrupts `wait` before the step ends
     code=0
     wait "$step" || code=$?
 done
-# 143: the training was told to stop, and saved. After `scancel JOB` this shell is gone by now.
+# 143: training got SIGTERM and saved a checkpoint. `scancel JOB` has killed this shell by now.
 if [ -n "$late" ] || [ "$code" = 143 ]; then
     run scontrol requeue "$SLURM_JOB_ID"
 fi

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
 # Runs the tests: bash launch/test.sh [pytest arguments]
-# LAWM_EXTRAS=test,sim,torch installs the simulators and PyTorch, too; by default the tests that need
-# them are skipped.
+# LAWM_EXTRAS=test,sim,torch also installs the simulators and PyTorch, without which some tests skip.
 set -euo pipefail
 export LAWM_EXTRAS=${LAWM_EXTRAS:-test}
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$ROOT"
 ruff check .
-# Each file runs in one of two processes, in their order: the longest are not the last then.
+# Distributes the files over two processes in order, so that the longest do not run last.
 exec python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice, or on several, held as a queued resource.
+# Trains on one or several Cloud TPU slices, requested as a queued resource.
 #   bash launch/tpu_pod.sh run NAME --type TYPE [OPTION ...] -- COMMAND [ARGUMENT ...]
-#       Makes the slice unless it is there, installs this checkout on all its workers, runs the
-#       command on each and prints what they say. Losing the connection, or Ctrl-C, leaves it
-#       running; the same line again joins it. After a preemption the same line makes the slice
-#       anew, and the training continues from its last checkpoint.
-#   bash launch/tpu_pod.sh state NAME              prints the state, nothing where there is none
-#   bash launch/tpu_pod.sh logs NAME [FOLDER]      fetches each worker's log; default logs/NAME
-#   bash launch/tpu_pod.sh stop NAME               SIGTERM: the training saves and ends
+#       Creates the slice if it does not exist, installs this checkout on all workers, runs the
+#       command on each worker and prints the output. The command keeps running after Ctrl-C or a
+#       lost connection; the same command line reattaches to it. After a preemption, the same
+#       command line recreates the slice and resumes training from the last checkpoint.
+#   bash launch/tpu_pod.sh state NAME              prints the slice's state, or nothing without one
+#   bash launch/tpu_pod.sh logs NAME [FOLDER]      fetches all workers' logs; default logs/NAME
+#   bash launch/tpu_pod.sh stop NAME               sends SIGTERM: training saves and ends
 #   bash launch/tpu_pod.sh delete NAME             deletes the slice and its machines
 # Options:
 #   --type TYPE       v5p-64 and v4-64 count cores: 32 chips on 8 workers. v5litepod-64 (v5e) and
 #                     v6e-256 count chips: 64 on 16 workers, 256 on 64.
-#   --slices N, --spot        so many of them as one run; cheaper ones that may be preempted
-#   --zone, --project, --version        default: those of gcloud config; the type's runtime version
-#   --setup 'LINE'    shell line that each worker runs first, to mount the WORKDIR's folder, say
-#   --env NAME=VALUE  for the command; may be given several times
-#   --dry-run         prints every command and runs none
+#   --slices N        number of slices of one run; default 1
+#   --spot            uses cheaper machines, which may be preempted
+#   --zone, --project         default: as in gcloud config
+#   --version         TPU software version; default: the TYPE's runtime version
+#   --setup 'LINE'    shell command that each worker runs first, for example to mount a file system
+#   --env NAME=VALUE  environment variable of the command; may be repeated
+#   --dry-run         prints all commands and runs none
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")
 # shellcheck source=launch/common.sh
@@ -30,20 +32,20 @@ where=(${ZONE:+--zone="$ZONE"} ${PROJECT:+--project="$PROJECT"})
 resource=(gcloud compute tpus queued-resources)
 
 exec 3>&1
-ask() { # COMMAND ...: its output; nothing with --dry-run
+ask() { # COMMAND ...: runs it for its output; with --dry-run, only prints the command
     if [ -n "$DRY_RUN" ]; then quote "$@" >&3; else "$@"; fi
 }
 
-state() { # of the queued resource; nothing where there is none
+state() { # prints the queued resource's state, nothing if it does not exist
     ask "${resource[@]}" list "${where[@]}" --filter="name~\"/$NAME\$\"" --format='value(state.state)'
 }
 
-nodes() { # the states of its slices
+nodes() { # prints the states of the slices
     ask gcloud compute tpus tpu-vm list "${where[@]}" --filter="name~\"/$NAME(-[0-9]+)?\$\"" \
         --format='value(state)'
 }
 
-on_workers() { # LINE [OPTION ...]: runs a shell line on all workers at once
+on_workers() { # LINE [OPTION ...]: runs a shell command on all workers in parallel
     run "${resource[@]}" ssh "$NAME" "${where[@]}" --node=all --worker=all --batch-size=all \
         --command="$1" "${@:2}"
 }
@@ -66,7 +68,7 @@ delete() {
     run "${resource[@]}" delete "$NAME" "${where[@]}" --force --quiet
 }
 
-ready() { # returns when the slice is there, made where needed
+ready() { # waits until the slice is ready; creates or recreates it if needed
     local now before=
     while true; do
         now=$(state)

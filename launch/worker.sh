@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What tpu_pod.sh runs on each worker: starts a command that outlives the connection, or joins the
-# one that still runs, prints what it says and returns its exit code.
+# Run by tpu_pod.sh on each worker: starts a command that keeps running after a lost connection, or
+# attaches to the running command. Prints its output and returns its exit code.
 #   bash launch/worker.sh [NAME=VALUE ...] COMMAND [ARGUMENT ...]
-# In the home folder: lawm.pid, lawm.log, lawm.code (the last exit code).
+# State in the home folder: lawm.pid, lawm.log and lawm.code (the last exit code).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ else
     # shellcheck source=launch/env.sh
     source launch/env.sh
     rm -f ~/lawm.code
-    # The shell waits through a SIGTERM, which `stop` sends to the command, to note the exit code.
+    # The shell survives the SIGTERM that `stop` sends, to record the command's exit code.
     # shellcheck disable=SC2016 # the inner shell expands
     setsid bash -c 'trap : TERM; env "$@"; echo $? >~/lawm.code' bash "$@" >~/lawm.log 2>&1 </dev/null &
     echo $! >~/lawm.pid

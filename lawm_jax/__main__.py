@@ -1,4 +1,4 @@
-"""Runs the command `lawm`, which is the same as `python -m lawm_jax`; `lawm --help` explains it."""
+"""Implements the command `lawm`, also `python -m lawm_jax`; see `lawm --help`."""
 
 import runpy
 import sys
@@ -27,7 +27,7 @@ file, yours or the package's: lawm.py, controller.py, labelled.py, decoder.py.""
 
 
 def main():
-    """Runs the command that the first argument names, in this process."""
+    """Runs the subcommand named by the first argument, in this process."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
         lines = (f"  {command:10}{text}" for command, text in COMMANDS.items())

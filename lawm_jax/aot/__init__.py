@@ -1,1 +1,1 @@
-"""Compiles a training step for devices that are not here; counts its work."""
+"""Compiles a training step ahead of time for absent devices and counts its FLOPs."""

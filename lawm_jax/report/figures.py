@@ -1,4 +1,4 @@
-"""Charts of the report: measures against capacity, shares, steps; intervals of rows."""
+"""Draws the report's charts: metrics versus capacity, mixture share or steps, and intervals."""
 
 import itertools
 
@@ -8,19 +8,19 @@ from lawm_jax.evaluate.figures import colours, finish, pyplot
 
 
 def capacity(path, kinds, bounds, label="one-step error / copying", xlabels=None):
-    """Draws a measure against capacity, which grows to the right, a panel per kind of latent.
+    """Plots a metric against capacity, increasing to the right, with one panel per kind of latent.
 
     Args:
-      path: of the PNG or SVG; None returns SVG to put into a page, in the page's own colours.
+      path: of the PNG or SVG; None returns SVG to embed in a page, in the page's colors.
       kinds: kind -> [(strength, interval)] in any order, such as "noisy" -> [(1e-5, {"mean",
-        "low", "high"})]; low and high may be None. A weak regulariser, or many codes, leave more
+        "low", "high"})]; low and high may be None. A weaker regularizer or more codes leave more
         capacity.
       bounds: name -> value, drawn as horizontal lines.
-      label: what is measured.
-      xlabels: kind -> what its strength is called.
+      label: name of the metric.
+      xlabels: kind -> name of its strength.
 
     Raises:
-      ValueError: no kind.
+      ValueError: `kinds` is empty.
     """
     if not kinds:
         raise ValueError("kinds: expected at least one kind of latent, got none")
@@ -53,19 +53,19 @@ def capacity(path, kinds, bounds, label="one-step error / copying", xlabels=None
 
 
 def shares(path, lines, bounds, xlabel, ylabel):
-    """Draws a measure against shares in percent, with intervals as bars.
+    """Plots a metric against mixture shares in percent, with intervals as error bars.
 
     Args:
       path: as in `capacity`.
       lines: name -> [(share, interval)].
       bounds: name -> value, drawn as horizontal lines.
-      xlabel, ylabel: of the axes.
+      xlabel, ylabel: axis labels.
     """
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(5.9, 3.4))
     for i, ((name, points), colour) in enumerate(zip(lines.items(), colours(), strict=False)):
         x = np.array([share for share, _ in points]) + 1.2 * (i - (len(lines) - 1) / 2)
-        values = [value for _, value in points]  # beside each other, so that all bars are seen
+        values = [value for _, value in points]  # x is offset: no error bar hides another
         mean = [value["mean"] for value in values]
         axis.plot(x, mean, color=colour, marker="o", ms=4, lw=1.6, label=name)
         for at, value in zip(x, values, strict=True):
@@ -78,18 +78,18 @@ def shares(path, lines, bounds, xlabel, ylabel):
     axis.set_ylim(bottom=0)
     _name_lines(axis, bounds)
     place = dict(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(lines))
-    axis.legend(frameon=False, fontsize=8, **place)  # above: lines may lie anywhere
+    axis.legend(frameon=False, fontsize=8, **place)  # above the axes, clear of the lines
     return finish(figure, path)
 
 
 def curves(path, lines, xlabel, ylabel, muted=()):
-    """Draws curves with their intervals as bands.
+    """Plots curves with their intervals as bands.
 
     Args:
       path: as in `capacity`.
       lines: name -> [(x, interval)].
-      xlabel, ylabel: of the axes.
-      muted: names of lines to compare with, drawn grey and without bands.
+      xlabel, ylabel: axis labels.
+      muted: names of reference lines, drawn gray and without bands.
     """
     plt, many = pyplot(), len(lines) > 5
     figure, axis = plt.subplots(figsize=(6.3 if many else 4.9, 3.1))
@@ -110,13 +110,13 @@ def curves(path, lines, xlabel, ylabel, muted=()):
 
 
 def intervals(path, values, label, muted=()):
-    """Draws values with their intervals under each other, the first at the top.
+    """Plots one row per value with its interval, the first row at the top.
 
     Args:
       path: as in `capacity`.
       values: name -> interval, {"mean", "low", "high"}; low and high may be None.
-      label: what is measured.
-      muted: names to compare with, drawn grey.
+      label: name of the metric.
+      muted: names of reference rows, drawn gray.
     """
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(5.6, 0.7 + 0.27 * len(values)))
@@ -134,7 +134,7 @@ def intervals(path, values, label, muted=()):
 
 
 def _name_lines(axis, bounds):
-    """Names horizontal lines at the right edge of an axis, none on top of another."""
+    """Labels horizontal lines at the right edge of an axis, without overlaps."""
     low, high = axis.get_ylim()
     places = _spread(list(bounds.values()), 0.075 * (high - low))
     for name, y in zip(bounds, places, strict=True):
@@ -143,7 +143,7 @@ def _name_lines(axis, bounds):
 
 
 def _spread(values, least):
-    """Moves values apart, upwards from the lowest, `least` from one to the next."""
+    """Moves values up, from the lowest on, until neighbors are at least `least` apart."""
     places, last = list(values), -np.inf
     for i in np.argsort(values):
         places[i] = last = max(values[i], last + least)
@@ -151,7 +151,7 @@ def _spread(values, least):
 
 
 def short(x):
-    """Writes a strength: 16, 0.01, 3e-4."""
+    """Formats a strength compactly: 16, 0.01, 3e-4."""
     mantissa, _, exponent = f"{x:e}".partition("e")
     small = 0 < abs(x) < 0.01
     return f"{float(mantissa):g}e{int(exponent)}" if small else f"{x:g}"

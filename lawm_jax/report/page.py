@@ -1,4 +1,4 @@
-"""One self-contained HTML page: text in, markup out. Nothing here knows what is reported."""
+"""Builds the markup of a self-contained HTML page, independent of the page's content."""
 
 import base64
 import html
@@ -8,7 +8,7 @@ import pathlib
 
 TYPES = {".png": "image/png", ".gif": "image/gif", ".jpg": "image/jpeg", ".mp4": "video/mp4"}
 
-# The policy lets a browser load nothing but what the page holds itself.
+# The security policy prevents the browser from loading any external resource.
 HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -31,7 +31,7 @@ def page(title, subtitle, sections):
       sections: [(heading, markup)].
 
     Returns:
-      The HTML, which refers to nothing outside itself.
+      HTML, without references to external resources.
     """
     names = [f"section-{i}" for i in range(len(sections))]
     pairs = list(zip(names, sections, strict=True))
@@ -49,27 +49,27 @@ def page(title, subtitle, sections):
 
 
 def text(x):
-    """Escapes text; what no UTF-8 can hold, such as parts of odd file names, becomes "?"."""
+    """Escapes text; replaces what UTF-8 cannot encode, as in some file names, by "?"."""
     return html.escape(str(x)).encode("utf-8", "replace").decode()
 
 
 def paragraph(x, kind=""):
-    """Makes a paragraph of a text; `kind` is "" or "note"."""
+    """Makes a paragraph; `kind`, its CSS class, is "" or "note"."""
     return f"<p{f' class={kind}' if kind else ''}>{text(x)}</p>\n"
 
 
 def found(sentences, warn=False):
-    """Sets off what can be concluded: a paragraph per sentence, or nothing where there is none."""
+    """Makes a box of conclusions, one paragraph per sentence; "" if there are none."""
     body = "".join(map(paragraph, sentences))
     return f'<div class="found{" warn" if warn else ""}">{body}</div>\n' if body else ""
 
 
 def number(x, digits=3, sign=""):
-    """Writes a number, or an interval as "0.806 [0.791, 0.822]"; anything else as a dash.
+    """Formats a number, or an interval as "0.806 [0.791, 0.822]"; anything else as a dash.
 
     Args:
       x: number, or {"mean", "low", "high"} whose low and high may be None or missing.
-      digits: after the point.
+      digits: number of decimals.
       sign: "+" for differences.
     """
     if isinstance(x, dict):
@@ -82,13 +82,13 @@ def number(x, digits=3, sign=""):
 
 
 def table(columns, rows, caption="", kind=""):
-    """Makes a table that scrolls within itself; columns that no row fills are left out.
+    """Makes a scrollable table, without the columns that are empty in all rows.
 
     Args:
-      columns: [(heading, digits)]: digits after the point, "+3" for signed ones, None for text.
+      columns: [(heading, digits)]: number of decimals, "+3" for signed numbers, None for text.
       rows: one list per row, of text, numbers, intervals or None.
-      caption: text above.
-      kind: "paper" for figures to compare with.
+      caption: text above the table.
+      kind: "paper" for the paper's results.
     """
     filled = [
         j for j in range(len(columns)) if j == 0 or any(row[j] not in (None, "") for row in rows)
@@ -113,15 +113,15 @@ def table(columns, rows, caption="", kind=""):
 
 
 def beside(left, right):
-    """Sets two pieces next to each other where there is room."""
+    """Places two pieces of markup side by side if the screen is wide enough."""
     return f'<div class="beside"><div>{left}</div><div>{right}</div></div>\n'
 
 
 def drawing(svg, caption, title=""):
-    """Makes a figure of SVG, no wider than drawn and never so narrow that its text can't be read.
+    """Makes a figure of an SVG, at most as wide as drawn and wide enough for readable text.
 
     Args:
-      svg: as of `figures.capacity(None, ...)`; its width is in points.
+      svg: as returned by `figures.capacity(None, ...)`; its width is in points.
       caption, title: text.
     """
     wide = float(svg.split('width="', 1)[1].split("pt", 1)[0]) * 4 / 3
@@ -135,12 +135,12 @@ def drawing(svg, caption, title=""):
 
 
 def media(paths, caption, title, wide=False):
-    """Makes a figure of pictures and films, which the page holds as data: URIs.
+    """Makes a figure of pictures and videos, embedded as data: URIs.
 
     Args:
-      paths: of files with a suffix in TYPES, to show under each other.
+      paths: of files with a suffix in TYPES, shown one below the other.
       caption, title: text.
-      wide: on a narrow screen, scrolls pictures instead of shrinking them.
+      wide: whether pictures scroll on a narrow screen instead of shrinking.
     """
     shown, label = "", text(f"{title}. {caption}")
     for path in map(pathlib.Path, paths):
@@ -158,6 +158,6 @@ def media(paths, caption, title, wide=False):
 
 
 def folded(summary, value):
-    """Makes a block that opens on a click, of a JSON-able value."""
+    """Makes a collapsed block that shows a JSON-serializable value."""
     shown = text(json.dumps(value, indent=1, ensure_ascii=False))
     return f"<details><summary>{text(summary)}</summary><pre>{shown}</pre></details>\n"

@@ -1,6 +1,6 @@
 """Loads and merges the result files of training runs.
 
-Files may be missing, damaged or of another version, so everything in them is checked.
+Files may be missing, damaged or written by another version, so all their contents are checked.
 """
 
 import json
@@ -16,7 +16,7 @@ from lawm_jax.report import figures, page
 from lawm_jax.train import rundir
 
 BOUNDS = row_names.COPY, row_names.DETERMINISTIC, row_names.NONE
-CONTROLS = row_names.COPIES_FUTURE, row_names.DECODER_ALONE  # beginnings of rows that are no model
+CONTROLS = row_names.COPIES_FUTURE, row_names.DECODER_ALONE  # prefixes of the names of control rows
 
 
 class Run(NamedTuple):
@@ -24,14 +24,14 @@ class Run(NamedTuple):
 
     Attributes:
       folder: pathlib.Path.
-      name, label: the folder's name; what tables call its model, such as "noisy 1e-05".
-      config, about: dicts, empty where missing.
-      metrics: lines of metrics.jsonl with step, error and copy.
-      evals: part -> {source: ...}; of "plan" the sources are texts that say what was asked.
-      files: of W/report that a page can show.
-      skipped: number of files that could not be read.
-      missing: [(what, command that makes it)].
-      others: name -> what W/eval/NAME.json holds, of evaluations that no section shows.
+      name, label: the folder's name; the model's name in tables, such as "noisy 1e-05".
+      config, about: contents of W/config.json and W/eval/about.json, {} if missing.
+      metrics: the lines of W/metrics.jsonl that have step, error and copy.
+      evals: evaluation -> {source: its results}; for "plan", {description of the task: rows}.
+      files: the pictures and videos in W/report.
+      skipped: number of data files that training could not read.
+      missing: [(result, command that creates it)].
+      others: name -> contents of W/eval/NAME.json, for unknown evaluations.
     """
 
     folder: pathlib.Path
@@ -52,7 +52,7 @@ class Run(NamedTuple):
 
 
 def read(folder):
-    """Reads a run's folder; raises ValueError where it is none."""
+    """Loads the results in a run's folder; raises ValueError if it does not contain a run."""
     folder = pathlib.Path(folder)
     evaluations = pathlib.Path(rundir.evaluation(folder, "about")).parent
     if not any(map(os.path.exists, (rundir.config(folder), rundir.metrics(folder), evaluations))):
@@ -117,9 +117,9 @@ def read(folder):
 
 
 def _lines(path):
-    """Reads a JSONL file: its dicts, and the numbers of damaged lines, or True for all.
+    """Reads a JSONL file: its dicts, and the numbers of its damaged lines, or True if unreadable.
 
-    A last line without an end is one that is being written, or that a killed run left: no fault.
+    An unfinished last line is ignored: it is still being written, or the run was killed.
     """
     try:
         rows = path.read_bytes().split(b"\n")
@@ -139,9 +139,9 @@ def _lines(path):
 
 
 def _plans(found):
-    """Splits a result of `lawm_jax.plan`: [(description of the task, rows)].
+    """Splits a result file of `lawm_jax.plan` into [(description of the task, rows)].
 
-    Rows of different controllers answer the same question: each says which one it had.
+    Adds the controller to the models' rows: the same task may be planned with several controllers.
     """
     planner, controller = mapping(found.get("planner")), string(found.get("controller"))
     known = {"samples": "samples", "iterations": "iterations", "bound": "deviations at most"}
@@ -164,12 +164,12 @@ def _plans(found):
 
 
 def is_bound(name):
-    """Says whether a kind of model, or a row's name, is that of a bound and not of a contender."""
+    """Returns whether a latent kind or row name is a bound or labeled baseline."""
     return name in BOUNDS or isinstance(name, str) and name.startswith(row_names.LABELLED)
 
 
 def with_labels(runs):
-    """Names the runs' models by kind and strength, and by folder where that leaves two alike."""
+    """Sets the runs' labels to latent kind and strength, with the folder if that is ambiguous."""
     labels = []
     for run in runs:
         strength = mapping(run.config.get("latent")).get("strength")
@@ -188,15 +188,15 @@ def with_labels(runs):
 
 
 def merged(runs, part, key=None):
-    """Collects the rows of all runs; equal rows of several runs, such as a bound's, appear once.
+    """Collects the rows of an evaluation from all runs, without duplicates such as shared bounds.
 
     Args:
       runs: list of Run.
       part: name of the evaluation.
-      key: of the rows within a source's value, if they are not the value itself.
+      key: key of the rows within a source's value, if they are not the value itself.
 
     Returns:
-      source -> [(label, row)], from copying over the bounds to the models.
+      source -> [(label, row)], in the order of `_place`.
     """
     sources, apart = {}, len(runs) > 1 and part == "control"
     for run in runs:
@@ -206,7 +206,7 @@ def merged(runs, part, key=None):
             for row in listed(rows):
                 if not isinstance(mapping(row).get("name"), str):
                     continue
-                if apart and is_bound(row["name"]):  # their difference is to one run's latents
+                if apart and is_bound(row["name"]):  # `paired` refers to one run's latents
                     row = {key: value for key, value in row.items() if key != "paired"}
                 own = row["name"] == run.kind and not is_bound(run.kind)
                 if own or not any(row == other for _, other in kept):
@@ -215,7 +215,7 @@ def merged(runs, part, key=None):
 
 
 def _named(rows, apart):
-    """Labels and sorts [(run, row)] to [(label, row)]; `apart` names the run in labels."""
+    """Maps [(run, row)] to sorted [(label, row)]; `apart` prefixes labels with the run's."""
 
     def label(run, row):
         if row["name"] == run.kind:
@@ -232,7 +232,7 @@ def _named(rows, apart):
 
 
 def _place(name):
-    """Ranks a row by its name: baselines, lower bound, models, upper bounds, controls."""
+    """Returns a row's sort key: baselines, lower bound, models, upper bounds, controls."""
     if name.startswith(CONTROLS):
         return 4
     if name in row_names.BASELINES or name == row_names.COPY:
@@ -240,23 +240,23 @@ def _place(name):
     return 1 if name == row_names.DETERMINISTIC else 3 if is_bound(name) else 2
 
 
-# What follows takes what stands in a file for what it should be, or for nothing.
+# Type checks of values that were read from files.
 
 
 def string(x):
-    """Returns text as it is, anything else as None."""
+    """Returns x if it is a string, else None."""
     return x if isinstance(x, str) else None
 
 
 def real(x):
-    """Says whether x is a finite number."""
+    """Returns whether x is a finite number."""
     return (
         isinstance(x, int | float) and not isinstance(x, bool) and x == x and abs(x) != float("inf")
     )
 
 
 def drawable(x):
-    """Says whether x is an interval that can be drawn."""
+    """Returns whether a dict is an interval that can be plotted."""
     return (
         real(x.get("mean"))
         and all(key in x and (x[key] is None or real(x[key])) for key in ("low", "high"))

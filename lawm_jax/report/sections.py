@@ -1,6 +1,6 @@
-"""Sections of the report on latent actions: a function per question, runs -> (heading, markup).
+"""Builds the report's sections on latent actions, one function per section.
 
-The paper's own figures stand beside ours where it has some. What all sections share is here, too.
+They map runs to (heading, markup) or None. sections_planning.py shares the helpers.
 """
 
 from lawm_jax.evaluate import prediction as evaluated
@@ -35,12 +35,12 @@ PAPER_TRANSFER = [
 
 
 def tables(source, made, first="model"):
-    """Makes the markup of tables of one source.
+    """Makes the markup of one source's tables.
 
     Args:
-      source: its name.
-      made: list of `evaluate.tables.Table`, as of an evaluation's `tables`.
-      first: heading of the rows' names.
+      source: name of the source.
+      made: list of `evaluate.tables.Table`, as returned by an evaluation's `tables`.
+      first: heading of the column of row names.
     """
     markup = ""
     for table in made:
@@ -55,17 +55,17 @@ def tables(source, made, first="model"):
 
 
 def named(rows):
-    """Gives rows, [(label, row)] of `results.merged`, their labels as names."""
+    """Sets the names of rows, [(label, row)] as returned by `results.merged`, to the labels."""
     return [row | {"name": label} for label, row in rows]
 
 
 def rollouts(source, rows, led):
-    """Tabulates and draws open-loop errors against the number of steps ahead, and decoded ones.
+    """Makes tables and a plot of open-loop rollout errors over time, in states and pixels.
 
     Args:
-      source: its name.
-      rows: of `results.merged`.
-      led: by what, such as "with inferred actions".
+      source: name of the source.
+      rows: [(label, row)], as returned by `results.merged`.
+      led: kind of actions for the caption, such as "with inferred actions".
     """
     ahead, decoded = evaluated.rollouts(named(rows))
     muted = [label for label, row in rows if results.is_bound(row["name"])]
@@ -82,7 +82,7 @@ def rollouts(source, rows, led):
 
 
 def prediction(runs):
-    """Prediction: one step, several steps, pixels."""
+    """Builds the section on prediction: one step and several steps ahead, and in pixels."""
     markup = page.paragraph(
         "How much of the next step do latent actions explain? 1 is as bad as copying the last "
         "frame. A good model lies well below the deterministic one, which has no latent actions, "
@@ -98,7 +98,7 @@ def prediction(runs):
 
 
 def _gain(source, rows):
-    """Says in a sentence what the best model's latent actions gain."""
+    """Returns a sentence on the error of the best model, relative to the bounds."""
     relative = {label: row["relative"] for label, row in rows if real(row.get("relative"))}
     models = {
         label: row for label, row in rows if not results.is_bound(row["name"]) and label in relative
@@ -123,7 +123,7 @@ def _gain(source, rows):
 
 
 def capacity(runs):
-    """Prediction over strengths: drawn where two runs of a kind differ in strength."""
+    """Builds the section on error versus capacity, if runs of a kind differ in strength."""
     drawings = ""
     for source in dict.fromkeys(source for run in runs for source in run.evals["prediction"]):
         kinds, bounds = {}, {row_names.COPY: 1.0}
@@ -158,7 +158,7 @@ def capacity(runs):
 
 
 def leakage(runs):
-    """Leakage, beside the paper's Table 1."""
+    """Builds the section on leakage, with the paper's Table 1."""
     markup = page.paragraph(
         "Do latent actions copy the next frame? At a cut to another clip the next frame can't be "
         "predicted, unless it leaks through the action. A good model's error at the cut stays near "
@@ -187,7 +187,7 @@ def leakage(runs):
 
 
 def transfer(runs):
-    """Transfer and back, beside the paper's Table 2."""
+    """Builds the section on cycle consistency of transfer, with the paper's Table 2."""
     markup = page.paragraph(
         "Does an action mean the same in another scene? Actions inferred on A lead B, are inferred "
         "again from that prediction, and lead A. A good ratio of A's errors, after to before, is "
@@ -205,7 +205,7 @@ def transfer(runs):
 
 
 def locality(runs):
-    """Locality."""
+    """Builds the section on locality."""
     markup = page.paragraph(
         "Where does a transferred motion act? It is taken from one place of the image to a scene "
         "that could move there or at the mirrored place. Good: nearly all change falls in the "
@@ -218,7 +218,7 @@ def locality(runs):
 
 
 def content(runs):
-    """Probes, use of codes, dimension."""
+    """Builds the section on the content of latents: probes, codes in use, effective dimension."""
     markup = page.paragraph(
         "What do the latent actions hold? A linear probe reads the recorded actions from them: R² "
         "of 1 is all, 0 nothing. The effective dimension counts the directions that they use; near "
@@ -229,7 +229,7 @@ def content(runs):
 
 
 def sampling(runs):
-    """Sampling."""
+    """Builds the section on sampling."""
     markup = page.paragraph(
         "Can new latent actions be drawn that look like inferred ones? A classifier tries to tell "
         "them apart: an AUC of 0.5 is ideal, 1 means that it always can. The energy distance of "
@@ -255,7 +255,7 @@ def sampling(runs):
 
 
 def other(runs, name):
-    """Shows an evaluation that has no section of its own: its question and its tables."""
+    """Builds the section on an evaluation without a function here: its question and tables."""
     evaluation = EVALUATIONS[name]
     question = page.paragraph(evaluation.__doc__.partition("\n")[0])
     markup = _all(results.merged(runs, name), evaluation.tables)
@@ -263,19 +263,19 @@ def other(runs, name):
 
 
 def _all(sources, lay_out, first="model"):
-    """Makes the markup of tables of all sources: of `merged`, with an evaluation's function."""
+    """Makes the tables of all `sources`, from `merged`; `lay_out` maps rows to `Table`s."""
     made = [tables(source, lay_out(named(rows)), first) for source, rows in sources.items()]
     return "".join(made)
 
 
 def _absent(runs, part, key=None):
-    """Names the runs that lack a part, with the command that makes it."""
+    """Makes a note on the runs that lack an evaluation, with the command that creates it."""
     has = lambda run: any(mapping(v).get(key) if key else v for v in run.evals[part].values())  # noqa: E731
     return absent(runs, has, f"python -m lawm_jax.evaluate --workdir W --only {part}")
 
 
 def absent(runs, has, command):
-    """Names the runs of which `has` says that they lack something, with the command to make it."""
+    """Makes a note on the runs for which `has` is false, with the command that fixes it."""
     names = [run.label for run in runs if not has(run)]
     if not names:
         return ""

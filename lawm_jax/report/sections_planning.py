@@ -1,4 +1,4 @@
-"""Sections of the report on real actions: controllers and plans."""
+"""Builds the report's sections on real actions: controllers and planning."""
 
 from lawm_jax.evaluate import row_names
 from lawm_jax.evaluate.evaluations import EVALUATIONS
@@ -9,7 +9,7 @@ from lawm_jax.report.results import drawable
 from lawm_jax.report.sections import NOT_COMPARABLE, absent, named, rollouts, tables
 from lawm_jax.train import rundir
 
-# Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts by inferred latents -> by a controller.
+# Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts with inferred latents -> a controller.
 PAPER_CONTROL = [
     ["sparse", "low", "0.12 → 0.14", "0.23 → 0.25"],
     ["sparse", "mid", "0.10 → 0.12", "0.19 → 0.23"],
@@ -20,7 +20,7 @@ PAPER_CONTROL = [
     ["discrete", "low", "0.13 → 0.13", "0.24 → 0.24"],
     ["discrete", "high", "0.11 → 0.12", "0.20 → 0.21"],
 ]
-# Table S1: error in metres at low, mid and high capacity, and of what knows real actions.
+# Table S1: planning error in meters at low, mid and high capacity, and of labeled baselines.
 PAPER_REACH = [
     ["sparse", 0.33, 0.18, 0.13, None],
     ["noisy", 0.49, 0.11, 0.10, None],
@@ -43,7 +43,7 @@ OTHER = (
 
 
 def control(runs):
-    """Control, beside the paper's Tables S1 and S2."""
+    """Builds the section on control by real actions, with the paper's Tables S1 and S2."""
     markup = page.paragraph(
         "Do real actions lead the model as its own latent ones do? A controller translates them. "
         "Good: rollouts by real actions are nearly as near to the video as those by inferred "
@@ -65,7 +65,7 @@ def control(runs):
 
 
 def reach(runs):
-    """Planning of manipulation, beside the paper's Table S1."""
+    """Builds the section on planning manipulation, with the paper's Table S1."""
     text = (
         "Can one plan with real actions? A hand is to reach the last state of a clip; the plan's "
         "summed x, y and z are compared with the clip's own. Good: an error well below that of no "
@@ -80,7 +80,7 @@ def reach(runs):
 
 
 def walk(runs):
-    """Planning of navigation, beside the paper's Table S2."""
+    """Builds the section on planning navigation, with the paper's Table S2."""
     text = (
         "Can one plan a way? The plan holds one action over all steps, as the paper's straight "
         "lines do, and is judged by the poses that it leads to: ATE is the root mean square "
@@ -96,7 +96,7 @@ def walk(runs):
 
 
 def closed(runs):
-    """Closed loop, which the paper does not have."""
+    """Builds the section on closed-loop control, which the paper does not evaluate."""
     text = (
         "Do the plans work? In a simulator the first action of each plan is taken, and the next "
         "plan starts from what is then seen, towards the picture of a goal. Good: far more goals "
@@ -115,15 +115,16 @@ def _theirs(rows, digits, title):
 
 
 def _plans(runs, text, drawn, verdict, theirs="", flag=""):
-    """Makes what a section on plans shows.
+    """Makes the markup of a section on plans.
 
     Args:
       runs: list of Run.
-      text: what is asked.
-      drawn: key that all rows of such plans have, an interval, and what it is called.
-      verdict: key of the error; a sentence's beginning; what the rows' `paired` is the gain over.
-      theirs: table of the paper's figures.
-      flag: of the command that makes them.
+      text: the section's introduction.
+      drawn: key of the interval to plot, which selects the rows, and its label.
+      verdict: key of the error, format string of a sentence's start, and the baseline that the
+        rows' `paired` differences refer to.
+      theirs: markup of the paper's table.
+      flag: flag of `lawm_jax.plan` that creates these results.
     """
     key, label = drawn
     ours, verdicts = "", []
@@ -146,12 +147,12 @@ def _plans(runs, text, drawn, verdict, theirs="", flag=""):
 
 
 def _contends(row):
-    """Says whether a row is a model's that has to translate real actions."""
+    """Returns whether a row is of a latent action model, neither a baseline nor labeled."""
     return row["name"] not in row_names.BASELINES and not row["name"].startswith(row_names.LABELLED)
 
 
 def _judged(asked, rows, key, begin, baseline):
-    """Says in a sentence whether the best model is better than a baseline."""
+    """Returns [a sentence that compares the best model with a baseline], or [] without models."""
     whole = lambda row: all(drawable(mapping(row.get(k))) for k in (key, "paired"))  # noqa: E731
     models = {name: row for name, row in rows if _contends(row) and whole(row)}
     if not models:
@@ -167,7 +168,7 @@ def _judged(asked, rows, key, begin, baseline):
 
 
 def _untold(runs, has, command):
-    """Names the runs that lack a measurement with real actions, where they can have it."""
+    """Makes a note on missing results with real actions; deterministic runs cannot have any."""
     runs = [run for run in runs if run.kind != row_names.DETERMINISTIC]
     missing = absent(runs, has, command)
     if missing and not all(map(_driven, runs)):
@@ -180,5 +181,5 @@ def _untold(runs, has, command):
 
 
 def _driven(run):
-    """Says whether a run can be led by real actions."""
+    """Returns whether a run accepts real actions: it is labeled or has a controller."""
     return run.kind == row_names.LABELLED or bool(rundir.controllers(run.folder))

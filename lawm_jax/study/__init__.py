@@ -1,1 +1,1 @@
-"""Studies: tables of runs, made by the other commands."""
+"""Runs studies: many training runs and evaluations, made with the other commands."""

@@ -1,15 +1,15 @@
-"""Runs a study, a table of runs: python -m lawm_jax.study NAME --workdir W.
+"""Runs a study of many training runs: python -m lawm_jax.study NAME --workdir W.
 
-mixture: how does planning depend on the share of in-domain video that the world model has
-seen? For every share, kind of latent and seed it trains a world model on a mixture with that share
-of --inside, always for as many clips; then, always on the same labelled data of --inside, a
-controller; and plans there, on the same held-out clips.
+mixture: how does planning depend on the share of in-domain video in the world model's training
+data? For each share, kind of latent and seed, it trains a world model on a mixture with that share
+of --inside, on the same number of clips. Then it trains a controller on the labeled data of
+--inside and plans on its held-out clips, which are the same for all runs.
 
-Other command lines do the work, one after the other, and are printed; --list only prints them. The
-same command continues an interrupted study. Writes W/mixture.json and W/mixture.png, and prints a
-table; the runs are W/mixture/KIND-SHARE-SEED. Where the encoder sees each frame alone its states
-are stored in W/states and trained on, since all runs need the same ones: nano takes less than half
-as long.
+The study runs other commands one after the other and prints them; --list only prints them. The
+same command resumes an interrupted study. It writes W/mixture.json and W/mixture.png and prints a
+table; the runs are in W/mixture/KIND-SHARE-SEED. If the encoder processes each frame
+independently, the states, which all runs share, are computed once and stored in W/states; for nano
+this more than halves the study's time.
 """
 
 import contextlib
@@ -73,7 +73,7 @@ def main(argv):
 
 
 def _mixture(workdir):
-    """Returns the commands that store states, and the runs: dicts with their own commands."""
+    """Returns the commands that store states, and a dict per run with its commands."""
     config, inside, task = CONFIG.value, INSIDE.value, TASK.value or INSIDE.value
     outside, shares = _outside(config.data), [_percent(text) for text in SHARES.value]
     if not KINDS.value or not set(KINDS.value) <= set(LATENTS):
@@ -82,10 +82,10 @@ def _mixture(workdir):
     if STEPS.value:
         options["steps"] = STEPS.value
     sources = {name: config.data.sources[name] for name in [inside, *outside]}
-    from lawm_jax import world_model  # takes seconds, and wrong flags are known by now
+    from lawm_jax import world_model  # slow import, after the flags are checked
 
     video, stored, augment = sources[inside], [], config.data.augment
-    changed = augment.crop or augment.flip or augment.jitter or augment.cut  # from clip to clip
+    changed = augment.crop or augment.flip or augment.jitter or augment.cut  # random per clip
     if world_model.build(config).encoder.alone and not changed:
         for name, spec in sources.items():
             out = os.path.join(workdir, "states", name)
@@ -110,7 +110,7 @@ def _mixture(workdir):
         mine = {"seed": seed, "data.sources": sources, "data.mixture": weights}
         theirs = {"seed": seed, "model": folder, "data.videos": sources[inside]}
         data = f"{inside}={sources[inside]}"
-        # Plans start from video: their clips are those that `plan` draws for any model.
+        # Planning needs video, not states: `plan` then draws the same clips for every model.
         plan = dict(workdir=folder, task=task, data=f"{task}={video}", controller=controller)
         plan["json"] = os.path.join(folder, "plan.json")
         commands = [
@@ -126,7 +126,7 @@ def _mixture(workdir):
 
 
 def _outside(data):
-    """Returns the names of the sources out of domain."""
+    """Returns the names of the out-of-domain sources."""
     weights = {name: weight for name, weight in data.mixture.items() if weight > 0}
     if data.videos or INSIDE.value not in data.sources:
         got = f"data.videos={data.videos}" if data.videos else ", ".join(data.sources)
@@ -150,14 +150,14 @@ def _percent(text):
 
 
 def _weights(mixture, inside, outside, share):
-    """Returns weights: `share` percent of one source, the rest by the weights that others have."""
+    """Returns mixture weights: `share` percent `inside`, the rest split as in `mixture`."""
     whole = sum(mixture[name] for name in outside)
     rest = {name: (100 - share) / 100 * mixture[name] / whole for name in outside}
     return {name: round(float(w), 9) for name, w in ({inside: share / 100} | rest).items()}
 
 
 def _given(name):
-    """Returns a config flag's file, and what else was set of it on the command line."""
+    """Returns a config flag's file and its command-line overrides, without the data sources."""
     flag = flags.FLAGS[name]
     options = config_flags.get_override_values(flag)
     ours = "data.sources", "data.mixture"
@@ -166,7 +166,7 @@ def _given(name):
 
 
 def _command(module, own, **configs):
-    """Writes a command line: `own` flags, and those of a config by the name of its flag."""
+    """Returns a command line with the flags `own` and config overrides, flag name -> options."""
     line = [sys.executable, "-m", f"lawm_jax.{module}"]
     line += [f"--{key}={value}" for key, value in own.items() if value is not None]
     for name, options in configs.items():
@@ -184,7 +184,7 @@ def _shown(line):
 
 @contextlib.contextmanager
 def _claimed(workdir):
-    """Keeps a second study out, for as long as a process of this one lives."""
+    """Locks the workdir until all processes of this study have ended."""
     os.makedirs(workdir, exist_ok=True)
     with open(os.path.join(workdir, "lock"), "w") as lock:
         try:
@@ -196,7 +196,7 @@ def _claimed(workdir):
 
 
 def _run(stored, runs):
-    """Runs the commands of what is not done yet, and says what that is before it begins."""
+    """Prints the amount of work and runs the commands of all unfinished runs."""
     todo = [run for run in runs if _result(run) is None]
     for run in todo:
         for folder, steps in run["steps"].items():
@@ -226,7 +226,7 @@ def _run(stored, runs):
 
 
 def _record(run):
-    """Writes down what a run found, and what it came from."""
+    """Saves a finished run's results with its settings and checkpoints in study.json."""
     found = {"settings": run["settings"], "checkpoints": [*map(_newest, run["steps"])]}
     found["plan"] = _read(os.path.join(run["folder"], "plan.json"))
     path = rundir.evaluation(run["folder"], "prediction")
@@ -238,10 +238,10 @@ def _record(run):
 
 
 def _call(line):
-    """Runs a command; a SIGTERM to the study ends it as one to the command would."""
+    """Runs a command; forwards SIGTERM to it, and exits if it was stopped or failed."""
     print(f"\n$ {_shown(line)}", flush=True)
     asked = []
-    process = subprocess.Popen(line, close_fds=False)  # it keeps the lock while it lives
+    process = subprocess.Popen(line, close_fds=False)  # inherits the lock
 
     def stop(*_):
         asked.append(True)
@@ -257,14 +257,14 @@ def _call(line):
 
 
 def _newest(folder):
-    """Returns the newest step that a run has saved, 0 for none; JAX's devices stay untouched."""
+    """Returns the step of a run's latest checkpoint, 0 without any; does not initialize JAX."""
     path = rundir.checkpoints(folder)
     names = os.listdir(path) if os.path.isdir(path) else []
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
 def _read(path):
-    """Reads a dict of JSON, {} where there is no file."""
+    """Loads a JSON file, {} if it does not exist."""
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8") as file:
@@ -272,14 +272,14 @@ def _read(path):
 
 
 def _result(run):
-    """Returns what a finished run found, or None: it must be of these settings and checkpoints."""
+    """Returns a run's saved results, or None if the settings or checkpoints have changed."""
     found = _read(os.path.join(run["folder"], "study.json"))
     same = found.get("settings") == run["settings"]
     return found if same and found["checkpoints"] == [*map(_newest, run["steps"])] else None
 
 
 def _report(runs, workdir):
-    """Compares all runs: writes W/mixture.json and W/mixture.png, prints a table."""
+    """Compares all runs; writes W/mixture.json and W/mixture.png and prints a table."""
     from lawm_jax.report import figures
     from lawm_jax.study import mixture
 

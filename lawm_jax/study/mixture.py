@@ -1,4 +1,4 @@
-"""Study of mixtures: how planning depends on the share of in-domain video in the training.
+"""Measures how planning depends on the share of in-domain video in the training data.
 
 Source: Garrido et al. 2026, Table S3.
 """
@@ -9,23 +9,23 @@ from lawm_jax.evaluate import metrics, row_names, tables
 
 
 def compare(runs):
-    """Compares the plans of runs that differ in share, kind of latent and seed, on the same clips.
+    """Compares planning errors across mixture shares and kinds of latent, on the same clips.
 
-    Of several seeds the mean error of each clip counts: intervals are over episodes, not seeds.
+    Each clip's error is averaged over seeds: intervals are over episodes, not seeds.
 
     Args:
-      runs: dicts with `kind`, `share` (percent), `seed`, `plan` (what `lawm_jax.plan` writes; its
-        first horizon counts) and `prediction` (rows of `prediction.compare`, in domain).
+      runs: dicts with `kind`, `share` (percent), `seed`, `plan` (result of `lawm_jax.plan`; only
+        its first horizon is used) and `prediction` (in-domain rows of `prediction.compare`).
 
     Returns:
-      `task`, `measure` ("error" or "ate"), `horizon`, `planner`; `clips`, how many; `baselines`,
-      name -> error, metres (interval); and `rows`, a dict for each kind and share: `kind`, `share`,
-      `error`; `less`, name -> the error less that of a baseline or of the kind's smallest share
-      (paired intervals); `one_step`, the mean one-step error relative to copying; and `seeds`,
-      [{"seed", "error", "one_step"}].
+      dict: `task`, `measure` ("error" or "ate"), `horizon`, `planner`; `clips`, the number of
+      clips; `baselines`, name -> error in meters (interval); and `rows`, a dict for each kind and
+      share: `kind`, `share`, `error`; `less`, name -> the error minus that of a baseline or of the
+      kind's smallest share (paired intervals); `one_step`, the mean one-step error relative to
+      copying; and `seeds`, [{"seed", "error", "one_step"}].
 
     Raises:
-      ValueError: there is no run, or not all planned on the same clips.
+      ValueError: there are no runs, or their plans are for different clips.
     """
     if not runs:
         raise ValueError("runs: expected at least one, got none")
@@ -68,7 +68,7 @@ def compare(runs):
 
 
 def table(found):
-    """Writes what `compare` found for a terminal."""
+    """Formats the result of `compare` for a terminal."""
     lines = [
         f"plans of {found['horizon']} steps, {found['task']}, by the share of in-domain video: "
         f"{found['measure']}, metres [95 % interval]"
