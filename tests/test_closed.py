@@ -63,7 +63,7 @@ def training(scale=SCALE, turn=False):
 
 
 def evaluate(world, asks, count=6, horizon=3, **options):  # noqa: F811
-    scenes, models = closed_loop.scenes(asks, count), {"model": world} if world else {}
+    scenes, models = closed_loop.draw_scenes(asks, count), {"model": world} if world else {}
     options = dict(options={} if asks.held else OPTIONS) | options
     return scenes, rows(
         closed_loop.evaluate(models, encode, asks, scenes, training(), horizon, **options)
@@ -134,17 +134,17 @@ def test_the_same_seed_gives_the_same_numbers(world):  # noqa: F811
 
 def test_success_is_at_the_end_and_reached_at_any_time():
     there_and_back = lambda point, random: itertools.repeat([0.02, 0, 0])  # noqa: E731
-    scene = closed_loop.scenes(task(there_and_back), 1)[0]
-    path = closed_loop.lead(scene, lambda t, point: [0.02, 0, 0], 8)
+    scene = closed_loop.draw_scenes(task(there_and_back), 1)[0]
+    path = closed_loop.run_episode(scene, lambda t, point: [0.02, 0, 0], 8)
     np.testing.assert_allclose(path, 0.02 * np.abs(np.arange(9) - 4), atol=1e-6)
-    row = closed_loop._rows({"no action": [path[:1].repeat(9)], "x": [path]}, 0.03, ["a"])[1]
+    row = closed_loop.summarize({"no action": [path[:1].repeat(9)], "x": [path]}, 0.03, ["a"])[1]
     assert row["success"]["mean"] == 0 and row["reached"]["mean"] == 1
     assert row["path"] == pytest.approx(path.tolist()) and row["success"]["low"] is None
 
 
 def test_one_who_walks_out_of_the_level_stays_where_that_happened():
-    scene = closed_loop.scenes(task(), 1)[0]
-    path = closed_loop.lead(scene, lambda t, point: [2, 0, 0] if t > 1 else [0, 0, 0], 8)
+    scene = closed_loop.draw_scenes(task(), 1)[0]
+    path = closed_loop.run_episode(scene, lambda t, point: [2, 0, 0] if t > 1 else [0, 0, 0], 8)
     assert Point.alive == 0
     assert path[4] > path[3] > path[2] == path[1] == path[0]
     np.testing.assert_array_equal(path[5:], path[4])
@@ -159,14 +159,14 @@ def test_ways_that_are_no_task_are_passed_over():
             far = {"jump": 2.0, "exit": 9.0}.get(kinds[-1], 0.05) if step in (4, 7) else 0.05
             yield [0.005 if kinds[-1] == "near" else far, 0, 0]
 
-    scenes = closed_loop.scenes(task(policy), 5)
+    scenes = closed_loop.draw_scenes(task(policy), 5)
     good = [str(seed) for seed, kind in enumerate(kinds) if kind == "good"]
     assert [scene.group for scene in scenes] == good and len(good) == 5
     assert set(kinds) == {"near", "jump", "exit", "good"} and Point.alive == 0
 
 
 def test_the_first_three_numbers_alone_are_taken_from_the_start_on():
-    scene = closed_loop.scenes(task(), 1)[0]
+    scene = closed_loop.draw_scenes(task(), 1)[0]
     assert scene.policy.shape == (4, 3) and all(len(action) == 4 for action in scene.before)
     assert 0 < len(scene.before) < 6
     np.testing.assert_allclose(
@@ -176,7 +176,7 @@ def test_the_first_three_numbers_alone_are_taken_from_the_start_on():
 
 
 def test_what_does_not_fit_is_refused(world):  # noqa: F811
-    scenes = closed_loop.scenes(task(), 1)
+    scenes = closed_loop.draw_scenes(task(), 1)
     ask = lambda training, horizon=3, **options: closed_loop.evaluate(  # noqa: E731
         {"model": world}, encode, task(), scenes, training, horizon, **options
     )
@@ -201,7 +201,7 @@ def test_the_table_has_a_line_for_each_row():
 def test_a_real_scene_begins_again_as_it_did_and_its_policy_sees_the_goal_again(name):
     skip_unless({"panda": panda_episode, "nav": nav_episode}[name])
     asks = closed_loop.TASKS[name]
-    (scene,) = closed_loop.scenes(asks, 1)
+    (scene,) = closed_loop.draw_scenes(asks, 1)
     seen = []
     for _ in range(2):
         simulator = closed_loop.start(scene)
@@ -224,7 +224,7 @@ def test_dark_scenes_are_passed_over():
         def render(self):
             return super().render() - (61 if self.state[0] < 0.3 else 0)
 
-    places = [closed_loop.scenes(task(make=make), 6) for make in (Point, Cellar)]
+    places = [closed_loop.draw_scenes(task(make=make), 6) for make in (Point, Cellar)]
     towards = [[scene.policy.sum(0)[0] > 0 for scene in scenes] for scenes in places]
     assert all(towards[1]) and not all(towards[0])
 

@@ -36,25 +36,26 @@ def batched(model, params, batch=16, actions=None):
       batch: clips per batch.
       actions: float32 [n, T-1, U], the real actions of the clips, for a labeled model only.
     """
-    function = lambda f: in_batches(jax.jit(lambda params, *x: f(model, params, *x)), params, batch)  # noqa: E731
-    infer = function(lambda *x: world_model.infer_actions(*x)[0])
-    if model.latent.labelled:
-        act = function(world_model.map_actions)
-        infer = lambda s: act(actions, s[:, :-1])  # noqa: E731
-    draw = lambda s, seed: infer(s)  # noqa: E731
-    if model.latent.random:
-        sampled = function(_posterior)
 
-        def draw(s, seed):
-            keys = jax.random.split(jax.random.key(seed), len(s))  # so draws do not depend on batch
-            return sampled(s, np.asarray(jax.random.key_data(keys)))
+    def function(f):
+        jitted = jax.jit(lambda params, *arrays: f(model, params, *arrays))
+        return in_batches(jitted, params, batch)
 
-    return Batched(
-        infer,
-        function(world_model.predict),
-        function(world_model.rollout),
-        draw,
+    infer_actions = function(
+        lambda model, params, s: world_model.infer_actions(model, params, s)[0]
     )
+    map_actions, posterior = function(world_model.map_actions), function(_posterior)
+
+    def infer(s):
+        return map_actions(actions, s[:, :-1]) if model.latent.labelled else infer_actions(s)
+
+    def draw(s, seed):
+        if not model.latent.random:
+            return infer(s)
+        keys = jax.random.split(jax.random.key(seed), len(s))  # so draws do not depend on batch
+        return posterior(s, np.asarray(jax.random.key_data(keys)))  # keys pass as numpy arrays
+
+    return Batched(infer, function(world_model.predict), function(world_model.rollout), draw)
 
 
 def _posterior(model, params, s, keys):

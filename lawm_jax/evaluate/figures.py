@@ -224,7 +224,7 @@ def finish(figure, path):
         return None
     import matplotlib
 
-    file, ink = io.StringIO(), "#123456"
+    file, ink = io.StringIO(), "#123456"  # a color that nothing else has; replaced below
     for artist in figure.findobj(lambda x: getattr(x, "get_color", str)() in ("black", "k")):
         artist.set_color(ink)
     for axis in figure.axes:

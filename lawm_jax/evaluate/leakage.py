@@ -146,6 +146,7 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
     if not 0 < first < s.shape[1]:
         raise ValueError(f"first: expected 1 to {s.shape[1] - 1}, got {first}")
     real = s_cut[:, first : first + 1], s[:, first : first + 1]
+    truth = real if truth is None else truth
     predicted = {row_names.COPY: (s_cut[:, first - 1 : first], s[:, first - 1 : first])}
     for name, model in models.items():
         predicted[name] = tuple(_next(model, x, first) for x in (s_cut, s))
@@ -154,7 +155,7 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
         noisy = tuple(x + np.float32(scale) * _laplace(random, x.shape) for x in real)
         predicted[f"{row_names.COPIES_FUTURE} (error of {name})"] = noisy
     errors = {
-        name: [np.asarray(distance(*pair)) for pair in zip(states, truth or real, strict=True)]
+        name: [np.asarray(distance(*pair)) for pair in zip(states, truth, strict=True)]
         for name, states in predicted.items()
     }
     copy = errors[row_names.COPY]

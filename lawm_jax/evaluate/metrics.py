@@ -184,5 +184,9 @@ def action_score(error):
     Source: Terver et al. 2025, "What Drives Success in Physical Planning with Joint-Embedding
     Predictive World Models?".
     """
-    of = lambda x: None if x is None else max(0.0, 800 * (0.1 - x))  # noqa: E731
-    return {"mean": of(error["mean"]), "low": of(error["high"]), "high": of(error["low"])}
+
+    def score(x):
+        return None if x is None else max(0.0, 800 * (0.1 - x))
+
+    # A large error is a low score, so the bounds change places.
+    return {"mean": score(error["mean"]), "low": score(error["high"]), "high": score(error["low"])}

@@ -48,7 +48,8 @@ class Drawing:
         """Draws every picture that the clips allow."""
         pair, rolled = self.pair, {}
         for key, model in self.models.items():
-            ahead = model.rollout(pair[:, :1], model.infer(pair[[0, 0]]))
+            z = model.infer(pair[[0, 0]])  # the first clip's latents, for both clips
+            ahead = model.rollout(pair[:, :1], z)
             rolled[key] = np.concatenate([pair[:, :1], ahead], 1)
         painted = {key: self.paint(s) for key, s in rolled.items()}
         self.rollout(painted)

@@ -146,6 +146,7 @@ def _r2(error, spread, episodes):
     if not spread.any():
         return None
     wrong = metrics.ratio(error, spread, episodes)
+    # A large error is a low R2, so the bounds change places.
     turned = {"mean": wrong["mean"], "low": wrong["high"], "high": wrong["low"]}
     return {key: None if value is None else 1 - value for key, value in turned.items()}
 

@@ -29,8 +29,15 @@ def run(source):
         return None
     known, learned = source.learned
     ways = source.model.latent.samplers(source.params.get("latent"))
-    given = ways, known, learned, source.clips.s, source.clips.episodes, source.codebook
-    rows, source.samples = measure(source.models[source.main], *given)
+    rows, source.samples = measure(
+        source.models[source.main],
+        ways,
+        known,
+        learned,
+        source.clips.s,
+        source.clips.episodes,
+        source.codebook,
+    )
     return rows
 
 
@@ -132,6 +139,7 @@ def _auc(place, label, groups):
         raise ValueError("groups: expected several that hold both sets, got sets of their own")
     means = place[label].mean(), place[~label].mean()
     share = np.where(label, label.mean(), 1 - label.mean())
+    # The AUC is a mean of placements; this is the influence of each latent on it (DeLong et al.).
     influence = (place - np.where(label, *means)) / share
     result = metrics.interval(sum(means) / 2 + influence, groups)
     return {key: None if v is None else min(max(v, 0.0), 1.0) for key, v in result.items()}
@@ -265,7 +273,9 @@ def embed(sets, seed=0, method="pca"):
     points, used = _umap(x, seed) if method == "umap" else (None, "PCA")
     if points is None:
         left, size, right = np.linalg.svd(x, full_matrices=False)
+        # Signs of principal components are arbitrary: the largest entry of each is made positive.
         signs = np.sign(right[np.arange(len(right)), np.abs(right).argmax(1)])
+        # Latents may have one dimension, or be constant: there are always two columns.
         points = np.pad(left * (size * signs), [(0, 0), (0, 2)])[:, :2]
     stops = np.cumsum([len(z) for z in sets.values()])[:-1]
     return dict(zip(sets, np.split(np.float32(points), stops), strict=True)), used

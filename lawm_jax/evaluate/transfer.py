@@ -108,7 +108,8 @@ def cycle(models, s, episodes, context=1, distance=None, truth=None):
     _check(episodes, len(s))
     pairs = partners(episodes, 2)
     metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
-    distance, truth = distance or latent_l1, s[:, context:] if truth is None else truth
+    distance = distance or latent_l1
+    truth = s[:, context:] if truth is None else truth
     return [
         {"name": name, "metric": metric}
         | _cycle_row(*_cycle_errors(model, s, *pairs, context, distance, truth), episodes)
@@ -118,16 +119,17 @@ def cycle(models, s, episodes, context=1, distance=None, truth=None):
 
 def _cycle_errors(model, s, b, third, context, distance, truth):
     """Computes the errors [n] of A with its own, transferred and third-clip latents."""
-    z = model.infer(s)
+    z, start = model.infer(s), s[:, :context]
+    transferred = np.concatenate([start[b], _follow(model, start[b], z[b], z)], axis=1)
+    latents = z, model.infer(transferred), z[third]
+    predicted = [_follow(model, start, z, x) for x in latents]
+    return [np.asarray(distance(x, truth)) for x in predicted]
 
-    def drive(start, own, led):
-        z = np.concatenate([own[:, : context - 1], led[:, context - 1 :]], axis=1)
-        return model.rollout(start[:, :context], z)
 
-    start = s[b, :context]
-    moved = np.concatenate([start, drive(start, z[b], z)], axis=1)
-    error = lambda led: np.asarray(distance(drive(s, z, led), truth))  # noqa: E731
-    return error(z), error(model.infer(moved)), error(z[third])
+def _follow(model, start, own, latents):
+    """Rolls out `latents` from the states `start` [n, C, N, D], which have latents of their `own`."""
+    C = start.shape[1]
+    return model.rollout(start, np.concatenate([own[:, : C - 1], latents[:, C - 1 :]], axis=1))
 
 
 def _cycle_row(original, back, shuffled, episodes):

@@ -18,7 +18,7 @@ import numpy as np
 from lawm_jax.envs import policies
 from lawm_jax.evaluate import metrics, row_names
 from lawm_jax.plan import tasks
-from lawm_jax.plan.search import searcher
+from lawm_jax.plan.search import make_search
 
 
 class Task(NamedTuple):
@@ -85,7 +85,7 @@ TASKS = {
 }
 
 
-def scenes(task, count):
+def draw_scenes(task, count):
     """Returns the first episodes of a task, always the same ones, as a list of `Scene`.
 
     Skips scenes whose goal is less than two radii from the start, and walks that are dark, pass
@@ -140,12 +140,12 @@ def start(scene):
     return simulator
 
 
-def lead(scene, act, steps):
+def run_episode(scene, agent, steps):
     """Runs an agent in the simulator from a scene's start.
 
     Args:
       scene: a `Scene`.
-      act: function of the step index and the simulator (for its image) that returns an action [U].
+      agent: function of the step index and the simulator (for its image) that returns an action [U].
       steps: number of steps.
 
     Returns:
@@ -157,7 +157,7 @@ def lead(scene, act, steps):
     distances = [float(away())]
     try:
         for t in range(steps):
-            simulator.step(act(t, simulator))
+            simulator.step(agent(t, simulator))
             distances.append(float(away()))
     except policies.LeftLevel:
         pass
@@ -177,7 +177,7 @@ def evaluate(
     options=None,
     bound=None,
     seed=0,
-    done=None,
+    progress=None,
     windows=None,
 ):
     """Runs every model and every baseline in each scene.
@@ -191,13 +191,13 @@ def evaluate(
       encode: function of video uint8 [1, 1, H, W, 3] to states [1, 1, N, D], with the models'
         encoder.
       task: a `Task`.
-      scenes: list of `Scene`, from `scenes`.
+      scenes: list of `Scene`, from `draw_scenes`.
       training: `Clips` for training, of more than `horizon` steps.
       horizon: steps of a plan.
       planner, options, bound: as in `tasks.reach` or, for held tasks, `tasks.walk`.
       seed: seed of planners and random actions.
       windows: as in `tasks.reach`.
-      done: function called with the number of finished scenes after each, or None.
+      progress: function called with the number of finished scenes after each, or None.
 
     Returns:
       One dict per row, baselines first, with `name` and:
@@ -224,24 +224,24 @@ def evaluate(
     hold = horizon if task.held else 1
     asked, windows = (std, planner, settings, hold), windows or {}
     searches = {
-        name: functools.partial(searcher(model, *asked, windows.get(name)), params)
+        name: functools.partial(make_search(model, *asked, windows.get(name)), params)
         for name, (model, params) in models.items()
     }
     paths = {}
     for i, scene in enumerate(scenes):
         key = jax.random.fold_in(jax.random.key(seed), i)
-        ways = _without_model(scene, training.actions, np.random.default_rng([seed, i]))
+        agents = _without_model(scene, training.actions, np.random.default_rng([seed, i]))
         for name, search in searches.items():
-            ways[name] = _planned(search, encode, scene, mean, key)
-        for name, act in ways.items():
-            paths.setdefault(name, []).append(lead(scene, act, task.limit))
-        if done:
-            done(i + 1)
-    return _rows(paths, task.radius, [scene.group for scene in scenes])
+            agents[name] = _planned(search, encode, scene, mean, key)
+        for name, agent in agents.items():
+            paths.setdefault(name, []).append(run_episode(scene, agent, task.limit))
+        if progress:
+            progress(i + 1)
+    return summarize(paths, task.radius, [scene.group for scene in scenes])
 
 
 def _without_model(scene, actions, random):
-    """Returns agents that ignore the image: name -> act as in `lead`."""
+    """Returns agents that ignore the image: name -> `agent` as in `run_episode`."""
     actions = actions.reshape(-1, actions.shape[-1])
     nothing, mean, own = np.zeros_like(actions[0]), actions.mean(0), scene.policy
     return {
@@ -253,7 +253,7 @@ def _without_model(scene, actions, random):
 
 
 def _planned(search, encode, scene, mean, key):
-    """Returns an agent that plans at every step: act as in `lead`."""
+    """Returns an agent that plans at every step: `agent` as in `run_episode`."""
     see = lambda picture: encode(picture[None, None])[:, 0]  # noqa: E731
     goal, last = see(scene.picture), mean
 
@@ -268,8 +268,14 @@ def _planned(search, encode, scene, mean, key):
     return act
 
 
-def _rows(paths, radius, groups):
-    """Summarizes paths, name -> list of [steps + 1], one per scene."""
+def summarize(paths, radius, groups):
+    """Makes the rows of `evaluate`.
+
+    Args:
+      paths: name -> list of [steps + 1], distances to the goal as returned by `run_episode`.
+      radius: m, distance at which a goal counts as reached.
+      groups: the bootstrap group of each scene.
+    """
     interval, rows = lambda x: metrics.interval(x, groups), []
     paths = {name: np.stack(path) for name, path in paths.items()}
     for name, path in paths.items():

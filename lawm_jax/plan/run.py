@@ -173,7 +173,7 @@ def _closed(config, task, models, scenes, horizons, asked):
     tell = lambda i: print(f"\repisode {i}/{len(scenes)}", end="\r", file=sys.stderr)  # noqa: E731
     for horizon in horizons:
         given = models, encode, acting, scenes, training, horizon
-        rows = closed_loop_.evaluate(*given, done=tell, **asked)
+        rows = closed_loop_.evaluate(*given, progress=tell, **asked)
         measured = {"radius": acting.radius, "policy_steps": acting.steps, "steps": acting.limit}
         plans.append({"horizon": horizon} | measured | {"rows": rows})
         caption = (
@@ -193,7 +193,7 @@ def _scenes(task, text, count):
             f"{task}=mini:FOLDER/{task}, got {text}"
         )
     try:
-        return closed_loop_.scenes(closed_loop_.TASKS[task], count)
+        return closed_loop_.draw_scenes(closed_loop_.TASKS[task], count)
     except ImportError as error:
         raise Refused(f"closed-loop: {error}") from error
 

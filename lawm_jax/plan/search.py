@@ -66,7 +66,7 @@ def search(
       ValueError: start and goal differ in shape, the model has no controller, or the planner or one
         of its options is unknown.
     """
-    n, run = len(start), searcher(model, std, planner, options, hold, window)
+    n, run = len(start), make_search(model, std, planner, options, hold, window)
     keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
     size = min(n, PER_DEVICE_ON_CPU * jax.device_count()) if jax.default_backend() == "cpu" else n
     groups = np.arange(-(-n // size) * size).clip(max=n - 1).reshape(-1, size)
@@ -75,7 +75,7 @@ def search(
     return u, distance
 
 
-def searcher(model, std, planner="cem", options=None, hold=1, window=None):
+def make_search(model, std, planner="cem", options=None, hold=1, window=None):
     """Builds the function behind `search`, compiled once for many searches.
 
     Tasks are sharded over all devices or, if there are fewer tasks than devices, candidates are.
@@ -110,21 +110,23 @@ def searcher(model, std, planner="cem", options=None, hold=1, window=None):
             )
         n, N, D = start.shape
         most = most_candidates(model, N, D, std.shape[0] * hold, window)
-        alone = n >= mesh.size  # shards tasks, so that no device waits for another
-        chunk = options.get("chunk") or min(most if alone else most * mesh.size, samples)
+        shard_tasks = n >= mesh.size  # else candidates, for which devices wait for one another
+        chunk = options.get("chunk") or min(most if shard_tasks else most * mesh.size, samples)
         solve = functools.partial(PLANNERS[planner], **options | {"chunk": chunk})
 
-        def plan(task):
+        def solve_task(task):
             key, start, goal, mean = task
             cost = _cost(model, params, start, goal, hold, window)
-            plan, least = solve(cost if alone else planners.spread(cost, mesh), key, mean, std)
+            cost = cost if shard_tasks else planners.spread(cost, mesh)
+            plan, least = solve(cost, key, mean, std)
             return jnp.repeat(plan, hold, axis=0), least
 
-        def plan_all(*tasks):
-            together = 1 if "chunk" in options else max(1, min(n, most // samples))
-            return jax.lax.map(plan, tasks, batch_size=together)
+        def solve_some(*tasks):
+            at_once = 1 if "chunk" in options else max(1, min(n, most // samples))
+            return jax.lax.map(solve_task, tasks, batch_size=at_once)
 
-        return (planners.spread(plan_all, mesh) if alone else plan_all)(keys, start, goal, mean)
+        solve_all = planners.spread(solve_some, mesh) if shard_tasks else solve_some
+        return solve_all(keys, start, goal, mean)
 
     return lambda *args: run(*jax.device_put(args, everywhere))
 

@@ -227,8 +227,10 @@ def true_actions(name, clips, horizon, least=0, exactly=None):
 
 def _bounds(gaussian, bound):
     """Returns low and high, `bound` standard deviations from the mean; {} if `bound` is None."""
-    (mean, *_), (std, *_) = gaussian
-    return {} if bound is None else {"low": mean - bound * std, "high": mean + bound * std}
+    if bound is None:
+        return {}
+    mean, std = gaussian[0][0], gaussian[1][0]  # the same for all steps
+    return {"low": mean - bound * std, "high": mean + bound * std}
 
 
 def _plans(models, clips, training, u, gaussian, planner, options, hold, seed, windows):
