@@ -160,9 +160,9 @@ def config(videos, size=SIZE, **data):
 
 def source_reader(videos, size):
     """Returns a function that maps a number in [0, 1) to a random clip of a source."""
-    from lawm_jax.data import pipeline
+    from lawm_jax.data import catalog
 
-    source = pipeline.source(config(videos, size), "videos")
+    source = catalog.source(config(videos, size), "videos")
 
     def read(place):
         random = np.random.default_rng(int(place * 2**32))

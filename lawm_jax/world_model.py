@@ -5,6 +5,7 @@ Start reading here. All functions are pure: they take a `WorldModel` (static) an
 """
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -323,7 +324,7 @@ def _cells(model, s):
     return s.reshape(B, T, N * m**2, D // m**2)
 
 
-def paint(model, params, s):
+def decode_float(model, params, s):
     """Decodes states to float32 pixels from 0 to 255, not clipped or rounded, for training."""
     if model.decoder is None:
         raise ValueError(
@@ -354,10 +355,10 @@ def decode(model, params, s):
 
     Source: Garrido et al. 2026, section 3 (decoder).
     """
-    return jnp.clip(jnp.round(paint(model, params, s)), 0, 255).astype(jnp.uint8)
+    return jnp.clip(jnp.round(decode_float(model, params, s)), 0, 255).astype(jnp.uint8)
 
 
-def _describe(model, params, s):
+def _inverse_features(model, params, s):
     """Applies the inverse dynamics model: s [B, T, N, D] -> [B, T-1, features]."""
     if s.ndim != 4 or s.shape[1] < 2:
         raise ValueError(f"s: expected [B, T, N, D] with at least 2 time steps, got {s.shape}")
@@ -394,7 +395,7 @@ def infer_actions(model, params, s, key=None):
 
     Source: Garrido et al. 2026, section 3 (g_phi).
     """
-    return _restrict(model, params, _describe(model, params, s), key)
+    return _restrict(model, params, _inverse_features(model, params, s), key)
 
 
 def map_actions(model, params, u, s):
@@ -427,18 +428,23 @@ def map_actions(model, params, u, s):
     _floating(u=u, s=s)
     if u.ndim != 3 or u.shape[2] != U:
         raise ValueError(f"u: expected [B, T, {U}], got {u.shape}")
-    embeds = [
-        params[k]["embed"] for k in ("controller", "predictor") if "embed" in params.get(k, ())
-    ]
-    D = embeds[0]["kernel"].shape[0] if embeds else "D"
+    D = _token_width(params)
     fits = s.ndim == 4 and len(s) in (1, len(u)) and s.shape[1] == u.shape[1]
-    if not fits or D not in ("D", s.shape[3]):
+    if not fits or D not in (None, s.shape[3]):
         size = "1" if len(u) == 1 else f"{len(u)} or 1"
-        raise ValueError(f"s: expected [{size}, {u.shape[1]}, N, {D}], got {s.shape}")
+        raise ValueError(f"s: expected [{size}, {u.shape[1]}, N, {D or 'D'}], got {s.shape}")
     if labelled:
         return _restrict(model, params, u, None)[0]
     z = model.controller.apply({"params": params["controller"]}, u, s)
     return model.latent.quantize(params.get("latent"), z)
+
+
+def _token_width(params):
+    """Returns D of the states that the networks take, or None if no network reads states."""
+    for name in ("controller", "predictor"):
+        if "embed" in params.get(name, ()):
+            return params[name]["embed"]["kernel"].shape[0]
+    return None
 
 
 def predict(model, params, s, z):
@@ -474,6 +480,23 @@ def _finish(model, prediction):
     return layer_norm(prediction.reshape(*shape, model.merge**2, -1)).reshape(*shape, D)
 
 
+class Cache(NamedTuple):
+    """Holds the context of rollouts, as computed by `prefill`.
+
+    Attributes:
+      state: [B, 1, N, D], the last state of the context.
+      past: () or ((keys, values),), of the earlier steps, [depth, B, heads, T-1, N, head_dim] each.
+    """
+
+    state: jax.Array
+    past: Any
+
+    @property
+    def steps(self):
+        """The number of steps before the last state."""
+        return self.past[0][0].shape[3] if self.past else 0
+
+
 def prefill(model, params, s, z):
     """Prefills the key-value cache so that many rollouts share one context.
 
@@ -483,9 +506,7 @@ def prefill(model, params, s, z):
       z: [B, T-1, A], the latent actions between the states of the context.
 
     Returns:
-      cache: the last state [B, 1, N, D], and a tuple with the keys and values of the earlier steps:
-      empty if T is 1, else one pair of [depth, B, heads, T-1, N, head_dim]. The last step has no
-      keys yet, because they depend on the next latent action.
+      A Cache. The last step has no keys yet, because they depend on the next latent action.
 
     Raises:
       ValueError: s is not [B, T, N, D], or the shape of z is not [B, T-1, A].
@@ -497,9 +518,9 @@ def prefill(model, params, s, z):
         )
     _floating(s=s, z=z)
     if s.shape[1] == 1:
-        return s, ()
+        return Cache(s, ())
     _, past = model.predictor.apply({"params": params["predictor"]}, s[:, :-1], z, keep=True)
-    return s[:, -1:], (past,)
+    return Cache(s[:, -1:], (past,))
 
 
 def rollout_latents(model, params, cache, z):
@@ -519,7 +540,7 @@ def rollout_latents(model, params, cache, z):
     Raises:
       ValueError: z has no steps, has the wrong width or does not fit the cache.
     """
-    B, A = len(cache[0]), model.latent.dim
+    B, A = len(cache.state), model.latent.dim
     if z.ndim != 3 or z.shape[1] < 1 or z.shape[2] != A or B not in (1, len(z)):
         size = "P" if B == 1 else B
         raise ValueError(f"z: expected [{size}, at least 1, {A}], got {z.shape}")
@@ -550,42 +571,49 @@ def rollout_actions(model, params, cache, u, window=None):
     Source: Garrido et al. 2026, section 6 (planning through a controller). The window slides as in
     `EncPredWM.unroll` of github.com/facebookresearch/jepa-wms.
     """
-    B = len(cache[0])
+    B, before = len(cache.state), cache.steps
     if u.ndim != 3 or u.shape[1] < 1 or B not in (1, len(u)):
         size = "P" if B == 1 else B
         raise ValueError(f"u: expected [{size}, at least 1, U], got {u.shape}")
-
-    before = cache[1][0][0].shape[3] if cache[1] else 0
-    if window is not None and (window < 1 or before and before + u.shape[1] > window):
+    if window is not None and (window < 1 or (before and before + u.shape[1] > window)):
         raise ValueError(
             f"window: expected None or at least {max(1, before + u.shape[1])} steps for a context "
             f"of {before + 1} states and {u.shape[1]} actions, got {window}"
         )
 
-    lead = lambda t, state: map_actions(model, params, u[:, t : t + 1], state)  # noqa: E731
-    return _continue(model, params, cache, u.shape[1], lead, window)
+    def latent(t, state):
+        return map_actions(model, params, u[:, t : t + 1], state)
+
+    return _continue(model, params, cache, u.shape[1], latent, window)
 
 
-def _continue(model, params, cache, steps, lead, window=None):
-    """Feeds predictions back; lead(t, state [B, 1, N, D]) -> latent action [P, 1, A] of step t."""
-    state, past = cache
-    states, latents, own = [], [], ()
+def _continue(model, params, cache, steps, latent, window=None):
+    """Predicts `steps` steps, feeding each prediction back: [P, steps, N, D].
+
+    `latent(t, state [B, 1, N, D])` returns the latent action [P, 1, A] of step t. The first
+    `window` steps extend the cache; each later one is predicted from the last `window` states.
+    """
+    state, past, generated = *cache, None  # `generated`: keys and values of predicted steps
+    states, latents = [], []  # states[t] follows latents[t]
     for t in range(steps):
-        z = lead(t, state)
-        latents.append(z)
-        if window is not None and t >= window:
-            seen = [jnp.concatenate(x[-window:], axis=1) for x in (states, latents)]
-            state = predict(model, params, *seen)[:, -1:]
-            states.append(state)
-            continue
-        state, new = model.predictor.apply(
-            {"params": params["predictor"]}, state, z, past + own, keep=True
-        )
-        state = _finish(model, state)
+        latents.append(latent(t, state))
+        if window is None or t < window:
+            caches = past if generated is None else (*past, generated)
+            state, new = model.predictor.apply(
+                {"params": params["predictor"]}, state, latents[t], caches, keep=True
+            )
+            state = _finish(model, state)
+            generated = new if generated is None else jax.tree.map(_join_steps, generated, new)
+        else:
+            s, z = (jnp.concatenate(x[-window:], axis=1) for x in (states, latents))
+            state = predict(model, params, s, z)[:, -1:]
         states.append(state)
-        joined = lambda old, new: jnp.concatenate([old, new], axis=3)  # noqa: E731
-        own = (jax.tree.map(joined, *own, new),) if own else (new,)
     return jnp.concatenate(states, axis=1)
+
+
+def _join_steps(old, new):
+    """Appends the keys or values of a step, [depth, P, heads, 1, N, head_dim]."""
+    return jnp.concatenate([old, new], axis=3)
 
 
 def rollout(model, params, s, z):
@@ -639,7 +667,7 @@ def loss(model, params, s, key, u=None, others=None):
         _floating(s=s, u=u)
         h = u
     else:
-        h = _describe(model, params, s)
+        h = _inverse_features(model, params, s)
     z, cost = _restrict(model, params, h, key, others)
     error = jnp.abs(predict(model, params, s[:, :-1], z) - s[:, 1:]).mean()
     metrics = {"error": error, "cost": cost.mean(), "copy": jnp.abs(s[:, 1:] - s[:, :-1]).mean()}

@@ -147,15 +147,15 @@ def test_a_damaged_prior_names_its_path(get_config, tmp_path):
     for data in (b"", b"junk" * 10):
         path.write_bytes(data)
         with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior"):
-            models._with_prior(None, {}, str(path), 1, None)
+            models.with_prior(None, {}, str(path), 1, None)
     for given in (None, {"step": "1"}, {"step": "1", "prior": "["}, {"step": "1", "prior": "3"}):
         save_file({"x": np.zeros(2)}, path, given)
         with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior"):
-            models._with_prior(None, {}, str(path), 1, None)
+            models.with_prior(None, {}, str(path), 1, None)
     prior = json.dumps({"width": 8, "depth": 1})
     save_file({"x": np.zeros(2)}, path, {"step": "2", "prior": prior})
     with pytest.raises(ValueError, match="expected the prior of step 1, got that of step 2"):
-        models._with_prior(None, {}, str(path), 1, None)
+        models.with_prior(None, {}, str(path), 1, None)
 
 
 @pytest.mark.parametrize("error", [NameError("x"), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB")])
@@ -174,24 +174,24 @@ def test_our_own_error_is_no_damaged_checkpoint(tmp_path, monkeypatch, error):
 def test_steps_that_change_are_warned_about(get_config, tmp_path):
     config = json.loads(get_config("size=tiny").to_json())
     (tmp_path / "run").mkdir()
-    assert loop._agreed(str(tmp_path / "run"), config) == config
+    assert loop.check_config(str(tmp_path / "run"), config) == config
     rundir.write_config(str(tmp_path / "run"), json.dumps(config))
     with pytest.warns(UserWarning, match="steps: was 20, is 30; the learning rate follows"):
-        loop._agreed(str(tmp_path / "run"), config | {"steps": 30})
+        loop.check_config(str(tmp_path / "run"), config | {"steps": 30})
 
 
 def test_a_run_keeps_the_batch_that_it_began_with_on_other_devices(get_config, tmp_path):
     config = json.loads(get_config("size=base").to_json())
     data = config["data"]
     each = data["batch_per_device"]
-    stored = loop._agreed(str(tmp_path), config)
+    stored = loop.check_config(str(tmp_path), config)
     assert stored["data"]["batch"] == each * jax.device_count()
     stored["data"]["batch"] = 1024  # as runs had it before, whose config knew neither of these
     del stored["data"]["batch_per_device"], stored["optim"]["accumulate"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    assert loop._agreed(str(tmp_path), config)["data"]["batch"] == 1024
+    assert loop.check_config(str(tmp_path), config)["data"]["batch"] == 1024
     with pytest.raises(ValueError, match="the same values of: data.batch$"):
-        loop._agreed(str(tmp_path), config | {"data": data | {"batch": 8}})
+        loop.check_config(str(tmp_path), config | {"data": data | {"batch": 8}})
 
 
 TWO = """

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from drawing import draw, every, numbers, write  # noqa: F401
 
-from lawm_jax.data import mini, pipeline, video
+from lawm_jax.data import catalog, mini, pipeline, video
 
 F, SIZE = 4, 48  # 4 frames at 4 fps: clips span 0.75 s
 
@@ -278,7 +278,7 @@ def test_many_threads_may_read_labels(labelled):
 
 def test_labels_that_do_not_fit_are_reported(labelled, tmp_path):
     path = write(tmp_path / "nav/test/0000.mp4", every(8, 4))
-    source = pipeline.source(config(labelled=tmp_path), "nav", "test")
+    source = catalog.source(config(labelled=tmp_path), "nav", "test")
     with pytest.raises(video.UnreadableVideo, match="its labels"):
         source.clip(path, np.random.default_rng(0))
     labels = pathlib.Path(path[:-4] + ".npz")
@@ -327,7 +327,7 @@ class Noise:
 
 
 def test_a_new_source_is_a_class_and_a_line(monkeypatch):
-    monkeypatch.setitem(pipeline.KINDS, "noise", Noise)
+    monkeypatch.setitem(catalog.KINDS, "noise", Noise)
     settings = config("", sources={"x": "noise:here?level=0.5"}, mixture={"x": 1.0})
     batch = next(pipeline.clips(settings))
     assert batch["video"].shape == (settings.data.batch, F, SIZE, SIZE, 3)
@@ -335,4 +335,4 @@ def test_a_new_source_is_a_class_and_a_line(monkeypatch):
     found = list(pipeline.episodes(settings, "x"))
     assert [clip["episode"] for clip in found] == ["e", "f"]
     with pytest.raises(ValueError, match="data.sources.x=.*unexpected keyword argument 'loud'"):
-        pipeline.source(config("", sources={"x": "noise:here?loud=1"}, mixture={"x": 1.0}), "x")
+        catalog.source(config("", sources={"x": "noise:here?loud=1"}, mixture={"x": 1.0}), "x")

@@ -19,7 +19,7 @@ from lawm_jax.train import models, objectives
 
 DECODER = Decoder(patch=4, tubelet=2, width=24, heads=2, depth=2, steps=3)
 apply = jax.jit(DECODER.apply)
-paint = jax.jit(world_model.paint, static_argnums=0)
+paint = jax.jit(world_model.decode_float, static_argnums=0)
 encode = jax.jit(lawm.encode, static_argnums=0)
 decode = jax.jit(lawm.decode, static_argnums=0)
 

@@ -23,7 +23,7 @@ import test_data
 from scipy.spatial.transform import Rotation
 from test_data import SIZE, F, config, draw, every, numbers, same, take
 
-from lawm_jax.data import droid, frames, pipeline, tfrecord
+from lawm_jax.data import catalog, droid, frames, pipeline, tfrecord
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 LENGTHS = [30, 26, 13, 34, 9, 40, 21, 28]  # the fifth is too short for 4 frames, 4 steps apart
@@ -211,7 +211,7 @@ def settings(where, **data):
 def everything(where, options="", view=VIEW, **data):
     """Opens a folder: the items of both sides, and the source to read them."""
     found = settings(f"{where}{options}", **data)
-    sides = [pipeline.source(found, "droid", split) for split in ("train", "test")]
+    sides = [catalog.source(found, "droid", split) for split in ("train", "test")]
     items = [list(side.items) for side in sides]
     assert not set(items[0]) & set(items[1]) and min(map(len, items)) > 0
     return sorted(items[0] + items[1]), droid.source("droid", str(where), "train", found.data, view)
@@ -294,20 +294,20 @@ def test_a_camera_may_be_chosen(form, order, request):
         steps = clip["start"] + 4 * np.arange(F)
         assert numbers(clip["video"]) == (OTHER + first(episodes[clip["episode"]]) + steps).tolist()
     with pytest.raises(ValueError, match="camera: expected one of .*exterior_image_1_left.*'sofa'"):
-        pipeline.source(settings(f"{where}?camera=sofa"), "droid")
+        catalog.source(settings(f"{where}?camera=sofa"), "droid")
 
 
 def test_left_is_the_camera_that_the_raw_metadata_calls_left(raw):
     clip = next(pipeline.episodes(settings(f"{raw}?camera=left"), "droid"))
     assert numbers(clip["video"])[0] >= OTHER  # which is the second one here
     with pytest.raises(ValueError, match="camera: expected one of .*, left, right; got 'ext1'"):
-        pipeline.source(settings(f"{raw}?camera=ext1"), "droid")
+        catalog.source(settings(f"{raw}?camera=ext1"), "droid")
 
 
 def test_a_split_keeps_an_episode_where_it_is_when_shards_come_or_the_folder_moves(
     array_record, tfrecords, raw, tmp_path, caplog
 ):
-    held_out = lambda where: list(pipeline.source(settings(where), "droid", "test").items)  # noqa: E731
+    held_out = lambda where: list(catalog.source(settings(where), "droid", "test").items)  # noqa: E731
     items = held_out(array_record)
     assert items == held_out(tfrecords)
     few = tmp_path / "few"
@@ -474,10 +474,10 @@ def test_a_damaged_frame_costs_the_clips_that_show_it(tfrecords, order, tmp_path
         for start in range(LENGTHS[order[at]] - SPAN + 1):
             if start in damage:
                 with pytest.raises(frames.UnreadableVideo, match=damage[start]) as caught:
-                    source._read(item, episode, start, VIEW)
+                    source.read(item, episode, start, VIEW)
                 assert caught.value.start == start and caught.value.path == item
             else:
-                shown = numbers(source._read(item, episode, start, VIEW)["video"])
+                shown = numbers(source.read(item, episode, start, VIEW)["video"])
                 assert shown[0] == first(order[at]) + start
 
 
@@ -610,22 +610,22 @@ def test_a_folder_that_is_no_droid_is_refused_and_says_what_was_looked_for(
     (tmp_path / "empty").mkdir()
     for where in tmp_path / "empty", tmp_path / "nowhere":
         with pytest.raises(ValueError, match="dataset_info.json.*trajectory.h5"):
-            pipeline.source(settings(where), "droid")
+            catalog.source(settings(where), "droid")
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(tfrecords / "dataset_info.json", other)
     with pytest.raises(ValueError, match="TFDS folder with features.json"):
-        pipeline.source(settings(other), "droid")
+        catalog.source(settings(other), "droid")
     text = (tfrecords / "features.json").read_text()
     (other / "features.json").write_text(text)
     with pytest.raises(ValueError, match="expected records in .*tfrecord-00000-of-00004"):
-        pipeline.source(settings(other), "droid")
+        catalog.source(settings(other), "droid")
     shutil.copytree(tfrecords, other, dirs_exist_ok=True)
     (other / "features.json").write_text(text.replace("gripper_position", "finger"))
     with pytest.raises(ValueError, match="labels: expected one of .*steps/observation/finger"):
-        pipeline.source(settings(other), "droid")
+        catalog.source(settings(other), "droid")
     with pytest.raises(ValueError, match="data.fps: .* has 15 frames a second, fewer than 30"):
-        pipeline.source(settings(tfrecords, fps=30.0), "droid")
+        catalog.source(settings(tfrecords, fps=30.0), "droid")
 
 
 def test_an_example_is_parsed_as_tensorflow_datasets_parses_it(tfrecords):
@@ -697,7 +697,7 @@ def test_a_label_that_is_no_number_loses_the_clips_that_meet_it(form, request, t
         starts = range(episode.length - (F - 1) * source.stride)
         for start in starts:
             try:
-                source._read(item, episode, start, VIEW)
+                source.read(item, episode, start, VIEW)
             except frames.UnreadableVideo as error:
                 assert error.start == start and "expected finite numbers" in error.reason
                 met.add(start)

@@ -14,7 +14,7 @@ import test_data
 from drawing import every, numbers, write
 from test_data import SIZE, config, same, take
 
-from lawm_jax.data import container, decode, errors, frames, pipeline, video
+from lawm_jax.data import catalog, container, decode, errors, frames, pipeline, video
 from lawm_jax.ingest import shards
 
 VIEW = frames.View(SIZE, SIZE)
@@ -230,7 +230,7 @@ def test_a_bug_in_the_reader_of_videos_ends_the_run(films, cloud, monkeypatch, k
         raise kind("a bug")
 
     owner, name = {
-        "decode": (decode, "_plan"),
+        "decode": (decode, "plan_packets"),
         "scale": (frames.Scaler, "frame"),
         "open": (container.Film, "packets"),
         "remote": (frames.Scaler, "frame"),
@@ -264,7 +264,7 @@ def test_a_bug_or_an_outage_ends_ingest_and_a_damaged_file_does_not(films):
 
     def run(error):
         row = {"records": 0, "dropped": 0, "reason": None}
-        assert not list(shards._parts(plan, Source(error), "a", row))
+        assert not list(shards.readable_parts(plan, Source(error), "a", row))
         return row["reason"]
 
     assert run(frames.UnreadableVideo("a", "damaged")) == "damaged"
@@ -281,20 +281,20 @@ def test_an_option_that_does_not_exist_is_an_error_and_a_bug_behind_it_is_not_ta
     settings = config(labelled=labelled)
     settings.data.sources["nav"] += "?rat=3"
     with pytest.raises(ValueError, match="rat"):
-        pipeline.source(settings, "nav")
+        catalog.source(settings, "nav")
     settings.data.sources["nav"] = f"mini:{tmp_path}/nowhere?what"
     with pytest.raises(ValueError, match="expected a folder, or FOLDER.OPTION=VALUE"):
-        pipeline.source(settings, "nav")
+        catalog.source(settings, "nav")
     (tmp_path / "what? now").symlink_to(labelled)
     folder = f"{tmp_path}/what? now"
-    assert pipeline.parse("x", f"mini:{folder}") == ("mini", folder, {})
+    assert catalog.parse("x", f"mini:{folder}") == ("mini", folder, {})
     options = {"rate": "3", "a": "b"}
-    assert pipeline.parse("x", f"mini:{folder}?rate=3&a=b") == ("mini", folder, options)
+    assert catalog.parse("x", f"mini:{folder}?rate=3&a=b") == ("mini", folder, options)
 
     def bug(name, where, split, data, view, rate=""):
         raise TypeError("f() got an unexpected keyword argument 'metadata_errors'")
 
-    monkeypatch.setitem(pipeline.KINDS, "mini", bug)
+    monkeypatch.setitem(catalog.KINDS, "mini", bug)
     settings.data.sources["nav"] = f"mini:{labelled}/nav?rate=3"
     with pytest.raises(TypeError, match="metadata_errors"):
-        pipeline.source(settings, "nav")
+        catalog.source(settings, "nav")

@@ -59,20 +59,20 @@ def test_a_films_index_comes_before_its_frames_and_the_same_clips_give_the_same_
 
 
 def test_a_film_shows_labels_and_a_bar_that_grows(tmp_path):
-    film = pictures._montage(["a", "b"], np.zeros((2, 4, 60, 60, 3), np.uint8), 4)
+    film = pictures.montage(["a", "b"], np.zeros((2, 4, 60, 60, 3), np.uint8), 4)
     blue = [(frame == pictures.MARK).all(-1).any(0).sum() for frame in film]
     full = film.shape[2] - 20 - 72  # without margins and the step's number
     np.testing.assert_allclose(blue, full * np.arange(1, 5) / 4, atol=2)
-    other = pictures._montage(["a", "c"], np.zeros((2, 4, 60, 60, 3), np.uint8), 4)
+    other = pictures.montage(["a", "c"], np.zeros((2, 4, 60, 60, 3), np.uint8), 4)
     changed = np.argwhere((film != other).any((0, 3)))
     assert len(changed) and (changed[:, 1] > film.shape[2] / 2).all()
 
 
 def test_a_long_label_stays_within_its_clip():
     for label in ("x" * 200, "many words " * 30, "rollout, noisy 1e-5"):
-        font, lines = pictures._fitted(label, 240, 16)
+        font, lines = pictures.fitted(label, 240, 16)
         assert lines and max(font.getlength(line) for line in lines) <= 240
-    assert pictures._fitted("rollout of the deterministic model", 240, 16)[1] == [
+    assert pictures.fitted("rollout of the deterministic model", 240, 16)[1] == [
         "rollout of the",
         "deterministic model",
     ]

@@ -20,7 +20,7 @@ import PIL.ImageOps
 import pytest
 import scipy.stats
 
-from lawm_jax.data import frames, pipeline, video
+from lawm_jax.data import catalog, frames, pipeline, video
 
 AREA, RATIO = (0.3, 1.0), (0.75, 1.35)  # of V-JEPA 2
 OFF = dict(crop=False, area=AREA, ratio=RATIO, flip=0.0, jitter=0.0, cut=0.0)
@@ -331,7 +331,7 @@ def same(some, others):
 
 
 def test_without_augmentation_the_pipeline_gives_the_centre_square(videos):
-    items = pipeline.source(config(videos), "videos").items
+    items = catalog.source(config(videos), "videos").items
     for batch in take(pipeline.clips(config(videos)), 2):
         for clip, episode, start in zip(
             batch["video"], batch["episode"], batch["start"], strict=True
@@ -614,7 +614,7 @@ def test_clips_with_cuts_are_replaced_and_reported(tmp_path):
         names[number] = write(tmp_path / f"{number}.mkv", shots)
     log = tmp_path / "skipped.jsonl"
     settings = config(str(tmp_path), {"cut": 0.225})
-    items = pipeline.source(settings, "videos").items
+    items = catalog.source(settings, "videos").items
     assert names[2] in items and len(items) == 4  # one is held out
 
     def seen(settings):

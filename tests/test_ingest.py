@@ -15,7 +15,7 @@ import pytest
 from conftest import COMPUTES_MORE
 from test_data import SIZE, F, config, every, numbers, same, take, write
 
-from lawm_jax.data import mini, pipeline, records
+from lawm_jax.data import catalog, mini, pipeline, records
 from lawm_jax.ingest import shards
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -57,7 +57,7 @@ def content(out):
     """Lists what the records of a folder hold, in order: (split, episode, start, numbers)."""
     found = []
     for split in "train", "test":
-        source = pipeline.source(config(f"records:{out}"), "videos", split)
+        source = catalog.source(config(f"records:{out}"), "videos", split)
         parts = [part for item in source.items for part in source.parts(item, 999)]
         found += [(split, p["episode"], p["start"], numbers(p["video"])) for p in parts]
     return found
@@ -230,7 +230,7 @@ def test_jpeg_records_are_close_to_the_frames_and_decode_only_those_of_the_clip(
         assert numbers(raw["video"]) == numbers(jpeg["video"])
         difference = raw["video"].astype(float) - jpeg["video"]
         assert 0 < np.abs(difference).mean() < 4
-    source = pipeline.source(config(f"records:{tmp_path}/jpeg"), "videos")
+    source = catalog.source(config(f"records:{tmp_path}/jpeg"), "videos")
     with source.open(0) as episode:
         stored = records.unpack(source.open.read(0))
         stored["jpeg"][stored["ends"][3] :] = 0  # of later frames nothing is left
@@ -334,8 +334,8 @@ def test_clips_of_states_of_single_frames_start_anywhere_and_have_any_length(sta
     settings = get_config("size=tiny")
     settings.data.frames = 7
     settings.data.sources = {"walks": f"mini:{states}/walks", "states": f"records:{states}/out"}
-    walks = pipeline.source(settings, "walks", "train")
-    stored = pipeline.source(settings, "states", "train")
+    walks = catalog.source(settings, "walks", "train")
+    stored = catalog.source(settings, "states", "train")
     assert len(stored.items) == len(walks.items) == 16
     starts = set()
     for i in range(16):

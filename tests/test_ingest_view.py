@@ -160,7 +160,7 @@ def test_two_at_once_into_one_folder_are_refused_and_two_parts_are_not(films, tm
 import sys, time
 from lawm_jax.ingest import shards
 out, i, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-with shards._alone(out, (i, n)):
+with shards.claim_part(out, (i, n)):
     print("locked", flush=True)
     time.sleep(60)
 """

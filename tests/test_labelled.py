@@ -14,7 +14,7 @@ import pytest
 
 import lawm_jax as lawm
 from lawm_jax import world_model
-from lawm_jax.data import pipeline
+from lawm_jax.data import catalog
 from lawm_jax.evaluate import (
     batched,
     context,
@@ -232,7 +232,7 @@ def test_questions_that_need_an_inverse_model_are_not_asked_of_it(
     monkeypatch.setattr(context.clips, "held_out", few)
     folder, config = run
     config = ml_collections.ConfigDict(config.to_dict())
-    assert pipeline.names(config) == ["nav"]
+    assert catalog.names(config) == ["nav"]
     asked = context.Source(config, "nav", {"labelled": lawm.load(folder)}, str(tmp_path))
     names = [row["name"] for row in prediction.run(asked)]
     assert names == ["copy last frame", "labelled", "decoder alone"]

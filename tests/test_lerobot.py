@@ -22,7 +22,7 @@ import pytest
 import test_data
 from test_data import SIZE, F, config, draw, every, numbers, take
 
-from lawm_jax.data import frames, lerobot, pipeline
+from lawm_jax.data import catalog, frames, lerobot, pipeline
 from lawm_jax.ingest import shards
 
 CAMERA, STATE = "observation.images.front", "observation.state"
@@ -200,8 +200,8 @@ KINDS = pytest.mark.parametrize("kind", ["video", "image"])
 @VERSIONS
 @KINDS
 def test_every_step_of_every_episode_has_its_own_frame_actions_and_state(sets, version, kind):
-    found = pipeline.source(settings(sets[version, kind], fps=12.0, holdout=0.0), "robot")
-    other = pipeline.source(settings(sets[version, kind], fps=12.0, holdout=0.0), "robot", "test")
+    found = catalog.source(settings(sets[version, kind], fps=12.0, holdout=0.0), "robot")
+    other = catalog.source(settings(sets[version, kind], fps=12.0, holdout=0.0), "robot", "test")
     assert sorted(found.items + other.items) == [0, 1, 2, 3]
     for episode, length in enumerate(LENGTHS):
         parts = list(found.parts(episode, length))
@@ -212,7 +212,7 @@ def test_every_step_of_every_episode_has_its_own_frame_actions_and_state(sets, v
 @VERSIONS
 @KINDS
 def test_clips_are_those_of_their_start_at_the_rate_of_the_config(sets, version, kind):
-    found = pipeline.source(settings(sets[version, kind], holdout=0.0), "robot")
+    found = catalog.source(settings(sets[version, kind], holdout=0.0), "robot")
     random = np.random.default_rng(0)
     starts = set()
     for episode in range(4):
@@ -231,7 +231,7 @@ def test_clips_are_those_of_their_start_at_the_rate_of_the_config(sets, version,
 
 @VERSIONS
 def test_parts_hold_every_third_row_of_an_episode(sets, version):
-    found = pipeline.source(settings(sets[version, "video"], holdout=0.0), "robot")
+    found = catalog.source(settings(sets[version, "video"], holdout=0.0), "robot")
     for episode, length in enumerate(LENGTHS):
         parts = list(found.parts(episode, 4))
         assert [part["start"] for part in parts] == [*range(0, length, 12)]
@@ -246,7 +246,7 @@ def test_frames_are_right_at_any_rate(tmp_path, fps, stride):
     lengths = 60, 40, 50
     for version in "v2.1", "v3.0":
         root = write(tmp_path / version, version, lengths=lengths, rate=fps, jitter=0.2)
-        found = pipeline.source(settings(root, holdout=0.0), "robot")
+        found = catalog.source(settings(root, holdout=0.0), "robot")
         for episode in range(3):
             for clip in found.fixed(episode):
                 check(clip, episode, clip["start"], stride, lengths)
@@ -342,7 +342,7 @@ def test_the_split_is_disjoint_and_goes_by_the_episodes_number(tmp_path, sets):
         root = tmp_path / version
         shutil.copytree(sets[version, "image"], root)
         sides = [
-            [pipeline.source(settings(r, holdout=0.5), "robot", s).items for s in ("train", "test")]
+            [catalog.source(settings(r, holdout=0.5), "robot", s).items for s in ("train", "test")]
             for r in (root, sets[version, "image"], sets["v2.0", "video"])
         ]
         assert sides[0] == sides[1] == sides[2]
@@ -369,7 +369,7 @@ def test_broken_episodes_are_reported_once_and_the_run_goes_on(tmp_path):
     videos[6].write_bytes(b"no video")
     reasons["6"] = "nvalid data"
     log = tmp_path / "skipped.jsonl"
-    train = pipeline.source(settings(root, holdout=0.0), "robot").items
+    train = catalog.source(settings(root, holdout=0.0), "robot").items
     assert len(train) == 7 and 0 in train
     for batch in take(pipeline.clips(settings(root, holdout=0.0), skipped=str(log)), 4):
         assert (batch["episode"] == train.index(0)).all() and len(batch["video"]) == 4
@@ -394,7 +394,7 @@ def test_rows_that_do_not_belong_to_their_frames_are_refused(tmp_path):
     def change(key, values):
         rows = right.set_column(right.column_names.index(key), key, pa.array(values))
         pq.write_table(rows, path)
-        return pipeline.source(settings(root, holdout=0.0, fps=12.0), "robot")
+        return catalog.source(settings(root, holdout=0.0, fps=12.0), "robot")
 
     read = lambda found, episode: list(found.parts(episode, 100))[0]  # noqa: E731
     found = change("dataset_from_index", [20, 50, 68])  # one row early
@@ -431,14 +431,14 @@ def test_the_order_of_the_metadata_does_not_matter(tmp_path, sets):
         else:
             path = root / "meta/episodes.jsonl"
             path.write_text("\n".join(reversed(path.read_text().split("\n"))))
-        found = pipeline.source(settings(root, holdout=0.0), "robot")
+        found = catalog.source(settings(root, holdout=0.0), "robot")
         for episode in range(4):
             check(next(found.fixed(episode)), episode, 0)
 
 
 def unreadable(root):
     """Checks the clips of episode 0, of 40 rows, and lists the starts of those that are damaged."""
-    found = pipeline.source(settings(root, holdout=0.0, fps=12.0), "robot")
+    found = catalog.source(settings(root, holdout=0.0, fps=12.0), "robot")
     lost = []
     for start in range(37):
         try:
@@ -489,7 +489,7 @@ def test_labels_that_are_no_numbers_are_refused(tmp_path):
         if values is not None:
             rows = rows.append_column(key, values)
         pq.write_table(rows, paths[0])
-        found = pipeline.source(settings(root, holdout=0.0), "robot")
+        found = catalog.source(settings(root, holdout=0.0), "robot")
         with pytest.raises(frames.UnreadableVideo) as caught:
             next(found.fixed(0))
         assert caught.value.path == "0"
@@ -562,7 +562,7 @@ def test_reading_parquet_unpickles_nothing(tmp_path):
 def test_a_source_reads_the_same_in_another_process(sets):
     for key in ("v2.1", "video"), ("v3.0", "image"):
         settled = settings(sets[key], holdout=0.0)
-        found = pipeline.source(settled, "robot")
+        found = catalog.source(settled, "robot")
         size = len(pickle.dumps(found))
         sent = pickle.loads(pickle.dumps(found))
         for item in found.items:
@@ -642,7 +642,7 @@ def timed(root, rows, times, timestamps=None, version="v2.1", index=None):
 
 def readable(root):
     """Reads all 17 clips of episode 0: how many are right, and why the others are refused."""
-    found = pipeline.source(settings(root, fps=12.0), "robot")
+    found = catalog.source(settings(root, fps=12.0), "robot")
     right, reasons = 0, set()
     for start in range(17):
         try:
@@ -683,7 +683,7 @@ def test_a_video_whose_times_are_not_those_of_the_rows_is_refused(
     if version == "v3.0" and len(times) > TWENTY:  # the rest may be of an episode left out
         assert readable(root) == (17, "")
         return
-    found = pipeline.source(settings(root, fps=12.0), "robot")
+    found = catalog.source(settings(root, fps=12.0), "robot")
     with pytest.raises(frames.UnreadableVideo) as caught:
         found.clip(0, At(-1))
     few = version == "v3.0" and "for 20 rows" in caught.value.reason  # until `to_timestamp`
@@ -733,7 +733,7 @@ def test_the_reported_sets_are_refused(name, tmp_path):
         pytest.skip("the reported inputs are not here")
     with tarfile.open(archive) as file:
         file.extractall(tmp_path, filter="data")
-    found = pipeline.source(settings(tmp_path / name, fps=10.0), "robot")
+    found = catalog.source(settings(tmp_path / name, fps=10.0), "robot")
     for seed in range(5):
         with pytest.raises(frames.UnreadableVideo, match="have different rates"):
             found.clip(0, np.random.default_rng(seed))
@@ -753,7 +753,7 @@ def test_labels_of_other_names_are_read_or_named(tmp_path, caplog):
     (root / "meta/info.json").write_text(
         (root / "meta/info.json").read_text().replace('"actions"', '"motor.target"')
     )
-    found = pipeline.source(settings(root), "robot")
+    found = catalog.source(settings(root), "robot")
     assert "actions" not in found.open.columns
     assert "no feature 'action'" in caplog.text and "['motor.target', 'state']" in caplog.text
 
@@ -763,11 +763,11 @@ def test_files_that_are_missing_are_said_once(tmp_path, version, caplog):
     root = write(tmp_path / "a", version)
     first, *rest = sorted(root.glob("videos/**/*.mp4"))
     first.unlink()
-    pipeline.source(settings(root), "robot")
+    catalog.source(settings(root), "robot")
     (record,) = [one for one in caplog.records if "missing" in one.getMessage()]
     assert f"1 of {1 + len(rest)} files of videos are missing" in record.getMessage()
     assert str(first) in record.getMessage()
     for path in rest:
         path.unlink()
     with pytest.raises(ValueError, match=f"expected {1 + len(rest)} files of videos, .* not one"):
-        pipeline.source(settings(root), "robot")
+        catalog.source(settings(root), "robot")

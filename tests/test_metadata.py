@@ -13,7 +13,7 @@ import test_lerobot
 from test_data import config
 from test_ingest import ingest
 
-from lawm_jax.data import episodes, metadata, pipeline, records
+from lawm_jax.data import catalog, episodes, metadata, records
 
 WRONG = [None, 7, -1, 1e400, "x", "{0.__class__}", [], [None], {}, {"a": 1}, True, "9" * 400]
 
@@ -87,7 +87,7 @@ def tfds_set(tmp_path_factory):
 def opener(spec):
     settings = config(sources={"x": spec}, mixture={"x": 1.0}, holdout=0.4)
     settings.encoder = {}
-    return lambda: pipeline.source(settings, "x")
+    return lambda: catalog.source(settings, "x")
 
 
 @pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])

@@ -374,7 +374,9 @@ def test_straight_lines_are_plans_of_their_total():
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
 def test_icems_noise_has_the_spectrum_of_a_power_law(exponent):
     T, P = 32, 40_000
-    noise = np.asarray(planners._noise(jax.random.key(0), (P, T, 1), exponent), np.float64)[..., 0]
+    noise = np.asarray(planners.colored_noise(jax.random.key(0), (P, T, 1), exponent), np.float64)[
+        ..., 0
+    ]
     # Sines of frequency k / 2T with random phases and power frequency ** -exponent, and their
     # periodogram in a window of T steps, in closed form.
     frequency = np.arange(1, T + 1) / (2 * T)
@@ -394,7 +396,7 @@ def test_icems_noise_has_the_spectrum_of_a_power_law(exponent):
 
 
 def test_short_plans_of_icem_are_correlated_in_time_too():
-    noise = np.asarray(planners._noise(jax.random.key(0), (20_000, 3, 1), 2.0))[..., 0]
+    noise = np.asarray(planners.colored_noise(jax.random.key(0), (20_000, 3, 1), 2.0))[..., 0]
     assert np.corrcoef(noise[:, 0], noise[:, 1])[0, 1] > 0.4
 
 

@@ -57,7 +57,7 @@ def test_at_and_near_gimbal_lock_actions_give_the_turn_itself(off, sign):
     wanted = Rotation.from_euler("xyz", angles[1::2])
     assert (turns * wanted.inv()).magnitude().max() < 1e-6
     # The angles themselves, not rounded to float32, are as exact as the matrix is.
-    exact = Rotation.from_euler("xyz", poses._angles(wanted.as_matrix()))
+    exact = Rotation.from_euler("xyz", poses.euler_angles(wanted.as_matrix()))
     assert (exact * wanted.inv()).magnitude().max() < 1e-14
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_data import config
 
-from lawm_jax.data import frames, pipeline
+from lawm_jax.data import catalog, frames
 from lawm_jax.ingest import shards
 
 REAL = pathlib.Path(__file__).resolve().parents[2] / "shared/real"
@@ -29,7 +29,7 @@ robot = pytest.mark.skipif(not ROBOT.exists(), reason=f"no {ROBOT}")
 
 def source(spec, split="train", **data):
     data = dict(frames=4, size=SIZE, resize=SIZE, holdout=0.2) | data
-    return pipeline.source(config(sources={"x": spec}, mixture={"x": 1.0}, **data), "x", split)
+    return catalog.source(config(sources={"x": spec}, mixture={"x": 1.0}, **data), "x", split)
 
 
 def shown(picture):
@@ -107,7 +107,7 @@ def test_a_robots_rows_have_the_frames_of_their_times_and_what_is_missing_is_nam
                     break
         for start in 0, 7, 61:
             with found.open(episode) as opened:
-                clip = found._read(episode, opened, start, found.view)
+                clip = found.read(episode, opened, start, found.view)
             rows = start + 3 * np.arange(4)
             np.testing.assert_array_equal(clip["state"], state[rows].astype(np.float32))
             recorded = action[start : start + 9].reshape(3, 3 * 26).astype(np.float32)

@@ -12,7 +12,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from test_data import SIZE, F, config, draw, numbers, take
 
-from lawm_jax.data import frames, pipeline, recon
+from lawm_jax.data import catalog, frames, pipeline, recon
 
 VIEW = frames.View(SIZE, SIZE)
 KEYS = "images/rgb_left", "jackal/position", "jackal/yaw"
@@ -149,7 +149,7 @@ def settings(root, rate="", **data):
 
 
 def test_clips_show_their_steps_with_the_motion_in_the_robots_own_frame(folder):
-    found = pipeline.source(settings(folder, holdout=0.0), "recon")
+    found = catalog.source(settings(folder, holdout=0.0), "recon")
     random = np.random.default_rng(0)
     starts = set()
     for path in found.items:
@@ -177,7 +177,7 @@ def test_evaluation_clips_are_end_to_end_at_the_rate_of_the_config(folder, rate,
 
 @pytest.mark.parametrize("rate", ["4", "8"])
 def test_parts_are_the_whole_trajectory(folder, rate):
-    found = pipeline.source(settings(folder, rate, holdout=0.0), "recon")
+    found = catalog.source(settings(folder, rate, holdout=0.0), "recon")
     stride = int(rate) // 4
     for path in found.items:
         parts = list(found.parts(path, 5))
@@ -220,7 +220,7 @@ def test_the_split_goes_by_the_path_within_the_folder(tmp_path):
             (root / f"{i % 7}").mkdir(parents=True, exist_ok=True)
             (root / f"{i % 7}/{i}.hdf5").touch()
         found = settings(root, holdout=holdout)
-        items = [pipeline.source(found, "recon", split).items for split in ("train", "test")]
+        items = [catalog.source(found, "recon", split).items for split in ("train", "test")]
         train, test = [[os.path.relpath(item, root) for item in some] for some in items]
         assert not set(train) & set(test) and len(train + test) == count
         assert train == sorted(train) and test == sorted(test)
@@ -245,7 +245,7 @@ def test_batches_are_full_and_each_broken_file_is_reported_once(broken, tmp_path
     found = {os.path.basename(line["path"]): line["reason"] for line in lines}
     train = {
         os.path.basename(path)
-        for path in pipeline.source(settings(root, holdout=0.0), "recon").items
+        for path in catalog.source(settings(root, holdout=0.0), "recon").items
     }
     assert found.keys() == reasons.keys() & train and len(lines) == len(found) >= 14
     for name, reason in found.items():
@@ -266,7 +266,7 @@ def test_a_damaged_image_spoils_only_the_clips_that_show_it(tmp_path):
     images = [jpeg(i) for i in range(12)]
     images[6] = images[6][: len(images[6]) // 2]
     path = write(tmp_path / "a.hdf5", 12, images=images)
-    found = pipeline.source(settings(tmp_path), "recon")
+    found = catalog.source(settings(tmp_path), "recon")
     clips = found.fixed(path)
     assert numbers(next(clips)["video"]) == [0, 1, 2, 3]
     with pytest.raises(frames.UnreadableVideo, match="damaged mjpeg image") as caught:
@@ -305,7 +305,7 @@ def test_no_file_makes_the_reader_open_another_one(tmp_path):
         file.create_virtual_dataset(KEYS[2], layout)
     with change("storage.hdf5", KEYS[2], "jackal/yaw has its data in other files") as file:
         file.create_dataset(KEYS[2], (8,), float, external=[(secret, 0, 64)])
-    found = pipeline.source(settings(tmp_path), "recon")
+    found = catalog.source(settings(tmp_path), "recon")
     for path, reason in reasons.items():
         with h5py.File(path) as file:  # HDF5 itself opens it
             assert all(len(file[key][:]) == 8 for key in KEYS)
@@ -315,7 +315,7 @@ def test_no_file_makes_the_reader_open_another_one(tmp_path):
 
 def test_a_source_reads_the_same_in_another_process(folder):
     settled = settings(folder, holdout=0.0)
-    found = pipeline.source(settled, "recon")
+    found = catalog.source(settled, "recon")
     sent = pickle.loads(pickle.dumps(found))
     for item in found.items:
         a, b = (each.clip(item, np.random.default_rng(5)) for each in (found, sent))

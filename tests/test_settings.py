@@ -80,7 +80,7 @@ def test_every_number_of_every_config_has_a_range(get_config):
     }
     free = {"latent.reset_after"}  # has its own check
     for config in configs:
-        for key, value in settings._flat(config).items():
+        for key, value in settings.flat(config).items():
             if isinstance(value, (str, bool)) or key in free:
                 continue
             patterns = key, f"*.{key.rpartition('.')[2]}", f"{key.rpartition('.')[0]}.*"

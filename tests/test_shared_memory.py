@@ -22,4 +22,4 @@ def test_too_little_shared_memory_is_said_before_a_worker_starts(get_config, mon
 
 
 def test_a_machine_without_such_a_folder_is_not_asked(tmp_path):
-    pipeline._check_shared_memory(2**60, str(tmp_path / "none"))
+    pipeline.check_shared_memory(2**60, str(tmp_path / "none"))

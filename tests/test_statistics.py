@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from lawm_jax.data import episodes, frames, mini, pipeline, statistics, video
+from lawm_jax.data import catalog, episodes, frames, mini, statistics, video
 
 NAMES = ("mean", "std", "min", "max", "q01", "q99")
 
@@ -67,7 +67,7 @@ def config(fps=4.0):
 def test_statistics_of_the_embedded_sets_are_numpys_and_no_video_is_decoded(name, monkeypatch):
     monkeypatch.setattr(video, "read_clip", None)
     paths = sorted(glob.glob(os.path.join(mini.FOLDER, name, "train", "*.npz")))
-    got = statistics.measure(pipeline.source(config(), name), 4.0)
+    got = statistics.measure(catalog.source(config(), name), 4.0)
     assert (got["items"], got["skipped"], got["fps"], got["stride"]) == (len(paths), 0, 4.0, 1)
     for key in "actions", "state":
         rows = np.concatenate([np.load(path)[key] for path in paths]).astype(np.float64)
@@ -79,7 +79,7 @@ def test_statistics_of_the_embedded_sets_are_numpys_and_no_video_is_decoded(name
 
 
 def test_labels_of_the_embedded_sets_can_be_read_alone():
-    opened = pipeline.source(config(), "nav", "test")
+    opened = catalog.source(config(), "nav", "test")
     with opened.open(opened.items[0]) as episode:
         both = episode.arrays(np.arange(3, 11), opened.view)
         alone = episode.arrays(np.arange(3, 11), None)

@@ -14,7 +14,7 @@ import scipy.stats
 from drawing import every, write
 from test_data import config, same, take
 
-from lawm_jax.data import errors, frames, pipeline, records
+from lawm_jax.data import catalog, errors, frames, pipeline, records
 from lawm_jax.ingest import shards
 
 
@@ -49,7 +49,7 @@ def numbers(monkeypatch):
 
     def make(weights, seed=0, batch=8, **sources):
         named = lambda name, where, split, data, view: sources[where]  # noqa: E731
-        monkeypatch.setitem(pipeline.KINDS, "numbers", named)
+        monkeypatch.setitem(catalog.KINDS, "numbers", named)
         specs = {name: f"numbers:{name}" for name in sources}
         return config(seed=seed, batch=batch, sources=specs, mixture=weights)
 
@@ -266,7 +266,7 @@ def test_records_and_the_videos_that_they_were_made_from_give_clips_of_each_equa
     shares = []
     for spec in str(tmp_path), f"records:{tmp_path}/out":
         settings = config(spec, holdout=0.0, size=32, resize=32)
-        source = pipeline.source(settings, "videos")
+        source = catalog.source(settings, "videos")
         stream = pipeline.clips(settings)
         epochs = [np.concatenate([next(stream)["episode"] for _ in range(3)]) for _ in range(4)]
         clips = [

@@ -20,7 +20,7 @@ import tensorflow_datasets
 from test_data import SIZE, F, config, draw, numbers, same, take
 from test_droid import as_tfrecords, prepare
 
-from lawm_jax.data import frames, pipeline, tfds
+from lawm_jax.data import catalog, frames, pipeline, tfds
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VIEW = frames.View(SIZE, SIZE)
@@ -314,7 +314,7 @@ def test_labels_alone_need_no_frames_and_a_source_is_small_when_pickled(folders)
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrong_options_are_refused_by_name(folders, kind, options, message):
     with pytest.raises(ValueError, match=message):
-        pipeline.source(settings(folders["kinetics", kind], options), "set")
+        catalog.source(settings(folders["kinetics", kind], options), "set")
 
 
 def test_names_of_features_that_fit_are_listed(folders):

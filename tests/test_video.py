@@ -234,7 +234,7 @@ def test_a_plan_holds_all_that_wanted_frames_may_refer_to(monkeypatch, seed):
         times = decode.Times(start, fps, int(random.integers(1, (last / 25 - start) * fps)))
         wanted = np.floor((start + np.arange(times.count) / fps + 1e-3) * 25).astype(int)
         planned, began = [], -1
-        for packet, count, enters in decode._plan(reel, times, grace=False):
+        for packet, count, enters in decode.plan_packets(reel, times, grace=False):
             assert count == (wanted == packet.pts).sum()
             assert enters == (packet.place != planned[-1].place + 1 if planned else True)
             planned.append(packet)
@@ -250,18 +250,18 @@ def test_a_plan_holds_all_that_wanted_frames_may_refer_to(monkeypatch, seed):
 def test_packets_whose_order_cannot_be_told_are_doubted_not_collected():
     late = Reel(np.random.default_rng(0), 200, delay=3000)  # shown long after they are decoded
     with pytest.raises(decode._Doubtful):
-        list(decode._plan(late, decode.Times(0.0, 4.0, math.inf), grace=False))
+        list(decode.plan_packets(late, decode.Times(0.0, 4.0, math.inf), grace=False))
     again = Reel(np.random.default_rng(0), 200)
     back = lambda p: p._replace(pts=p.pts - 1400, dts=p.dts and p.dts - 1400)  # noqa: E731
     again.all[1500:] = map(back, again.all[1500:])
     with pytest.raises(decode._Doubtful):
-        list(decode._plan(again, decode.Times(0.0, 4.0, math.inf), grace=False))
+        list(decode.plan_packets(again, decode.Times(0.0, 4.0, math.inf), grace=False))
 
 
 def test_only_wanted_frames_and_what_they_refer_to_are_decoded(pans, monkeypatch):
-    plan, planned = decode._plan, []
+    plan, planned = decode.plan_packets, []
     monkeypatch.setattr(
-        decode, "_plan", lambda *args: (planned.append(p) or p for p in plan(*args))
+        decode, "plan_packets", lambda *args: (planned.append(p) or p for p in plan(*args))
     )
     for name, start, least, most in (
         ("jpeg.avi", 0.5, 8, 8),  # keyframes only
@@ -827,10 +827,10 @@ def test_parts_hold_each_frame_of_a_video_of_their_rate_once(folder, tmp_path):
 
 def test_parts_are_read_in_one_pass_and_hold_no_more_frames_than_they_say(pans, monkeypatch):
     path, _, _ = pans("pyramid.mp4")
-    made, entry, entries = [], decode._entry, []
+    made, entry, entries = [], decode.entry_packets, []
     picture = frames.Scaler.frame
     monkeypatch.setattr(frames.Scaler, "frame", lambda *args: made.append(1) or picture(*args))
-    monkeypatch.setattr(decode, "_entry", lambda *args: entries.append(1) or entry(*args))
+    monkeypatch.setattr(decode, "entry_packets", lambda *args: entries.append(1) or entry(*args))
     source = video.Videos("videos", (path,), F, 25.0, VIEW)
     for number, part in enumerate(source.parts(path, 10, 3), 1):
         assert len(made) <= 10 * number + 3 + 2  # what is decoded at once with the last one

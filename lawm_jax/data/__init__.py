@@ -1,7 +1,7 @@
 """Data sources and input pipelines; imports neither JAX nor the rest of lawm_jax.
 
 Each source has its own small file with a function `source(name, where, split, data, view,
-**options)` that opens it, listed in `pipeline.KINDS`. A source has
+**options)` that opens it, listed in `catalog.KINDS`. A source has
 
   name            the name used in error messages
   items           its files or episodes, in a fixed order

@@ -167,7 +167,7 @@ def _chosen(film, times, grace):
             if count:
                 yield frame, count
 
-    for packet, count, enters in _plan(film, times, grace):
+    for packet, count, enters in plan_packets(film, times, grace):
         if enters:
             if entry is not None:
                 yield from wanted(decoder.decode(None))
@@ -182,14 +182,14 @@ def _chosen(film, times, grace):
         raise _Doubtful
 
 
-def _plan(film, times, grace):
+def plan_packets(film, times, grace):
     """Yields each packet to decode, its number of requested times, and whether to restart there.
 
     A frame is shown until the next larger timestamp. In decoding order, the packet with that
     timestamp may come earlier or later, but no later than the first packet whose decoding timestamp
     is as large.
     """
-    packets = _entry(film, times.start)
+    packets = entry_packets(film, times.start)
     queue = collections.deque()  # packets in decoding order
     counts = {}  # timestamp of a queued packet -> number of times that show it, None while unknown
     unsure = []  # timestamps with unknown counts, ascending
@@ -239,7 +239,7 @@ def _plan(film, times, grace):
             raise _Doubtful
 
 
-def _entry(film, start):
+def entry_packets(film, start):
     """Returns the packets from a keyframe shown by `start` on, if possible the last of these."""
     for back in _BACK:
         packets, top = film.packets(start - back)

@@ -67,13 +67,13 @@ class Episodes:
             latest = self._latest(item, episode)
             start = int(random.integers(latest + 1))
             view = self.view and self.view.drawn(random)
-            return self._read(item, episode, start, view)
+            return self.read(item, episode, start, view)
 
     def fixed(self, item):
         """Yields consecutive clips of one episode, without overlap."""
         with self.open(item) as episode:
             for start in range(0, self._latest(item, episode) + 1, self.frames * self.stride):
-                yield self._read(item, episode, start, self.view)
+                yield self.read(item, episode, start, self.view)
 
     def parts(self, item, most, least=0):
         """Yields one whole episode, every `stride`th step, in parts of at most `most` frames.
@@ -111,7 +111,7 @@ class Episodes:
             raise UnreadableVideo(str(item), reason)
         return latest
 
-    def _read(self, item, episode, start, view):
+    def read(self, item, episode, start, view):
         indices = range(start, start + self.frames * self.stride, self.stride)
         return self._arrays(item, episode, indices, view)
 

@@ -29,7 +29,7 @@ def droid_actions(poses, gripper):
         raise ValueError("poses, gripper: expected finite numbers")
     turns = _matrices(poses[:, 3:])
     turns = turns[1:] @ turns[:-1].swapaxes(1, 2)
-    changes = np.diff(poses[:, :3], axis=0), _angles(turns), np.diff(gripper)[:, None]
+    changes = np.diff(poses[:, :3], axis=0), euler_angles(turns), np.diff(gripper)[:, None]
     return np.concatenate(changes, 1).astype(np.float32)
 
 
@@ -94,7 +94,7 @@ def _matrices(angles):
     return np.moveaxis(np.array(rows), -1, 0)
 
 
-def _angles(matrices):
+def euler_angles(matrices):
     """Inverts `_matrices`; the angle about y lies in [-pi/2, pi/2].
 
     If that angle is +-pi/2, only the sum or difference of the other two is determined. Then the

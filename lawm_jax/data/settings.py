@@ -56,20 +56,21 @@ def check(config, per_device=False):
     Raises:
       ValueError: a value is out of range; the message names its key.
     """
-    values = _flat(config)
+    values = flat(config)
     for key, value in values.items():
         section, _, name = key.rpartition(".")
         patterns = key, f"*.{name}", f"{section}.*"
-        if least := _first(WHOLE, patterns):
-            least = 0 if key == "data.batch" and per_device else least[0]
+        least, bounds, high = (_first(table, patterns) for table in (WHOLE, NUMBERS, PAIRS))
+        if least is not None:
+            least = 0 if key == "data.batch" and per_device else least
             whole = isinstance(value, int) and not isinstance(value, bool)
             _expect(key, f"a whole number, at least {least}", value, whole and value >= least)
-        elif bounds := _first(NUMBERS, patterns):
-            _expect(key, *_range(value, *bounds[0]))
-        elif high := _first(PAIRS, patterns):
+        elif bounds is not None:
+            _expect(key, *_range(value, *bounds))
+        elif high is not None:
             pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_real, value))
-            text = f"two numbers above 0, the second no less than the first and at most {high[0]}"
-            _expect(key, text, value, pair and 0 < value[0] <= value[1] <= high[0])
+            text = f"two numbers above 0, the second no less than the first and at most {high}"
+            _expect(key, text, value, pair and 0 < value[0] <= value[1] <= high)
         elif key in SIZES:
             good = isinstance(value, int) and (value == -1 or value >= 1)
             _expect(key, "-1 or a number of devices", value, good)
@@ -81,18 +82,18 @@ def check(config, per_device=False):
         _expect("data.batch", "at least 1 where data.batch_per_device is not set", 0, bool(each))
 
 
-def _flat(config, path=""):
+def flat(config, path=""):
     """Flattens nested mappings into a dict with dotted keys."""
     found = {}
     for key, value in config.items():
         nested = hasattr(value, "items")
-        found |= _flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
+        found |= flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
     return found
 
 
 def _first(table, patterns):
-    """Returns [entry] for the first pattern that is in the table, [] if there is none."""
-    return [table[pattern] for pattern in patterns if pattern in table][:1]
+    """Returns the entry of the first pattern that is in the table, or None."""
+    return next((table[pattern] for pattern in patterns if pattern in table), None)
 
 
 def _real(value):

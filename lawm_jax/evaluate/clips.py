@@ -26,7 +26,7 @@ def held_out(config, name, encode, most=256, items=128, without=()):
 
     Args:
       config: a run's config.
-      name: one of `pipeline.names(config)`.
+      name: one of `catalog.names(config)`.
       encode: video uint8 [n, F, H, W, 3] -> states [n, T, N, D].
       most: maximum number of clips, evenly spaced, since all are kept in memory.
       items: maximum number of videos or episodes to read, evenly spaced.
@@ -57,9 +57,9 @@ def fixed(config, name, encode, count):
     Raises:
       ValueError: no clip can be read, or clips have no actions.
     """
-    from lawm_jax.data import frames, pipeline
+    from lawm_jax.data import catalog, frames
 
-    source, clips = pipeline.source(config, name, "test"), []
+    source, clips = catalog.source(config, name, "test"), []
     items = source.items
     for seed in range(count):
         first = seed * len(items) // count

@@ -86,18 +86,18 @@ def movie(path, rows, fps=4, scale=None):
     if pathlib.Path(path).suffix.lower() != ".mp4":
         raise ValueError(f"path: expected .mp4, got {path}")
     scale = scale or -(-240 // shape[1])
-    film = _montage(list(rows), np.stack([*rows.values()]), scale)
+    film = montage(list(rows), np.stack([*rows.values()]), scale)
     mp4.write(path, film, fps, FILM, bt709=True)
 
 
-def _montage(labels, clips, scale):
+def montage(labels, clips, scale):
     """Lays out labeled clips [n, T, H, W, 3]: uint8 [T, height, width, 3], of even size."""
     from PIL import Image, ImageDraw
 
     n, T, H, W, _ = clips.shape
     h, w, gap, columns = H * scale, W * scale, 10, -(-n // -(-n // 4))  # 5 clips: rows of 3 and 2
     size = 16 if w >= 150 else 11  # font size in pixels
-    texts = [_fitted(label, w, size) for label in labels]
+    texts = [fitted(label, w, size) for label in labels]
     top = max(len(lines) for _, lines in texts) * (size + 4) + 4
     width = gap + columns * (w + gap)
     height = gap + -(-n // columns) * (top + h + gap) + 2 * size
@@ -127,7 +127,7 @@ def _montage(labels, clips, scale):
     return film
 
 
-def _fitted(label, width, size):
+def fitted(label, width, size):
     """Breaks a label into at most two lines, in the largest font that fits the width."""
     for points in range(size, 8, -1):
         font = _font(points)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lawm_jax.data import pipeline
+from lawm_jax.data import catalog
 from lawm_jax.evaluate import clips
 from lawm_jax.nn import prior
 
@@ -25,7 +25,7 @@ def fit_to_run(config, source):
       The latents, [m, A], and (network, params) of the prior.
     """
     latents, states = [], []
-    for name in pipeline.names(config):
+    for name in catalog.names(config):
         found = clips.training(config, name, source.encode, TRAINING)
         latents.append(source.models[source.main].draw(found.s, config.seed))
         states.append(found.s.mean(2, keepdims=True))  # a prior only uses the mean token

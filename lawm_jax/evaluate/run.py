@@ -13,7 +13,7 @@ import time
 import jax
 import ml_collections
 
-from lawm_jax.data import paths, pipeline
+from lawm_jax.data import catalog, paths, pipeline
 from lawm_jax.evaluate import context, figures, pictures, priors, tables
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import checkpoints, models, rundir
@@ -56,7 +56,7 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
     }
     draws = only is None or "pictures" in only
     options, sources = (shown, distance, embedding), []
-    for name in pipeline.names(config):
+    for name in catalog.names(config):
         given = comparable(name, loaded, folders), *options, without.get(name, ())
         try:
             sources.append(context.Source(config, name, *given))
@@ -125,7 +125,7 @@ def _trained_on(config, name, spec):
     """Returns the identities of a source's items that are also in the data of a run's config."""
     config = ml_collections.ConfigDict(config)
     try:
-        trained = [set(pipeline.identities(config, key)) for key in pipeline.names(config)]
+        trained = [set(pipeline.identities(config, key)) for key in catalog.names(config)]
     except (ValueError, OSError) as error:
         print(f"{name}: cannot tell whether a run was trained on it, its data is gone: {error}")
         return set()
@@ -147,7 +147,7 @@ def comparable(name, loaded, folders):
     for key, folder in folders.items():
         config = ml_collections.ConfigDict(rundir.read_config(folder))
         model = loaded[key][0]
-        same = name in pipeline.names(config) and model.repeat == main.repeat
+        same = name in catalog.names(config) and model.repeat == main.repeat
         if model.latent.labelled and not same:
             del known[key]
     return known

@@ -127,7 +127,7 @@ def _cycle_errors(model, s, b, third, context, distance, truth):
 
 
 def _follow(model, start, own, latents):
-    """Rolls out `latents` from the states `start` [n, C, N, D], which have latents of their `own`."""
+    """Rolls out `latents` from a context `start` [n, C, N, D], between whose states `own` act."""
     C = start.shape[1]
     return model.rollout(start, np.concatenate([own[:, : C - 1], latents[:, C - 1 :]], axis=1))
 

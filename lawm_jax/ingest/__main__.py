@@ -170,11 +170,11 @@ def _encoder(plan, config):
 
 def _measure(plan, replace=False):
     """Measures the label statistics of a training source, and stores them beside the data."""
-    from lawm_jax.data import pipeline, statistics
+    from lawm_jax.data import catalog, statistics
     from lawm_jax.ingest import shards
 
     source = shards.open_source(plan, "train")
-    folder = pipeline.parse("source", plan.source).folder
+    folder = catalog.parse("source", plan.source).folder
     path = statistics.write(folder, statistics.measure(source, plan.fps), replace=replace)
     print(f"statistics of the labels: {path}")
 

@@ -18,7 +18,7 @@ import time
 import types
 from typing import NamedTuple
 
-from lawm_jax.data import episodes, errors, frames, metadata, paths, pipeline, records
+from lawm_jax.data import catalog, episodes, errors, frames, metadata, paths, records
 
 SHARDS = 1024  # approximate maximum per split; a shard has at least 16 items
 
@@ -27,7 +27,7 @@ class Plan(NamedTuple):
     """Describes how to convert a source; an ingest can only be continued with the same plan.
 
     Attributes:
-      source: KIND:WHERE or video files, see `pipeline.open_source`.
+      source: KIND:WHERE or video files, see `catalog.open_source`.
       fps, size, resize: rate and size of the frames, as in the config's `data`.
       frames: maximum number of frames per record.
       least: minimum number of frames per record; shorter parts are dropped and counted. If it
@@ -81,7 +81,7 @@ def ingest(plan, out, *, workers=1, limit=120.0, part=(0, 1), encode=None, show=
     """
     check(plan, workers, limit, part)
     out = paths.expand(out)
-    with _alone(out, part):
+    with claim_part(out, part):
         return _ingest(plan, out, workers, limit, part, encode, show)
 
 
@@ -104,7 +104,7 @@ def check(plan, workers=1, limit=120.0, part=(0, 1)):
 
 
 @contextlib.contextmanager
-def _alone(out, part):
+def claim_part(out, part):
     """Locks one part of a folder; raises BlockingIOError if another process has locked it."""
     import fcntl
 
@@ -158,7 +158,7 @@ def open_source(plan, split):
     data = types.SimpleNamespace(
         frames=plan.least, augment=off, **{name: getattr(plan, name) for name in names}
     )
-    return pipeline.open_source(plan.source, plan.source, split, data)
+    return catalog.open_source(plan.source, plan.source, split, data)
 
 
 def _claim(out, plan, sources, size):
@@ -258,7 +258,7 @@ def _work(plan, source, out, unit, bad, at, parent):
             row = {"path": str(name), "identity": episodes.identity(source, name)}
             row |= {"reason": bad.get(item)}
             row |= {"records": 0, "lengths": [], "frames": 0, "dropped": 0, "labelled": False}
-            for part in _parts(plan, source, name, row) if item not in bad else ():
+            for part in readable_parts(plan, source, name, row) if item not in bad else ():
                 at[0], at[1] = item, time.monotonic()
                 if os.getppid() != parent:
                     return  # the parent was killed; the next run makes this shard
@@ -274,7 +274,7 @@ def _work(plan, source, out, unit, bad, at, parent):
     _write(_partial(_report_path(out, unit)), json.dumps(report))
 
 
-def _parts(plan, source, item, row):
+def readable_parts(plan, source, item, row):
     """Yields the parts of an item to store; notes in `row` any error and dropped frames."""
     try:
         for part in source.parts(item, plan.frames, plan.least if plan.least < plan.frames else 0):

@@ -145,7 +145,7 @@ def run_episode(scene, agent, steps):
 
     Args:
       scene: a `Scene`.
-      agent: function of the step index and the simulator (for its image) that returns an action [U].
+      agent: function of the step index and the simulator (for its image) that returns an action.
       steps: number of steps.
 
     Returns:

@@ -362,7 +362,7 @@ def _refit(
     def iterate(last, x):
         mean, std, best = last.mean, last.std, last.best
         key, size = x
-        noise = _noise(key, (samples - 1, *mean.shape), exponent)
+        noise = colored_noise(key, (samples - 1, *mean.shape), exponent)
         plans = clip(jnp.concatenate([mean[None], mean[None] + std[None] * noise]))
         if decay == 1:
             costs = _in_chunks(_prices(cost), plans, chunk)
@@ -424,7 +424,7 @@ def _descend(cost, plans, std, clip, iterations, rate, chunk):
     return jax.lax.scan(iterate, start, None, iterations)[0][-1]
 
 
-def _noise(key, shape, exponent):
+def colored_noise(key, shape, exponent):
     """Draws Gaussian noise [P, T, U] of variance 1, its power frequency ** -exponent in time.
 
     The noise has period 2 T; the power at frequency 0 is that of the lowest frequency, 1 / (2 T).

@@ -12,7 +12,7 @@ import time
 import ml_collections
 
 from lawm_jax import latents
-from lawm_jax.data import paths, pipeline
+from lawm_jax.data import catalog, paths
 from lawm_jax.evaluate import batched, clips, row_names, tables
 from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import columns, search, tasks
@@ -186,7 +186,7 @@ def _closed(config, task, models, scenes, horizons, asked):
 
 def _scenes(task, text, count):
     """Draws the closed-loop scenes of a task; `text` must specify the embedded data."""
-    spec = pipeline.parse("data", text)
+    spec = catalog.parse("data", text)
     if spec.kind != "mini" or os.path.basename(spec.where) != task:
         raise Refused(
             f"data: a closed loop needs the simulator's own actions, {task}=mini:{task} or "

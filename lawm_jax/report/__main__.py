@@ -82,9 +82,10 @@ def build(folders):
     subtitle = f"Report on {'the run' if len(runs) == 1 else f'{len(runs)} runs:'} " + ", ".join(
         run.name for run in runs
     )
-    made = [section(runs) for section in SECTIONS]
-    made += [sections.other(runs, name) for name in EVALUATIONS if name not in KNOWN]
-    made += [section(runs) for section in LAST]
+    made = [overview(runs)]
+    made += [section(runs) for shown in SECTIONS.values() for section in shown]
+    made += [sections.other(runs, name) for name in EVALUATIONS if name not in SECTIONS]
+    made += [section(runs) for section in (pictures, training, others, configs)]
     return page.page(title, subtitle, [section for section in made if section])
 
 
@@ -198,23 +199,20 @@ def configs(runs):
     return "Configs", "".join(folded) or page.paragraph("No run has a config.json.", "note")
 
 
-SECTIONS = (
-    overview,
-    sections.prediction,
-    sections.capacity,
-    sections.leakage,
-    sections.transfer,
-    sections.locality,
-    sections_planning.control,
-    sections_planning.reach,
-    sections_planning.walk,
-    sections_planning.closed,
-    sections.content,
-    sections.sampling,
-)
-# Evaluations shown by SECTIONS. Any other evaluations follow, and then LAST.
-KNOWN = "prediction", "leakage", "transfer", "content", "control", "sampling"
-LAST = pictures, training, others, configs
+# The sections that show each evaluation; any other evaluation gets `sections.other`.
+SECTIONS = {
+    "prediction": (sections.prediction, sections.capacity),
+    "leakage": (sections.leakage,),
+    "transfer": (sections.transfer, sections.locality),
+    "control": (
+        sections_planning.control,
+        sections_planning.reach,
+        sections_planning.walk,
+        sections_planning.closed,
+    ),
+    "content": (sections.content,),
+    "sampling": (sections.sampling,),
+}
 
 
 if __name__ == "__main__":

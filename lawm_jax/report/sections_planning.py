@@ -60,7 +60,7 @@ def control(runs):
         theirs = page.table(columns, PAPER_CONTROL, title, "paper")
         markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
     command = "python -m lawm_jax.evaluate --workdir W --only control"
-    markup += _untold(runs, lambda run: run.evals["control"], command)
+    markup += _missing(runs, lambda run: run.evals["control"], command)
     return "Control by real actions", markup
 
 
@@ -132,8 +132,8 @@ def _plans(runs, text, drawn, verdict, theirs="", flag=""):
         rows = [(name, row) for name, row in rows if drawable(mapping(row.get(key)))]
         if not rows:
             continue
-        verdicts += _judged(asked, rows, *verdict)
-        muted = [name for name, row in rows if not _contends(row)]
+        verdicts += _verdict(asked, rows, *verdict)
+        muted = [name for name, row in rows if not _is_latent_model(row)]
         svg = figures.intervals(None, {name: row[key] for name, row in rows}, label, muted)
         caption = f"{asked}: {label}, 95 % intervals."
         ours += tables(asked, columns.tables("", named(rows))) + page.drawing(svg, caption)
@@ -143,18 +143,18 @@ def _plans(runs, text, drawn, verdict, theirs="", flag=""):
         markup += page.paragraph(OTHER, "note") if theirs else ""
     has = lambda run: any(key in row for rows in run.evals["plan"].values() for row in rows)  # noqa: E731
     command = f"python -m lawm_jax.plan --workdir W --task ...{flag}"
-    return markup + _untold(runs, has, command)
+    return markup + _missing(runs, has, command)
 
 
-def _contends(row):
+def _is_latent_model(row):
     """Returns whether a row is of a latent action model, neither a baseline nor labeled."""
     return row["name"] not in row_names.BASELINES and not row["name"].startswith(row_names.LABELLED)
 
 
-def _judged(asked, rows, key, begin, baseline):
+def _verdict(asked, rows, key, begin, baseline):
     """Returns [a sentence that compares the best model with a baseline], or [] without models."""
     whole = lambda row: all(drawable(mapping(row.get(k))) for k in (key, "paired"))  # noqa: E731
-    models = {name: row for name, row in rows if _contends(row) and whole(row)}
+    models = {name: row for name, row in rows if _is_latent_model(row) and whole(row)}
     if not models:
         return []
     best = min(models, key=lambda name: models[name][key]["mean"])
@@ -167,11 +167,11 @@ def _judged(asked, rows, key, begin, baseline):
     return [f"{text}; the interval {'excludes' if sure else 'includes'} zero."]
 
 
-def _untold(runs, has, command):
+def _missing(runs, has, command):
     """Makes a note on missing results with real actions; deterministic runs cannot have any."""
     runs = [run for run in runs if run.kind != row_names.DETERMINISTIC]
     missing = absent(runs, has, command)
-    if missing and not all(map(_driven, runs)):
+    if missing and not all(map(_accepts_actions, runs)):
         missing += page.paragraph(
             "It needs a controller: python -m lawm_jax.train --config configs/controller.py:... "
             "--config.model=W --workdir W/controller/NAME",
@@ -180,6 +180,6 @@ def _untold(runs, has, command):
     return missing
 
 
-def _driven(run):
+def _accepts_actions(run):
     """Returns whether a run accepts real actions: it is labeled or has a controller."""
     return run.kind == row_names.LABELLED or bool(rundir.controllers(run.folder))

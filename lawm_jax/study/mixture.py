@@ -29,42 +29,60 @@ def compare(runs):
     """
     if not runs:
         raise ValueError("runs: expected at least one, got none")
-    (first, *_), cases, errors = runs[0]["plan"]["plans"], {}, {}
+    first, cases = runs[0]["plan"]["plans"][0], {}
     for run in runs:
         if run["plan"]["plans"][0]["names"] != first["names"]:
             raise ValueError("runs: expected plans for the same clips, got others")
         cases.setdefault((run["kind"], run["share"]), []).append(run)
-    mean = lambda errors: metrics.interval(errors, first["names"])  # noqa: E731
+    cases = dict(sorted(cases.items(), key=lambda case: case[0][1]))
+    smallest = {kind: min(share for k, share in cases if k == kind) for kind, _ in cases}
+    errors = {case: _clip_errors(seeds) for case, seeds in cases.items()}
+    baselines = {case: {k: x for k, x in errors[case].items() if k != case[0]} for case in cases}
     measure = "error" if "error" in first["rows"][0] else "ate"
+
+    def mean(errors):
+        return metrics.interval(errors, first["names"])
+
     rows = []
-    for (kind, share), seeds in sorted(cases.items(), key=lambda case: case[0][1]):
-        plans = [{row["name"]: row for row in run["plan"]["plans"][0]["rows"]} for run in seeds]
-        each = {name: np.mean([plan[name]["clips"] for plan in plans], 0) for name in plans[0]}
-        error = each.pop(kind)
-        smallest, least = errors.setdefault(kind, (share, error))
-        less = {name: mean(error - other) for name, other in each.items()}
-        if share != smallest:
-            less[f"{smallest:g} %"] = mean(error - least)
-        one_step = [
-            next(row["relative"] for row in run["prediction"] if row["name"] == kind)
-            for run in seeds
-        ]
+    for (kind, share), seeds in cases.items():
+        error = errors[kind, share][kind]
+        less = {name: mean(error - other) for name, other in baselines[kind, share].items()}
+        if share != smallest[kind]:
+            least = errors[kind, smallest[kind]][kind]
+            less[f"{smallest[kind]:g} %"] = mean(error - least)
+        one_step = [_row(run["prediction"], kind)["relative"] for run in seeds]
         row = {"kind": kind, "share": share, "error": mean(error), "less": less}
         row["one_step"] = float(np.mean(one_step))
         row["seeds"] = [
-            {"seed": run["seed"], "error": plan[kind][measure], "one_step": x}
-            for run, plan, x in zip(seeds, plans, one_step, strict=True)
+            {
+                "seed": run["seed"],
+                "error": _row(run["plan"]["plans"][0]["rows"], kind)[measure],
+                "one_step": x,
+            }
+            for run, x in zip(seeds, one_step, strict=True)
         ]
         rows.append(row)
+    *_, last = cases
     return {
         "task": runs[0]["plan"]["task"],
         "measure": measure,
         "horizon": first["horizon"],
         "planner": runs[0]["plan"]["planner"],
         "clips": len(first["names"]),
-        "baselines": {name: mean(other) for name, other in each.items()},
+        "baselines": {name: mean(other) for name, other in baselines[last].items()},
         "rows": rows,
     }
+
+
+def _clip_errors(seeds):
+    """Averages the plans' errors over the runs of all seeds: row name -> [clips]."""
+    plans = [run["plan"]["plans"][0]["rows"] for run in seeds]
+    names = [row["name"] for row in plans[0]]
+    return {name: np.mean([_row(rows, name)["clips"] for rows in plans], 0) for name in names}
+
+
+def _row(rows, name):
+    return next(row for row in rows if row["name"] == name)
 
 
 def table(found):

@@ -119,7 +119,7 @@ class Checkpoints:
         rest = {key: value for key, value in like.items() if key != "params"}
         problems = {}
         steps = sorted(self.manager.all_steps())[::-1] if step is None else [step]
-        while (step := self._first(steps)) is not None:
+        while (step := self._same_first(steps)) is not None:
             steps = [x for x in steps if x < step]
             read, problem = None, "another process can't read it"
             try:
@@ -130,7 +130,7 @@ class Checkpoints:
                 if "RESOURCE_EXHAUSTED" in str(error):  # out of memory, not a damaged file
                     raise
                 problem = f"{type(error).__name__}: {str(error)[:200]}"
-            if not self._all(read is not None):
+            if not self._on_all_processes(read is not None):
                 problems[step] = f"step {step}: {problem}"
                 warnings.warn(f"{self.folder}: can't read {problems[step]}", stacklevel=2)
                 continue
@@ -162,7 +162,7 @@ class Checkpoints:
                 raise ValueError(f"data: expected a number of examples, got {read['data']}")
         return read
 
-    def _first(self, steps):
+    def _same_first(self, steps):
         """Returns the first step or None; in a run, process 0's, on all processes."""
         first = steps[0] if steps else -1
         if self.write and jax.process_count() > 1:
@@ -171,16 +171,16 @@ class Checkpoints:
             first = int(multihost_utils.broadcast_one_to_all(np.int32(first)))
         return None if first < 0 else first
 
-    def _all(self, ok):
+    def _on_all_processes(self, ok):
         """Returns `ok`; in a run, whether `ok` is true on all processes."""
-        return agreed(ok) if self.write else ok
+        return all_agree(ok) if self.write else ok
 
     def _set_aside(self, steps):
         if jax.process_index() == 0:
             for step in steps:
                 path = os.path.join(self.folder, str(step))
                 os.rename(path, f"{path}.damaged")
-        agreed(True)  # wait until process 0 has renamed them
+        all_agree(True)  # wait until process 0 has renamed them
         if steps:
             self.manager.reload()
 
@@ -190,7 +190,7 @@ class Checkpoints:
         self.manager.close()
 
 
-def agreed(ok):
+def all_agree(ok):
     """Returns whether `ok` is true on all processes; all of them must call this function."""
     if jax.process_count() == 1:
         return ok

@@ -9,6 +9,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 
 from lawm_jax import world_model
 from lawm_jax.train import (
@@ -172,14 +173,14 @@ def fit(config, workdir):
     config = rundir.upgrade(config)
     if "model" in config:
         config = objectives.complete(config)
-    config = _agreed(workdir, config)
+    config = check_config(workdir, config)
     store = checkpoints.Checkpoints(workdir)
     if store.latest is not None and store.latest >= config["steps"]:
         try:
             loaded = models.load(workdir, store.latest)
         except ValueError:  # damaged: `restore` below falls back to an earlier checkpoint
             loaded = None
-        if checkpoints.agreed(loaded is not None):
+        if checkpoints.all_agree(loaded is not None):
             if jax.process_index() == 0:
                 print(f"{workdir}: all {config['steps']} steps are done already")
             store.close()
@@ -239,7 +240,7 @@ def _loop(run, config, state, start, data, store, log, termination):
         last = step == config["steps"]
         if step % config["log_every"] == 0 or step == start + 1 or last:
             pending = step, metrics
-        stop = termination.agreed(step)
+        stop = termination.asked_at(step)
         if step % config["checkpoint_every"] == 0 or last or stop:
             checked = check(step, metrics)
             if pending is not None:
@@ -267,7 +268,7 @@ class _Termination:
     def _note(self, *_):
         self.asked = True
 
-    def agreed(self, step):
+    def asked_at(self, step):
         """Returns whether to stop now, with the same answer on all processes."""
         if self.alone:
             return self.asked
@@ -281,11 +282,18 @@ class _Termination:
 
 
 # Options that may differ when a run is resumed.
-FREE = ("steps.", "log_every.", "checkpoint_every.", "mesh.", "data.workers.")
-FREE += ("data.batch_per_device.", "optim.accumulate.")
+FREE = (
+    "steps",
+    "log_every",
+    "checkpoint_every",
+    "mesh.",
+    "data.workers",
+    "data.batch_per_device",
+    "optim.accumulate",
+)
 
 
-def _agreed(workdir, config):
+def check_config(workdir, config):
     """Checks that a run that is already in the folder has the same config.
 
     Returns:
@@ -307,27 +315,19 @@ def _agreed(workdir, config):
             "length",
             stacklevel=3,
         )
-    changed = [key for key in _differences(before, config) if not f"{key}.".startswith(FREE)]
+    changed = [key for key in _differences(before, config) if not key.startswith(FREE)]
     if changed:
         raise ValueError(
             f"{workdir}: holds a run with another config; expected a new --workdir, or the same "
-            f"values of: {', '.join(sorted(changed))}"
+            f"values of: {', '.join(changed)}"
         )
     return config
 
 
-def _differences(a, b, path=""):
-    if not (isinstance(a, dict) and isinstance(b, dict)):
-        return [] if a == b else [path]
-    keys = sorted(set(a) | set(b))
-    missing = object()
-    return [
-        name
-        for key in keys
-        for name in _differences(
-            a.get(key, missing), b.get(key, missing), f"{path}.{key}" if path else key
-        )
-    ]
+def _differences(a, b):
+    """Returns the names of the options, such as "data.size", that differ between two configs."""
+    a, b = (flatten_dict(config, keep_empty_nodes=True, sep=".") for config in (a, b))
+    return sorted(key for key in a.keys() | b.keys() if a.get(key, a) != b.get(key, b))
 
 
 def _describe(run, config, workdir):

@@ -72,7 +72,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
     if decoder:
         model, params = _with_decoder(model, params, decoder, mesh)
     if prior:
-        model, params = _with_prior(model, params, rundir.prior(workdir), restored[0], mesh)
+        model, params = with_prior(model, params, rundir.prior(workdir), restored[0], mesh)
     return _with_controller(model, params, workdir, controller, restored[0], mesh)
 
 
@@ -178,7 +178,7 @@ def save_prior(workdir, step, prior, params):
     os.replace(f"{path}.new", path)
 
 
-def _with_prior(model, params, path, step, mesh):
+def with_prior(model, params, path, step, mesh):
     """Adds the prior in the file `path`, which must have been fitted to this step."""
     if not os.path.exists(path):
         raise FileNotFoundError(

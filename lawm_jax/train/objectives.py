@@ -216,7 +216,7 @@ class Decoder:
         Metrics: `error`, the mean absolute error on the scale 0 to 1; `psnr` in dB, from the
         batch's mean squared error; and `perceptual`.
         """
-        target, painted = inputs["video"], world_model.paint(model, params, inputs["s"])
+        target, painted = inputs["video"], world_model.decode_float(model, params, inputs["s"])
         error = jnp.abs(painted - target).mean() / 255
         square = jnp.square(jnp.clip(painted, 0, 255) - target).mean()
         metrics = {"error": error, "psnr": 20 * jnp.log10(255.0) - 10 * jnp.log10(square)}
