@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
 # Trains on one or several Cloud TPU slices, requested as a queued resource.
 #   bash launch/tpu_pod.sh run NAME --type TYPE [OPTION ...] -- COMMAND [ARGUMENT ...]
-#       Creates the slice if it does not exist, installs this checkout on all workers, runs the
-#       command on each worker and prints the output. The command keeps running after Ctrl-C or a
-#       lost connection; the same command line reattaches to it. After a preemption, the same
-#       command line recreates the slice and resumes training from the last checkpoint.
+#       Creates the slice if it does not exist, installs this checkout, runs the command on each
+#       worker and prints the output. It keeps running after Ctrl-C or a lost connection; the same
+#       line reattaches to it or, after a preemption, recreates the slice and resumes training.
 #   bash launch/tpu_pod.sh state NAME              prints the slice's state, or nothing without one
 #   bash launch/tpu_pod.sh logs NAME [FOLDER]      fetches all workers' logs; default logs/NAME
 #   bash launch/tpu_pod.sh stop NAME               sends SIGTERM: training saves and ends

@@ -15,7 +15,7 @@ import pytest
 from conftest import COMPUTES_MORE
 from test_data import SIZE, F, config, every, numbers, same, take, write
 
-from lawm_jax.data import catalog, mini, pipeline, records
+from lawm_jax.data import catalog, mini, pipeline, records, video
 from lawm_jax.ingest import shards
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -73,7 +73,7 @@ def test_records_hold_every_frame_of_every_readable_video_once(films, tmp_path):
     for split, episode, start, shown in content(tmp_path / "out"):
         assert start == pytest.approx(len(frames.setdefault((split, episode), [])) / 4, abs=2e-3)
         frames[split, episode] += shown
-    train, test = pipeline.video.split_videos(str(films), 0.05)
+    train, test = video.split_videos(str(films), 0.05)
     expected = {("train", path) for path in train} | {("test", path) for path in test}
     broken = {key for key in expected if not os.path.basename(key[1])[0].isdigit()}
     assert frames.keys() == expected - broken and len(broken) == 3

@@ -326,7 +326,7 @@ def _few(monkeypatch):
 
 def test_plans_are_printed_and_written(run, capsys):
     path = plan_run.plan(str(run), "panda", episodes=6, samples=24, iterations=2)
-    assert "plans of 3 steps, panda" in capsys.readouterr().out
+    assert "panda, plans of 3 steps" in capsys.readouterr().out
     assert path == str(run / "eval" / "plan_panda_episodes=6_samples=24_iterations=2.json")
     written = json.loads(pathlib.Path(path).read_text())
     assert written["controller"].endswith("controller/panda") and written["episodes"] == 6
@@ -355,7 +355,7 @@ def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(r
     assert path == str(run / "eval" / f"plan_recon_data=mini-nav_{settings}.json")
     written = json.loads(pathlib.Path(path).read_text())
     row = written["plans"][0]["rows"][-1]
-    assert row["name"] == "none" and "in waypoints" in capsys.readouterr().out
+    assert row["name"] == "none" and "ATE, waypoints" in capsys.readouterr().out
     assert row["ate_waypoints"]["mean"] == pytest.approx(row["ate"]["mean"] / 0.25)
     assert written["planner"]["name"] == "mppi" and written["controller"] == "panda"
 

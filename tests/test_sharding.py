@@ -170,7 +170,7 @@ def test_a_decoders_part_takes_the_frames_that_the_whole_batch_takes(monkeypatch
     model = world_model.build(config)
     video = np.random.default_rng(0).integers(0, 256, (4, 4, 32, 32, 3), np.uint8)
     painted = jnp.zeros(video.shape)
-    monkeypatch.setattr(world_model, "paint", lambda model, params, s: painted[: len(s)])
+    monkeypatch.setattr(world_model, "decode_float", lambda model, params, s: painted[: len(s)])
     monkeypatch.setattr(world_model, "encode", lambda model, frozen, video: video)
     distance = lambda network, params, a, b: jnp.abs(a - b).mean((2, 3, 4))  # noqa: E731
     monkeypatch.setattr(objectives.perceptual, "distance", distance)

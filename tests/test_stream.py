@@ -14,7 +14,7 @@ import scipy.stats
 from drawing import every, write
 from test_data import config, same, take
 
-from lawm_jax.data import catalog, errors, frames, pipeline, records
+from lawm_jax.data import catalog, errors, frames, pipeline, reader, records
 from lawm_jax.ingest import shards
 
 
@@ -212,16 +212,16 @@ def test_a_file_that_the_system_never_gives_is_tried_every_time_and_an_outage_en
 def test_another_file_in_place_of_a_broken_one_costs_nothing_of_the_source_size():
     items = range(2**31 - 1)  # a permutation takes 16 GB
     source = Numbers("web", items, bad=range(500))
-    reader = pipeline._Reader(source, 0, 0.0, pipeline._Failures(None))
-    clips = [reader(3, np.random.default_rng(seed)) for seed in (0, 0, 1)]
+    read = reader.Reader(source, 0, 0.0, reader.Failures(None))
+    clips = [read(3, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert clips[0]["episode"] == clips[1]["episode"] != clips[2]["episode"]
     assert clips[0]["episode"] >= 500
     few = Numbers("web", range(30), bad=range(29))
-    reader = pipeline._Reader(few, 0, 0.0, pipeline._Failures(None))
-    assert all(reader(i, np.random.default_rng(i))["episode"] == 29 for i in range(30))
+    read = reader.Reader(few, 0, 0.0, reader.Failures(None))
+    assert all(read(i, np.random.default_rng(i))["episode"] == 29 for i in range(30))
     few.bad = range(30)
     with pytest.raises(ValueError, match="no file can be read any more"):
-        reader(0, np.random.default_rng(0))
+        read(0, np.random.default_rng(0))
 
 
 def test_skipped_files_are_listed_once_over_threads_processes_and_restarts(tmp_path):
@@ -229,7 +229,7 @@ def test_skipped_files_are_listed_once_over_threads_processes_and_restarts(tmp_p
     path.write_text('{"source": "web", "path": "0", "reason": "before"}\n{"half')
 
     def work():
-        failures = pipeline._Failures(str(path))
+        failures = reader.Failures(str(path))
         for i in range(50):
             failures.add("web", frames.UnreadableVideo(str(i), "broken"))
 
