@@ -74,7 +74,9 @@ class Unconstrained:
 
     def sample(self, params, key, shape):
         """Samples latents of shape (..., A), independently of states."""
-        raise ValueError(f"model: latents of kind {self.kind!r} have no distribution to draw from")
+        raise ValueError(
+            f"model: latents of kind {self.kind!r} have no distribution to sample from"
+        )
 
     def samplers(self, params):
         """Returns the sampling methods to evaluate: name -> function (key, shape, known) -> z.
@@ -213,7 +215,7 @@ class Discrete(Unconstrained):
     def __post_init__(self):
         if self.codes < 2 or self.codes != int(self.codes):
             raise ValueError(
-                f"latent.strength: expected a number of codes, at least 2, got {self.codes}"
+                f"latent.strength: expected the number of codes, at least 2, got {self.codes}"
             )
         if not 0 < self.reset_after < 2**24:
             raise ValueError(

@@ -80,8 +80,8 @@ def build(config):
     encoder = pretrained.make_encoder(**options)
     if size % (encoder.patch * merge) or resize < size:
         raise ValueError(
-            f"data.size, data.resize: expected a multiple of {encoder.patch * merge} (patch x "
-            f"merge) and a short side at least as long, got {size} and {resize}"
+            f"data.size, data.resize: expected a size divisible by {encoder.patch * merge} (patch "
+            f"x merge) and a resize of at least that size, got {size} and {resize}"
         )
     inverse = predictor = latent = controller = None
     if "predictor" in parts:
@@ -217,8 +217,8 @@ def init_encoder(model, video):
         found = pretrained.load_encoder(model.weights, **options)
         if found[0] != model.encoder:
             raise ValueError(
-                f"encoder.name: expected that of {model.weights}, which holds {found[0]}; got "
-                f"{name}: {model.encoder}"
+                f"encoder.name: expected the encoder of {model.weights}, {found[0]}, got {name}: "
+                f"{model.encoder}"
             )
         return found[1]
     return jax.jit(lambda: draw_encoder(model, video))()
@@ -262,8 +262,8 @@ def crop(model, video):
     """Resizes the short side and crops the center: [B, F, H, W, 3] -> float32, side model.size."""
     if video.dtype != jnp.uint8:
         raise ValueError(
-            f"video: expected uint8, RGB from 0 to 255, got {video.dtype}; convert it, as its "
-            "scale cannot be told"
+            f"video: expected uint8 RGB values from 0 to 255, got {video.dtype}; convert it first, "
+            "because the scale of other dtypes is unknown"
         )
     if video.ndim != 5 or video.shape[-1] != 3:
         raise ValueError(f"video: expected [B, F, H, W, 3], got {video.shape}")
@@ -365,7 +365,7 @@ def _inverse_features(model, params, s):
     _floating(s=s)
     if model.latent.labelled:
         raise ValueError(
-            "model: has labelled actions, which cannot be inferred from states; pass them to "
+            "model: uses labeled actions, which cannot be inferred from states; pass them to "
             "`map_actions`"
         )
     if model.inverse is None:
@@ -699,14 +699,17 @@ def sample_actions(model, params, key, shape, s=None):
     Source: Garrido et al. 2026, appendix B.
     """
     if model.latent is None:
-        raise ValueError("model: expected a world model, got a decoder alone")
+        raise ValueError("model: expected a world model, got only a decoder")
     if shape[-1] != model.latent.dim:
-        raise ValueError(f"shape: expected a last axis of {model.latent.dim}, got {tuple(shape)}")
+        raise ValueError(
+            f"shape: expected a last axis of size {model.latent.dim}, got {tuple(shape)}"
+        )
     if s is not None:
         if model.prior is None or s.shape[:-2] != tuple(shape[:-1]):
             raise ValueError(
-                f"s: expected a model with a learned prior and [{', '.join(map(str, shape[:-1]))}, "
-                f"N, D], got {'none' if model.prior is None else 'one'} and {s.shape}"
+                f"s: expected a model with a learned prior and s of shape "
+                f"[{', '.join(map(str, shape[:-1]))}, N, D], got a model "
+                f"{'without' if model.prior is None else 'with'} a learned prior and {s.shape}"
             )
         _floating(s=s)
         z = sample(model.prior, params["prior"], key, s.reshape(-1, *s.shape[-2:])).reshape(shape)

@@ -112,7 +112,7 @@ def test_the_first_checkpoint_that_cannot_be_read_again_ends_the_run(tmp_path, m
                 os.truncate(path, 0)
 
     monkeypatch.setattr(store.manager, "wait_until_finished", lose)
-    with pytest.raises(OSError, match="params: was saved, but can't be read again"):
+    with pytest.raises(OSError, match="params: was saved, but can't be read back"):
         store.save(1, STATE)
 
 
@@ -176,7 +176,7 @@ def test_steps_that_change_are_warned_about(get_config, tmp_path):
     (tmp_path / "run").mkdir()
     assert loop.check_config(str(tmp_path / "run"), config) == config
     rundir.write_config(str(tmp_path / "run"), json.dumps(config))
-    with pytest.warns(UserWarning, match="steps: was 20, is 30; the learning rate follows"):
+    with pytest.warns(UserWarning, match="is 30; from here on, the learning rate follows"):
         loop.check_config(str(tmp_path / "run"), config | {"steps": 30})
 
 
@@ -190,7 +190,7 @@ def test_a_run_keeps_the_batch_that_it_began_with_on_other_devices(get_config, t
     del stored["data"]["batch_per_device"], stored["optim"]["accumulate"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert loop.check_config(str(tmp_path), config)["data"]["batch"] == 1024
-    with pytest.raises(ValueError, match="the same values of: data.batch$"):
+    with pytest.raises(ValueError, match="got other values of: data.batch$"):
         loop.check_config(str(tmp_path), config | {"data": data | {"batch": 8}})
 
 

@@ -283,7 +283,7 @@ def test_another_models_controller_is_refused_or_left_out(run, tmp_path):
     shutil.rmtree(copy / "checkpoints" / "6")  # as if it were trained on, or trained anew
     with pytest.raises(ValueError, match="another model; it differs in model_step"):
         lawm.load(copy, controller="panda")
-    with pytest.warns(UserWarning, match="model_step; left out"):
+    with pytest.warns(UserWarning, match="model_step; the controller is ignored"):
         assert lawm.load(copy)[0].controller is None
     with pytest.raises(ValueError, match="expected a run of configs/controller.py"):
         lawm.load(run, controller=run)
@@ -395,7 +395,9 @@ def test_a_controller_needs_a_model_with_latents_to_infer(
         complete(model=str(tmp_path))
     text = get_config("size=tiny,latent=deterministic").to_json_best_effort()
     rundir.write_config(str(tmp_path), text)
-    with pytest.raises(ValueError, match="expected one that infers latent actions, got .*determin"):
+    with pytest.raises(
+        ValueError, match="expected a world model that infers latent actions, got .*determin"
+    ):
         complete(model=str(tmp_path))
     wrong = complete(model=str(run)) | {"latent": {"kind": "none", "dim": 4}}
     wrong["controller"]["kind"] = "vague"
@@ -409,16 +411,16 @@ def test_real_actions_come_from_one_measured_source(controller_config, run, tmp_
     data = made["data"]
     read = lambda **more: objectives.action_statistics(made | {"data": data | more})  # noqa: E731
     assert read()["mean"].shape == (3,)
-    with pytest.raises(ValueError, match="expected one source"):
+    with pytest.raises(ValueError, match="expected a single source"):
         read(mixture={"panda": 1.0, "nav": 1.0})
     with pytest.raises(ValueError, match="expected a source with actions"):
         read(videos=videos)
     shutil.copytree(MINI / "panda" / "test", tmp_path / "part" / "train")
-    with pytest.raises(ValueError, match="there is none; make it with: .*--statistics --fps 4"):
+    with pytest.raises(ValueError, match="not found; create it with: .*--statistics --fps 4"):
         read(sources={"panda": f"mini:{tmp_path}/part"})
     # And the width is that of the data.
     made["controller"]["actions"] = 2
-    with pytest.raises(ValueError, match=r"data: expected actions of \(3, 2\), got \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"data: expected actions of shape \(3, 2\), got \(3, 3\)"):
         loop.fit(ml_collections.ConfigDict(made), str(tmp_path / "run"))
 
 
@@ -429,5 +431,5 @@ def test_a_step_that_is_several_frames_is_refused(controller_config, get_config,
     made |= {"predictor": get_config("size=tiny").predictor.to_dict()}
     made |= {"objective": "world_model", "latent": {"kind": "labelled", "dim": 3}}
     made["encoder"] |= {"name": "vjepa2_tiny", "weights": "", "normalise": True}
-    with pytest.raises(ValueError, match="encoder.repeat: expected True.* 4 frames .* got 2 steps"):
+    with pytest.raises(ValueError, match="encoder.repeat: expected True.* 4 frames .* got 2 time"):
         loop.Run(made)

@@ -45,7 +45,7 @@ def test_a_gpu_that_jax_leaves_unused_is_an_error(monkeypatch):
     monkeypatch.setattr(cpu.glob, "glob", lambda pattern: [])
     assert cpu.accelerator() == "cpu"
     monkeypatch.setattr(cpu.glob, "glob", lambda pattern: ["/dev/nvidia0"])
-    with pytest.raises(RuntimeError, match=r"it has a GPU and JAX computes on the CPU; install"):
+    with pytest.raises(RuntimeError, match=r"it has a GPU, but JAX uses the CPU; install"):
         cpu.accelerator()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert cpu.accelerator().startswith("gpu: ")

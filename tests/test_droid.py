@@ -241,7 +241,9 @@ def test_every_clip_has_the_frames_and_labels_of_its_steps(form, order, request)
     starts = set()
     for item, episode in episodes_of(form, items, order):
         if episode == SHORT:
-            with pytest.raises(frames.UnreadableVideo, match="9 steps, needs 13") as caught:
+            with pytest.raises(
+                frames.UnreadableVideo, match="9 steps, but a clip needs 13"
+            ) as caught:
                 source.clip(item, np.random.default_rng(0))
             assert caught.value.path == item and caught.value.start is None
             continue
@@ -395,10 +397,13 @@ def length_of_first(data):
         (flip(0), ["is damaged after 0 records", "is damaged after 0 records"]),
         (flip(9), ["is damaged after 0 records", "is damaged after 0 records"]),
         (lambda data: flip(length_of_first(data) + 16 + 3)(data), [None, "is damaged after 1"]),
-        (lambda data: data[:-1], [None, "is cut off after 1 records"]),
-        (lambda data: data[: length_of_first(data) + 16 + 5], [None, "is cut off after 1 records"]),
-        (lambda data: data[: length_of_first(data) + 16], [None, "is at its end after 1 records"]),
-        (lambda data: data[:1000], ["is cut off after 0 records"] * 2),
+        (lambda data: data[:-1], [None, "is truncated after 1 records"]),
+        (
+            lambda data: data[: length_of_first(data) + 16 + 5],
+            [None, "is truncated after 1 records"],
+        ),
+        (lambda data: data[: length_of_first(data) + 16], [None, "ends after 1 records"]),
+        (lambda data: data[:1000], ["is truncated after 0 records"] * 2),
     ],
 )
 def test_damage_in_a_tfrecord_file_is_found_and_costs_only_what_it_reaches(
@@ -484,12 +489,12 @@ def test_a_damaged_frame_costs_the_clips_that_show_it(tfrecords, order, tmp_path
 @pytest.mark.parametrize(
     "key, values, reason",
     [
-        ("observation/cartesian_position", lambda v: v[:-1], "expected 6 numbers for each frame"),
+        ("observation/cartesian_position", lambda v: v[:-1], "expected 6 numbers per frame"),
         ("observation/cartesian_position", lambda v: v[:-6], r"\d+ poses and \d+ gripper"),
         ("observation/gripper_position", lambda v: v[:-1], r"\d+ poses and \d+ gripper"),
         ("observation/gripper_position", lambda v: [], r"\d+ poses and 0 gripper"),
-        ("observation/exterior_image_1_left", lambda v: v[1:], r"for \d+ frames"),
-        ("observation/exterior_image_1_left", lambda v: [], "for 0 frames"),
+        ("observation/exterior_image_1_left", lambda v: v[1:], r"don't match \d+ frames"),
+        ("observation/exterior_image_1_left", lambda v: [], "don't match 0 frames"),
     ],
 )
 def test_labels_that_do_not_fit_the_frames_are_refused(tfrecords, tmp_path, key, values, reason):
@@ -556,7 +561,7 @@ def spoil_raw(fault, folder, path, gripper):
             return "aren't evenly spaced"
         case "too few poses":
             write_raw(folder, path[:-3], gripper[:-3])
-            return f"{len(path) - 3} poses and .* for {len(path)} frames"
+            return f"{len(path) - 3} poses and .* don't match {len(path)} frames"
         case "too few gripper positions":
             write_raw(folder, path, gripper[:-1])
             return f"and {len(path) - 1} gripper positions"
@@ -624,7 +629,7 @@ def test_a_folder_that_is_no_droid_is_refused_and_says_what_was_looked_for(
     (other / "features.json").write_text(text.replace("gripper_position", "finger"))
     with pytest.raises(ValueError, match="labels: expected one of .*steps/observation/finger"):
         catalog.source(settings(other), "droid")
-    with pytest.raises(ValueError, match="data.fps: .* has 15 frames a second, fewer than 30"):
+    with pytest.raises(ValueError, match="data.fps: .* has 15 frames per second, fewer than 30"):
         catalog.source(settings(tfrecords, fps=30.0), "droid")
 
 
@@ -638,7 +643,7 @@ def test_an_example_is_parsed_as_tensorflow_datasets_parses_it(tfrecords):
     assert got.keys() == set(wanted)
     for name, feature in wanted.items():
         assert list(got[name]) == list(getattr(feature, feature.WhichOneof("kind")).value)
-    with pytest.raises(ValueError, match="no tf.train.Example"):
+    with pytest.raises(ValueError, match="not a tf.train.Example"):
         tfrecord.example(data[:-1])
 
 

@@ -149,8 +149,12 @@ def test_frames_are_encoded_independently(encode):
             jnp.float32,
             r"x: .* multiples of 16, got \[1, 2, 56, 64, 3\]",
         ),
-        ((2, 64, 64, 3), jnp.float32, r"x: expected \[B, F, H, W, 3\], .* got \[2, 64, 64, 3\]"),
-        ((1, 2, 64, 64, 3), jnp.uint8, r"x: expected normalised floating .* got uint8"),
+        (
+            (2, 64, 64, 3),
+            jnp.float32,
+            r"x: expected \[B, F, H, W, 3\] with .* got \[2, 64, 64, 3\]",
+        ),
+        ((1, 2, 64, 64, 3), jnp.uint8, r"x: expected normalized floating-.* got uint8"),
     ],
 )
 def test_wrong_inputs_raise_value_errors_that_name_argument_expected_and_got(

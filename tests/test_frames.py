@@ -174,7 +174,9 @@ def test_settings_out_of_range_are_refused_by_name():
     for name, value in ("area", (0.0, 1.0)), ("area", (0.5, 0.3)), ("ratio", (1,)), ("flip", 1.5):
         with pytest.raises(ValueError, match=f"{name}: expected"):
             view(**{name: value})
-    with pytest.raises(ValueError, match="picture of 900 x 100"):
+    with pytest.raises(
+        ValueError, match="picture of 900 x 100 pixels: one side is more than 8 times"
+    ):
         frames.View(32, 32).crop(900, 100)
 
 
@@ -561,7 +563,7 @@ def refused(video, most=0.225):
         return 0
     except frames.UnreadableVideo as error:
         assert (error.path, error.start) == ("a.mp4", 1.5)
-        return int(error.reason.removeprefix("shot cut ").removesuffix(" frames on"))
+        return int(error.reason.removeprefix("shot cut after ").removesuffix(" frames"))
 
 
 def test_a_change_is_measured_by_its_share_of_the_picture_and_of_its_colours():

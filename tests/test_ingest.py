@@ -87,7 +87,7 @@ def test_records_hold_every_frame_of_every_readable_video_once(films, tmp_path):
         os.path.basename(path) for _, path in broken
     }
     assert reasons["empty.mp4"] == "empty file"
-    assert reasons["short.mp4"] == f"too short: 3 frames, needs {F}"
+    assert reasons["short.mp4"] == f"too short: 3 frames, but a record needs {F}"
     assert (info["total_items"], info["total_bad"]) == (44, 3)
 
 
@@ -114,7 +114,7 @@ def test_records_are_the_same_for_any_number_of_workers_and_machines(robot, tmp_
     ingest(f"mini:{robot}", tmp_path / "three", workers=3)
     plan = shards.Plan(f"mini:{robot}", **PLAN)
     assert shards.ingest(plan, str(tmp_path / "two"), part=(1, 2), show=False) is None
-    with pytest.raises(ValueError, match="not ingested to the end yet"):
+    with pytest.raises(ValueError, match="the ingest is incomplete"):
         pipeline.clips(config(f"records:{tmp_path}/two"))
     assert shards.ingest(plan, str(tmp_path / "two"), part=(0, 2), show=False)
     for path in (tmp_path / "one").rglob("*"):
@@ -203,7 +203,7 @@ def test_a_reader_that_dies_is_reported_and_replaced(robot, tmp_path):
     os.close(writer)
     assert process.returncode == 0
     bad = {row["path"][-14:]: row["reason"] for row in rows(tmp_path / "out") if row["reason"]}
-    assert bad == {"train/0001.mp4": "its reader died of signal 11"}
+    assert bad == {"train/0001.mp4": "its reader was killed by signal 11"}
 
 
 def test_checking_alone_writes_nothing_but_the_report(films, robot, tmp_path):
@@ -257,9 +257,9 @@ def test_a_damaged_record_is_reported_and_replaced(robot, tmp_path):
 
 def test_a_wrong_rate_a_wrong_folder_and_wrong_flags_are_answered(robot, tmp_path):
     ingest(f"mini:{robot}", tmp_path / "out")
-    with pytest.raises(ValueError, match="data.fps: .*ingested at 4 frames a second, got 2"):
+    with pytest.raises(ValueError, match="data.fps: expected 4, the rate .* was ingested, got 2"):
         pipeline.clips(config(f"records:{tmp_path}/out", fps=2.0))
-    with pytest.raises(ValueError, match="expected a folder that lawm_jax.ingest wrote"):
+    with pytest.raises(ValueError, match="expected a folder written by lawm_jax.ingest"):
         pipeline.clips(config(f"records:{tmp_path}"))
     for options, text in (
         (["--out=x"], "expected --videos or --source"),
@@ -373,15 +373,15 @@ def test_states_of_another_encoder_or_clip_are_refused(states, clip_states, get_
     settings = get_config("size=tiny")
     settings.data.videos = f"records:{states}/out"
     settings.encoder.merge = 4
-    with pytest.raises(ValueError, match="encoder: .*holds states of .*'merge': 2.*'merge': 4"):
+    with pytest.raises(ValueError, match="encoder: expected .*'merge': 2.*states of .*'merge': 4"):
         pipeline.clips(settings)
     settings = video_encoder(get_config("size=tiny"))
     settings.data.videos = f"records:{clip_states}/clips"
     settings.data.frames = 8
-    with pytest.raises(ValueError, match="data.frames: .*clips of 4 frames, got 8"):
+    with pytest.raises(ValueError, match="data.frames: expected 4, the clip length .*, got 8"):
         pipeline.clips(settings)
     settings = get_config("size=tiny")
     settings.data.sources.walks = f"records:{states}/out"
     settings.data.mixture.walks = 1.0
-    with pytest.raises(ValueError, match="data.mixture: expected video of one shape"):
+    with pytest.raises(ValueError, match="data.mixture: expected the same video shape"):
         pipeline.clips(settings)

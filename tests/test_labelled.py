@@ -128,7 +128,7 @@ def test_it_refuses_what_it_cannot_know(labelled):
     model, params = labelled
     batch = draw(np.random.default_rng(0), 3)
     s, u = batch["states"], batch["actions"]
-    with pytest.raises(ValueError, match="has labelled actions, .*`map_actions`"):
+    with pytest.raises(ValueError, match="uses labeled actions, .*`map_actions`"):
         lawm.infer_actions(model, params, s)
     with pytest.raises(ValueError, match="'labelled' have no distribution"):
         lawm.sample_actions(model, params, jax.random.key(0), (3, 2))

@@ -302,7 +302,7 @@ def test_features_are_chosen_by_name(sets, tmp_path):
     np.testing.assert_array_equal(twice["state"][:-1], twice["actions"][:, :2])
     for options, message in {
         "camera=hand": rf"camera: expected one of \['{CAMERA}'\], got 'hand'",
-        "actions=speed": r"actions: expected one of \['action', '.*'\] or none, got 'speed'",
+        "actions=speed": r"actions: expected one of \['action', '.*'\] or 'none', got 'speed'",
         "state=task": "state: expected one of .* got 'task'",
         "wrist=1": "wrist",
     }.items():
@@ -353,7 +353,7 @@ def test_the_split_is_disjoint_and_goes_by_the_episodes_number(tmp_path, sets):
 def test_broken_episodes_are_reported_once_and_the_run_goes_on(tmp_path):
     root = write(tmp_path / "set", lengths=(20, 20, 20, 20, 20, 20, 20, 9))
     data, videos = (sorted(root.glob(f"{kind}/**/*.[mp]*")) for kind in ("data", "videos"))
-    reasons = {"7": "9 steps, needs 10"}
+    reasons = {"7": "9 steps, but a clip needs 10"}
     videos[1].unlink()
     reasons["1"] = "episode_000001.mp4: No such file"
     whole = data[2].read_bytes()
@@ -362,10 +362,10 @@ def test_broken_episodes_are_reported_once_and_the_run_goes_on(tmp_path):
     data[3].unlink()
     reasons["3"] = "No such file"
     shutil.copy(data[0], data[4])
-    reasons["4"] = "have another episode_index"
+    reasons["4"] = "have an unexpected episode_index"
     rows = pq.read_table(data[5])
     pq.write_table(rows.slice(0, 12), data[5])
-    reasons["5"] = "12 rows, needs 20"
+    reasons["5"] = "expected at least 20 rows, got 12"
     videos[6].write_bytes(b"no video")
     reasons["6"] = "nvalid data"
     log = tmp_path / "skipped.jsonl"
@@ -399,16 +399,18 @@ def test_rows_that_do_not_belong_to_their_frames_are_refused(tmp_path):
     read = lambda found, episode: list(found.parts(episode, 100))[0]  # noqa: E731
     found = change("dataset_from_index", [20, 50, 68])  # one row early
     check(read(found, 1), 1, 0, stride=1, count=31)
-    with pytest.raises(frames.UnreadableVideo, match=r"rows \[50 66\] have another episode_index"):
+    with pytest.raises(
+        frames.UnreadableVideo, match=r"rows \[50 66\] have an unexpected episode_index"
+    ):
         read(found, 2)
     swapped = root / "data/chunk-000/file-000.parquet"
     rows = pq.read_table(swapped)
     pq.write_table(rows.take([*range(23), 24, 23, *range(25, 68)]), swapped)
-    with pytest.raises(frames.UnreadableVideo, match="have another frame_index"):
+    with pytest.raises(frames.UnreadableVideo, match="have an unexpected frame_index"):
         read(found, 1)
     pq.write_table(rows, swapped)
     found = change("length", [33, 17, 26])  # two rows of the next one
-    with pytest.raises(frames.UnreadableVideo, match="have another episode_index"):
+    with pytest.raises(frames.UnreadableVideo, match="have an unexpected episode_index"):
         read(found, 1)
     # A frame fewer than rows: the video of the next episode begins too early.
     starts = np.array(right[f"videos/{CAMERA}/from_timestamp"])
@@ -503,7 +505,7 @@ def test_labels_that_are_no_numbers_are_refused(tmp_path):
     assert "action" in reason("action", None)
     assert "action: expected numbers, got string" in reason("action", pa.array(["fast"] * 12))
     nowhere = pa.array([{"bytes": None, "path": "/etc/hostname"}] * 12)
-    assert f"{CAMERA}: expected images" in reason(CAMERA, nowhere)
+    assert f"{CAMERA}: expected the bytes of an image" in reason(CAMERA, nowhere)
     assert "JPEG or PNG" in reason(CAMERA, pa.array([{"bytes": b"?", "path": ""}] * 12))
 
 
@@ -578,14 +580,16 @@ def test_a_source_reads_the_same_in_another_process(sets):
 
 
 def test_what_is_no_data_set_is_an_error_at_the_start(tmp_path):
-    with pytest.raises(ValueError, match="expected a LeRobot data set, there is no .*info.json"):
+    with pytest.raises(
+        ValueError, match="expected a LeRobot data set, but .*info.json' doesn't exist"
+    ):
         pipeline.clips(settings(tmp_path))
     for number, (info, message) in enumerate(
         [
             ({"codebase_version": "v1.6"}, "expected v2.0, v2.1, v3.0, got v1.6"),
             ({"fps": 0}, "info.json: fps: expected a positive number, got 0"),
             ({"fps": None}, "info.json: fps: expected a positive number, got None"),
-            ({"fps": 3}, "robot.* has 3 frames a second, fewer than 4"),
+            ({"fps": 3}, "robot.* has 3 frames per second, fewer than 4"),
             ({"features": {}}, r"camera: expected one of \[\], got ''"),
             ({"features": {"x": 1}}, "info.json: features, x: expected an object, got 1"),
             ({"chunks_size": 0}, "info.json: chunks_size: expected a positive integer"),
@@ -600,7 +604,7 @@ def test_what_is_no_data_set_is_an_error_at_the_start(tmp_path):
         ("", "expected episodes"),
         ("{", "Expecting property name"),
         ('{"length": 12}', "episodes.jsonl, line 1: episode_index: expected"),
-        (lines * 2, "expected episodes with numbers of their own"),
+        (lines * 2, "expected episodes with unique numbers"),
     ):
         (root / "meta/info.json").write_text(
             (tmp_path / "3/meta/info.json").read_text().replace('"fps": 3', '"fps": 12')
@@ -614,7 +618,7 @@ def test_what_is_no_data_set_is_an_error_at_the_start(tmp_path):
     new = write(tmp_path / "new", "v3.0")
     path = new / "meta/episodes/chunk-000/file-001.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["data/file_index"]), path)
-    with pytest.raises(ValueError, match="expected .'data/file_index'., there is none"):
+    with pytest.raises(ValueError, match="expected columns .'data/file_index'., which are missing"):
         pipeline.clips(settings(new))
     shutil.rmtree(new / "meta/episodes")
     with pytest.raises(ValueError, match="no episodes"):
@@ -697,7 +701,7 @@ def test_gaps_in_timestamps_and_index_lose_the_clips_that_meet_them(tmp_path):
     rows = timed(tmp_path / "a", TWENTY, [*gap], gap)  # the video follows its rows
     right, reason = readable(rows)
     assert 0 < right < 17
-    assert "timestamp: expected rows 0.08333 s apart, as info.json says, got 0.1667" in reason
+    assert "timestamp: expected rows 0.08333 s apart, as in info.json, got 0.1667" in reason
     rows = timed(tmp_path / "b", TWENTY, STEADY, None, index=[*range(10), *range(11, 21)])
     right, reason = readable(rows)
     assert 0 < right < 17 and "gaps in their index" in reason
@@ -713,7 +717,7 @@ def test_true_times_are_followed_where_rows_and_video_agree(tmp_path):
     rate = FPS / 1.2
     root = timed(tmp_path / "c", TWENTY, every(TWENTY, rate), [i / rate for i in range(TWENTY)])
     right, reason = readable(root)
-    assert right == 0 and "expected 12 rows a second, as info.json says, got 10" in reason
+    assert right == 0 and "expected 12 rows per second, as in info.json, got 10" in reason
 
 
 def test_checking_a_set_says_what_training_does(tmp_path):
@@ -769,5 +773,5 @@ def test_files_that_are_missing_are_said_once(tmp_path, version, caplog):
     assert str(first) in record.getMessage()
     for path in rest:
         path.unlink()
-    with pytest.raises(ValueError, match=f"expected {1 + len(rest)} files of videos, .* not one"):
+    with pytest.raises(ValueError, match=f"expected {1 + len(rest)} files of videos, got none"):
         catalog.source(settings(root), "robot")

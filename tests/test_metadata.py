@@ -168,6 +168,6 @@ def test_a_source_is_read_at_the_nearest_rate_and_says_which_once(rate, fps, ste
     warned = [one for one in caplog.records if one.levelno >= logging.WARNING]
     assert len(warned) == said
     if said:
-        assert f"{rate / steps:.4g} frames a second" in warned[0].getMessage()
+        assert f"{rate / steps:.4g} frames per second" in warned[0].getMessage()
     with pytest.raises(ValueError, match="fewer than 4"):
         episodes.stride("slow", 3, 4)

@@ -207,7 +207,7 @@ def test_a_networks_recipe_is_a_static_argument_and_equal_ones_share_a_program(f
 def test_missing_weights_of_lpips_are_an_error_that_says_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "lpips", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="heads come with .*: pip install lpips"):
+    with pytest.raises(ModuleNotFoundError, match="needs its heads from .*: pip install lpips"):
         perceptual.load("lpips_vgg")
 
 
@@ -220,7 +220,7 @@ def test_a_missing_or_wrong_trunk_is_an_error_that_names_the_file(files, tmp_pat
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth: LPIPS needs torchvision's weights"):
         perceptual.load("lpips_vgg", trunk=tmp_path / "nowhere.pth")
     other = tmp_path / "hub" / "checkpoints" / FILES["alex"]
-    with pytest.raises(ValueError, match=r"features\.0\.weight \[64, 3, 3, 3\]; 24 of 26 are"):
+    with pytest.raises(ValueError, match=r"features\.0\.weight \[64, 3, 3, 3\]; 24 of 26 tensors"):
         perceptual.load("lpips_vgg", trunk=other)
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(ValueError, match=r"text\.pth: not a checkpoint made of plain tensors"):
@@ -230,7 +230,9 @@ def test_a_missing_or_wrong_trunk_is_an_error_that_names_the_file(files, tmp_pat
 def test_wrong_frames_are_an_error_that_says_what_was_expected(files):
     network, params = perceptual.load("effnet")
     a = np.zeros((1, 2, 32, 32, 3), np.float32)
-    with pytest.raises(ValueError, match=r"a, b: expected frames of one shape, got \(1, 2, 32"):
+    with pytest.raises(
+        ValueError, match=r"a, b: expected frames of the same shape, got \(1, 2, 32"
+    ):
         perceptual.distance(network, params, a, a[:, :1])
     with pytest.raises(ValueError, match="a, b: expected uint8 or floating point, got int32"):
         perceptual.distance(network, params, a.astype(np.int32), a.astype(np.int32))

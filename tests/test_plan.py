@@ -429,12 +429,12 @@ def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path
     folder.mkdir()
     shutil.copy(run / "controller" / "panda" / "config.json", folder)
     for name, why in (
-        (folder, f"{folder}: expected a trained controller, it has no checkpoint yet"),
+        (folder, f"{folder}: expected a trained controller, got a run without checkpoints"),
         (tmp_path / "none", "config.json: not found"),
     ):
         with pytest.raises(plan_run.Refused, match=f"controller: .*{why}"):
             plan_run.plan(str(run), "panda", controller=str(name))
-    with pytest.raises(FileNotFoundError, match="expected a trained controller, it has no"):
+    with pytest.raises(FileNotFoundError, match="expected a trained controller, got a run without"):
         models.load(str(run), controller=str(folder))
 
 

@@ -121,7 +121,7 @@ def test_an_address_and_numbers_are_all_that_is_needed(monkeypatch):
         ),
         ({"JAX_NUM_PROCESSES": "2", "JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_PROCESS_ID.*got None"),
         ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES: expected a number, got 'two'"),
-        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES, JAX_PROCESS_ID: expected beside"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1"}, "JAX_NUM_PROCESSES, JAX_PROCESS_ID: expected both"),
         ({"JOB_COMPLETION_INDEX": "1"}, "in an indexed Kubernetes job"),
     ],
 )
@@ -219,6 +219,6 @@ def test_two_processes_train_as_one_does_stop_together_and_continue(tmp_path):
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=300)
     assert process.returncode == 143, out
-    assert "continues after step 6" in out and "as asked" in out
+    assert "resuming after step 6" in out and "on request" in out
     saved = max(int(path.name) for path in (two / "checkpoints").iterdir())
     assert saved == max(log(two)[0]) >= 9

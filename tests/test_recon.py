@@ -129,15 +129,15 @@ def broken(tmp_path):
         "empty.hdf5": "file signature not found",
         "text.hdf5": "file signature not found",
         "blind.hdf5": "no dataset images/rgb_left",
-        "group.hdf5": "jackal/position is no array",
+        "group.hdf5": "jackal/position is not an array",
         "flat.hdf5": "no dataset images/rgb_left",
         "scalar.hdf5": "jackal/yaw: expected [F], got ()",
-        "huge.hdf5": "chunks (67108864,)",
-        "uneven.hdf5": "(12, 12, 11) images, positions and yaws",
+        "huge.hdf5": "chunks of (67108864,)",
+        "uneven.hdf5": "images, positions and yaws, got (12, 12, 11)",
         "lost.hdf5": "expected finite numbers",
         "names.hdf5": "jackal/position: expected numbers, got |S5",
         "line.hdf5": "expected [F, 2]",
-        "short.hdf5": "3 steps, needs 4",
+        "short.hdf5": "3 steps, but a clip needs 4",
         "noise.hdf5": "damaged mjpeg image",
         "blank.hdf5": "expected a JPEG or PNG image",
     }
@@ -299,11 +299,11 @@ def test_no_file_makes_the_reader_open_another_one(tmp_path):
     with change("soft.hdf5", KEYS[1], "jackal/position is a link") as file:
         file["door"] = h5py.ExternalLink(secret, "/")
         file[KEYS[1]] = h5py.SoftLink("/door/jackal/position")
-    with change("virtual.hdf5", KEYS[2], "jackal/yaw has its data in other files") as file:
+    with change("virtual.hdf5", KEYS[2], "jackal/yaw stores its data in other files") as file:
         layout = h5py.VirtualLayout((8,), float)
         layout[:] = h5py.VirtualSource(secret, KEYS[2], (8,))
         file.create_virtual_dataset(KEYS[2], layout)
-    with change("storage.hdf5", KEYS[2], "jackal/yaw has its data in other files") as file:
+    with change("storage.hdf5", KEYS[2], "jackal/yaw stores its data in other files") as file:
         file.create_dataset(KEYS[2], (8,), float, external=[(secret, 0, 64)])
     found = catalog.source(settings(tmp_path), "recon")
     for path, reason in reasons.items():
@@ -334,7 +334,7 @@ def test_wrong_settings_are_errors_that_say_what_was_expected(folder, broken, tm
     for rate in "fast", "0", "-4", "nan", "inf":
         with pytest.raises(ValueError, match=f"rate: expected a positive number .* got '{rate}'"):
             pipeline.clips(settings(folder, rate))
-    with pytest.raises(ValueError, match="has 3 frames a second, fewer than 4"):
+    with pytest.raises(ValueError, match="has 3 frames per second, fewer than 4"):
         pipeline.clips(settings(folder, "3"))
     with pytest.raises(ValueError, match="speed"):
         pipeline.clips(config(mixture={"a": 1.0}, sources={"a": f"recon:{folder}?speed=4"}))

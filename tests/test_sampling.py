@@ -416,7 +416,7 @@ def test_a_prior_is_saved_with_its_model_and_is_no_other_steps(get_config, tmp_p
     with pytest.raises(ValueError, match="expected the prior of step 1, got .*2"):
         lawm.load(tmp_path / "run", prior=True)
     (tmp_path / "run" / "prior.safetensors").write_bytes(b"no such file")
-    with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior as"):
+    with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior written by"):
         lawm.load(tmp_path / "run", prior=True)
     assert lawm.load(tmp_path / "run")[0] == plain
     (tmp_path / "run" / "prior.safetensors").unlink()

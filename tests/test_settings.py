@@ -90,7 +90,7 @@ def test_every_number_of_every_config_has_a_range(get_config):
 def test_training_and_clips_refuse_it_before_anything_is_written(get_config, tmp_path):
     config = get_config("size=tiny")
     config.data.frames = 1
-    with pytest.raises(ValueError, match="^data.frames: expected a whole number, at least 2"):
+    with pytest.raises(ValueError, match="^data.frames: expected an integer >= 2"):
         loop.fit(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match="^data.frames"):
@@ -101,10 +101,10 @@ def test_a_batch_per_device_is_for_training_alone(get_config):
     config = get_config("size=base")
     assert config.data.batch == 0 and config.data.batch_per_device > 0
     settings.check(config, per_device=True)
-    with pytest.raises(ValueError, match="^data.batch: expected a whole number, at least 1, got 0"):
+    with pytest.raises(ValueError, match="^data.batch: expected an integer >= 1, got 0"):
         settings.check(config)
     del config.data.batch_per_device
-    with pytest.raises(ValueError, match="^data.batch: expected at least 1 where"):
+    with pytest.raises(ValueError, match="^data.batch: expected at least 1 if"):
         settings.check(config, per_device=True)
 
 
@@ -112,4 +112,4 @@ def test_the_command_says_it_in_one_line(tmp_path):
     flags = [f"--workdir={tmp_path}/run", "--config.data.fps=0.0"]
     out = conftest.run_module("train", "--config=configs/lawm.py:size=tiny", *flags)
     assert out.returncode == 1
-    assert out.stderr.splitlines()[-1] == "ValueError: data.fps: expected a number above 0, got 0.0"
+    assert out.stderr.splitlines()[-1] == "ValueError: data.fps: expected a number > 0, got 0.0"

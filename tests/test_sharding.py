@@ -289,7 +289,7 @@ def test_fsdp_is_the_largest_divisor_of_the_devices_up_to_what_is_asked(
 
 @pytest.mark.parametrize("data, fsdp", [(3, 1), (2, 2), (0, 8), (-1, -1), (-1, 0), (-2, -4)])
 def test_axes_that_do_not_fit_the_devices_are_an_error(devices, data, fsdp):
-    message = "mesh.data, mesh.fsdp: expected a product of 8 devices, got"
+    message = "mesh.data, mesh.fsdp: expected a product of 8, the number of devices, got"
     with pytest.raises(ValueError, match=message):
         sharding.make_mesh(data, fsdp, devices)
 

@@ -145,15 +145,15 @@ def test_items_that_cannot_be_read_or_hold_nonsense_are_counted():
     assert got["state"]["count"] == wanted["state"]["count"] + 1
     short = statistics.measure(source({"short": labelled(np.zeros((1, 3)))}), 4.0)
     assert "actions" not in short and short["state"]["count"] == 1
-    with pytest.raises(ValueError, match="test: expected labels, got no item: damaged: damaged"):
+    with pytest.raises(ValueError, match="test: expected labels, got none: damaged: damaged"):
         statistics.measure(source({"damaged": None}), 4.0)
-    with pytest.raises(ValueError, match="test: expected labels, got no actions and no state"):
+    with pytest.raises(ValueError, match="test: expected labels, got neither actions nor state"):
         statistics.measure(source({"a": {"other": np.zeros((4, 2))}}), 4.0)
 
 
 def test_a_source_without_labels_is_refused(videos):
     opened = video.Videos("films", tuple(video.find_videos(videos)), 4, 4.0, frames.View(32, 32))
-    with pytest.raises(ValueError, match="source: expected a labelled one, got Videos"):
+    with pytest.raises(ValueError, match="source: expected a labeled source, got Videos"):
         statistics.measure(opened, 4.0)
 
 
@@ -163,7 +163,7 @@ def test_what_is_written_is_read_again_and_never_overwritten_silently(tmp_path):
     path = statistics.write(tmp_path, measured)
     assert path == str(tmp_path / "statistics.json") and os.listdir(tmp_path) == ["statistics.json"]
     assert statistics.read(tmp_path) == statistics.read(tmp_path, opened, 4.0) == measured
-    with pytest.raises(ValueError, match="statistics.json: it exists"):
+    with pytest.raises(ValueError, match="statistics.json: already exists"):
         statistics.write(tmp_path, measured)
     with pytest.raises(TypeError):
         statistics.write(tmp_path, {"fps": object()}, replace=True)
@@ -177,18 +177,16 @@ def test_missing_and_damaged_statistics_come_with_the_command_that_makes_them(tm
     read = functools.partial(statistics.read, tmp_path, fps=4.0, spec="droid:/data/droid")
     with pytest.raises(ValueError) as caught:
         read()
-    assert (
-        str(caught.value) == f"{tmp_path}/statistics.json: there is none; make it with: {command}"
-    )
+    assert str(caught.value) == f"{tmp_path}/statistics.json: not found; create it with: {command}"
     with pytest.raises(ValueError, match=f"--source KIND:{tmp_path} --statistics$"):
         statistics.read(tmp_path)
     for text in "{", "[1]", '{"items": 3}':
         (tmp_path / "statistics.json").write_text(text)
-        with pytest.raises(ValueError, match="it is damaged .*; delete it, then: python") as caught:
+        with pytest.raises(ValueError, match="damaged .*; delete it and run: python") as caught:
             read()
         assert str(caught.value).endswith(command)
     (tmp_path / "statistics.json").write_text("[1]")
-    with pytest.raises(ValueError, match="it is damaged"):
+    with pytest.raises(ValueError, match="statistics.json: damaged"):
         statistics.read(tmp_path)
 
 

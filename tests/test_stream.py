@@ -136,7 +136,7 @@ def test_batches_hold_what_all_sources_share(numbers):
     settings.data.augment.flip = 0.5  # a mirror image has other actions
     assert next(pipeline.clips(settings)).keys() == plain
     sources = {"a": Numbers("a", range(5)), "b": Numbers("b", range(5), size=6)}
-    with pytest.raises(ValueError, match="expected video of one shape in all sources, got"):
+    with pytest.raises(ValueError, match="expected the same video shape in all sources, got"):
         pipeline.clips(numbers({"a": 1.0, "b": 1.0}, **sources))
 
 
@@ -220,7 +220,7 @@ def test_another_file_in_place_of_a_broken_one_costs_nothing_of_the_source_size(
     read = reader.Reader(few, 0, 0.0, reader.Failures(None))
     assert all(read(i, np.random.default_rng(i))["episode"] == 29 for i in range(30))
     few.bad = range(30)
-    with pytest.raises(ValueError, match="no file can be read any more"):
+    with pytest.raises(ValueError, match="no readable file is left"):
         read(0, np.random.default_rng(0))
 
 

@@ -189,7 +189,7 @@ def test_a_set_with_splits_is_read_by_its_splits(folders, kind):
             try:
                 clips = [source.clip(item, np.random.default_rng(seed)) for seed in range(5)]
             except frames.UnreadableVideo as error:
-                assert "10 steps, needs 19" in str(error)  # every 6th of 25 a second
+                assert "10 steps, but a clip needs 19" in str(error)  # every 6th of 25 a second
                 continue
             for clip in clips + list(source.fixed(item)):
                 assert clip.keys() == {"video", "episode", "start"}
@@ -302,8 +302,8 @@ def test_labels_alone_need_no_frames_and_a_source_is_small_when_pickled(folders)
     [
         ("video=video", "rate: expected frames per second, got ''"),
         ("rate=fast", "rate: expected frames per second, got 'fast'"),
-        ("rate=-5", "data.fps: .* has -5 frames a second"),
-        ("rate=3", "data.fps: .* has 3 frames a second, fewer than 4"),
+        ("rate=-5", "data.fps: .* has -5 frames per second"),
+        ("rate=3", "data.fps: .* has 3 frames per second, fewer than 4"),
         ("rate=25&video=clip", "video: expected one of video; got 'clip'"),
         ("rate=25&video=words", "video: expected one of video; got 'words'"),
         ("rate=25&actions=label", "actions: expected one of nothing; got 'label'"),
@@ -388,7 +388,7 @@ def test_a_damaged_shard_costs_its_examples_and_is_reported(folders, kind, tmp_p
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert lines and {line["path"][:6] for line in lines} == {"00001/"}
     source = open_set(other, options)
-    with pytest.raises(frames.UnreadableVideo, match="tfrecord-00001.*cut off|iegeli|64KB"):
+    with pytest.raises(frames.UnreadableVideo, match="tfrecord-00001.*is truncated|iegeli|64KB"):
         source.clip(lines[0]["path"], np.random.default_rng(0))
 
 

@@ -195,7 +195,7 @@ def test_a_bucket_that_is_not_mounted_is_an_error_instead_of_a_folder_of_that_na
     config, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="workdir: expected a folder.*got 'gs://bucket/run'"):
+    with pytest.raises(ValueError, match="workdir: expected a local folder.*got 'gs://bucket/run'"):
         loop.fit(config(), "gs://bucket/run")
     assert list(tmp_path.iterdir()) == []
 
@@ -207,7 +207,7 @@ def test_a_run_continues_bit_for_bit_and_drops_what_it_logged_after_its_checkpoi
     with open(workdir / "metrics.jsonl", "a") as file:
         file.write('{"step": 31, "lo')  # as a killed process may leave it
     _, params = loop.fit(config(), str(workdir))
-    assert "continues after step 20" in capsys.readouterr().out
+    assert "resuming after step 20" in capsys.readouterr().out
     assert_equals(straight, workdir, params)
 
 
@@ -245,7 +245,7 @@ def test_a_terminated_run_saves_exits_with_143_and_continues(straight, config, o
     wait_for(process, workdir, 6, output)
     process.terminate()
     assert process.wait(120) == 128 + signal.SIGTERM, output.read_text()  # not done: start it again
-    assert "as asked; the same command continues from here" in output.read_text()
+    assert "on request; run the same command to resume" in output.read_text()
     saved = max(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
     assert 6 <= saved < STEPS and max(lines(workdir)) == saved
     _, params = loop.fit(config(), str(workdir))
@@ -342,7 +342,7 @@ def test_loading_where_there_is_no_run_is_an_error_and_makes_nothing(straight, t
     with pytest.raises(FileNotFoundError, match="config.json: not found"):
         lawm.load(tmp_path / "nowhere")
     shutil.copy(straight["workdir"] / "config.json", tmp_path)
-    with pytest.raises(FileNotFoundError, match="no checkpoint here"):
+    with pytest.raises(FileNotFoundError, match="no checkpoint found"):
         lawm.load(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -354,7 +354,7 @@ def test_a_saved_model_loads_as_it_was_without_the_public_weights(straight, tmp_
         model, params = lawm.load(tmp_path / "copy")
     assert model == straight["model"]
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), straight["params"])
-    with pytest.raises(ValueError, match="expected no checkpoints, found step 0"):
+    with pytest.raises(ValueError, match="expected no checkpoints, got step 0"):
         lawm.save(tmp_path / "copy", model, params)
 
 

@@ -225,7 +225,7 @@ def test_rows_and_columns_are_stretched_to_the_grid_of_2_1_and_times_are_not():
         (np.zeros((2, 4, 32, 48, 3), np.float32), r"x: expected \[B, F, H, H, 3\].*got"),
         (np.zeros((2, 4, 40, 40, 3), np.float32), "H a multiple of 16"),
         (np.zeros((2, 3, 32, 32, 3), np.float32), "x: expected a multiple of 2 frames, got 3"),
-        (np.zeros((2, 4, 32, 32, 3), np.uint8), "x: expected normalised.*got uint8"),
+        (np.zeros((2, 4, 32, 32, 3), np.uint8), "x: expected normalized.*got uint8"),
     ],
 )
 def test_an_input_that_does_not_fit_is_refused_by_name(x, message):

@@ -366,10 +366,10 @@ def test_other_wrong_arguments_are_errors_that_say_what_was_expected(tiny, encod
         lawm.infer_actions(model, params, s[:, :1])
     with pytest.raises(ValueError, match=r"video: expected \[B, F, H, W, 3\], got \(4, 64, 64, 3"):
         lawm.encode(encoder[0](), encoder[1], video((4, 64, 64, 3)))
-    with pytest.raises(ValueError, match=r"shape: expected a last axis of 16, got \(2, 15\)"):
+    with pytest.raises(ValueError, match=r"shape: expected a last axis of size 16, got \(2, 15\)"):
         lawm.sample_actions(model, params, jax.random.key(0), (2, 15))
     for section, key, value, message in (
-        ("data", "size", 72, "data.size.*multiple of 32 .*got 72"),
+        ("data", "size", 72, "data.size.*divisible by 32 .*got 72"),
         ("data", "resize", 32, "data.resize.*got 64 and 32"),
         ("latent", "kind", "vague", "latent.kind: .*got 'vague'"),
         ("encoder", "name", "vague", "expected one of .*got 'vague'"),
@@ -390,9 +390,7 @@ def test_what_is_no_floating_point_or_no_uint8_is_refused_also_when_traced(tiny,
     make, params = encoder
     model, frames = make(), video((1, 2, 64, 64, 3))
     for wrong in (frames / 255, frames > 127, frames.astype(np.uint16), frames.astype(np.int32)):
-        with pytest.raises(
-            ValueError, match="video: expected uint8, .*got (float|bool|uint16|int)"
-        ):
+        with pytest.raises(ValueError, match="video: expected uint8 .*got (float|bool|uint16|int)"):
             jax.eval_shape(lambda v: lawm.encode(model, params, v), wrong)
         with pytest.raises(ValueError, match="video: expected uint8"):
             lawm.init(model, jax.random.key(0), wrong)
@@ -458,7 +456,7 @@ def test_sampled_actions_follow_their_kind(tiny):
     energy = latents.energy(sparse, 5.0).mean()
     assert float(energy) < 0.8 * float(latents.energy(noisy, 5.0).mean())
     np.testing.assert_array_equal(sample(*tiny("deterministic")[:2], key, shape), 0)
-    with pytest.raises(ValueError, match="no distribution to draw from"):
+    with pytest.raises(ValueError, match="no distribution to sample from"):
         lawm.sample_actions(*tiny("none")[:2], key, shape)
 
 
@@ -481,7 +479,7 @@ def test_weights_of_another_encoder_than_the_config_names_are_refused(get_config
     model = world_model.build(config)
     video = jax.ShapeDtypeStruct((1, 4, 64, 64, 3), jnp.uint8)
     with pytest.raises(
-        ValueError, match="(?s)encoder.name: expected that of embedded.*vjepa2_tiny"
+        ValueError, match="(?s)encoder.name: expected the encoder of embedded.*vjepa2_tiny"
     ):
         world_model.init_encoder(model, video)
 

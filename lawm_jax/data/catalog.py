@@ -48,12 +48,14 @@ def source(config, name, split="train"):
     elif name in data.sources:
         label, spec = f"data.sources.{name}={data.sources[name]!r}", data.sources[name]
     else:
-        raise ValueError(f"data.mixture: expected names of data.sources, got {name!r}")
+        raise ValueError(f"data.mixture: expected names from data.sources, got {name!r}")
     found = open_source(label, spec, split, data)
     if getattr(found, "encoder", None):
         made, wanted = json.loads(found.encoder), json.loads(config.encoder.to_json())
         if made != wanted:
-            raise ValueError(f"encoder: {label} holds states of {made}, got {wanted}")
+            raise ValueError(
+                f"encoder: expected {made}, which encoded the states of {label}, got {wanted}"
+            )
     return found
 
 
@@ -123,5 +125,5 @@ def weights(data):
         return {"videos": 1.0}
     found = {name: float(weight) for name, weight in dict(data.mixture).items()}
     if not any(weight > 0 for weight in found.values()):
-        raise ValueError("data.mixture: expected a positive weight, or data.videos, got neither")
+        raise ValueError("data.mixture: expected a positive weight or data.videos, got neither")
     return found

@@ -87,7 +87,7 @@ class Film:
         if self.remote:
             self.remote.check()
         if time.thread_time() > self.clock.until:
-            raise UnreadableVideo(self.path, f"took more than {LIMIT:g} s")
+            raise UnreadableVideo(self.path, f"reading took more than {LIMIT:g} s")
 
     def seconds(self, pts):
         """Converts a timestamp to seconds from the first frame."""
@@ -127,9 +127,9 @@ class Film:
             if packet.dts is not None:
                 step = 0 if last is None else float((packet.dts - last) * self._tick)
                 if step < -BACK or step > self._most:
-                    way = "go back" if step < 0 else "jump"
+                    way = "backward" if step < 0 else "forward"
                     where = f"{self.seconds(last):.3g} s"
-                    self.broken = f"timestamps {way} by {abs(step):.3g} s at {where}"
+                    self.broken = f"timestamps jump {way} by {abs(step):.3g} s at {where}"
                     return
                 last = packet.dts
             self.read += packet.size
@@ -268,7 +268,9 @@ def opened(path, clock=None):
                 raise UnreadableVideo(path, "no video stream that can be decoded")
             codec = stream.codec_context
             if codec.width * codec.height > frames.MAX_PIXELS:
-                raise UnreadableVideo(path, f"pictures of {codec.width} x {codec.height} pixels")
+                raise UnreadableVideo(
+                    path, f"frames too large: {codec.width} x {codec.height} pixels"
+                )
             codec.options = {"max_pixels": str(frames.MAX_PIXELS)}
             codec.thread_count = 1  # the pipeline reads many clips in parallel
             yield Film(path, container, stream, clock, remote)

@@ -80,7 +80,9 @@ def _repeated(found, times, picture):
     """Yields `picture(frame)` as often as each frame is requested."""
     for frame, count in found:
         if count > _LONGEST * times.fps:
-            raise ValueError(f"a frame is shown for {count / times.fps:.3g} s")
+            raise ValueError(
+                f"a frame is shown for {count / times.fps:.3g} s, longer than {_LONGEST:g} s"
+            )
         value = picture(frame)
         yield from itertools.repeat(value, count)
 
@@ -93,13 +95,15 @@ def _every(film, times, done, grace):
         last, wrong = None, 0
         for frame in _frames(film, packets):
             if frame.pts is None:
-                raise ValueError("frame without a timestamp")
+                raise ValueError("a frame has no timestamp")
             now = film.seconds(frame.pts)
             if last is not None and now < film.seconds(last.pts) - TICK:
                 if wrong > 1 and not top:
                     break  # all timestamps from this keyframe on may be wrong
                 if not film.loose or now < film.seconds(last.pts) - container.BACK:
-                    raise ValueError(f"timestamps go back, from {film.seconds(last.pts):.3g} s")
+                    raise ValueError(
+                        f"timestamps jump backward after {film.seconds(last.pts):.3g} s"
+                    )
                 frame.pts, wrong = film.following(last), wrong + 1
                 now = film.seconds(frame.pts)
             else:

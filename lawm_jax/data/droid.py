@@ -65,8 +65,8 @@ def source(name, where, split, data, view, camera="exterior_image_1_left"):
         keys = _raw_episodes(where)
         if not keys:
             raise ValueError(
-                f"{name}: expected a TFDS folder with dataset_info.json, such as droid/1.0.1, or "
-                f"raw episodes with trajectory.h5 below it; neither is in {where!r}"
+                f"{name}: expected a TFDS folder with dataset_info.json, such as droid/1.0.1, or a "
+                f"folder of raw episodes with trajectory.h5, got {where!r}, which has neither"
             )
         train, test = episodes.split(keys, data.holdout)
         items = tuple(os.path.join(where, keys[i]) for i in (train if split == "train" else test))
@@ -92,10 +92,10 @@ class _Recorded:
         try:
             path, gripper = tfds.rows(features, LABELS[0], 6), tfds.rows(features, LABELS[1], 1)
         except ValueError as error:
-            raise frames.UnreadableVideo(item, f"its labels: {error}") from error
+            raise frames.UnreadableVideo(item, f"labels: {error}") from error
         if not len(path) == len(gripper) == len(images):
             reason = f"{len(path)} poses and {len(gripper)} gripper positions"
-            raise frames.UnreadableVideo(item, f"{reason} for {len(images)} frames")
+            raise frames.UnreadableVideo(item, f"{reason} don't match {len(images)} frames")
 
         def arrays(indices, view):
             clip = _labels(path[indices], gripper[indices, 0])
@@ -135,7 +135,7 @@ class _Raw:
         count = len(shown)
         if abs(count - len(path)) > 1 or len(gripper) != len(path):
             reason = f"{len(path)} poses and {len(gripper)} gripper positions"
-            raise frames.UnreadableVideo(item, f"{reason} for {count} frames of {recorded}")
+            raise frames.UnreadableVideo(item, f"{reason} don't match {count} frames of {recorded}")
 
         def arrays(indices, view):
             clip = _labels(path[indices], gripper[indices])
@@ -176,7 +176,7 @@ def _even_times(path):
     shown = pace.times(path)
     even = np.linspace(shown[0], shown[-1], len(shown)) if len(shown) else shown
     if len(shown) < 2 or np.abs(shown - even).max() > pace.NEAR * (even[1] - even[0]):
-        raise ValueError(f"{path}: {len(shown)} frames that aren't evenly spaced")
+        raise ValueError(f"{path}: its {len(shown)} frames aren't evenly spaced in time")
     return shown
 
 

@@ -107,7 +107,7 @@ class Episodes:
     def _latest(self, item, episode):
         latest = episode.length - 1 - (self.frames - 1) * self.stride
         if latest < 0:
-            reason = f"{episode.length} steps, needs {episode.length - latest}"
+            reason = f"{episode.length} steps, but a clip needs {episode.length - latest}"
             raise UnreadableVideo(str(item), reason)
         return latest
 
@@ -155,7 +155,7 @@ def stride(name, rate, fps):
       ValueError: the recording is slower than `fps`.
     """
     if rate < 0.9 * fps:
-        raise ValueError(f"data.fps: {name} has {rate:g} frames a second, fewer than {fps:g}")
+        raise ValueError(f"data.fps: {name} has {rate:g} frames per second, fewer than {fps:g}")
     below = max(1, math.floor(rate / fps))
     steps = min(below, below + 1, key=lambda n: abs(math.log(rate / n / fps)))
     if not math.isclose(rate / steps, fps, rel_tol=1e-3):
@@ -167,8 +167,8 @@ def stride(name, rate, fps):
 def _say(name, rate, steps, fps):
     """Logs the rate at which a source is read, once."""
     level = logging.INFO if abs(rate / steps / fps - 1) < 0.1 else logging.WARNING
-    got = f"{rate / steps:.4g} frames a second: every {steps} of {rate:.4g}"
-    _LOG.log(level, "%s: for data.fps=%g it is read at %s", name, fps, got)
+    got = f"{rate / steps:.4g} frames per second ({rate:.4g} / {steps})"
+    _LOG.log(level, "%s: data.fps=%g is approximated by %s", name, fps, got)
 
 
 def split(keys, holdout):

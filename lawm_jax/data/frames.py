@@ -87,7 +87,9 @@ class View:
         """
         wide = width * aspect
         if not 1 / 8 <= wide / height <= 8:
-            raise ValueError(f"picture of {wide:.0f} x {height} pixels")
+            raise ValueError(
+                f"picture of {wide:.0f} x {height} pixels: one side is more than 8 times the other"
+            )
         mirrored = False
         if self.seed is not None:
             random = np.random.default_rng(self.seed)
@@ -221,7 +223,7 @@ class Scaler:
             raise ValueError(f"expected a JPEG or PNG image, got bytes {bytes(data[:8])!r}")
         data = bytes(data)
         if name == "mjpeg" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-            raise ValueError("damaged mjpeg image: it has no end")
+            raise ValueError("damaged mjpeg image: no end marker")
         codec = av.CodecContext.create(name, "r")  # a new one: the PNG decoder keeps state
         codec.thread_count = 1
         codec.options = {"max_pixels": str(MAX_PIXELS), "err_detect": CHECKS}
@@ -332,4 +334,4 @@ def refuse_cuts(clip, most):
     change = np.sqrt(moved * gone)
     if change.max(initial=0) > most:
         step, start = int(change.argmax()), float(clip["start"])
-        raise UnreadableVideo(str(clip["episode"]), f"shot cut {step + 1} frames on", start)
+        raise UnreadableVideo(str(clip["episode"]), f"shot cut after {step + 1} frames", start)

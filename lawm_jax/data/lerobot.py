@@ -119,7 +119,9 @@ class _Recording:
             options = {"pre_buffer": False, "buffer_size": 2**16}
             with pyarrow.parquet.ParquetFile(path, **options) as file:
                 if file.metadata.num_rows < first + length:
-                    raise ValueError(f"{file.metadata.num_rows} rows, needs {first + length}")
+                    raise ValueError(
+                        f"expected at least {first + length} rows, got {file.metadata.num_rows}"
+                    )
 
                 def arrays(indices, view):
                     try:
@@ -155,12 +157,12 @@ class _Recording:
         columns = {"episode_index", "frame_index", *self.columns.values()}
         missing = columns - set(there)
         if missing:
-            raise ValueError(f"expected columns {sorted(missing)}, there are {there}")
+            raise ValueError(f"expected columns {sorted(missing)}, got {there}")
         columns |= {"index", "timestamp"} & set(there)
         rows = _rows(file, first + wanted, sorted(columns), 1024)
         for column, expected in ("episode_index", item), ("frame_index", wanted):
             if (_numbers(rows, column)[:, 0] != expected).any():
-                raise ValueError(f"rows {first + wanted[[0, -1]]} have another {column}")
+                raise ValueError(f"rows {first + wanted[[0, -1]]} have an unexpected {column}")
         if "index" in columns and (np.diff(_numbers(rows, "index")[:, 0]) != 1).any():
             raise ValueError(f"rows {first + wanted[[0, -1]]} have gaps in their index")
         if "timestamp" in columns:
@@ -179,12 +181,12 @@ class _Recording:
         if not (np.abs(steps - 1) < 0.5).all():
             worst = int(np.abs(steps - 1).argmax())
             raise ValueError(
-                f"timestamp: expected rows {1 / self.fps:.4g} s apart, as info.json says, got "
-                f"{steps[worst] / self.fps:.4g} s from frame {wanted[worst]} to the next"
+                f"timestamp: expected rows {1 / self.fps:.4g} s apart, as in info.json, got "
+                f"{steps[worst] / self.fps:.4g} s between frame {wanted[worst]} and the next"
             )
         if len(steps) and abs(steps.mean() - 1) > 0.1:
             raise ValueError(
-                f"timestamp: expected {self.fps:g} rows a second, as info.json says, got "
+                f"timestamp: expected {self.fps:g} rows per second, as in info.json, got "
                 f"{self.fps / steps.mean():.4g}"
             )
 
@@ -198,7 +200,7 @@ class _Recording:
         start, early = float(self.table["start"][row]), 0.5 / self.fps
         shown = pace.times(path, start - early, float(self.table["stop"][row]) - early)
         if len(shown) != length:
-            raise ValueError(f"expected a frame for each row, got {len(shown)} for {length} rows")
+            raise ValueError(f"expected one frame per row, got {len(shown)} for {length} rows")
         if "timestamp" in file.schema_arrow.names:
             rows = _rows(file, first + np.arange(length), ["timestamp"], 2**16)
             stamps = start + _numbers(rows, "timestamp")[:, 0]
@@ -209,7 +211,7 @@ class _Recording:
             wrong = int(np.argmax(~(late <= pace.NEAR / self.fps)))
             raise ValueError(
                 f"expected frame {wrong} at {stamps[wrong]:.4f} s, the timestamp of its row, got "
-                f"{shown[wrong]:.4f} s: video and rows have different rates, or lost some"
+                f"{shown[wrong]:.4f} s: video and rows have different rates, or some are missing"
             )
         return shown
 
@@ -222,7 +224,9 @@ class _Recording:
             reason = str(error) if path in str(error) else f"{path}: {error}"
             raise episodes.UnreadableVideo(str(item), reason) from error
         if shown[indices[-1]] + 0.5 / self.fps >= self.table["end"][row]:
-            raise ValueError("more rows than frames: the next episode's video begins before")
+            raise ValueError(
+                "more rows than frames: the next episode's video begins before the clip ends"
+            )
         start, rate = pace.sampling(shown, indices)
         try:
             return video.read_clip(path, start, len(indices), rate, view)["video"]
@@ -235,7 +239,7 @@ def _read(root, camera, actions, state):
     """Reads a data set's metadata; raises ValueError if it is invalid."""
     path = os.path.join(root, "meta", "info.json")
     if not os.path.isfile(path):
-        raise ValueError(f"expected a LeRobot data set, there is no {path!r}")
+        raise ValueError(f"expected a LeRobot data set, but {path!r} doesn't exist")
     info = metadata.load(path, "a LeRobot info.json")
     version = metadata.field(path, info, "codebase_version", "a string")
     if version not in VERSIONS:
@@ -271,7 +275,7 @@ def _check_files(recording):
         there = [os.path.isfile(path) for path in files]
         if not any(there):
             raise ValueError(
-                f"expected {len(files)} files of {kind}, there is not one: {min(files)}"
+                f"expected {len(files)} files of {kind}, got none; first missing: {min(files)}"
             )
         if not all(there):
             lost = [path for path, is_there in zip(files, there, strict=True) if not is_there]
@@ -304,12 +308,12 @@ def _column(types, option, wanted):
         return None
     others = [key for key in numbers if key not in BOOKKEEPING]
     if wanted != USUAL[option][0]:
-        raise ValueError(f"{option}: expected one of {others} or none, got {wanted!r}")
+        raise ValueError(f"{option}: expected one of {others} or 'none', got {wanted!r}")
     for usual in USUAL[option]:
         if usual in numbers:
             return usual
     if others:
-        text = "there is no feature %r, so clips have no %s; choose by ?%s=NAME one of %s"
+        text = "there is no feature %r, so clips have no %s; use ?%s=NAME to select one of %s"
         _LOG.warning(text, wanted, option, option, others)
     return None
 
@@ -327,7 +331,7 @@ def _read_jsonl(path):
     try:
         number, length = np.array(rows, np.int64).reshape(-1, 2).T
     except OverflowError as error:
-        raise ValueError(f"{path}: expected smaller numbers: {error}") from error
+        raise ValueError(f"{path}: expected 64-bit integers: {error}") from error
     zero, files = np.zeros(len(rows), np.int64), np.zeros((len(rows), 2), np.int64)
     table = {"number": number, "length": length, "data": files, "videos": files}
     whole = np.full(len(rows), np.inf)
@@ -351,7 +355,7 @@ def _read_parquet(root, camera):
             raise ValueError(f"{path}: expected a table of episodes, got: {error}") from error
         missing = set(names) - set(piece.column_names)
         if missing:
-            raise ValueError(f"{path}: expected {sorted(missing)}, there is none")
+            raise ValueError(f"{path}: expected columns {sorted(missing)}, which are missing")
         for name in names:
             kind = piece[name].type
             whole = pyarrow.types.is_integer(kind)
@@ -388,7 +392,8 @@ def _sorted(where, table):
     if not 0 < len(order) == len(table["number"]):
         total = len(table["number"])
         raise ValueError(
-            f"{where}: expected episodes with numbers of their own, got {total}, {len(order)}"
+            f"{where}: expected episodes with unique numbers, got {total} episodes with "
+            f"{len(order)} different numbers"
         )
     return {key: values[order] for key, values in table.items()}
 
@@ -475,5 +480,5 @@ def _images(rows, column):
     names = [kind.field(i).name for i in range(kind.num_fields)]
     images = [image and image["bytes"] for image in rows[column].to_pylist() if "bytes" in names]
     if not images or not all(images):
-        raise ValueError(f"{column}: expected images in the rows")
+        raise ValueError(f"{column}: expected the bytes of an image in each row")
     return images

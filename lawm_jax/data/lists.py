@@ -107,7 +107,7 @@ def read(where, file):
             got = f"{paths[row].as_py()!r} from {starts[row]:g} to {ends[row]:g}"
             raise ValueError(f"{where}, {line} {row + 1}: expected {expected}, got {got}")
     if empty.all():
-        raise ValueError(f"{where}: expected a list of videos, it is empty")
+        raise ValueError(f"{where}: expected a list of videos, got an empty list")
     _check_systems(where, paths)
     items = Listed(posixpath.dirname(where), paths, starts, ends)
     items = items._only(~empty) if empty.any() else items

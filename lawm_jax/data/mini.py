@@ -42,7 +42,7 @@ def source(name, where, split, data, view):
       ValueError: there are no episodes, or `data.fps` isn't 4.
     """
     if data.fps != FPS:
-        raise ValueError(f"data.fps: {name} has {FPS} frames a second, got {data.fps}")
+        raise ValueError(f"data.fps: expected {FPS}, the frame rate of {name}, got {data.fps}")
     folder = os.path.join(FOLDER, paths.expand(where), split)  # an absolute path replaces FOLDER
     items = tuple(paths.once(glob.glob(os.path.join(glob.escape(folder), "*.mp4"))))
     if not items:
@@ -71,9 +71,9 @@ class _Open:
                 if array.ndim != 2 or array.dtype.kind not in "fiu":
                     raise ValueError(f"expected numbers [T, k], got {array.dtype} {array.shape}")
         except (OSError, ValueError, *_ARCHIVE) as error:
-            raise episodes.UnreadableVideo(item, f"its labels: {error}") from error
+            raise episodes.UnreadableVideo(item, f"labels: {error}") from error
         if len(actions) != len(state) - 1:
-            reason = f"its labels: {len(actions)} actions for {len(state)} states"
+            reason = f"labels: expected {len(state) - 1} actions, one per step, got {len(actions)}"
             raise episodes.UnreadableVideo(item, reason)
 
         def arrays(indices, view):
@@ -84,7 +84,7 @@ class _Open:
             if view is not None:
                 count = self.frames.get(item, _frames)
                 if count != len(state):
-                    reason = f"its labels: {len(state)} states for {count} frames"
+                    reason = f"labels: expected {count} states, one per frame, got {len(state)}"
                     raise episodes.UnreadableVideo(item, reason)
                 read = video.read_clip(item, indices[0] / FPS, len(indices), FPS, view)
                 clip["video"] = read["video"]
@@ -97,5 +97,5 @@ def _frames(path):
     """Returns the number of frames of a video; raises UnreadableVideo unless they are at `FPS`."""
     shown = pace.times(path)
     if not (np.abs(shown - np.arange(len(shown)) / FPS) <= pace.NEAR / FPS).all():
-        raise episodes.UnreadableVideo(path, f"its frames don't come {FPS:g} times a second")
+        raise episodes.UnreadableVideo(path, f"expected {FPS:g} evenly spaced frames per second")
     return len(shown)

@@ -30,7 +30,7 @@ def times(path, first=0.0, last=math.inf):
             if not packet.size or packet.is_discard:
                 continue
             if packet.pts is None:
-                raise ValueError("a frame without a timestamp")
+                raise ValueError("a frame has no timestamp")
             found.append(film.seconds(packet.pts))
             if packet.dts is not None and film.seconds(packet.dts) >= last:
                 break
@@ -64,7 +64,7 @@ def sampling(shown, indices):
     if ((wanted < shown[indices] + margin) | (wanted > ends[indices] - margin)).any():
         span = np.diff(shown[indices])
         raise ValueError(
-            f"frames {indices[0]} to {indices[-1]} aren't evenly spaced: "
-            f"{span.min():.4g} to {span.max():.4g} s from one to the next"
+            f"frames {indices[0]} to {indices[-1]} aren't evenly spaced in time: their intervals "
+            f"are from {span.min():.4g} to {span.max():.4g} s"
         )
     return float(middles[0]), float(1 / spread)

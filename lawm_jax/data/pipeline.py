@@ -182,8 +182,8 @@ def statistics_of(config):
     name, *others = catalog.names(config)
     if others:
         raise ValueError(
-            "data.mixture: expected one source, since real actions of two mean different things, "
-            f"got {catalog.names(config)}"
+            "data.mixture: expected a single source, because real actions mean different things in "
+            f"different sources, got {catalog.names(config)}"
         )
     text = config.data.videos or config.data.sources[name]
     found = catalog.source(config, name)
@@ -192,7 +192,7 @@ def statistics_of(config):
     folder = catalog.parse(name, text).folder
     measured = statistics.read(folder, found, config.data.fps, text)
     if "actions" not in measured:
-        raise ValueError(f"data: expected a source with actions, {folder} has none")
+        raise ValueError(f"data: expected a source with actions, got {folder}, which has none")
     return measured
 
 
@@ -206,10 +206,10 @@ def check_shared_memory(need, folder="/dev/shm"):
     free = shutil.disk_usage(folder).free
     if free < need:
         raise ValueError(
-            f"data.workers: expected {need / 2**20:.0f} MiB free in {folder}, where worker "
-            f"processes hand over clips, got {free / 2**20:.0f} MiB. Give the container more "
-            "(docker run --shm-size=8g; Kubernetes: an emptyDir with medium Memory mounted there), "
-            "take fewer workers, or 0 for threads"
+            f"data.workers: expected {need / 2**20:.0f} MiB free in {folder}, through which worker "
+            f"processes pass clips, got {free / 2**20:.0f} MiB. Give the container more shared "
+            "memory (docker run --shm-size=8g; Kubernetes: an emptyDir with medium Memory mounted "
+            "there), use fewer workers, or set 0 to use threads"
         )
 
 
@@ -223,7 +223,7 @@ def _shared(clips):
     }
     if not {"video", "states"} & shared.keys():
         got = [{key: value.shape for key, value in clip.items()} for clip in clips]
-        raise ValueError(f"data.mixture: expected video of one shape in all sources, got {got}")
+        raise ValueError(f"data.mixture: expected the same video shape in all sources, got {got}")
     return shared
 
 

@@ -31,7 +31,7 @@ class Failures:
         mine = [error.reason]
         if self.reasons.setdefault(error.path, mine) is not mine:  # atomic: one thread reports
             return
-        _LOG.warning("skipped file %d, %s", len(self.reasons), error)
+        _LOG.warning("skipped file (%d so far): %s", len(self.reasons), error)
         if self.path:
             self._append({"source": source, "path": error.path, "reason": error.reason})
 
@@ -89,7 +89,7 @@ class Reader:
                 continue
             if clip:
                 return clip
-        raise ValueError(f"{self.source.name}: no file can be read any more")
+        raise ValueError(f"{self.source.name}: no readable file is left")
 
     def check(self):
         """Returns the first clip that can be read; raises ValueError if there is none."""

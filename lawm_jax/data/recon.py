@@ -65,7 +65,7 @@ def _positive(name, rate):
             return float(rate)
     except ValueError:
         pass
-    raise ValueError(f"{name}: rate: expected a positive number of frames a second, got {rate!r}")
+    raise ValueError(f"{name}: rate: expected a positive number of frames per second, got {rate!r}")
 
 
 @contextlib.contextmanager
@@ -83,7 +83,9 @@ def _open(path):
                     raise ValueError(f"{key}: expected numbers, got {found.dtype}")
             lengths = len(images), len(position), len(yaw)
             if len(set(lengths)) > 1:
-                raise ValueError(f"{lengths} images, positions and yaws")
+                raise ValueError(
+                    f"expected equal numbers of images, positions and yaws, got {lengths}"
+                )
 
             def arrays(indices, view):
                 some = slice(indices[0], indices[-1] + 1, np.diff(indices).max(initial=1))
@@ -117,11 +119,13 @@ def _dataset(file, name):
             raise ValueError(f"{prefix} is a link, which isn't followed")
     found = file[name]
     if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"{name} is no array")
+        raise ValueError(f"{name} is not an array")
     if found.is_virtual or found.external:
-        raise ValueError(f"{name} has its data in other files, which aren't opened")
+        raise ValueError(f"{name} stores its data in other files, which aren't opened")
     if found.dtype.itemsize * math.prod(found.chunks or ()) > _MOST:
-        raise ValueError(f"{name} has items of {found.dtype.itemsize} bytes, chunks {found.chunks}")
+        raise ValueError(
+            f"{name} is too large: {found.dtype.itemsize} bytes per item, chunks of {found.chunks}"
+        )
     return found
 
 

@@ -50,14 +50,15 @@ def source(name, where, split, data, view):
     info = read_info(where)
     if not 0.9 < info["fps"] / data.fps < 1.1:
         raise ValueError(
-            f"data.fps: {name} was ingested at {info['fps']:g} frames a second, got {data.fps:g}"
+            f"data.fps: expected {info['fps']:g}, the rate at which {name} was ingested, got "
+            f"{data.fps:g}"
         )
     encoder, count = info["encoder"], data.frames
     if "steps" in info:  # a record is one clip
         if info["frames"] != data.frames:
             raise ValueError(
-                f"data.frames: {name} holds states of clips of {info['frames']} frames, got "
-                f"{data.frames}"
+                f"data.frames: expected {info['frames']}, the clip length of the states in {name}, "
+                f"got {data.frames}"
             )
         count = info["steps"]
     ends = np.cumsum(info["records"][split], dtype=np.int64)
@@ -102,9 +103,9 @@ def read_info(where):
     path = os.path.join(where, "info.json")
     if not os.path.exists(path):
         if os.path.exists(os.path.join(where, "plan.json")):
-            text = "it is not ingested to the end yet; the same ingest command continues"
+            text = "the ingest is incomplete; run the same ingest command to continue it"
         else:
-            text = "expected a folder that lawm_jax.ingest wrote, there is no info.json"
+            text = "expected a folder written by lawm_jax.ingest, got one without info.json"
         raise ValueError(f"records:{where}: {text}")
     info = metadata.load(path, "the info.json of an ingested folder")
     metadata.field(path, info, "fps", "a positive number")
@@ -119,7 +120,7 @@ def read_info(where):
             for length in metadata.check(path, f"lengths, {split}", file, "a list"):
                 metadata.check(path, f"lengths, {split}", length, "a positive integer")
         if sum(map(len, files)) != sum(counts[split]):
-            raise ValueError(f"{path}: lengths, {split}: expected as many as there are records")
+            raise ValueError(f"{path}: lengths, {split}: expected one length per record")
     if info.setdefault("encoder", None) is not None:
         metadata.check(path, "encoder", info["encoder"], "an object")
     for key in {"frames", "size", "resize", "steps"} & info.keys():
@@ -136,7 +137,7 @@ def _trim(name, info, view):
       ValueError: `view` shows more than is stored, or a part other than that of the stored states.
     """
     if "size" not in info or "resize" not in info:
-        _LOG.warning("%s: its info.json says no resize, taken for uncropped", name)
+        _LOG.warning("%s: its info.json has no size or no resize; assuming uncropped frames", name)
     size = info.get("size", view.size)
     share = size / info.get("resize", size)
     ratio = view.size / view.resize / share
@@ -147,11 +148,11 @@ def _trim(name, info, view):
     if ratio > 1 or info["encoder"]:
         raise ValueError(
             f"data.resize: {name} was ingested {made}, got size {view.size} and resize "
-            f"{view.resize}, another part of the picture; set data.resize to "
+            f"{view.resize}, which show another part of the picture; set data.resize to "
             f"{round(view.size / share)}, or ingest again with {hint}"
         )
-    text = "%s was ingested %s: its frames are enlarged to show what size %d and resize %d do; %s"
-    _LOG.warning(text, name, made, view.size, view.resize, f"ingest with {hint} for sharper ones")
+    text = "%s was ingested %s: its frames are cropped and enlarged to size %d and resize %d; %s"
+    _LOG.warning(text, name, made, view.size, view.resize, f"ingest with {hint} for sharper frames")
     return size, max(1, round(size * ratio))
 
 

@@ -64,12 +64,12 @@ def check(config, per_device=False):
         if least is not None:
             least = 0 if key == "data.batch" and per_device else least
             whole = isinstance(value, int) and not isinstance(value, bool)
-            _expect(key, f"a whole number, at least {least}", value, whole and value >= least)
+            _expect(key, f"an integer >= {least}", value, whole and value >= least)
         elif bounds is not None:
             _expect(key, *_range(value, *bounds))
         elif high is not None:
             pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_real, value))
-            text = f"two numbers above 0, the second no less than the first and at most {high}"
+            text = f"two numbers with 0 < low <= high <= {high}"
             _expect(key, text, value, pair and 0 < value[0] <= value[1] <= high)
         elif key in SIZES:
             good = isinstance(value, int) and (value == -1 or value >= 1)
@@ -79,7 +79,7 @@ def check(config, per_device=False):
         _expect("data.resize", f"at least data.size={size}", resize, resize >= size)
     if values.get("data.batch") == 0:
         each = values.get("data.batch_per_device")
-        _expect("data.batch", "at least 1 where data.batch_per_device is not set", 0, bool(each))
+        _expect("data.batch", "at least 1 if data.batch_per_device is not set", 0, bool(each))
 
 
 def flat(config, path=""):
@@ -102,9 +102,9 @@ def _real(value):
 
 def _range(value, low, high, with_low, with_high):
     """Returns the expected range as text, the value, and whether the value is in the range."""
-    text = f"a number {'from' if with_low else 'above'} {low}"
+    text = f"a number {'>=' if with_low else '>'} {low}"
     if high < math.inf:
-        text += f" {'to' if with_high else 'to below'} {high}"
+        text += f" and {'<=' if with_high else '<'} {high}"
     if not _real(value) or not math.isfinite(value):
         return text, value, False
     above = value >= low if with_low else value > low

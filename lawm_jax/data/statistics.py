@@ -37,9 +37,9 @@ def measure(source, fps):
       ValueError: the source isn't labeled, or no item can be read.
     """
     if not isinstance(source, episodes.Episodes):
-        raise ValueError(f"source: expected a labelled one, got {type(source).__name__}")
+        raise ValueError(f"source: expected a labeled source, got {type(source).__name__}")
     source = dataclasses.replace(source, view=None)
-    tables, skipped, reason = {}, 0, "there are none"
+    tables, skipped, reason = {}, 0, "the source is empty"
     for item in source.items:
         try:
             for part in source.parts(item, 2**62):  # one part, unless the episode is damaged
@@ -47,15 +47,17 @@ def measure(source, fps):
                 for key, rows in found.items():
                     if key in tables and rows.shape[1:] != tables[key][0].shape[1:]:
                         got, width = rows.shape[1:], tables[key][0].shape[1:]
-                        raise episodes.UnreadableVideo(str(item), f"{key} {got}, expected {width}")
+                        raise episodes.UnreadableVideo(
+                            str(item), f"{key}: expected shape {width}, got {got}"
+                        )
                 for key, rows in found.items():
                     if len(rows):  # an episode with a single step has no actions
                         tables.setdefault(key, []).append(rows)
         except episodes.UnreadableVideo as error:
-            _LOG.warning("left out %s", error)
+            _LOG.warning("skipped %s", error)
             skipped, reason = skipped + 1, str(error)
     if not tables:
-        text = "no actions and no state" if skipped < len(source.items) else f"no item: {reason}"
+        text = "neither actions nor state" if skipped < len(source.items) else f"none: {reason}"
         raise ValueError(f"{source.name}: expected labels, got {text}")
     whole = {"fps": float(fps), "stride": source.stride, "source": source.name}
     whole |= {**_identity(source), "skipped": skipped}
@@ -73,7 +75,7 @@ def write(folder, statistics, replace=False):
     """
     path = os.path.join(folder, "statistics.json")
     if os.path.exists(path) and not replace:
-        raise ValueError(f"{path}: it exists; delete it to measure the data again")
+        raise ValueError(f"{path}: already exists; delete it to measure the data again")
     partial = f"{path}.{os.getpid()}"
     try:
         with open(partial, "w", encoding="utf-8") as file:
@@ -116,12 +118,12 @@ def read(folder, source=None, fps=None, spec=None):
             if statistics[key] != value
         ]
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is none; make it with: {command}") from None
+        raise ValueError(f"{path}: not found; create it with: {command}") from None
     except (ValueError, KeyError, TypeError) as error:
-        text = f"{path}: it is damaged ({error!r}); delete it, then: {command}"
+        text = f"{path}: damaged ({error!r}); delete it and run: {command}"
         raise ValueError(text) from error
     if changed:
-        text = f"{path}: measured on other data: {', '.join(changed)}; delete it, then: {command}"
+        text = f"{path}: measured on other data: {', '.join(changed)}; delete it and run: {command}"
         raise ValueError(text)
     return statistics
 

@@ -94,7 +94,7 @@ def open_examples(name, where, split, holdout, part=""):
         if own.there():
             examples = own if split == "test" else Examples(name, where, "train", info, features)
             return examples, examples.items(name)
-        text = "%s: there is no shard of %s: %s; some of train is held out in its place"
+        text = "%s: there is no shard of %s: %s; part of train is held out instead"
         _LOG.warning(text, name, test, ", ".join(own.paths[:3]))
         part = "train"
     examples = Examples(name, where, part or parts[0], info, features)
@@ -154,7 +154,7 @@ class Examples:
         """
         there = [os.path.isfile(path) for path in self.paths]
         if not any(there):
-            raise ValueError(f"{name}: expected records in {self.paths[:1]}, there are none")
+            raise ValueError(f"{name}: expected records in {self.paths[:1]}, got none")
         if not all(there):
             lost = [path for path, is_there in zip(self.paths, there, strict=True) if not is_there]
             some = ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
@@ -207,7 +207,7 @@ def rows(features, name, width):
         raise ValueError(f"{name}: expected numbers, got bytes")
     array = np.asarray(found, np.float64)
     if array.size % width:
-        raise ValueError(f"{name}: expected {width} numbers for each frame, got {array.size}")
+        raise ValueError(f"{name}: expected {width} numbers per frame, got {array.size}")
     return array.reshape(-1, width)
 
 
@@ -236,10 +236,10 @@ class _Video:
                     tables = [rows(features, name, width) for name, width in named]
                     labels[option] = np.concatenate(tables, 1).astype(np.float32)
         except ValueError as error:
-            raise frames.UnreadableVideo(item, f"its labels: {error}") from error
+            raise frames.UnreadableVideo(item, f"labels: {error}") from error
         for option, least in ("actions", len(images) - 1), ("state", len(images)):
             if option in labels and not least <= len(labels[option]) <= len(images):
-                reason = f"its labels: {len(labels[option])} {option} for {len(images)} frames"
+                reason = f"labels: {len(labels[option])} {option} rows for {len(images)} frames"
                 raise frames.UnreadableVideo(item, reason)
 
         def arrays(indices, view):

@@ -32,7 +32,7 @@ class Records:
           OSError: the shard can't be opened.
         """
         if not 0 <= number < len(self):
-            raise IndexError(f"record {number} of {len(self)}")
+            raise IndexError(f"number: expected 0 to {len(self) - 1}, got {number}")
         shard = bisect.bisect(self.ends, number)
         path, first = self.paths[shard], self.ends[shard - 1] if shard else 0
         with open(path, "rb") as file:
@@ -40,7 +40,7 @@ class Records:
                 self._places[path] = _places(file)
             places, end = self._places[path]
             if number - first >= len(places):
-                raise ValueError(f"{path} is {end} after {len(places)} records")
+                raise ValueError(f"{path} {end} after {len(places)} records")
             at, length = places[number - first].tolist()
             file.seek(at)
             data, checksum = file.read(length), file.read(4)
@@ -54,16 +54,16 @@ def _places(file):
 
     A record consists of its length as uint64, the length's checksum, the data and its checksum.
     """
-    size, at, places, end = os.fstat(file.fileno()).st_size, 0, [], "at its end"
+    size, at, places, end = os.fstat(file.fileno()).st_size, 0, [], "ends"
     while at < size:
         file.seek(at)
         header = file.read(12)
         length = int.from_bytes(header[:8], "little")
         if len(header) == 12 and _masked(header[:8]) != header[8:]:
-            end = "damaged"
+            end = "is damaged"
             break
         if at + 16 + length > size:
-            end = "cut off"
+            end = "is truncated"
             break
         places.append((at + 12, length))
         at += 16 + length
@@ -94,7 +94,7 @@ def example(data):
     try:
         features = _example_class().FromString(data).features.feature
     except message.DecodeError as error:
-        raise ValueError(f"no tf.train.Example: {error}") from error
+        raise ValueError(f"not a tf.train.Example: {error}") from error
     lists = {name: feature.WhichOneof("kind") for name, feature in features.items()}
     return {name: getattr(features[name], kind).value for name, kind in lists.items() if kind}
 

@@ -124,7 +124,7 @@ def source(name, where, split, data, view):
     """
     train, test = split_videos(where, data.holdout)
     if train == test:
-        _LOG.warning("%s is the only video: it is used for training and for testing", train[0])
+        _LOG.warning("%s is the only video: it is used for training and testing", train[0])
     items = train if split == "train" else test
     return Videos(name, items, data.frames, data.fps, view, data.augment.jitter)
 
@@ -222,7 +222,7 @@ def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
                 return {"video": np.stack(shown), "start": at}
     if end - first <= span + decode.TICK:
         part = "" if within == (0.0, math.inf) else str(lists.Part("", first, last))
-        reason = f"{end - first:.3g} s long, needs more than {span:.3g} s"
+        reason = f"{end - first:.3g} s long, but a clip needs more than {span:.3g} s"
         raise UnreadableVideo(path + part, reason)
     reason = f"no frame at {times.at(len(shown)):.3g} s"
     raise UnreadableVideo(path, f"{reason}: {film.broken}" if film.broken else reason, at)
@@ -249,7 +249,9 @@ def _listed(pattern):
     if not any(one.lower().endswith(lists.SUFFIXES) for one in several):
         return None
     if not isinstance(pattern, str):
-        raise ValueError(f"videos: expected one list, or folders, files and globs, got {pattern}")
+        raise ValueError(
+            f"videos: expected one list file, or folders, files and globs, got {pattern}"
+        )
     try:
         if "://" in pattern:
             system, inside = _system(pattern)
@@ -272,7 +274,9 @@ def _keys(pattern):
         return {path: found[path] for path in found if "://" in path} | {p: found[p] for p in local}
     found = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
     if not found:
-        raise ValueError(f"videos: no file with a suffix of {' '.join(SUFFIXES)} in {pattern!r}")
+        raise ValueError(
+            f"videos: no file with one of the suffixes {' '.join(SUFFIXES)} in {pattern!r}"
+        )
     return found
 
 
@@ -323,7 +327,7 @@ def _only_videos(where, paths, all_of):
 
 @functools.cache
 def _say(where, others):
-    _LOG.warning("%s: left out what has no video's suffix: %s", where, others)
+    _LOG.warning("%s: skipped files without a video suffix: %s", where, others)
 
 
 def _remote_keys(pattern):

@@ -19,26 +19,43 @@ from lawm_jax.train.flags import define_config
 VIDEOS = flags.DEFINE_string(
     "videos",
     None,
-    f"Folder, glob or list of video files. Of folders and globs: {' '.join(video.SUFFIXES)}.",
+    "Folder, glob or list file of videos. In folders and globs, only files with these suffixes are "
+    f"read: {' '.join(video.SUFFIXES)}.",
 )
-SOURCE = flags.DEFINE_string("source", None, "KIND:WHERE: droid, recon, lerobot, tfds, mini, ...")
+SOURCE = flags.DEFINE_string(
+    "source", None, "KIND:WHERE, where KIND is droid, recon, lerobot, tfds, mini, ..."
+)
 OUT = flags.DEFINE_string("out", None, "Folder to write to.")
 FPS = flags.DEFINE_float("fps", 4.0, "Frames per second.")
-SIZE = flags.DEFINE_integer("size", 256, "Side of a frame, pixels; a centre crop.")
+SIZE = flags.DEFINE_integer("size", 256, "Side of the center-cropped frames, in pixels.")
 RESIZE = flags.DEFINE_integer(
-    "resize", 0, "Short side before the crop, as data.resize; 0: as in training, 292/256 of --size."
+    "resize",
+    0,
+    "Short side before the crop, in pixels (data.resize); 0: 292/256 of --size, as in training.",
 )
-FRAMES = flags.DEFINE_integer("frames", 128, "Most frames of a record.")
-LEAST = flags.DEFINE_integer("least", 16, "Fewest frames of a record.")
-QUALITY = flags.DEFINE_integer("quality", -1, "Of JPEG; 0: raw; -1: 90 from 128 pixels on, or raw.")
-HOLDOUT = flags.DEFINE_float("holdout", 0.05, "Share to test on, where the source has no split.")
-WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Processes that read.")
-LIMIT = flags.DEFINE_float("limit", 120.0, "Seconds without progress to give a file up after.")
-PART = flags.DEFINE_string("part", "0/1", "i/n: this is the ith of n machines that share --out.")
-CONFIG = define_config("config", None, "Of the training: its --fps, --size and --resize.")
-ENCODER = define_config("encoder", None, "Config: store its encoder's states.")
-VALIDATE = flags.DEFINE_bool("validate", False, "Only check, and report.")
-STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure the actions of --source.")
+FRAMES = flags.DEFINE_integer("frames", 128, "Maximum number of frames per record.")
+LEAST = flags.DEFINE_integer("least", 16, "Minimum number of frames per record.")
+QUALITY = flags.DEFINE_integer(
+    "quality", -1, "JPEG quality; 0 stores raw frames; -1 means 90, or 0 if --size is below 128."
+)
+HOLDOUT = flags.DEFINE_float(
+    "holdout", 0.05, "Fraction of items held out for testing, if the source has no test split."
+)
+WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Number of reader processes.")
+LIMIT = flags.DEFINE_float(
+    "limit", 120.0, "Seconds without progress after which a file is skipped."
+)
+PART = flags.DEFINE_string(
+    "part", "0/1", "i/n, with 0 <= i < n: the part to make if n machines share --out."
+)
+CONFIG = define_config("config", None, "Training config that sets --fps, --size and --resize.")
+ENCODER = define_config(
+    "encoder", None, "Training config whose encoder's states to store instead of frames."
+)
+VALIDATE = flags.DEFINE_bool(
+    "validate", False, "Only check that all items can be read, and write the report."
+)
+STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure action statistics of --source.")
 CLIPS = 16  # clips per device and encoder call
 
 
@@ -57,7 +74,7 @@ def main(argv):
     for flag in (CONFIG, ENCODER):
         twice = [x.name for x in (FPS, SIZE, RESIZE) if flag.value and x.present]
         if twice:
-            raise SystemExit(f"--{twice[0]}: expected it or --{flag.name}, which says it, got both")
+            raise SystemExit(f"--{twice[0]}: expected it or --{flag.name}, which sets it, got both")
         try:
             settings.check(flag.value or {}, per_device=True)
         except ValueError as error:
@@ -101,7 +118,7 @@ def main(argv):
     except BlockingIOError as error:
         raise SystemExit(str(error)) from None
     if info is None:
-        print(f"{out}: part {PART.value} is done; other parts are missing yet")
+        print(f"{out}: part {PART.value} is done; other parts are not done yet")
         return
     print(_summary(out, info))
     if plan.write and info["total_labelled"]:
@@ -114,9 +131,9 @@ def _summary(out, info):
         f"{info['total_records']} records, {info['total_frames']} frames"
     )
     if info["total_dropped"]:
-        text += f", {info['total_dropped']} frames left out that were too few for a record"
+        text += f", {info['total_dropped']} frames dropped that were too few for a record"
     if info["total_bad"]:
-        text += f"; {info['total_bad']} items have a problem, see {out}/report.jsonl"
+        text += f"; {info['total_bad']} items have problems, see {out}/report.jsonl"
     return text
 
 
@@ -176,7 +193,7 @@ def _measure(plan, replace=False):
     source = shards.open_source(plan, "train")
     folder = catalog.parse("source", plan.source).folder
     path = statistics.write(folder, statistics.measure(source, plan.fps), replace=replace)
-    print(f"statistics of the labels: {path}")
+    print(f"label statistics: {path}")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def claim_part(out, part):
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                text = f"{out}: another process is ingesting into it; wait for it, or end it"
+                text = f"{out}: another process is ingesting into it; wait for it, or stop it"
                 raise BlockingIOError(text) from None
             except OSError:  # the file system has no locks
                 pass
@@ -185,8 +185,8 @@ def _claim(out, plan, sources, size):
     ]
     if changed:
         raise ValueError(
-            f"{out}: expected a new folder, or one begun with the same source and options; "
-            f"this one has {'; '.join(changed)}"
+            f"{out}: expected a new folder or one started with the same source and options; these "
+            f"changed: {'; '.join(changed)}"
         )
 
 
@@ -222,10 +222,10 @@ def _run(plan, sources, out, todo, workers, limit, encode, advance):
                 if process.exitcode > 0:
                     raise RuntimeError(
                         f"a worker failed at item {item} of {unit.split}, with exit code "
-                        f"{process.exitcode}; its message is above"
+                        f"{process.exitcode}; its error message is above"
                     )
                 if process.exitcode < 0:
-                    bad[item] = f"its reader died of signal {-process.exitcode}"
+                    bad[item] = f"its reader was killed by signal {-process.exitcode}"
                     waiting.appendleft((unit, bad))
                     continue
                 _complete(plan, out, unit, process.pid, encode)
@@ -287,7 +287,7 @@ def readable_parts(plan, source, item, row):
             raise
         row["reason"] = error.reason
     if not row["reason"] and not row["records"]:
-        row["reason"] = f"too short: {row['dropped']} frames, needs {plan.least}"
+        row["reason"] = f"too short: {row['dropped']} frames, but a record needs {plan.least}"
 
 
 def _complete(plan, out, unit, worker, encode):

@@ -66,10 +66,10 @@ class EfficientNetLite0(nn.Module):
         """
         if x.ndim != 5 or x.shape[-1] != 3 or x.shape[2] % 16 or x.shape[3] % 16:
             raise ValueError(
-                f"x: expected [B, F, H, W, 3], H and W multiples of 16, got {list(x.shape)}"
+                f"x: expected [B, F, H, W, 3] with H and W multiples of 16, got {list(x.shape)}"
             )
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"x: expected normalised floating point values, got {x.dtype}")
+            raise ValueError(f"x: expected normalized floating-point values, got {x.dtype}")
         x = x.astype(jnp.float32)
         return lax.platform_dependent(self.weights, x, cpu=frame_by_frame, default=all_at_once)
 

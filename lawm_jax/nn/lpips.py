@@ -39,10 +39,11 @@ class Trunk(nn.Module):
         """
         if x.ndim != 5 or x.shape[-1] != 3 or min(x.shape[2:4]) < self.least:
             raise ValueError(
-                f"x: expected [B, F, H, W, 3], H and W at least {self.least}, got {list(x.shape)}"
+                f"x: expected [B, F, H, W, 3] with H and W at least {self.least}, got "
+                f"{list(x.shape)}"
             )
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"x: expected normalised floating point values, got {x.dtype}")
+            raise ValueError(f"x: expected normalized floating-point values, got {x.dtype}")
         x, maps, layer = x.astype(jnp.float32), [], 0  # `layer` as in torchvision
         for pooling, convolutions in self.stages:
             if pooling:

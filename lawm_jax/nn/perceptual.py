@@ -58,14 +58,14 @@ def _lpips(network, net, name, trunk):
     """Reads LPIPS 0.1 without importing the package lpips, which would import torchvision."""
     package = importlib.util.find_spec("lpips")
     if package is None:
-        raise ModuleNotFoundError("LPIPS: its heads come with the package lpips: pip install lpips")
+        raise ModuleNotFoundError("LPIPS needs its heads from the package lpips: pip install lpips")
     if trunk is None:
         cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
         trunk = f"{os.environ.get('TORCH_HOME', f'{cache}/torch')}/hub/checkpoints/{name}"
     trunk = pathlib.Path(trunk).expanduser()
     if not trunk.is_file():
         raise FileNotFoundError(
-            f"{trunk}: LPIPS needs torchvision's weights there, or the path of a copy: get them "
+            f"{trunk}: LPIPS needs torchvision's weights here, or the path of a copy; get them "
             f"with `curl -L --create-dirs -o {trunk} https://download.pytorch.org/models/{name}`"
         )
     x = jnp.zeros((1, 1, network.least, network.least, 3))
@@ -96,7 +96,7 @@ def _read(file, shapes):
     if lack:
         raise ValueError(
             f"{file}: expected a tensor {lack[0]} {list(shapes[lack[0]])}; {len(lack)} of "
-            f"{len(shapes)} are missing or of another shape"
+            f"{len(shapes)} tensors are missing or have another shape"
         )
     return {name: tensors[name].float().numpy() for name in shapes}
 
@@ -123,7 +123,7 @@ def distance(network, params, a, b):
     Source: Zhang et al. 2018, equation 1.
     """
     if a.shape != b.shape:
-        raise ValueError(f"a, b: expected frames of one shape, got {a.shape} and {b.shape}")
+        raise ValueError(f"a, b: expected frames of the same shape, got {a.shape} and {b.shape}")
     maps = zip(*(_features(network, params, x) for x in (a, b)), params["heads"], strict=True)
     return sum(((_unit(x) - _unit(y)) ** 2 @ head).mean((2, 3)) for x, y, head in maps)
 

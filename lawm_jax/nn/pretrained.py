@@ -206,9 +206,9 @@ def _check(encoder, tensors, path):
     if want != got:
         lack, extra = sorted(want - got), sorted(got - want)
         raise ValueError(
-            f"{path}: expected a V-JEPA 2 encoder, width {encoder.width}, depth {encoder.depth}; "
-            f"{len(lack)} tensors are missing ({', '.join(lack[:4])}), {len(extra)} do not belong "
-            f"({', '.join(extra[:4])})"
+            f"{path}: expected a V-JEPA 2 encoder of width {encoder.width} and depth "
+            f"{encoder.depth}; {len(lack)} tensors are missing ({', '.join(lack[:4])}), "
+            f"{len(extra)} are unexpected ({', '.join(extra[:4])})"
         )
 
 
@@ -218,7 +218,7 @@ def _read_hugging_face(folder):
     index = folder / "model.safetensors.index.json"
     if not config.is_file() or not (single.is_file() or index.is_file()):
         raise FileNotFoundError(
-            f"{folder}: expected config.json and {single.name}, or shards of it with {index.name}"
+            f"{folder}: expected config.json and {single.name}, or its shards and {index.name}"
         )
     config = metadata.load(config, "the config of a V-JEPA 2 model")
     shards, tensors = [single], {}
@@ -227,7 +227,7 @@ def _read_hugging_face(folder):
         names = metadata.field(index, listed, "weight_map", "an object").values()
         wrong = [name for name in names if not isinstance(name, str) or "/" in name]
         if wrong or not names:
-            raise ValueError(f"{index}: weight_map: expected names of files, got {wrong[:3]}")
+            raise ValueError(f"{index}: weight_map: expected file names, got {wrong[:3]}")
         shards = sorted({folder / name for name in names})
     for file in shards:
         tensors |= _read_safetensors(file, r"(?:vjepa2\.)?encoder\.(.+)")
@@ -238,7 +238,7 @@ def _read_hugging_face(folder):
     lack = [key for key in (*CONFIG_FIELDS.values(), "mlp_ratio") if key not in config]
     if lack or not str(config.get("model_type")).startswith("vjepa2"):
         raise ValueError(
-            f"{folder}/config.json: expected that of a V-JEPA 2 model, got model_type "
+            f"{folder}/config.json: expected the config of a V-JEPA 2 model, got model_type "
             f"{config.get('model_type')!r}; missing: {', '.join(lack) or 'nothing'}"
         )
     for key in (*CONFIG_FIELDS.values(), "mlp_ratio"):
@@ -262,7 +262,7 @@ def _read_hugging_face(folder):
 def _read_safetensors(file, pattern="(.+)"):
     """Reads the tensors whose names match `pattern`, renamed to its first group: {name: array}."""
     if not pathlib.Path(file).is_file():
-        raise FileNotFoundError(f"{file}: expected a safetensors file, found none")
+        raise FileNotFoundError(f"{file}: expected a safetensors file, got none")
     try:
         with safetensors.safe_open(file, "numpy") as f:
             names = {name: re.fullmatch(pattern, name) for name in f.keys()}  # noqa: SIM118
@@ -271,11 +271,12 @@ def _read_safetensors(file, pattern="(.+)"):
                 dtype = f.get_slice(name).get_dtype()
                 if dtype not in DTYPES:
                     raise ValueError(
-                        f"{file}: {name}: expected one of {', '.join(DTYPES)}, got {dtype}"
+                        f"{file}: {name}: expected one of the dtypes {', '.join(DTYPES)}, got "
+                        f"{dtype}"
                     )
             return {new: f.get_tensor(name) for name, new in names.items()}
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{file}: not a whole safetensors file ({error})") from error
+        raise ValueError(f"{file}: expected a complete safetensors file ({error})") from error
 
 
 def read_torch(file):
@@ -295,7 +296,9 @@ def read_torch(file):
     try:
         import torch
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{file}: to read it, pip install torch") from error
+        raise ModuleNotFoundError(
+            f"{file}: reading it requires torch: pip install torch"
+        ) from error
     try:
         mapped = zipfile.is_zipfile(file)  # the older format cannot be memory-mapped
         return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
@@ -311,7 +314,7 @@ def _read_meta(file):
     key = isinstance(parts, dict) and next((key for key in META_PARTS if key in parts), None)
     if not key or not isinstance(parts[key], dict):
         got = [str(name) for name in list(parts)[:4]] if isinstance(parts, dict) else type(parts)
-        raise ValueError(f"{file}: expected one of {', '.join(META_PARTS)}, got {got}")
+        raise ValueError(f"{file}: expected one of the keys {', '.join(META_PARTS)}, got {got}")
     tensors = {}
     for name, tensor in parts[key].items():
         dtype = str(getattr(tensor, "dtype", type(tensor))).removeprefix("torch.")
@@ -369,8 +372,8 @@ def _download(name):
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
     except Exception as error:  # of several libraries: no network, unknown name, no access
         raise FileNotFoundError(
-            f"{name}: neither a directory here nor a model that Hugging Face would send "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]}). Without network: run "
-            f"`hf download {name} --local-dir DIR` where there is one, copy DIR here, and pass "
-            "the path of DIR instead of the name"
+            f"{name}: neither a local directory nor a model that can be downloaded from Hugging "
+            f"Face ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Without network "
+            f"access, run `hf download {name} --local-dir DIR` on another machine, copy DIR here, "
+            "and pass the path of DIR instead of the name"
         ) from error

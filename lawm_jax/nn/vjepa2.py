@@ -72,11 +72,11 @@ class VJEPA2(nn.Module):
         """
         p, k = self.patch, self.tubelet
         if x.ndim != 5 or x.shape[4] != 3 or x.shape[2] != x.shape[3] or x.shape[2] % p:
-            raise ValueError(f"x: expected [B, F, H, H, 3], H a multiple of {p}, got {x.shape}")
+            raise ValueError(f"x: expected [B, F, H, H, 3] with H a multiple of {p}, got {x.shape}")
         if x.shape[1] % k:
             raise ValueError(f"x: expected a multiple of {k} frames, got {x.shape[1]}")
         if not jnp.issubdtype(x.dtype, jnp.floating):
-            raise ValueError(f"x: expected normalised floating point values, got {x.dtype}")
+            raise ValueError(f"x: expected normalized floating-point values, got {x.dtype}")
         B, F, H, W, C = x.shape
         x = x.reshape(B, F // k, k, H // p, p, W // p, p, C).transpose(0, 1, 3, 5, 2, 4, 6, 7)
         x = x.reshape(B, F // k, H // p * (W // p), k * p * p * C).astype(self.dtype)

@@ -12,8 +12,8 @@ from absl import app, flags, logging
 
 from lawm_jax.train.flags import define_config
 
-CONFIG = define_config("config", None, "Config file, see configs/.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made where it is missing.")
+CONFIG = define_config("config", None, "Config file; see configs/.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created if missing.")
 flags.mark_flags_as_required(["config", "workdir"])
 STOPPED = 128 + signal.SIGTERM
 

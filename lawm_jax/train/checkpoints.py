@@ -95,9 +95,9 @@ class Checkpoints:
             found = jax.tree.leaves(ocp.PyTreeCheckpointHandler().restore(place, args=args))
             same = len(found) == 1 and np.array_equal(found[0], np.asarray(saved), equal_nan=True)
         except Exception as error:  # Orbax and TensorStore raise many types
-            raise OSError(f"{place}: was saved, but can't be read again: {error}") from error
+            raise OSError(f"{place}: was saved, but can't be read back: {error}") from error
         if not same:
-            raise OSError(f"{place}: was saved, but other values were read again")
+            raise OSError(f"{place}: was saved, but different values were read back")
 
     def restore(self, like, data=None, step=None):
         """Restores the newest readable checkpoint.
@@ -229,5 +229,5 @@ def newest(workdir):
     step = store.latest
     store.close()
     if step is None:
-        raise FileNotFoundError(f"{store.folder}: no checkpoint here, the run saved none")
+        raise FileNotFoundError(f"{store.folder}: no checkpoint found; the run has not saved one")
     return step

@@ -76,8 +76,8 @@ def accelerator():
         return f"{jax.default_backend()}: {jax.devices()[0].device_kind}"
     for name, extra in _accelerators().items():
         raise RuntimeError(
-            f"expected JAX to compute on this machine's accelerator: it has {name} and JAX "
-            f"computes on the CPU; install 'jax[{extra}]=={jax.__version__}' and restart"
+            f"expected JAX to use this machine's accelerator: it has {name}, but JAX uses the "
+            f"CPU; install 'jax[{extra}]=={jax.__version__}' and restart"
         )
     return "cpu"
 

@@ -78,8 +78,8 @@ def detect(environ):
         return {}
     if address or environ.get("JOB_COMPLETION_INDEX", "0") != "0":
         raise ValueError(
-            "JAX_NUM_PROCESSES, JAX_PROCESS_ID: expected beside JAX_COORDINATOR_ADDRESS, and in an "
-            "indexed Kubernetes job as in launch/gke/gpu.yaml, got neither"
+            "JAX_NUM_PROCESSES, JAX_PROCESS_ID: expected both if JAX_COORDINATOR_ADDRESS is set, "
+            "and in an indexed Kubernetes job (see launch/gke/gpu.yaml), got neither"
         )
     return None
 

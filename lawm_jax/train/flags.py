@@ -43,8 +43,8 @@ def find(spec):
         if os.path.dirname(path) not in ("", "configs") or not os.path.isfile(own):
             files = sorted(x for x in os.listdir(CONFIGS) if x.endswith(".py") and x[0] != "_")
             raise ValueError(
-                f"expected a config file, yours or one of {', '.join(files)}, got {path}, which "
-                "does not exist"
+                f"expected the path of a config file or one of {', '.join(files)}, got {path}, "
+                "which does not exist"
             )
         path = own
     return ":".join([path, *argument])

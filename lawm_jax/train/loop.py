@@ -47,7 +47,7 @@ class Run:
         self.accumulate = config["optim"].get("accumulate", 1)
         batch = sharding.batch_size(data, self.mesh.size)
         if batch % (self.mesh.size * self.accumulate):
-            parts = f", times optim.accumulate={self.accumulate}" if self.accumulate > 1 else ""
+            parts = f" x optim.accumulate={self.accumulate}" if self.accumulate > 1 else ""
             raise ValueError(
                 f"data.batch: expected a multiple of {self.mesh.size} devices{parts}, got {batch}"
             )
@@ -70,7 +70,7 @@ class Run:
             if T != data["frames"]:
                 raise ValueError(
                     f"encoder.repeat: expected True, so that each of {data['frames']} frames is a "
-                    f"step and one action leads to the next, got {T} steps"
+                    f"time step and one action leads to the next frame, got {T} time steps"
                 )
             self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
             self.actions = objectives.action_statistics(config)
@@ -195,7 +195,7 @@ def fit(config, workdir):
     for key, shape in run.batch.items():
         if data.shapes.get(key) != shape.shape[1:]:
             got = data.shapes.get(key, "none")
-            raise ValueError(f"data: expected {key} of {shape.shape[1:]}, got {got}")
+            raise ValueError(f"data: expected {key} of shape {shape.shape[1:]}, got {got}")
     if jax.process_index() == 0:  # only now, so that a failed start leaves no config
         rundir.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
         print(f"{_describe(run, config, workdir)}; compiling", flush=True)
@@ -203,7 +203,7 @@ def fit(config, workdir):
         start, state = store.restore(run.like, data) or (0, run.begin(data))
         log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
     if start:
-        log.say(f"continues after step {start}")
+        log.say(f"resuming after step {start}")
     try:
         with _Termination() as termination:
             done = _loop(run, config, state, start, data, store, log, termination)
@@ -248,7 +248,7 @@ def _loop(run, config, state, start, data, store, log, termination):
                 pending = None
             store.save(step, state, data, wait=last or stop)
         if stop:
-            log.say(f"stopped at step {step} as asked; the same command continues from here")
+            log.say(f"stopped at step {step} on request; run the same command to resume")
             return None
     return state
 
@@ -310,15 +310,15 @@ def check_config(workdir, config):
     before = before or config
     if before["steps"] != config["steps"]:
         warnings.warn(
-            f"{workdir}: steps: was {before['steps']}, is {config['steps']}; the learning rate "
-            "follows the new schedule from here on, and the run no longer equals one of either "
-            "length",
+            f"{workdir}: steps: was {before['steps']}, is {config['steps']}; from here on, the "
+            "learning rate follows the new schedule, so the result differs from an uninterrupted "
+            "run of either length",
             stacklevel=3,
         )
     changed = [key for key in _differences(before, config) if not key.startswith(FREE)]
     if changed:
         raise ValueError(
-            f"{workdir}: holds a run with another config; expected a new --workdir, or the same "
+            f"{workdir}: expected a new --workdir or the config of the existing run, got other "
             f"values of: {', '.join(changed)}"
         )
     return config
@@ -334,12 +334,12 @@ def _describe(run, config, workdir):
     count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     devices, what = run.mesh.devices.ravel(), run.objective.describe(run.model, config)
     text = (
-        f"{workdir}: {what}, {count(run.like['params']):.2f} M parameters to train, "
-        f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, batch "
-        f"{config['data']['batch']} clips of {config['data']['frames']} frames"
+        f"{workdir}: {what}, {count(run.like['params']):.2f} M trainable parameters, "
+        f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, "
+        f"batches of {config['data']['batch']} clips of {config['data']['frames']} frames"
     )
     if run.mesh.shape["fsdp"] > 1:
         text += ", mesh " + " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())
     if run.accumulate > 1:
-        text += f", in {run.accumulate} parts"
+        text += f", accumulated over {run.accumulate} parts"
     return text

@@ -49,7 +49,9 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
     store = checkpoints.Checkpoints(workdir, write=False)
     try:
         if store.latest is None:
-            raise FileNotFoundError(f"{store.folder}: no checkpoint here, the run saved none")
+            raise FileNotFoundError(
+                f"{store.folder}: no checkpoint found; the run has not saved one"
+            )
         if "encoder" in store.parts(store.latest if step is None else step):
             drawn = dataclasses.replace(model, weights="")  # for its shapes: reads no weights
             make, frozen = lambda key: world_model.init(drawn, key, video), {}
@@ -122,7 +124,7 @@ def _with_decoder(model, params, folder, mesh):
     for key in ("name", "weights", "causal", "normalise"):
         if ours.get(key) != theirs.get(key):
             raise ValueError(
-                f"{folder}: expected a decoder of the encoder with {key} {ours.get(key)!r}, got "
+                f"{folder}: expected a decoder for an encoder with {key} {ours.get(key)!r}, got "
                 f"{theirs.get(key)!r}"
             )
     if "decoder" not in found:
@@ -145,7 +147,7 @@ def _with_controller(model, params, workdir, name, step, mesh):
         raise ValueError(f"{folder}: expected a run of configs/controller.py, got no controller")
     if not rundir.has_checkpoint(folder):
         raise FileNotFoundError(
-            f"{folder}: expected a trained controller, it has no checkpoint yet"
+            f"{folder}: expected a trained controller, got a run without checkpoints"
         )
     other = world_model.build(theirs)
     parts = "encoder", "weights", "merge", "normalise", "inverse", "latent"  # repeat may differ
@@ -156,7 +158,7 @@ def _with_controller(model, params, workdir, name, step, mesh):
         problem = f"{folder}: was trained for another model; it differs in {', '.join(changed)}"
         if name is not None:
             raise ValueError(problem)
-        warnings.warn(f"{problem}; left out", stacklevel=3)
+        warnings.warn(f"{problem}; the controller is ignored", stacklevel=3)
         return model, params
     other, found = load(folder, mesh=mesh)
     model = dataclasses.replace(model, controller=other.controller)
@@ -182,8 +184,8 @@ def with_prior(model, params, path, step, mesh):
     """Adds the prior in the file `path`, which must have been fitted to this step."""
     if not os.path.exists(path):
         raise FileNotFoundError(
-            f"{path}: expected a learned prior, none was fitted yet; python -m lawm_jax.evaluate "
-            "--only sampling does it"
+            f"{path}: expected a learned prior, got none; fit one with "
+            "`python -m lawm_jax.evaluate --only sampling`"
         )
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -195,7 +197,7 @@ def with_prior(model, params, path, step, mesh):
         network = Prior(width=options["width"], depth=options["depth"])
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise ValueError(
-            f"{path}: expected a learned prior as `save_prior` writes it, got {error!r}"
+            f"{path}: expected a learned prior written by `save_prior`, got {error!r}"
         ) from error
     if fitted != step:
         raise ValueError(f"{path}: expected the prior of step {step}, got that of step {fitted}")
@@ -221,7 +223,7 @@ def save(workdir, model, params):
     store = checkpoints.Checkpoints(workdir)
     try:
         if store.latest is not None:
-            raise ValueError(f"{store.folder}: expected no checkpoints, found step {store.latest}")
+            raise ValueError(f"{store.folder}: expected no checkpoints, got step {store.latest}")
         rundir.write_config(workdir, json.dumps(world_model.to_config(model), indent=1))
         store.save(0, {"params": params}, wait=True)
     finally:

@@ -102,7 +102,7 @@ class WorldModel:
         """Returns a short description of the model that is trained, for the log."""
         del config
         latent = model.latent
-        return f"{latent.kind} latents ({latent.dim} wide, strength {latent.strength:g})"
+        return f"{latent.kind} latents ({latent.dim} dimensions, strength {latent.strength:g})"
 
 
 class Controller:
@@ -165,7 +165,7 @@ class Controller:
         return error, {"error": error, "mean_latent": mean}
 
     def describe(self, model, config):
-        return f"controller of {config['model']} by {model.controller.kind}"
+        return f"controller of {config['model']} (kind {model.controller.kind})"
 
 
 class Decoder:
@@ -273,8 +273,11 @@ def complete(config):
         raise ValueError("model: expected --config.model=FOLDER of a trained world model, got none")
     theirs = rundir.read_config(folder)
     if "predictor" not in theirs or not latents.make(**theirs["latent"]).inferred:
-        got = theirs.get("latent", {}).get("kind", "none at all")
-        raise ValueError(f"model: expected one that infers latent actions, got {folder}: {got}")
+        got = theirs.get("latent", {}).get("kind", "missing")
+        raise ValueError(
+            f"model: expected a world model that infers latent actions, got {folder} with "
+            f"latent.kind {got}"
+        )
     size = {key: theirs["data"][key] for key in ("size", "resize")}
     return config | {
         "model": folder,

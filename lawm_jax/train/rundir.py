@@ -26,7 +26,7 @@ def folder(workdir):
     path = os.path.abspath(paths.expand(workdir))
     if "://" in str(workdir):
         raise ValueError(
-            f"workdir: expected a folder, for a bucket one where it is mounted (launch/README.md), "
+            f"workdir: expected a local folder, such as a mounted bucket (see launch/README.md), "
             f"got {str(workdir)!r}"
         )
     wrong = [x for x in PATTERNS if x in path] + [x for x in BUCKETS if x in path.split(os.sep)]
@@ -34,8 +34,8 @@ def folder(workdir):
         wrong = ["characters that can't be printed"]
     if wrong:
         raise ValueError(
-            f"workdir: expected a path without {' '.join(PATTERNS)} and folders called "
-            f"{' '.join(BUCKETS)}, which Orbax can't write checkpoints to, got {path!r}"
+            f"workdir: expected a path without {' '.join(PATTERNS)}, unprintable characters or "
+            f"folders named {' '.join(BUCKETS)}, which Orbax can't write to, got {path!r}"
         )
     return path
 

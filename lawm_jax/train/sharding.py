@@ -33,8 +33,8 @@ def make_mesh(data=-1, fsdp=1, devices=None):
         fsdp = len(devices) // data
     if data * fsdp != len(devices) or data < 1 or fsdp < 1:
         raise ValueError(
-            f"mesh.data, mesh.fsdp: expected a product of {len(devices)} devices, got {data} and "
-            f"{fsdp}"
+            f"mesh.data, mesh.fsdp: expected a product of {len(devices)}, the number of devices, "
+            f"got {data} and {fsdp}"
         )
     return Mesh(_grid(data, fsdp, devices), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
