@@ -26,10 +26,10 @@ from absl import app, flags
 from benchmarks import timing
 from lawm_jax.data import mp4
 
-JSON = flags.DEFINE_string("json", None, "File to write the results to.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each comparison.", 5)
-CLIPS = flags.DEFINE_integer("clips", 16, "Raw clips of a round.", 1)
-MEMORY = flags.DEFINE_integer("memory", 10_000, "Clips of each test of memory.", 100)
+JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds per comparison.", 5)
+CLIPS = flags.DEFINE_integer("clips", 16, "Number of raw clips per round.", 1)
+MEMORY = flags.DEFINE_integer("memory", 10_000, "Number of clips per memory measurement.", 100)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 F, FPS, SIZE = 16, 4.0, 256
@@ -254,14 +254,16 @@ def main(argv):
             for name, read in raw.items()
         }
         clips = [read(0.37)[:].astype(float) for read, _ in readers.values()]
-        assert all(np.abs(clip - clips[0]).mean() < 6 for clip in clips), "not the same frames"
+        assert all(np.abs(clip - clips[0]).mean() < 6 for clip in clips), (
+            "expected the same frames from all readers"
+        )
         readers |= {name: (source_reader(*place), 20 * calls) for name, place in places.items()}
         speeds = in_turn(readers, ROUNDS.value)
         decord = np.median(speeds["raw 720p, decord"])
         results["clips per CPU second"] = speeds
         for name, values in speeds.items():
             middle = np.median(values)
-            print(f"{name:28}{middle:9.2f} clips/s {middle / decord:9.2f} of decord", flush=True)
+            print(f"{name:28}{middle:9.2f} clips/s {middle / decord:9.2f} x decord", flush=True)
         starts = (np.random.default_rng(2).random(4 * calls) * latest).tolist()
         workers = {
             f"raw 720p, {name}, alone": with_processes(read, film, starts)
@@ -284,7 +286,7 @@ def main(argv):
     timing.save(JSON.value, results)
     lawm = np.median(speeds["raw 720p, lawm_jax"])
     large = np.median(speeds["ingested, 256 px"])
-    print(f"raw {lawm / decord:.2f} x decord, ingested at 256 px {large / decord:.1f} x decord")
+    print(f"raw: {lawm / decord:.2f} x decord, ingested at 256 px: {large / decord:.1f} x decord")
 
 
 if __name__ == "__main__":

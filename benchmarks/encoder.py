@@ -23,10 +23,10 @@ from absl import app, flags
 
 from benchmarks import timing
 
-SIZES = flags.DEFINE_list("sizes", ["small", "large"], "Which sizes to measure.")
-JSON = flags.DEFINE_string("json", None, "File to write the results to.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of each comparison.", 1)
-PROFILE = flags.DEFINE_integer("profile", 0, "Print that many of our longest operations.", 0)
+SIZES = flags.DEFINE_list("sizes", ["small", "large"], "Sizes to measure.")
+JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds per comparison.", 1)
+PROFILE = flags.DEFINE_integer("profile", 0, "Number of longest lawm_jax operations to print.", 0)
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
 F = 16
@@ -130,8 +130,8 @@ def compare(size, rounds, longest):
         row["clips/s"] = [B / seconds for seconds in row.pop("seconds")]
         speed[name] = np.median(row["clips/s"])
         print(
-            f"  {name:30}{speed[name]:9.3f} clips/s, the first {row['first']:.1f} s, states off by "
-            f"at most {off:.1e}",
+            f"  {name:30}{speed[name]:9.3f} clips/s, first call {row['first']:.1f} s, states "
+            f"differ by at most {off:.1e}",
             flush=True,
         )
     if longest:

@@ -32,12 +32,17 @@ from absl import app, flags
 
 from benchmarks import timing
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Run with a controller of the Panda.")
-SIZE = flags.DEFINE_enum("size", "nano", ["nano", "large", "tiny"], "tiny: to try large's way.")
-JSON = flags.DEFINE_string("json", None, "File to write the results to.")
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Least number of rounds of each comparison.", 1)
-LIMIT = flags.DEFINE_integer("limit", 15, "Most rounds of the headline's comparison.", 1)
-SAMPLES = flags.DEFINE_integer("samples", 300, "Candidates.", 20)
+WORKDIR = flags.DEFINE_string("workdir", None, "Run with a Panda controller.")
+SIZE = flags.DEFINE_enum(
+    "size",
+    "nano",
+    ["nano", "large", "tiny"],
+    "Model size; tiny is measured like large, for testing.",
+)
+JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Minimum number of rounds per comparison.", 1)
+LIMIT = flags.DEFINE_integer("limit", 15, "Maximum number of rounds of the main comparison.", 1)
+SAMPLES = flags.DEFINE_integer("samples", 300, "Number of candidates.", 20)
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 H, ELITES, ITERATIONS = 3, 10, 15
@@ -236,9 +241,10 @@ def show(title, rows, base=None):
     for name, row in rows.items():
         cpu, busy = np.median(row["CPU seconds"]), timing.busy(row)
         text = f"  {name:34}{speed[name]:8.3f} plans/s, {cpu:.2f} CPU seconds, {busy:.2f} busy "
-        text += f"cores, the first in {row['first']:.1f} s"
+        text += f"cores, first plan {row['first']:.1f} s"
         print(
-            text + (f", {speed[base] / speed[name]:.2f} times as long" if base else ""), flush=True
+            text + (f", {speed[base] / speed[name]:.2f} x the time of {base}" if base else ""),
+            flush=True,
         )
 
 
@@ -350,7 +356,7 @@ def memories(task, sizes, arrays):
             json.dump({"sizes": sizes, "workdir": WORKDIR.value}, file)
         for name, case in cases.items():
             found[name] = memory(folder, *case)
-            print(f"  {name:34}{found[name][0]:6} MB before, at most {found[name][1]}", flush=True)
+            print(f"  {name:34}{found[name][0]:6} MB before, peak {found[name][1]} MB", flush=True)
     return found
 
 
@@ -396,7 +402,7 @@ def main(argv):
         "samples": SAMPLES.value,
     }
     results["a product on all cores"] = timing.together()
-    print(f"all cores make {results['a product on all cores']:.2f} times one's matrix products")
+    print(f"all cores together: {results['a product on all cores']:.2f} x the products of one core")
     copy, chunk = (model, params, sizes, arrays), CHUNK * jax.device_count()
     title, rows, tasks = compare(*copy, 1, ITERATIONS, chunk, LIMIT.value)
     results |= {title: speeds(rows), "costs": costs(model, params, rows, tasks)}
@@ -409,11 +415,11 @@ def main(argv):
         for name in ("icem", "mppi", "gradient", "cem_gradient")
     }
     others = in_turn(others, tasks, min(ROUNDS.value, 3))
-    show("other planners of lawm_jax, at their defaults", others)
+    show("other lawm_jax planners, default options", others)
     results["other planners"] = speeds(others)
     results["resident MB, before and at most"] = memories(tasks[0], sizes, arrays)
     timing.save(JSON.value, results)
-    print(f"{middle:.2f} x CEMSolver, the faster of both [{low:.2f}, {high:.2f}]")
+    print(f"{middle:.2f} x CEMSolver, the fastest variants of both [{low:.2f}, {high:.2f}]")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ def profile(function, text, steps=1):
 def show(profile, longest):
     """Prints the longest operations of a profile and their shares of the total time."""
     total = sum(spent for spent, _ in profile)
-    print(f"  {total:.2f} ms of operations a step, of which")
+    print(f"  {total:.2f} ms of operations per step, of which")
     for spent, name in profile[:longest]:
         print(f"  {spent:10.2f} ms {spent / total:6.1%}  {name}")
 

@@ -191,7 +191,7 @@ def sizes(model, params):
     """
     of = lambda network: (network.width, network.heads, network.depth)  # noqa: E731
     if model.normalise or model.latent.kind == "discrete" or model.controller.kind != "state":
-        raise ValueError("model: expected one of nano's, with a controller by state, no codes")
+        raise ValueError("model: expected a nano model with a state controller and without codes")
     return {
         "features": len(params["predictor"]["embed"]["kernel"]),
         "latent": model.latent.dim,

@@ -26,12 +26,14 @@ from absl import app, flags
 
 from benchmarks import timing
 
-SIZES = flags.DEFINE_list("sizes", None, "Which sizes to measure; by default what suits.")
-JSON = flags.DEFINE_string("json", None, "File to write the results to.")
-ROUNDS = flags.DEFINE_integer("rounds", 10, "Least number of rounds of each comparison.", 1)
-LIMIT = flags.DEFINE_integer("limit", 60, "Most rounds of each comparison.", 1)
-STEPS = flags.DEFINE_integer("steps", 10, "Steps of a round.", 1)
-PROFILE = flags.DEFINE_integer("profile", 0, "Print that many of our longest operations.", 0)
+SIZES = flags.DEFINE_list(
+    "sizes", None, "Sizes to measure. Default: nano and wide on a CPU, large on other devices."
+)
+JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+ROUNDS = flags.DEFINE_integer("rounds", 10, "Minimum number of rounds per comparison.", 1)
+LIMIT = flags.DEFINE_integer("limit", 60, "Maximum number of rounds per comparison.", 1)
+STEPS = flags.DEFINE_integer("steps", 10, "Number of steps per round.", 1)
+PROFILE = flags.DEFINE_integer("profile", 0, "Number of longest lawm_jax operations to print.", 0)
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # PyTorch shares the GPU
 COMPARED = "nano", "wide"  # sizes compared with PyTorch, on states
@@ -149,8 +151,8 @@ def compare(size, rounds, steps, longest):
         row["losses"] = row.pop("results")
         print(
             f"  {name:30}{np.median(row['clips/s']):9.2f} clips/s, "
-            f"{np.median(row['CPU seconds of a step']):.4f} CPU seconds a step, "
-            f"{row['busy cores']:.2f} busy cores, the first {row['first']:.1f} s",
+            f"{np.median(row['CPU seconds of a step']):.4f} CPU seconds per step, "
+            f"{row['busy cores']:.2f} busy cores, first call {row['first']:.1f} s",
             flush=True,
         )
     if longest:
@@ -206,7 +208,7 @@ def whole(size, rounds, steps, longest):
     }
     print(
         f"{size}: {x.shape[0]} clips {x.shape[1:]}, {np.median(row['clips/s']):.2f} clips/s, "
-        f"{speed / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s, the first {row['first']:.1f} s"
+        f"{speed / 1e12:.3f} of {peak / 1e12:.3f} TFLOP/s, first call {row['first']:.1f} s"
     )
     profile = timing.profile(lambda: train(0), run.step.as_text(), steps)
     timing.show(profile, longest or 20)
@@ -226,7 +228,7 @@ def main(argv):
     sizes = SIZES.value or (COMPARED if jax.default_backend() == "cpu" else ["large"])
     results = timing.about("jax", *(["torch"] if set(sizes) & set(COMPARED) else []))
     results["a product on all cores"] = timing.together()
-    print(f"all cores make {results['a product on all cores']:.2f} times one's matrix products")
+    print(f"all cores together: {results['a product on all cores']:.2f} x the products of one core")
     headline = []
     for size in sizes:
         measure = compare if size in COMPARED else whole

@@ -56,7 +56,7 @@ parse() { # "OPTION ..." "FLAG ..." ARGUMENT ...
 }
 
 number() { # OPTION VALUE: fails unless the value is a positive integer
-    [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1: expected a number above 0, got '$2'"
+    [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "$1: expected a positive integer, got '$2'"
 }
 
 quote() { # prints words, quoted for any shell

@@ -17,10 +17,10 @@ if [ ! -x "$LAWM_VENV/bin/python" ]; then
         python=$("$python" -m uv python find 3.12)
     fi
     if ! "${python:-false}" -c "$recent"; then
-        echo "launch: expected python3 of version 3.11 or newer on the PATH, got ${python:-none}" >&2
+        echo "launch: expected python3 on the PATH to be Python 3.11 or newer, got ${python:-none}" >&2
         exit 1
     fi
-    echo "making the environment $LAWM_VENV"
+    echo "creating the virtual environment $LAWM_VENV"
     "$python" -m venv "$LAWM_VENV"
 fi
 wanted="${LAWM_EXTRAS:-package} $(cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml" | cksum)"

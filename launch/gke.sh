@@ -26,7 +26,7 @@ source "$here/common.sh"
 IMAGE='' VOLUME='' TPU='' TOPOLOGY='' SLICES=1 GPU='' GPUS=8 NODES=1 RESTARTS=20
 parse "image volume tpu topology slices gpu gpus nodes restarts" "" "$@"
 verb=${WORDS[0]:-} NAME=${WORDS[1]:-}
-[[ $NAME =~ ^[a-z][-a-z0-9]*$ ]] || fail "NAME: expected small letters, digits and -, got '$NAME'"
+[[ $NAME =~ ^[a-z][-a-z0-9]*$ ]] || fail "NAME: expected lowercase letters, digits and -, got '$NAME'"
 
 text() { # WORD: quotes it for YAML, and against expansion by Kubernetes
     local word=${1//\\/\\\\}
@@ -62,7 +62,7 @@ tpu() {
         *) fail "--tpu: expected v4, v5p, v5e or v6e, got '$TPU'" ;;
     esac
     [ "$TPU" != v4 ] || ACCELERATOR=tpu-v4-podslice
-    [[ $TOPOLOGY =~ $axes ]] || fail "--topology: expected such as 4x4x4 (v4, v5p) or 16x16 (v5e, v6e), got '$TOPOLOGY'"
+    [[ $TOPOLOGY =~ $axes ]] || fail "--topology: expected a topology such as 4x4x4 (v4, v5p) or 16x16 (v5e, v6e), got '$TOPOLOGY'"
     chips=$((${TOPOLOGY//x/*}))
     CHIPS=$((chips < 4 ? chips : 4)) HOSTS=$((chips < 4 ? 1 : chips / 4))
 }
@@ -77,7 +77,7 @@ gpu() {
 case $verb in
     run)
         [ ${#COMMAND[@]} -gt 0 ] || fail "expected -- and a command, got nothing"
-        [ -n "$IMAGE" ] || fail "--image: expected one made by launch/gke/Dockerfile, got nothing"
+        [ -n "$IMAGE" ] || fail "--image: expected an image built from launch/gke/Dockerfile, got nothing"
         [ -n "$VOLUME" ] || fail "--volume: expected a PersistentVolumeClaim, got nothing"
         for option in SLICES GPUS NODES RESTARTS; do number "$option" "${!option}"; done
         variables=()
@@ -94,7 +94,7 @@ case $verb in
             exit
         fi
         found=$(kubectl get jobset "$NAME" --ignore-not-found --output='jsonpath={.kind} {.status.terminalState}')
-        [ "$found" != "JobSet " ] || fail "$NAME is there and has not ended; see 'state $NAME', 'logs $NAME'"
+        [ "$found" != "JobSet " ] || fail "$NAME exists and has not ended; see 'state $NAME' and 'logs $NAME'"
         [[ $found != JobSet* ]] || run kubectl delete jobset "$NAME"
         run kubectl apply --filename=- < <(manifest "$kind")
         ;;

@@ -15,7 +15,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 OUT='' PYTHON='' SMALL=''
 parse "out python" "small" "$@"
-[ ${#WORDS[@]} = 0 ] || fail "expected options alone, got '${WORDS[*]}'"
+[ ${#WORDS[@]} = 0 ] || fail "expected options only, got '${WORDS[*]}'"
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [ -z "$OUT" ] || OUT=$(realpath -m "$OUT")
 export LAWM_EXTRAS=${LAWM_EXTRAS:-test,torch,cuda} JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu}
@@ -40,7 +40,7 @@ part() { # NAME SECONDS COMMAND ...: runs it; saves output, exit code and time
         run timeout -k 10 "$limit" "$@"
         return
     fi
-    echo "$name: at most $limit s"
+    echo "$name: time limit $limit s"
     run timeout -k 10 "$limit" "$@" >"$work/$name.log" 2>&1 || code=$?
     echo "$name $code $((SECONDS - begin))" >>"$work/parts"
     tail -n 25 "$work/$name.log"

@@ -18,7 +18,7 @@ gpus=0
 if [ "${JAX_PLATFORMS:-cuda}" != cpu ] && command -v nvidia-smi >/dev/null; then
     gpus=$(nvidia-smi --list-gpus | wc -l)
 fi
-[ $((gpus % count)) = 0 ] || fail "N: expected to divide the machine's $gpus GPUs, got $count"
+[ $((gpus % count)) = 0 ] || fail "N: expected a divisor of the machine's $gpus GPUs, got $count"
 export JAX_COORDINATOR_ADDRESS=localhost:${JAX_COORDINATOR_PORT:-$((20000 + RANDOM % 10000))}
 export JAX_NUM_PROCESSES=$count JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
 
@@ -53,7 +53,7 @@ ended() { # PID: records the end of a process; stops the others if it is the fir
     if [ "$status" = 0 ] || [ "$code" != 0 ]; then return; fi
     code=$status
     if [ -z "$asked" ] && [ ${#running[@]} -gt 0 ]; then
-        echo "process $who ended with exit code $code; ending the others" >&2
+        echo "process $who ended with exit code $code; stopping the others" >&2
         kill -TERM "${!running[@]}" 2>/dev/null || true
         sleep 20 & # they may ignore SIGTERM while they wait for the failed process
         alarm=$!

@@ -15,19 +15,19 @@ train() { # KIND WORKDIR
         --config.steps=150 --config.data.mixture.nav=0.0
 }
 if [ -e "$page" ]; then
-    echo "$work: the quick start is done already; see $page"
+    echo "$work: the quick start has already finished; see $page"
     exit 0
 fi
 train noisy "$work"
 lawm evaluate --workdir "$work" --only pictures
-echo "the first picture, after $SECONDS s: $work/report/rollout_panda.png"
-echo "training its lower bound, to compare with"
+echo "first picture after $SECONDS s: $work/report/rollout_panda.png"
+echo "training the lower bound, a model without latent actions, for comparison"
 train deterministic "$work/bounds/deterministic"
 lawm evaluate --workdir "$work"
 lawm report "$work"
 cat <<END
 
-Shown: a world model that saw 128 videos and no action predicts held-out ones, led by the latent actions that it infers itself.
-See:   $work/report/rollout_panda.png first, then everything in $page
-Next:  source $LAWM_VENV/bin/activate && lawm train --config lawm.py:size=nano --config.data.videos=/path/to/videos --workdir runs/mine
+Result: a world model that was trained on 128 videos without actions predicts held-out videos from the latent actions that it infers.
+See:    $work/report/rollout_panda.png first, then the report, $page
+Next:   source $LAWM_VENV/bin/activate && lawm train --config lawm.py:size=nano --config.data.videos=/path/to/videos --workdir runs/mine
 END

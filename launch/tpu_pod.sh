@@ -25,7 +25,7 @@ source "$here/common.sh"
 TYPE='' SLICES=1 SPOT='' ZONE='' PROJECT='' VERSION='' SETUP=''
 parse "type slices zone project version setup" spot "$@"
 verb=${WORDS[0]:-} NAME=${WORDS[1]:-}
-[[ $NAME =~ ^[a-z][-a-z0-9]*$ ]] || fail "NAME: expected small letters, digits and -, got '$NAME'"
+[[ $NAME =~ ^[a-z][-a-z0-9]*$ ]] || fail "NAME: expected lowercase letters, digits and -, got '$NAME'"
 number --slices "$SLICES"
 where=(${ZONE:+--zone="$ZONE"} ${PROJECT:+--project="$PROJECT"})
 resource=(gcloud compute tpus queued-resources)
@@ -56,7 +56,7 @@ create() {
         v5p-*) version=${version:-v2-alpha-tpuv5} ;;
         v5litepod-*) version=${version:-v2-alpha-tpuv5-lite} ;;
         v[234]-*) version=${version:-tpu-ubuntu2204-base} ;;
-        *) fail "--type: expected v5p-64, v6e-256, v5litepod-64, v4-64 or the like, got '$TYPE'" ;;
+        *) fail "--type: expected a type such as v5p-64, v6e-256, v5litepod-64 or v4-64, got '$TYPE'" ;;
     esac
     [ "$SLICES" = 1 ] || size=(--node-count="$SLICES" --node-prefix="$NAME")
     run "${resource[@]}" create "$NAME" "${where[@]}" --accelerator-type="$TYPE" \
@@ -72,7 +72,7 @@ ready() { # waits until the slice is ready; creates or recreates it if needed
     while true; do
         now=$(state)
         [ "$now" != ACTIVE ] || now=$(nodes | sort -u | paste -sd, -)
-        [ "$now" = "$before" ] || echo "$NAME: ${now:-not there}" >&2
+        [ "$now" = "$before" ] || echo "$NAME: ${now:-does not exist}" >&2
         before=$now
         case $now in
             READY) return ;;
@@ -83,7 +83,7 @@ ready() { # waits until the slice is ready; creates or recreates it if needed
             '') create ;;
             FAILED)
                 "${resource[@]}" describe "$NAME" "${where[@]}" --format='yaml(state)' >&2
-                fail "the request for $NAME failed; 'delete $NAME' makes room for another"
+                fail "the request for $NAME failed; run 'delete $NAME' before another request"
                 ;;
             *) sleep 30 ;;
         esac

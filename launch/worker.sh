@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ -e ~/lawm.pid ] && kill -0 "$(cat ~/lawm.pid)" 2>/dev/null; then
-    echo "$(hostname): joins the command that is running"
+    echo "$(hostname): attaching to the running command"
 else
     LAWM_VENV=${LAWM_VENV:-$HOME/lawm_venv} LAWM_EXTRAS=${LAWM_EXTRAS:-tpu} LAWM_UV=1
     # shellcheck source=launch/env.sh

@@ -5,25 +5,26 @@ import sys
 
 COMMANDS = {
     "train": "trains a world model, a decoder, a controller or a baseline",
-    "evaluate": "answers the paper's questions about a trained model",
-    "plan": "plans with real actions, open loop or in the simulator",
-    "report": "makes one page of what training and evaluation wrote",
-    "ingest": "reads a data set once, into records that train fast",
-    "study": "runs a table of trainings and evaluations",
-    "aot": "compiles a training step for a pod or GPU that isn't here",
+    "evaluate": "evaluates a trained model on held-out clips",
+    "plan": "plans real actions, open loop or in the simulator",
+    "report": "builds a web page from the results of runs",
+    "ingest": "converts a data set to records that are fast to read",
+    "study": "runs a study of many training runs",
+    "aot": "compiles a training step for absent TPUs or GPUs",
 }
 USAGE = """usage: lawm COMMAND [FLAGS]     the same as: python -m lawm_jax.COMMAND [FLAGS]
 
 {commands}
 
-lawm COMMAND --help prints a command's flags. To begin with, in any folder:
+lawm COMMAND --help prints a command's flags. To get started, in any folder:
 
   lawm train --config lawm.py:size=nano,latent=noisy --workdir runs/first
   lawm evaluate --workdir runs/first
   lawm report runs/first
 
-On your own video: --config.data.videos='/path/to/videos/**/*'. A config is a
-file, yours or the package's: lawm.py, controller.py, labelled.py, decoder.py."""
+To train on your own video, add --config.data.videos='/path/to/videos/**/*'.
+--config takes your own file, or one of the package's configs: lawm.py,
+controller.py, labelled.py or decoder.py."""
 
 
 def main():

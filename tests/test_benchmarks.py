@@ -70,7 +70,7 @@ def test_what_the_copy_lacks_is_refused(pair):
     from benchmarks import torch_model
 
     model, params, *_ = pair
-    with pytest.raises(ValueError, match="model: expected one of nano's"):
+    with pytest.raises(ValueError, match="model: expected a nano model"):
         torch_model.sizes(dataclasses.replace(model, normalise=True), params)
 
 

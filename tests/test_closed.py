@@ -180,7 +180,9 @@ def test_what_does_not_fit_is_refused(world):  # noqa: F811
     ask = lambda training, horizon=3, **options: closed_loop.evaluate(  # noqa: E731
         {"model": world}, encode, task(), scenes, training, horizon, **options
     )
-    with pytest.raises(ValueError, match="horizon: expected 1 to 6, those of the training, got 7"):
+    with pytest.raises(
+        ValueError, match="horizon: expected 1 to 6, the actions of training, got 7"
+    ):
         ask(training(), 7)
     with pytest.raises(ValueError, match="training: expected 6 actions for 7 states, got None"):
         ask(training()._replace(actions=None))

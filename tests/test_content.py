@@ -130,24 +130,28 @@ def test_the_table_shows_what_there_is():
     assert probed.split()[0] == "b" and "[" in probed  # "a" has none
     assert "R² of z" not in heads  # it never differs from its mean
     titles = [column.title for column in use.columns]
-    assert {"codes in use", "of codes", "codes perplexity", "nats"} <= set(titles)
+    assert {"codes in use", "codes in total", "codes perplexity", "nats"} <= set(titles)
     assert use.rows[0]["latents"]["nats"] == 4 and use.rows[1]["latents"]["codes used"] == 1
     json.dumps(rows, allow_nan=False)
 
 
 def test_wrong_arguments_are_errors_that_say_what_was_expected():
     z, u = draw(200, 4, 6), draw(200, 4, 2)
-    with pytest.raises(ValueError, match=r"u, names: expected \(200, 4\) steps.*got \(200, 3, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"u, names: expected \(200, 4\) actions.*got \(200, 3, 2\)"
+    ):
         probing.probe(z, u[:, 1:], EPISODES)
     with pytest.raises(ValueError, match="u, names: .* 1 names"):
         probing.probe(z, u, EPISODES, ["x"])
-    with pytest.raises(ValueError, match="episodes: .*at least 2 episodes, got 200 with 1"):
+    with pytest.raises(
+        ValueError, match="episodes: .*at least 2 episodes, got 200 with 1 different"
+    ):
         probing.probe(z, u, ["a"] * 200)
-    with pytest.raises(ValueError, match="episodes: expected 200 names, .*got 199"):
+    with pytest.raises(ValueError, match="episodes: expected 200 names from .*got 199"):
         probing.probe(z, u, EPISODES[1:])
     with pytest.raises(ValueError, match="u: expected finite"):
         probing.probe(z, np.where(u > 2, np.nan, u), EPISODES)
-    with pytest.raises(ValueError, match="u: expected a multiple of 4 frames.*got 6"):
+    with pytest.raises(ValueError, match=r"u: expected k \* 4 - 1 actions.*got 6"):
         probing.align(draw(2, 6, 1), 4)
     with pytest.raises(ValueError, match="codes, K: expected codes from 0 to K - 1, got 0 to 4"):
         probing.describe(z, codes=np.arange(800).reshape(200, 4) % 5, K=4)

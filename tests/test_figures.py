@@ -80,7 +80,7 @@ def test_a_long_label_stays_within_its_clip():
 
 def test_wrong_films_are_refused(tmp_path):
     one = np.zeros((2, 8, 8, 3), np.uint8)
-    with pytest.raises(ValueError, match="path: expected .mp4"):
+    with pytest.raises(ValueError, match="path: expected a path that ends in .mp4"):
         pictures.movie(tmp_path / "a.avi", {"a": one})
     with pytest.raises(ValueError, match="rows: expected at least one"):
         pictures.movie(tmp_path / "a.mp4", {})

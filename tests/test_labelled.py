@@ -236,7 +236,7 @@ def test_questions_that_need_an_inverse_model_are_not_asked_of_it(
     asked = context.Source(config, "nav", {"labelled": lawm.load(folder)}, str(tmp_path))
     names = [row["name"] for row in prediction.run(asked)]
     assert names == ["copy last frame", "labelled", "decoder alone"]
-    assert "real actions are known of whole clips" in capsys.readouterr().out
+    assert "real actions are known only for unmodified clips" in capsys.readouterr().out
     assert leakage.run(asked) is None and transfer.run(asked) is None
     assert probing.run(asked) == [] and sampling.run(asked) is None
     pictures.draw(asked)

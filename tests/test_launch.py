@@ -296,7 +296,7 @@ def test_the_same_line_joins_a_command_that_runs_and_stop_ends_it(machine, worke
     while time.monotonic() < end and not (log.exists() and "is ready" in log.read_text()):
         time.sleep(0.05)
     second = subprocess.Popen(args, **options)
-    assert "joins" in second.stdout.readline()
+    assert "attaching to the running command" in second.stdout.readline()
     assert machine.run(workers, "stop", "pod").returncode == 0
     for process in (first, second):
         out, _ = process.communicate(timeout=120)

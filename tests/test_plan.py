@@ -197,7 +197,9 @@ def test_trajectory_errors_are_those_of_positions_in_the_frame_of_the_start():
         assert rpe == pytest.approx(np.sqrt((np.diff(off, axis=0) ** 2).sum(1).mean()))
         turn = np.linalg.inv(b[-1]) @ a[-1]
         assert yaw == pytest.approx(abs(np.arctan2(turn[1, 0], turn[0, 0])), abs=1e-6)
-    with pytest.raises(ValueError, match="expected .n, at least 2, 3., got"):
+    with pytest.raises(
+        ValueError, match="expected the same shape .n, H, 3. with H at least 2, got"
+    ):
         metrics.trajectory_errors(planned[None, :1], true[None, :1])
 
 
@@ -243,19 +245,21 @@ def test_what_does_not_fit_is_refused(world, tiny):
     start, goal = clips.s[:, 0], clips.s[:, 3]
     with pytest.raises(ValueError, match=r"start, goal: .* got \(2, 4, 8\) and \(2, 3, 8\)"):
         search.search(*world, start, goal[:, :3], *gaussian)
-    with pytest.raises(ValueError, match="horizon: expected 1 to 3, those of the clips, got 4"):
+    with pytest.raises(ValueError, match="horizon: expected 1 to 3, the actions of clips, got 4"):
         tasks.reach({}, clips, training, horizon=4)
-    with pytest.raises(ValueError, match="horizon: expected 1 to 5, those of the training, got 6"):
+    with pytest.raises(
+        ValueError, match="horizon: expected 1 to 5, the actions of training, got 6"
+    ):
         tasks.reach({}, episodes(2, 8, 0), training, horizon=6)
     with pytest.raises(ValueError, match="planner: expected one of .*, got 'magic'"):
         search.search(*world, start, goal, *gaussian, planner="magic")
-    with pytest.raises(ValueError, match="options: expected those of mppi, got .'elites'"):
+    with pytest.raises(ValueError, match="options: expected options of mppi, got .'elites'"):
         search.search(*world, start, goal, *gaussian, planner="mppi", options={"elites": 3})
     model, params, s = tiny("noisy")
     with pytest.raises(ValueError, match="has no controller; train one with configs/controller.py"):
         search.search(model, params, s[:, 0], s[:, 1], *gaussian)
     arms = clips._replace(actions=np.zeros((2, 3, 7), np.float32))
-    with pytest.raises(ValueError, match="clips: expected actions of 3 numbers, got 7"):
+    with pytest.raises(ValueError, match="clips: expected actions of 3 values, got 7"):
         tasks.walk({}, arms, training, horizon=3)
     with pytest.raises(ValueError, match="clips: expected 3 actions for 4 states, got None"):
         tasks.reach({}, clips._replace(actions=None), training)
@@ -344,9 +348,13 @@ def test_plans_are_printed_and_written(run, capsys):
 
 def test_a_vehicle_is_planned_for_by_labelled_actions_and_a_controller_by_name(run, capsys):
     folder = str(run / "bounds" / "labelled")
-    with pytest.raises(plan_run.Refused, match="workdir: .* knows the actions of another source"):
+    with pytest.raises(
+        plan_run.Refused, match="workdir: expected .* got one of another data source"
+    ):
         plan_run.plan(folder, "nav")
-    with pytest.raises(plan_run.Refused, match=r"has none of nav \(mini:nav\); train one"):
+    with pytest.raises(
+        plan_run.Refused, match=r"expected one for nav \(mini:nav\) in .* got none; train it"
+    ):
         plan_run.plan(str(run), "nav")
     few = dict(planner="mppi", episodes=3, horizon=[2], samples=8, iterations=2)
     walks = dict(data="recon=mini:nav")  # they stand in for it
@@ -458,11 +466,13 @@ def test_a_closed_loop_that_cannot_be_is_refused(run, monkeypatch):
     ask = functools.partial(plan_run.plan, str(run), closed_loop=True)
     with pytest.raises(plan_run.Refused, match="expected --task panda or nav, .* got droid"):
         ask("droid", data="droid=droid:/data")
-    why = "data: a closed loop needs the simulator's own actions, .* got lerobot:/data"
+    why = "data: expected the simulator's own data for --closed-loop, .* got lerobot:/data"
     with pytest.raises(plan_run.Refused, match=why):
         ask("panda", data="panda=lerobot:/data")
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    with pytest.raises(plan_run.Refused, match="closed-loop: .*the simulators need: pip install"):
+    with pytest.raises(
+        plan_run.Refused, match="closed-loop: .*the simulators require: pip install"
+    ):
         ask("panda")
 
 

@@ -479,23 +479,27 @@ def test_wrong_arguments_are_errors_that_say_what_was_expected(name):
     plan = getattr(planners, name)
     run = functools.partial(plan, cost, jax.random.key(0), ZEROS, ONES)
     for wrong, message in (
-        (dict(low=1.0, high=-1.0), "low, high: expected a number or 2 of them, low at most high"),
-        (dict(low=np.zeros(3)), "low, high: expected a number or 2 of them"),
+        (dict(low=1.0, high=-1.0), "low, high: expected a number or 2 numbers, low at most high"),
+        (dict(low=np.zeros(3)), "low, high: expected a number or 2 numbers"),
         (dict(chunk=0), "iterations, chunk: expected at least 1, got .* and 0"),
         (dict(iterations=0), "iterations, chunk: expected at least 1, got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             run(**wrong)
-    with pytest.raises(ValueError, match=r"mean, std: expected one shape \[T, U\]"):
+    with pytest.raises(ValueError, match=r"mean, std: expected the same shape \[T, U\]"):
         plan(cost, jax.random.key(0), jnp.zeros(3), jnp.ones(3))
     with pytest.raises(ValueError, match=r"mean, std: .* got \(3, 2\) and \(3, 1\)"):
         plan(cost, jax.random.key(0), ZEROS, ONES[:, :1])
-    with pytest.raises(ValueError, match=r"cost: expected a function to \[\d+\], got \(\d+, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"cost: expected a function that returns \[\d+\], got \(\d+, 3\)"
+    ):
         plan(lambda plans: plans.sum(-1), jax.random.key(0), ZEROS, ONES)
     if "cem" in name:
         with pytest.raises(ValueError, match="elites: expected 1 to samples - 1 = 9, got 10"):
             run(10, 10)
-        with pytest.raises(ValueError, match="momentum: expected 0 to less than 1, got 1.0"):
+        with pytest.raises(
+            ValueError, match="momentum: expected at least 0 and less than 1, got 1.0"
+        ):
             run(momentum=1.0)
 
 

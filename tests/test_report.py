@@ -296,8 +296,8 @@ def test_real_actions_and_plans_are_in_tables_beside_what_needs_no_model(read):
     text = " ".join(read.words)
     asked = "panda (mini:panda), 3 steps, cem, 64 samples, 16 clips"
     less = f"{0.1781 - 0.0931:.3f} m less than no action; the interval excludes zero"
-    assert f"{asked}: noisy 1e-5 (panda) errs by 0.093 m, {less}." in text
-    assert f"{asked.replace('cem', 'mppi')}: noisy 1e-5 errs by 0.100 m" in text
+    assert f"{asked}: noisy 1e-5 (panda) has an error of 0.093 m, {less}." in text
+    assert f"{asked.replace('cem', 'mppi')}: noisy 1e-5 has an error of 0.100 m" in text
     closed = f"{asked}, goal within 0.05 m, in closed loop"
     assert f"{closed}: noisy 1e-5 ends 0.042 m from the goal" in text
     way = "nav (mini:nav), 8 steps, cem, 64 samples, 16 clips: noisy 1e-5 has an ATE of 0.751 m"
@@ -319,7 +319,7 @@ def test_what_drives_a_run_is_asked_for_only_where_it_can_be_made(runs, read):
     assert not any(what == "eval/control.json" for _, what, _ in missing)
     text = " ".join(read.words)
     walks = "Not measured for noisy 1e-3, started: python -m lawm_jax.plan --workdir W --task ..."
-    assert walks in text and "It needs a controller" in text
+    assert walks in text and "This requires a controller" in text
 
 
 def test_a_run_of_labelled_actions_is_a_bound(runs, tmp_path):
@@ -339,16 +339,16 @@ def test_a_run_of_labelled_actions_is_a_bound(runs, tmp_path):
     start = names.index("copy last frame")
     ranked = ["copy last frame", "deterministic", "noisy 1e-5", "labelled", "labelled_long"]
     assert names[start : start + 5] == ranked
-    assert "noisy 1e-5 has 0.809 of the error of copying" in " ".join(read.words)
+    assert "noisy 1e-5 has 0.809 times the error of copying" in " ".join(read.words)
 
 
 def test_conclusions_name_the_best_run_and_what_was_flagged_but_no_control(read):
     text = " ".join(read.words)
     share = 100 * (0.3412 - 0.2911) / (0.3412 - 0.2834)
-    assert f"noisy 1e-5 has {0.2911 / 0.36:.3f} of the error of copying, {share:.0f} %" in text
+    assert f"noisy 1e-5 has {0.2911 / 0.36:.3f} times the error of copying, {share:.0f} %" in text
     assert "panda: noisy 1e-5: a flag & more." in text
     assert "the control" not in text
-    assert "can be told from inferred ones (AUC 0.711)" in text
+    assert "N(0, I) can be distinguished from inferred latents (AUC 0.711)" in text
     assert "noisy 1e-5: few cases." in text
     assert "not comparable" in text
 
@@ -380,7 +380,7 @@ def test_missing_parts_are_named_with_the_command_that_makes_them(runs, read):
     missing = {tuple(row) for row in read.rows if len(row) == 3}
     weak = f"python -m lawm_jax.evaluate --workdir {runs}/weak"
     assert ("weak", "eval/transfer.json", f"{weak} --only transfer") in missing
-    what = "eval/leakage.json (it is there, but can't be read)"
+    what = "eval/leakage.json (exists, but cannot be read)"
     assert ("weak", what, f"{weak} --only leakage") in missing
     assert ("weak", "pictures in report/", f"{weak} --only pictures") in missing
     train = f"python -m lawm_jax.train --config ... --workdir {runs}/started"
@@ -392,8 +392,8 @@ def test_missing_parts_are_named_with_the_command_that_makes_them(runs, read):
 def test_runs_capacity_curves_training_and_skipped_files_are_shown(made, read):
     assert ["first & best", "noisy", "1e-5", "panda 1", "281 of 300", "2"] in read.rows
     assert "b49c3a8" in "".join(read.words) and "jax 0.10.2" in "".join(read.words)
-    assert read.words.count("1e-3") >= 1 and "one-step error / copying" in read.words
-    assert "training error / copying" in read.words
+    assert read.words.count("1e-3") >= 1 and "one-step error relative to copying" in read.words
+    assert "training error relative to copying" in read.words
     # Rollouts, capacity, led by actions, plans by two planners, a way, closed loop, training.
     assert made.read_text().count("<svg") == 8
 
@@ -412,10 +412,10 @@ def test_a_damaged_line_is_left_out_and_named_and_an_unknown_evaluation_is_shown
     found = results.read(run)
     assert [row["step"] for row in found.metrics] == [1, 2, 3] and found.skipped == 1
     named = [what for what, _ in found.missing]
-    assert "metrics.jsonl: line 2, 4, 5 can't be read, and is left out" in named
-    assert {
-        f"eval/{x}.json (it is there, but can't be read)" for x in ("prediction", "leakage")
-    } <= {*named}
+    assert "metrics.jsonl: line 2, 4, 5 cannot be read and is skipped" in named
+    assert {f"eval/{x}.json (exists, but cannot be read)" for x in ("prediction", "leakage")} <= {
+        *named
+    }
     text = report_module.build([run])
     assert "eval/surprise.json" in text and "0.7351" in text and "line 2, 4, 5" in text
     assert len(pictures.read_metrics(run / "metrics.jsonl")) == 4
@@ -430,7 +430,7 @@ def test_the_page_goes_beside_the_first_run_by_default(runs, tmp_path):
 
 def test_a_folder_that_is_no_run_is_a_clear_error(tmp_path):
     write(tmp_path / "a" / "holiday.txt", "sun")
-    for folder, why in ("a", "holds no config.json"), ("b", "is not there"):
+    for folder, why in ("a", "has no config.json"), ("b", "does not exist"):
         run = report(tmp_path / folder)
         assert run.returncode == 1 and "Traceback" not in run.stderr
         assert f"{tmp_path / folder}: expected the folder of a run, but it {why}" in run.stderr

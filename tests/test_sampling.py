@@ -209,7 +209,7 @@ def test_the_measure_ranks_the_right_way_to_sample_above_wrong_ones():
     assert row["right"]["energy_distance"] < row["right"]["energy_null"]
     assert row["Gaussian fit"]["energy_distance"] > row["learned prior"]["energy_distance"]
     text = tables.text("arms", sampling.tables(rows))
-    assert text.startswith("arms, sampled against inferred latents") and len(rows) + 2 == len(
+    assert text.startswith("arms, sampled versus inferred latents") and len(rows) + 2 == len(
         text.split("\n")
     )
     assert f"{auc['wide']:.3f} [" in text
@@ -346,7 +346,7 @@ def test_the_planar_embedding_is_the_projection_on_the_two_leading_directions():
         (lambda: sampling.two_sample(normal((3, 2)), normal((9, 2))), "at least 5"),
         (
             lambda: sampling.two_sample(normal((9, 2)), normal((9, 2)), [0] * 9 + [1] * 9),
-            "groups: expected several that hold both",
+            "groups: expected several that contain both",
         ),
         (lambda: sampling.embed({"a": normal((9, 2))}, method="map"), "method: .*got 'map'"),
         (

@@ -168,7 +168,9 @@ simulators.Panda(0)
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode
-    assert done.stderr.splitlines()[-1].startswith("ImportError: MuJoCo renders with libEGL")
+    assert done.stderr.splitlines()[-1].startswith(
+        "ImportError: rendering with MuJoCo requires libEGL"
+    )
     assert "libegl1 libopengl0" in done.stderr
 
 

@@ -64,10 +64,12 @@ def test_too_few_episodes_or_a_wrong_context_are_errors():
     s = rings()
     one = np.repeat("a", len(s))
     two = np.where(np.arange(len(s)) % 2, "a", "b")
-    with pytest.raises(ValueError, match="episodes: expected at least 3 different ones, got 2"):
+    with pytest.raises(ValueError, match="episodes: expected at least 3 different episodes, got 2"):
         transfer.cycle({"faithful": FAITHFUL}, s, two)
     for call in (transfer.locality, lambda _, *args: transfer.example(*args)):
-        with pytest.raises(ValueError, match="episodes: expected at least 2 different ones, got 1"):
+        with pytest.raises(
+            ValueError, match="episodes: expected at least 2 different episodes, got 1"
+        ):
             call({}, s, one, 1)
         with pytest.raises(ValueError, match=r"episodes: expected 40 names, got \(39,\)"):
             call({}, s, EPISODES[1:], 1)
@@ -101,7 +103,7 @@ def test_latents_that_do_nothing_have_a_ratio_of_1_and_a_note_that_says_so():
     assert row["ratio"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
     assert row["lost"] is None
     assert row["original"] == row["cycle"] == row["shuffled"]
-    note = "the latents do nothing here: shuffling them changes the error by 0.0 %"
+    note = "the latents have no effect: shuffling them changes the error by 0.0 %"
     assert row["note"] == note
     assert note in tables.text("rings", transfer.cycle_tables([row]))
 
@@ -288,7 +290,7 @@ def test_a_change_that_is_not_due_to_the_action_is_told_apart(local):
     assert row["share"]["region"] == pytest.approx(row["chance"])
     assert row["action"] == nothing
     assert row["effect"]["mean"] == 0
-    assert row["note"] == "the latents do nothing here"
+    assert row["note"] == "the latents have no effect"
     assert local["idle"]["share"] == local["idle"]["action"] == nothing
     assert local["idle"]["effect"] is None
     assert local["idle"]["note"] == row["note"]
@@ -325,7 +327,7 @@ def test_motion_of_everything_or_of_mirror_images_does_not_qualify():
         assert rows[0]["share"] == {"region": None, "mirrored": None}
         assert transfer.example(merged(s), EPISODES, 2) is None
         text = tables.text("squares", transfer.locality_tables(rows))
-        assert "no transition moves one part of the image alone" in text
+        assert "no transition moves only one region of the image" in text
         json.dumps(rows, allow_nan=False)
 
 

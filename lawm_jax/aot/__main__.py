@@ -28,9 +28,13 @@ from lawm_jax.train.flags import define_config
 
 CONFIG = define_config("config", None, "Config file of a world model.")
 TOPOLOGY = flags.DEFINE_string("topology", None, "KIND:CHIPS, such as v5p:4x4x4 or h100:8x8.")
-SLICES = flags.DEFINE_integer("slices", 1, "TPU slices of that shape.", lower_bound=1)
-BATCH = flags.DEFINE_integer("batch-per-chip", None, "Clips; else the config's.", lower_bound=1)
-JSON = flags.DEFINE_string("json", None, "File with a list of results, to add this one to.")
+SLICES = flags.DEFINE_integer("slices", 1, "Number of TPU slices of that shape.", lower_bound=1)
+BATCH = flags.DEFINE_integer(
+    "batch-per-chip", None, "Clips per chip. Default: from the config.", lower_bound=1
+)
+JSON = flags.DEFINE_string(
+    "json", None, "File with a list of results, to which this result is appended."
+)
 flags.mark_flags_as_required(["config", "topology"])
 
 TPUS, GPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x"), ("l4", "a100", "h100", "h200")
@@ -108,12 +112,12 @@ def devices(topology, slices=1):
     axes = [int(n) for n in size.split("x")] if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size) else []
     if not (kind in TPUS and len(axes) in (2, 3) or kind in GPUS and len(axes) in (1, 2)):
         raise ValueError(
-            f"--topology: expected one of {', '.join(TPUS)} and a slice's shape, such as v5p:4x4x4,"
-            f" or of {', '.join(GPUS)} and GPUS or NODESxGPUS, such as h100:1 or h100:8x8; got "
-            f"{topology!r}"
+            f"--topology: expected {', '.join(TPUS)} with a slice's shape, such as v5p:4x4x4, "
+            f"or {', '.join(GPUS)} with GPUS or NODESxGPUS, such as h100:1 or h100:8x8, "
+            f"got {topology!r}"
         )
     if kind in GPUS and slices > 1:
-        raise ValueError(f"--slices: expected 1, GPUs have nodes instead, got {slices}")
+        raise ValueError(f"--slices: expected 1 for GPUs, which have nodes instead, got {slices}")
     chips = math.prod(axes) * slices
     try:
         if kind in GPUS:
@@ -128,8 +132,8 @@ def devices(topology, slices=1):
     except Exception as error:  # from several libraries: no plugin, wrong version, unknown shape
         extra = "cuda" if kind in GPUS else "tpu"
         raise ValueError(
-            f"--topology: {topology}: {error}. The compiler comes with "
-            f"pip install 'lawm_jax[{extra}]', in jaxlib's version"
+            f"--topology: {topology}: {error}. To install the compiler in jaxlib's version: "
+            f"pip install 'lawm_jax[{extra}]'"
         ) from error
     return kind, chips, found.devices
 
@@ -205,7 +209,7 @@ def check(config, devices, chip, pool=1.0):
     from lawm_jax.train import cpu, loop
 
     if "predictor" not in config or latents.make(**config["latent"]).labelled:
-        raise ValueError("--config: expected a world model without labels, as configs/lawm.py has")
+        raise ValueError("--config: expected a world model without labels, such as configs/lawm.py")
     run = loop.Run(config, devices=devices)
     result = {"device": devices[0].device_kind, "mesh": dict(run.mesh.shape), "fits": True}
     result |= {"batch": run.batch["video"].shape[0], "accumulate": run.accumulate}
@@ -300,34 +304,34 @@ def describe(result):
     """Formats a result for the terminal."""
     memory, chips = result["memory"], result["chips"]
     gib = lambda x: f"{x / 2**30:.2f} GiB"  # noqa: E731
-    room = f"{gib(result['room'])} of a device"
+    room = f"the device's {gib(result['room'])}"
     if result["room"] < result["hbm"]:
         share = result["room"] / result["hbm"]
-        room = f"{gib(result['room'])} of JAX's pool ({share:.0%} of {gib(result['hbm'])})"
+        room = f"the {gib(result['room'])} of JAX's pool ({share:.0%} of {gib(result['hbm'])})"
     lines = [
         f"{result['topology']} x {result['slices']}: {chips} chips, mesh {result['mesh']}, batch "
         f"{result['batch']}, {result['batch'] / chips:g} clips per chip"
-        + (f" in {result['accumulate']} parts" if result["accumulate"] > 1 else ""),
+        + (f", accumulated in {result['accumulate']} parts" if result["accumulate"] > 1 else ""),
         f"work per device and step: {result['flops'] / 1e12:.1f} TFLOP, {result['bytes'] / 1e9:.1f}"
         f" GB, {result['intensity']:.0f} FLOP per byte; {result['model_flops'] / 1e12:.2f} TFLOP "
-        "per clip without what is computed twice",
+        "per clip without rematerialization and the optimizer",
     ]
     if memory:
         lines.append(
             f"memory per device: arguments {gib(memory['argument'])}, temporary "
-            f"{gib(memory['temp'])}, in all {gib(memory['total'])} of {room}"
+            f"{gib(memory['temp'])}, in total {gib(memory['total'])} of {room}"
         )
     if result["fits"]:
         total = result["batch"] / result["seconds"]
         lines.append(
-            f"fits; no step can be faster than {result['seconds'] * 1e3:.0f} ms (by "
-            f"{result['bound']}): {total / chips:.1f} clips/s per chip, {total:.0f} in all"
+            f"fits; a step takes at least {result['seconds'] * 1e3:.0f} ms (limited by "
+            f"{result['bound']}): {total / chips:.1f} clips/s per chip, {total:.0f} in total"
         )
     else:
         lines.append(
-            f"does not fit the {room}: take fewer clips at once (--config.optim.accumulate="
+            f"does not fit into {room}: process fewer clips at once (--config.optim.accumulate="
             f"{2 * result['accumulate']}, or a larger power of two, keeps the batch; "
-            f"--batch-per-chip does not) or a larger --config.mesh.fsdp. {result.get('error', '')}"
+            f"--batch-per-chip does not) or increase --config.mesh.fsdp. {result.get('error', '')}"
         )
     return "\n".join(lines)
 

@@ -146,9 +146,13 @@ SETS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder to write")
-    parser.add_argument("--only", choices=SETS, help="one simulator only")
-    parser.add_argument("--episodes", type=int, help="to train on; tests stay at most as many")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="output folder")
+    parser.add_argument("--only", choices=SETS, help="use only this simulator")
+    parser.add_argument(
+        "--episodes",
+        type=int,
+        help="number of training episodes, and maximum number of test episodes",
+    )
     flags = parser.parse_args()
     path, manifest = flags.out / "manifest.json", []
     if flags.only and path.exists():  # keep the other sets

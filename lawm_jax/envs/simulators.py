@@ -25,7 +25,7 @@ def _need(*modules):
     try:
         return [importlib.import_module(name) for name in modules]
     except ImportError as error:
-        raise ImportError(f"{error}; the simulators need: pip install lawm_jax[sim]") from error
+        raise ImportError(f"{error}; the simulators require: pip install lawm_jax[sim]") from error
 
 
 def _mujoco():
@@ -39,8 +39,8 @@ def _mujoco():
         opengl = sys.modules.get("OpenGL.platform")
         if opengl is None or None not in (opengl.PLATFORM.EGL, opengl.PLATFORM.GL):
             raise
-        needs = "libEGL and libOpenGL; Debian, Ubuntu: apt install libegl1 libopengl0"
-        raise ImportError(f"MuJoCo renders with {needs}") from error
+        needs = "libEGL and libOpenGL; on Debian and Ubuntu: apt install libegl1 libopengl0"
+        raise ImportError(f"rendering with MuJoCo requires {needs}") from error
     return mujoco
 
 

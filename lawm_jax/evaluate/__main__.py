@@ -26,17 +26,29 @@ from absl import app, flags, logging
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-ONLY = flags.DEFINE_multi_enum("only", None, [*EVALUATIONS, "pictures"], "What to do; all.")
+ONLY = flags.DEFINE_multi_enum(
+    "only", None, [*EVALUATIONS, "pictures"], "Evaluation to run; may be repeated. Default: all."
+)
 DATA = flags.DEFINE_multi_string(
     "data",
     [],
-    "NAME=SOURCE to evaluate on instead of the run's own, as in the config's data.sources.",
+    "Data source to evaluate on instead of the run's own, as NAME=SOURCE, with SOURCE as in the "
+    "config's data.sources; may be repeated.",
 )
-DECODER = flags.DEFINE_string("decoder", None, "Folder of the run of a decoder; W/decoder.")
+DECODER = flags.DEFINE_string("decoder", None, "Folder of a decoder's run. Default: W/decoder.")
 DISTANCE = flags.DEFINE_enum(
-    "distance", "effnet", ["effnet", "lpips_vgg", "lpips_alex"], "Perceptual distance."
+    "distance",
+    "effnet",
+    ["effnet", "lpips_vgg", "lpips_alex"],
+    "Perceptual distance of decoded frames.",
 )
-EMBEDDING = flags.DEFINE_enum("embedding", "pca", ["pca", "umap"], "umap: the paper's; see extras.")
+EMBEDDING = flags.DEFINE_enum(
+    "embedding",
+    "pca",
+    ["pca", "umap"],
+    "Method that embeds latent actions in the plane; the paper uses umap, which requires "
+    "pip install 'lawm_jax[umap]'.",
+)
 flags.mark_flags_as_required(["workdir"])
 
 

@@ -72,7 +72,7 @@ def fixed(config, name, encode, count):
         else:
             raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
         if "actions" not in clip:
-            raise ValueError(f"{name}: expected a source with actions, got {sorted(clip)}")
+            raise ValueError(f"{name}: expected clips with actions, got {sorted(clip)}")
         clips.append(clip)
     return _clips(clips, [str(clip["episode"]) for clip in clips], encode)
 

@@ -59,8 +59,8 @@ class Source:
         self.clips = clips.held_out(config, name, self.encode, without=without)
         if not np.diff(self.clips.s, axis=1).any():
             raise Still(
-                f"{name}: the states of its held-out clips never change, so there is nothing to "
-                "predict; expected video that changes from frame to frame at data.fps"
+                f"{name}: expected held-out clips that change from frame to frame at data.fps, got "
+                "clips whose states never change, so there is nothing to predict"
             )
         self.models = {
             key: batched.batched(*value, actions=self.clips.actions)
@@ -78,9 +78,15 @@ class Source:
         count = len(set(self.clips.episodes))
         self.pairs = self.main in self.inferring and count > 2
         if self.main in self.labelled:
-            print(f"{name}: real actions are known of whole clips: no cuts, transfers and pictures")
+            print(
+                f"{name}: skipping leakage, transfer and pictures, since real actions are known "
+                "only for unmodified clips"
+            )
         elif not self.pairs:
-            print(f"{name}: cuts and transfers need clips of 3 videos, there are {count}")
+            print(
+                f"{name}: skipping leakage and transfer, which need clips from at least 3 videos, "
+                f"got {count}"
+            )
 
     @functools.cached_property
     def cut(self):

@@ -21,7 +21,7 @@ def run(source):
         return None
     by_frame = source.by_frame(models)
     if by_frame is None:
-        print(f"{source.name}: control needs states of one frame each")
+        print(f"{source.name}: skipping control, which requires states of single frames")
         return None
     models, clips, pixels = by_frame
     return compare(models, clips.s, clips.actions, clips.episodes, pixels)
@@ -29,7 +29,10 @@ def run(source):
 
 def tables(rows):
     """Returns the rows of `compare` as a list of Table."""
-    return [Table("led by real actions, open loop", COLUMNS, rows), *prediction.rollouts(rows)]
+    return [
+        Table("rollouts from real actions, open loop", COLUMNS, rows),
+        *prediction.rollouts(rows),
+    ]
 
 
 def compare(models, s, actions, episodes, pixels=None, batch=16):

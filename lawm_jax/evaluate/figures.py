@@ -74,17 +74,17 @@ def movie(path, rows, fps=4, scale=None):
         .mp4.
     """
     if not rows:
-        raise ValueError("rows: expected at least one label with its frames, got none")
+        raise ValueError("rows: expected at least one labeled clip, got none")
     shape = np.shape(next(iter(rows.values())))
     for label, frames in rows.items():
         got, dtype = np.shape(frames), np.asarray(frames).dtype
         if got != shape or len(got) != 4 or not got[0] or got[3] != 3 or dtype != np.uint8:
             raise ValueError(
-                f"rows: expected uint8 [T, H, W, 3], all of one shape, got {dtype} {list(got)} for "
-                f"{label!r} after {list(shape)}"
+                f"rows: expected uint8 [T, H, W, 3] of the same shape, got {dtype} {list(got)} for "
+                f"{label!r} and {list(shape)} for the first row"
             )
     if pathlib.Path(path).suffix.lower() != ".mp4":
-        raise ValueError(f"path: expected .mp4, got {path}")
+        raise ValueError(f"path: expected a path that ends in .mp4, got {path}")
     scale = scale or -(-240 // shape[1])
     film = montage(list(rows), np.stack([*rows.values()]), scale)
     mp4.write(path, film, fps, FILM, bt709=True)
@@ -192,7 +192,7 @@ def loss_curve(path, runs):
         axis.plot(steps, error, color=colour, lw=0.8, alpha=0.3)
         axis.plot(steps, smooth, color=colour, lw=1.7, label=name)
     axis.axhline(1, color="0.55", lw=1, ls=(0, (4, 3)), label=row_names.COPY)
-    axis.set(xlabel="step", ylabel="training error / copying")
+    axis.set(xlabel="step", ylabel="training error relative to copying")
     axis.legend(frameon=False, fontsize=8)
     return finish(figure, path)
 

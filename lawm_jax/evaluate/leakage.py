@@ -68,7 +68,7 @@ def partners(episodes, count):
     names, index = np.unique(episodes, return_inverse=True)
     E = len(names)
     if E <= count:
-        raise ValueError(f"episodes: expected at least {count + 1} different ones, got {E}")
+        raise ValueError(f"episodes: expected at least {count + 1} different episodes, got {E}")
     random = np.random.default_rng(0)
     ring = [random.permutation(np.flatnonzero(index == e)) for e in random.permutation(E)]
     pairs = np.empty((count, len(index)), int)
@@ -189,10 +189,10 @@ def _laplace(random, shape):
 def _judge(ratio, copied):
     """Computes `leak` and `flag` from the ratios of a model and of copying the last frame."""
     if copied is None:
-        return {"leak": None, "flag": "a leak cannot be told: nothing moves but at the cut"}
+        return {"leak": None, "flag": "leakage is undetermined: nothing moves without a cut"}
     if copied["low"] is None or copied["low"] <= BIGGER:
-        change = f"copying's error is but x{copied['mean']:.2f} at the cut"
-        return {"leak": None, "flag": f"a leak cannot be told: {change}"}
+        change = f"a cut changes the error of copying only by a factor of {copied['mean']:.2f}"
+        return {"leak": None, "flag": f"leakage is undetermined: {change}"}
     if ratio is None:
         return {"leak": None, "flag": None}  # no error without a cut: the ratio is undefined
     leak = (copied["mean"] - ratio["mean"]) / (copied["mean"] - 1)
@@ -207,7 +207,7 @@ def _two_or_more(episodes, n):
     episodes = np.asarray(episodes)
     if episodes.shape != (n,) or len(np.unique(episodes)) < 2:
         raise ValueError(
-            f"episodes: expected {n} names, of at least 2 episodes, got {episodes.shape} with "
-            f"{len(np.unique(episodes))}"
+            f"episodes: expected {n} names from at least 2 episodes, got shape {episodes.shape} "
+            f"with {len(np.unique(episodes))} different names"
         )
     return episodes

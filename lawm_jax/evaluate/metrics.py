@@ -49,7 +49,7 @@ def ratio(a, b, groups=None, level=0.95, samples=4000, seed=0):
     if len(a) != len(b):
         raise ValueError(f"b: expected {len(a)} values, as many as a, got {len(b)}")
     if b.mean() == 0:
-        raise ValueError("b: expected a mean other than 0, got 0")
+        raise ValueError("b: expected a nonzero mean, got 0")
     return _bootstrap(a, b, groups, level, samples, seed)
 
 
@@ -90,7 +90,7 @@ def ssim(a, b):
     including windows of 11 x 11 and the constants; color is handled as in scikit-image.
     """
     if min(np.shape(a)[-3:-1], default=0) < 11:
-        raise ValueError(f"a: expected [..., H, W, 3], H and W at least 11, got {np.shape(a)}")
+        raise ValueError(f"a: expected [..., H, W, 3] with H and W at least 11, got {np.shape(a)}")
     window = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)
     window /= window.sum()
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -114,7 +114,9 @@ def _picture_by_picture(function, a, b):
     """Maps function(a, b) -> float over pairs of [H, W, 3] float64, one by one to fit the cache."""
     a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim < 3 or a.shape[-1] != 3:
-        raise ValueError(f"a, b: expected [..., H, W, 3], both alike, got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"a, b: expected the same shape [..., H, W, 3], got {a.shape} and {b.shape}"
+        )
     *shape, H, W, C = a.shape
     pairs = zip(a.reshape(-1, H, W, C), b.reshape(-1, H, W, C), strict=True)
     values = [function(x.astype(np.float64), y.astype(np.float64)) for x, y in pairs]
@@ -169,7 +171,8 @@ def trajectory_errors(planned, true):
     """
     if planned.shape != true.shape or planned.ndim != 3 or planned.shape[1] < 2:
         raise ValueError(
-            f"planned, true: expected [n, at least 2, 3], got {planned.shape} and {true.shape}"
+            "planned, true: expected the same shape [n, H, 3] with H at least 2, got "
+            f"{planned.shape} and {true.shape}"
         )
     a, b = poses.follow(planned), poses.follow(true)
     rms = lambda x: np.sqrt(np.square(x[..., :2]).sum(-1).mean(-1))  # noqa: E731

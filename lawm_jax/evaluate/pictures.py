@@ -21,8 +21,8 @@ def draw(source):
     if source.main not in source.inferring:
         return
     if source.pixels is None:
-        why = "it holds states" if source.clips.video is None else "no decoder: configs/decoder.py"
-        print(f"{source.name}: no pictures, {why}")
+        why = "it holds states" if source.clips.video is None else "no decoder (configs/decoder.py)"
+        print(f"{source.name}: skipping pictures: {why}")
         return
     Drawing(source).all()
 
@@ -61,15 +61,15 @@ class Drawing:
 
     def rollout(self, painted):
         """Draws rollouts of the first clip; `painted` maps labels to frames of both clips."""
-        rows = {"video": self.video[0], "its states, decoded": self.paint(self.pair[:1])[0]}
+        rows = {"video": self.video[0], "decoded states": self.paint(self.pair[:1])[0]}
         rows |= {key: frames[0] for key, frames in painted.items()}
-        self.sheet("rollout", "rollout from step 0 with inferred actions", rows)
+        self.sheet("rollout", "rollout from step 0 with inferred latent actions", rows)
 
     def transfer(self, moved):
         """Draws the second clip as recorded and with the first clip's actions (`moved`)."""
-        rows = {"source": self.video[0], "target, as it was": self.video[1]}
-        rows["target, source's actions"] = moved
-        title = f"the actions of one clip, transferred to another ({self.main})"
+        rows = {"source": self.video[0], "target": self.video[1]}
+        rows["target, with the source's latent actions"] = moved
+        title = f"latent actions of one clip, transferred to another ({self.main})"
         self.sheet("transfer", title, rows)
 
     def cycle(self, s, own, moved):
@@ -79,18 +79,18 @@ class Drawing:
         """
         model, start = self.models[self.main], self.pair[:1, :1]
         back = np.concatenate([start, model.rollout(start, model.infer(s))], 1)
-        rows = {"A": self.video[0], "A, its own actions": own, "B, actions of A": moved}
-        rows["A, actions read off B"] = self.paint(back)[0]
-        self.sheet("cycle", f"actions from A to B and back ({self.main})", rows)
+        rows = {"A": self.video[0], "A, with its own latents": own, "B, with A's latents": moved}
+        rows["A, with latents inferred from B"] = self.paint(back)[0]
+        self.sheet("cycle", f"latent actions transferred from A to B and back ({self.main})", rows)
 
     def cut(self):
         """Draws each step of a clip with a scene cut, predicted from the true past."""
         stitched, s = (x[self.lead : self.lead + 1] for x in self.source.cut)
-        rows = {"video": self.last(stitched)[0], "its states, decoded": self.paint(s)[0]}
+        rows = {"video": self.last(stitched)[0], "decoded states": self.paint(s)[0]}
         for key, model in self.models.items():
             ahead = model.predict(s[:, :-1], model.infer(s))
             rows[key] = self.paint(np.concatenate([s[:, :1], ahead], 1))[0]
-        self.sheet("cut", "each step predicted from the true past, over a scene cut", rows)
+        self.sheet("cut", "one-step predictions from the true past, across a scene cut", rows)
 
     def locality(self):
         """Draws where a clip moves and where its latent changes another clip's prediction."""
@@ -106,9 +106,9 @@ class Drawing:
         moves, follows = _heat(video[0, 0], change(pair[0])), _heat(video[1, 0], change(guess[0]))
         rows = {
             "source": np.stack([*video[0], moves]),
-            "target, predicted": np.stack([video[1, 0], self.paint(guess)[0, 1], follows]),
+            "predicted target": np.stack([video[1, 0], self.paint(guess)[0, 1], follows]),
         }
-        title = f"{self.source.name}: where an action moves something, red ({self.main})"
+        title = f"{self.source.name}: where a latent action acts, in red ({self.main})"
         path = os.path.join(self.source.folder, f"locality_{self.source.name}.png")
         figures.strips(path, title, rows, ("before", "after", "change"))
 

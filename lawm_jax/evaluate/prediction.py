@@ -43,7 +43,7 @@ def rollouts(rows):
     )
     return [
         Table("several steps ahead, open loop", ahead, rows),
-        Table("rollouts, decoded", frames, rows),
+        Table("decoded rollouts", frames, rows),
     ]
 
 

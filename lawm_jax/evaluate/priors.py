@@ -47,7 +47,7 @@ def fit(z, s, seed=0, steps=1000, batch=128, rate=2e-3, network=None):
       ValueError: z does not have one latent for every step of s except the last.
     """
     if z.ndim != 3 or s.ndim != 4 or z.shape[:2] != (s.shape[0], s.shape[1] - 1):
-        raise ValueError(f"z: expected [n, T-1, A] for s [n, T, N, D] {s.shape}, got {z.shape}")
+        raise ValueError(f"z: expected [n, T-1, A] for s [n, T, N, D] = {s.shape}, got {z.shape}")
     network = network or prior.Prior()
     start, run = jax.random.split(jax.random.key(seed))
     z, s = flat(z), pooled(s[:, :-1])

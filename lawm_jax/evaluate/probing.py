@@ -13,10 +13,10 @@ from lawm_jax.evaluate.tables import Column, Table, listed, mapping
 PENALTY = 1e-2
 KNOWN = {  # columns of `describe`; other statistics are titled with their keys
     "dimension": Column("effective dimension", "latents.dimension", 2),
-    "near_zero": Column("share near zero", "latents.near_zero", 2),
+    "near_zero": Column("fraction near zero", "latents.near_zero", 2),
     "hoyer": Column("Hoyer sparsity", "latents.hoyer", 2),
     "codes used": Column("codes in use", "latents.codes used", 0),
-    "codes of": Column("of codes", "latents.codes of", 0),
+    "codes of": Column("codes in total", "latents.codes of", 0),
 }
 
 
@@ -49,7 +49,7 @@ def tables(rows):
         or Column(name.replace("_", " "), f"latents.{name}", 0 if isinstance(x, int) else 2)
         for name, x in names.items()
     )
-    return [Table("linear probe", r2, probed), Table("use of the latent space", use, told)]
+    return [Table("linear probe", r2, probed), Table("statistics of the latents", use, told)]
 
 
 def _flat(values):
@@ -82,7 +82,7 @@ def align(u, steps):
     k, rest = divmod(between + 1, steps)
     if rest or steps < 2:
         raise ValueError(
-            f"u: expected a multiple of {steps} frames (at least 2 steps), less one, got {between}"
+            f"u: expected k * {steps} - 1 actions, for at least 2 steps of k frames, got {between}"
         )
     return u[:, k - 1 : k - 1 + k * (steps - 1)].reshape(n, steps - 1, k, U).sum(2)
 
@@ -111,16 +111,16 @@ def probe(z, u, episodes, names=None):
     names = [f"action {i}" for i in range(U)] if names is None else [str(x) for x in names]
     if z.shape[:2] != (n, T) or len(names) != U:
         raise ValueError(
-            f"u, names: expected {z.shape[:2]} steps like z and a name per action, got {u.shape} "
-            f"and {len(names)} names"
+            f"u, names: expected {z.shape[:2]} actions, like z, and a name per value, got "
+            f"{u.shape} and {len(names)} names"
         )
     if not np.isfinite(u).all():
         raise ValueError("u: expected finite values, got NaN or infinity")
     unique, index = np.unique(episodes, return_inverse=True)
     if len(index) != n or len(unique) < 2:
         raise ValueError(
-            f"episodes: expected {n} names, of at least 2 episodes, got {len(index)} with "
-            f"{len(unique)}"
+            f"episodes: expected {n} names from at least 2 episodes, got {len(index)} with "
+            f"{len(unique)} different names"
         )
     second = np.random.default_rng(0).permutation(len(unique))[index] >= len(unique) / 2
     error, spread = np.empty((n, U)), np.empty((n, U))

@@ -61,9 +61,9 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
         try:
             sources.append(context.Source(config, name, *given))
         except context.Still as error:
-            print(f"left out: {error}")
+            print(f"skipping {error}")
     if not sources:
-        raise ValueError("data: expected a source in whose held-out clips something changes")
+        raise ValueError("data: expected a source whose held-out clips change over time, got none")
     if "sampling" in asked and loaded[main][0].latent.inferred:
         learned = priors.fit_to_run(own, sources[0])
         models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
@@ -85,7 +85,7 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
         _write(rundir.evaluation(workdir, name), found, merge=bool(data))
     if draws:
         _curve(workdir, {main: workdir} | folders)
-        print(f"pictures and films: {shown}")
+        print(f"pictures and videos: {shown}")
     about = _about(workdir, loaded[main][1], time.monotonic() - begin)
     _write(rundir.evaluation(workdir, "about"), about)
 
@@ -113,10 +113,10 @@ def unseen(given, workdir, bounds):
             seen = [data["sources"][key] for key, weight in data["mixture"].items() if weight > 0]
             seen = [data["videos"]] if data["videos"] else seen
             if spec in seen or models.trained_on(folder, name, spec):
-                print(f"{name}: {folder} was trained on it, what that held out is evaluated")
+                print(f"{name}: {folder} was trained on it; evaluating its held-out part only")
                 share = min(share, data["holdout"])
             elif found := _trained_on(config, name, spec):
-                print(f"{name}: {folder} was trained on {len(found)} of its items: left out")
+                print(f"{name}: {folder} was trained on {len(found)} of its items; excluding them")
                 without[name] |= found
     return share, without
 
@@ -127,7 +127,7 @@ def _trained_on(config, name, spec):
     try:
         trained = [set(pipeline.identities(config, key)) for key in catalog.names(config)]
     except (ValueError, OSError) as error:
-        print(f"{name}: cannot tell whether a run was trained on it, its data is gone: {error}")
+        print(f"{name}: cannot check if a run was trained on it, as its data is gone: {error}")
         return set()
     config.data.update(videos="", holdout=1.0)
     config.data.sources = ml_collections.ConfigDict({name: spec})

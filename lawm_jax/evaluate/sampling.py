@@ -16,7 +16,7 @@ from lawm_jax.evaluate.tables import Column, Table
 COLUMNS = (
     Column("AUC", "auc"),
     Column("energy distance", "energy_distance", 4, "lower"),
-    Column("its null", "energy_null", 4),
+    Column("null (95th percentile)", "energy_null", 4),
     Column("change", "change"),
 )
 FOLDS = 5
@@ -43,7 +43,7 @@ def run(source):
 
 def tables(rows):
     """Returns the rows of `measure` as a list of Table."""
-    return [Table("sampled against inferred latents (AUC 0.5: they look alike)", COLUMNS, rows)]
+    return [Table("sampled versus inferred latents (AUC 0.5: indistinguishable)", COLUMNS, rows)]
 
 
 def two_sample(sampled, inferred, groups=None, seed=0):
@@ -83,8 +83,8 @@ def two_sample(sampled, inferred, groups=None, seed=0):
     groups = np.arange(m + k) if groups is None else np.asarray(groups)
     if min(m, k) < FOLDS or len(groups) != m + k:
         raise ValueError(
-            f"groups: expected one label for each of m + k latents, and m and k at least {FOLDS}, "
-            f"got {len(groups)} for {m} and {k}"
+            f"groups: expected one label per latent, and at least {FOLDS} latents in each set, "
+            f"got {len(groups)} for {m} sampled and {k} inferred latents"
         )
     random = np.random.default_rng(seed)
     rows = [random.permutation(x)[:MOST] for x in (m, k)]
@@ -136,7 +136,7 @@ def _auc(place, label, groups):
     judged = ~np.isnan(place)
     place, label, groups = place[judged], label[judged], groups[judged]
     if not len(place):
-        raise ValueError("groups: expected several that hold both sets, got sets of their own")
+        raise ValueError("groups: expected several that contain both sets, got groups of one set")
     means = place[label].mean(), place[~label].mean()
     share = np.where(label, label.mean(), 1 - label.mean())
     # The AUC is a mean of placements; this is the influence of each latent on it (DeLong et al.).
@@ -214,7 +214,7 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None, seed=0,
     from lawm_jax.evaluate import priors
 
     if len(episodes) != len(s):
-        raise ValueError(f"episodes: expected {len(s)}, one for each clip, got {len(episodes)}")
+        raise ValueError(f"episodes: expected {len(s)}, one per clip, got {len(episodes)}")
     z = functions.draw(s, seed)
     shape = z.shape
     groups = np.repeat(np.asarray(episodes), shape[1])
@@ -266,7 +266,7 @@ def embed(sets, seed=0, method="pca"):
     x = np.concatenate([np.asarray(z, np.float64) for z in sets.values()])
     if method not in ("pca", "umap") or len(x) < 3:
         raise ValueError(
-            f"method: expected 'pca' or 'umap', and at least 3 latents, got {method!r}, {len(x)}"
+            f"method: expected 'pca' or 'umap' and at least 3 latents, got {method!r} and {len(x)}"
         )
     deviation = x.std(0)
     x = (x - x.mean(0)) / np.where(deviation > 0, deviation, 1)

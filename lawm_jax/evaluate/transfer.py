@@ -24,13 +24,13 @@ CYCLE = (
     Column("lost", "lost", 2, "lower"),
 )
 LOCALITY = (
-    Column("cases", "count", 0),
-    Column("change: own region", "share.region", 2, "higher"),
-    Column("mirrored", "share.mirrored", 2, "lower"),
-    Column("action: own region", "action.region", 2, "higher"),
-    Column("mirrored", "action.mirrored", 2, "lower"),
+    Column("transitions", "count", 0),
+    Column("change in region", "share.region", 2, "higher"),
+    Column("change in mirror image", "share.mirrored", 2, "lower"),
+    Column("effect in region", "action.region", 2, "higher"),
+    Column("effect in mirror image", "action.mirrored", 2, "lower"),
     Column("chance", "chance", 2),
-    Column("effect of the action", "effect", 2),
+    Column("effect / change", "effect", 2),
 )
 
 
@@ -61,7 +61,9 @@ def cycle_tables(rows):
     metrics_ = dict.fromkeys(row.get("metric") for row in rows)
     return [
         Table(
-            f"to another clip and back, {name}", CYCLE, [r for r in rows if r.get("metric") == name]
+            f"transfer to another clip and back, {name}",
+            CYCLE,
+            [r for r in rows if r.get("metric") == name],
         )
         for name in metrics_
     ]
@@ -145,7 +147,7 @@ def _cycle_row(original, back, shuffled, episodes):
         lost = metrics.ratio(back - original, shuffled - original, episodes)
         return row | {"lost": lost, "note": None}
     change = 100 * gain["mean"] / row["original"]["mean"] if original.any() else 0.0
-    note = f"the latents do nothing here: shuffling them changes the error by {change:.1f} %"
+    note = f"the latents have no effect: shuffling them changes the error by {change:.1f} %"
     return row | {"lost": None, "note": note}
 
 
@@ -236,7 +238,7 @@ def locality(models, s, episodes, merge):
     nothing = {"region": None, "mirrored": None}
     if not len(clip):
         empty = {"share": nothing, "action": nothing, "chance": None, "effect": None}
-        note = "no transition moves one part of the image alone"
+        note = "no transition moves only one region of the image"
         return [{"name": name, "count": 0} | empty | {"note": note} for name in models]
     target, groups = s[other[clip], t][:, None], np.asarray(episodes)[clip]
     chance, rows = metrics.interval(region.mean((1, 2)), groups), []
@@ -255,7 +257,7 @@ def locality(models, s, episodes, merge):
         if predicted.any():
             row["effect"] = metrics.ratio(due, predicted, groups)
         if row["effect"] is None or row["effect"]["mean"] < NOTHING:
-            row["note"] = "the latents do nothing here"
+            row["note"] = "the latents have no effect"
         rows.append(row)
     return rows
 

@@ -25,36 +25,55 @@ from absl import app, flags, logging
 TASKS = ["panda", "droid", "nav", "recon"]
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
-TASK = flags.DEFINE_enum("task", None, TASKS, "The source of the clips, by name.")
-DATA = flags.DEFINE_string("data", None, "TASK=SOURCE, where the run's config lacks this source.")
+TASK = flags.DEFINE_enum("task", None, TASKS, "Task and name of its data source.")
+DATA = flags.DEFINE_string(
+    "data", None, "Data source as TASK=SOURCE, required if the run's config lacks it."
+)
 PLANNER = flags.DEFINE_string(
-    "planner", "cem", "cem, icem, mppi, gradient or cem_gradient: see lawm_jax/plan/planners.py."
+    "planner", "cem", "cem, icem, mppi, gradient or cem_gradient; see lawm_jax/plan/planners.py."
 )
 EPISODES = flags.DEFINE_integer(
-    "episodes", None, "Clips or scenes, fixed ones; 64, in a closed loop 32.", lower_bound=1
+    "episodes",
+    None,
+    "Number of clips or, with --closed-loop, scenes; the same ones for all runs. Default: 64 clips "
+    "or 32 scenes.",
+    lower_bound=1,
 )
-CLOSED_LOOP = flags.DEFINE_bool("closed-loop", False, "Act in the simulator, plan at every step.")
+CLOSED_LOOP = flags.DEFINE_bool(
+    "closed-loop", False, "Act in the simulator, with a new plan at every step."
+)
 HORIZON = flags.DEFINE_multi_integer(
     "horizon",
     None,
-    "Steps of a plan; 3 for panda and droid, 8 and 4 for nav and recon.",
+    "Number of steps of a plan; may be repeated. Default: 3 for panda and droid, 8 and 4 for nav "
+    "and recon (only 8 with --closed-loop).",
     lower_bound=1,
 )
 CONTROLLER = flags.DEFINE_string(
-    "controller", None, "Folder, or name within W/controller; that of the source, of kind state."
+    "controller",
+    None,
+    "Folder of the controller, or its name in W/controller. Default: the controller for the data "
+    "source, of kind state if there is one.",
 )
-SAMPLES = flags.DEFINE_integer("samples", None, "Candidates; the paper's number.", lower_bound=1)
+SAMPLES = flags.DEFINE_integer(
+    "samples", None, "Number of candidates. Default: as in the paper.", lower_bound=1
+)
 ITERATIONS = flags.DEFINE_integer(
-    "iterations", None, "Of the planner; the paper's number.", lower_bound=1
+    "iterations", None, "Number of planner iterations. Default: as in the paper.", lower_bound=1
 )
-BOUND = flags.DEFINE_float("bound", None, "Of plans, in deviations of training actions; none.")
+BOUND = flags.DEFINE_float(
+    "bound",
+    None,
+    "Limit of planned actions, in standard deviations of training actions. Default: no limit.",
+)
 CHUNK = flags.DEFINE_integer(
     "chunk",
     None,
-    "Candidates predicted at a time: it bounds the memory; what a quarter of the device's takes.",
+    "Number of candidates predicted at once, which limits memory use. Default: as many as fit in a "
+    "quarter of the device's memory, on a CPU at most as many as fit in its caches.",
     lower_bound=1,
 )
-JSON = flags.DEFINE_string("json", None, "File to write; one in W/eval, see above.")
+JSON = flags.DEFINE_string("json", None, "Output file. Default: a file in W/eval, see above.")
 flags.mark_flags_as_required(["workdir", "task"])
 flags.register_validator("bound", lambda x: x is None or x > 0, "expected a positive number")
 

@@ -42,7 +42,9 @@ def nearest(start, goal, s, u, horizon):
     """
     m, T = s.shape[:2]
     if T <= horizon:
-        raise ValueError(f"horizon: expected less than the {T} steps of a clip, got {horizon}")
+        raise ValueError(
+            f"horizon: expected less than the {T} steps of a training clip, got {horizon}"
+        )
     to = lambda x: ((s[None] - x[:, None, None]) ** 2).mean((3, 4))  # noqa: E731
     found = []
     for first, last in zip(start, goal, strict=True):  # one at a time, to save memory

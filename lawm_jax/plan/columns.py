@@ -2,7 +2,10 @@
 
 from lawm_jax.evaluate.tables import Column, Table
 
-LAST = Column("state left, by the model", "distance"), Column("controller", "controller_kind", None)
+LAST = (
+    Column("predicted distance to the goal", "distance"),
+    Column("controller", "controller_kind", None),
+)
 REACH = (
     Column("error, m", "error", 3, "lower"),
     Column("minus no action", "paired", 3, "lower", signed=True),
@@ -24,8 +27,8 @@ WALK = (
     *LAST,
 )
 CLOSED = (
-    Column("at the goal at the end", "success", 2, "higher"),
-    Column("at any time", "reached", 2, "higher"),
+    Column("success at the end", "success", 2, "higher"),
+    Column("success at any time", "reached", 2, "higher"),
     Column("distance at the end, m", "distance", 3, "lower"),
     Column("minus no action", "paired", 3, "lower", signed=True),
     LAST[-1],

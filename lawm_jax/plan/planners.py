@@ -127,7 +127,7 @@ def icem(
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
     if not (exponent >= 0 and 0 <= keep <= 1 and decay >= 1):
         raise ValueError(
-            "exponent, keep, decay: expected at least 0, 0 to 1 and at least 1, got "
+            "exponent, keep, decay: expected at least 0, from 0 to 1, and at least 1, got "
             f"{exponent}, {keep} and {decay}"
         )
     end = _refit(
@@ -302,11 +302,13 @@ def _check(mean, std, low, high, iterations, chunk):
     """Checks common arguments; returns mean and std as float32 and a function that clips plans."""
     mean, std = jnp.asarray(mean, jnp.float32), jnp.asarray(std, jnp.float32)
     if mean.ndim != 2 or mean.shape != std.shape:
-        raise ValueError(f"mean, std: expected one shape [T, U], got {mean.shape} and {std.shape}")
+        raise ValueError(
+            f"mean, std: expected the same shape [T, U], got {mean.shape} and {std.shape}"
+        )
     low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
     if not {low.shape, high.shape} <= {(), mean.shape[1:]} or np.any(low > high):
         raise ValueError(
-            f"low, high: expected a number or {mean.shape[1]} of them, low at most high, got {low} "
+            f"low, high: expected a number or {mean.shape[1]} numbers, low at most high, got {low} "
             f"and {high}"
         )
     if iterations < 1 or chunk is not None and chunk < 1:
@@ -357,7 +359,7 @@ def _refit(
     if not 0 < elites < samples:
         raise ValueError(f"elites: expected 1 to samples - 1 = {samples - 1}, got {elites}")
     if not 0 <= momentum < 1:
-        raise ValueError(f"momentum: expected 0 to less than 1, got {momentum}")
+        raise ValueError(f"momentum: expected at least 0 and less than 1, got {momentum}")
 
     def iterate(last, x):
         mean, std, best = last.mean, last.std, last.best
@@ -445,7 +447,9 @@ def _prices(cost):
     def price(plans):
         costs = cost(plans)
         if costs.shape != (len(plans),):
-            raise ValueError(f"cost: expected a function to [{len(plans)}], got {costs.shape}")
+            raise ValueError(
+                f"cost: expected a function that returns [{len(plans)}], got {costs.shape}"
+            )
         costs = jnp.maximum(costs.astype(jnp.float32), jnp.finfo(jnp.float32).min)
         return jnp.where(jnp.isnan(costs), jnp.inf, costs)
 

@@ -177,8 +177,8 @@ def _closed(config, task, models, scenes, horizons, asked):
         measured = {"radius": acting.radius, "policy_steps": acting.steps, "steps": acting.limit}
         plans.append({"horizon": horizon} | measured | {"rows": rows})
         caption = (
-            f"closed loop, plans of {horizon} steps, goals {rows[0]['path'][0]:.3f} m away, to be "
-            f"within {acting.radius:g} m after {acting.limit} steps"
+            f"closed loop, plans of {horizon} steps, goals {rows[0]['path'][0]:.3f} m away, "
+            f"success within {acting.radius:g} m, episodes of {acting.limit} steps"
         )
         print(tables.text(task, columns.tables(caption, rows)), flush=True)
     return plans
@@ -189,7 +189,7 @@ def _scenes(task, text, count):
     spec = catalog.parse("data", text)
     if spec.kind != "mini" or os.path.basename(spec.where) != task:
         raise Refused(
-            f"data: a closed loop needs the simulator's own actions, {task}=mini:{task} or "
+            f"data: expected the simulator's own data for --closed-loop, {task}=mini:{task} or "
             f"{task}=mini:FOLDER/{task}, got {text}"
         )
     try:
@@ -207,8 +207,8 @@ def _source(config, task, data):
         return spec
     if task not in config.data.sources:
         raise Refused(
-            f"data: the run has no source {task!r}; expected --data {task}=SOURCE, such as "
-            f"--data {task}={task}:FOLDER"
+            f"data: the run has no data source {task!r}; expected --data {task}=SOURCE, such as "
+            f"--data {task}={task}:FOLDER, got none"
         )
     return config.data.sources[task]
 
@@ -222,17 +222,22 @@ def _models(workdir, config, task, spec, controller):
     latent = latents.make(**config.latent)
     kind = latent.kind
     if not (latent.inferred or latent.labelled):
-        raise Refused(f"workdir: {workdir} has no actions to plan with")
+        raise Refused(
+            f"workdir: expected a model that is conditioned on actions, got {kind} in {workdir}"
+        )
     if latent.labelled:
         if not models.trained_on(workdir, task, spec):
-            raise Refused(f"workdir: {workdir} knows the actions of another source")
+            raise Refused(
+                f"workdir: expected a model trained on the actions of {task} ({spec}), got one of "
+                f"another data source in {workdir}"
+            )
         controller, loaded, folders = None, {kind: models.load(workdir)}, {kind: workdir}
     else:
         controller = controller or next(iter(models.controllers_of(workdir, task, spec)), None)
         if controller is None:
             raise Refused(
-                f"controller: {workdir}/controller has none of {task} ({spec}); train one with "
-                f"configs/controller.py and --config.model={workdir}, or name one"
+                f"controller: expected one for {task} ({spec}) in {workdir}/controller, got none; "
+                f"train it with configs/controller.py and --config.model={workdir}, or specify it"
             )
         try:
             loaded = {kind: models.load(workdir, controller=controller)}

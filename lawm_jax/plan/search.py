@@ -96,7 +96,7 @@ def make_search(model, std, planner="cem", options=None, hold=1, window=None):
         raise ValueError(f"planner: expected one of {tuple(PLANNERS)}, got {planner!r}")
     options, known = dict(options or {}), inspect.signature(PLANNERS[planner]).parameters
     if not options.keys() <= known.keys():
-        raise ValueError(f"options: expected those of {planner}, got {sorted(options)}")
+        raise ValueError(f"options: expected options of {planner}, got {sorted(options)}")
     samples = options.get("samples", known["samples"].default)
     mesh = Mesh(np.array(jax.devices()), ("devices",))
     everywhere = NamedSharding(mesh, PartitionSpec())
@@ -105,7 +105,7 @@ def make_search(model, std, planner="cem", options=None, hold=1, window=None):
     def run(params, keys, start, goal, mean):
         if start.ndim != 3 or start.shape != goal.shape:
             raise ValueError(
-                f"start, goal: expected states of one shape [n, N, D], got {start.shape} and "
+                f"start, goal: expected states of the same shape [n, N, D], got {start.shape} and "
                 f"{goal.shape}"
             )
         n, N, D = start.shape

@@ -42,7 +42,9 @@ def load(config, name, model, params, count, frames, training):
     short.data.frames = frames
     held_out = clips_.fixed(short, name, encode, count)
     if held_out.video is None and not model.encoder.alone:
-        raise ValueError(f"{name}: expected video, to encode start and goal alone, got states")
+        raise ValueError(
+            f"{name}: expected video, to encode start and goal independently, got states"
+        )
     return held_out, clips_.training(config, name, encode, training)
 
 
@@ -219,9 +221,9 @@ def true_actions(name, clips, horizon, least=0, exactly=None):
         raise ValueError(f"{name}: expected {T - 1} actions for {T} states, got {got}")
     U = clips.actions.shape[2]
     if U < least or exactly not in (None, U):
-        raise ValueError(f"{name}: expected actions of {exactly or least} numbers, got {U}")
+        raise ValueError(f"{name}: expected actions of {exactly or least} values, got {U}")
     if not 0 < horizon < T:
-        raise ValueError(f"horizon: expected 1 to {T - 1}, those of the {name}, got {horizon}")
+        raise ValueError(f"horizon: expected 1 to {T - 1}, the actions of {name}, got {horizon}")
     return clips.actions[:, :horizon]
 
 

@@ -16,36 +16,39 @@ from lawm_jax.report import figures, page, results, sections, sections_planning
 from lawm_jax.report.results import is_bound, real
 from lawm_jax.train import rundir
 
-OUT = flags.DEFINE_string("out", None, "The page; report/page.html of the first run by default.")
+OUT = flags.DEFINE_string("out", None, "Output file. Default: report/page.html in the first run.")
 
 # Title and caption of each kind of file in W/report, in page order.
 KINDS = {
-    "data": ("Data", "Clips as the model gets them."),
+    "data": ("Data", "Clips as the model receives them."),
     "rollout": (
         "Rollout",
-        "After its first steps the model sees only its own predictions, and the actions that it "
-        "inferred from the video. Good: everything moves as in the video.",
+        "After the first steps, the model sees only its own predictions and the latent actions "
+        "inferred from the video. Ideally, everything moves as in the video.",
     ),
     "transfer": (
         "Transfer",
-        "Actions inferred from one clip lead another. Good: the same motion in the other scene.",
+        "Latent actions inferred from one clip are applied to another. Ideally, the other scene "
+        "shows the same motion.",
     ),
     "cycle": (
         "Cycle",
-        "Actions of A lead B, are inferred again from that prediction, and lead A. Good: A's own "
-        "motion comes back.",
+        "The latent actions of A are applied to B, inferred again from that prediction and applied "
+        "to A. Ideally, A's own motion is recovered.",
     ),
     "cut": (
         "Scene cut",
-        "Two clips in one. Good: at the cut the prediction fails, as the new scene can't be known.",
+        "Two clips joined by a cut. Ideally, the prediction fails at the cut, since the new scene "
+        "is unknown.",
     ),
     "locality": (
         "Locality",
-        "One motion leads a scene that has two candidates. Good: the one at its place moves alone.",
+        "The latent action of a local motion is applied to a scene with two parts that could move. "
+        "Ideally, only the part at the position of the motion moves.",
     ),
     "embedding": (
-        "Latent actions in the plane",
-        "Inferred and sampled ones, projected together. Good: one cloud, not two.",
+        "Embedding of latent actions",
+        "Inferred and sampled latent actions in the plane. Ideally, they form one cloud, not two.",
     ),
     "loss": ("Training", "Training error relative to copying the last frame."),
 }
@@ -92,10 +95,10 @@ def build(folders):
 def overview(runs):
     """Builds the section that describes the runs and lists missing results."""
     about = (
-        "A latent action world model learns from video alone: an inverse model infers an action "
-        "between two steps, a forward model predicts the next step from it. The questions here: do "
-        "these actions explain what happens, without smuggling in the next frame, and do they mean "
-        "the same in another scene?"
+        "A latent action world model learns from video alone: an inverse dynamics model infers the "
+        "latent action between two steps, and a forward model predicts the next step from it. This "
+        "report evaluates whether the latent actions explain what happens, without encoding the "
+        "next frame, and whether they have the same effect in another scene."
     )
     rows, machines = [], []
     for run in runs:
@@ -121,18 +124,24 @@ def overview(runs):
     columns += [("parameters", 0), ("steps", None), ("files skipped", 0)]
     markup = page.paragraph(about) + page.table(columns, rows, "Training")
     if any(run.about for run in runs):
-        columns = [("run", None), ("at step", 0), ("commit", None), ("date", None), ("seconds", 0)]
+        columns = [
+            ("run", None),
+            ("checkpoint step", 0),
+            ("commit", None),
+            ("date", None),
+            ("seconds", 0),
+        ]
         columns += [("machine", None), ("versions", None)]
         markup += page.table(columns, machines, "Evaluation")
     markup += page.paragraph(
-        "Brackets hold 95 % intervals, from drawing whole episodes of the held-out clips again and "
-        "again. They say nothing about another training seed.",
+        "Brackets contain 95 % intervals from bootstrap resampling of whole held-out episodes. "
+        "They do not include the variation between training seeds.",
         "note",
     )
     missing = [[run.name, what, command] for run in runs for what, command in run.missing]
     if missing:
-        columns = [("run", None), ("missing", None), ("command that makes it", None)]
-        markup += page.table(columns, missing, "What is missing")
+        columns = [("run", None), ("missing", None), ("command that creates it", None)]
+        markup += page.table(columns, missing, "Missing results")
     return "Runs", markup
 
 
@@ -158,9 +167,9 @@ def pictures(runs):
         if shown:
             shown = "".join(markup for *_, markup in sorted(shown))
             markup += f'<h3>{page.text(run.label)}</h3>\n<div class="figures">{shown}</div>\n'
-    text = "What do the numbers look like? Frames are read out of predicted states by a decoder, "
-    text += "which blurs by itself: compare with the decoded states of the true video."
-    none = page.paragraph("There are none: see the table of what is missing, above.", "note")
+    text = "What do the predictions look like? The frames are decoded from predicted states by a "
+    text += "decoder, which blurs them: compare them with the decoded states of the true video."
+    none = page.paragraph("There are no pictures; see the table of missing results above.", "note")
     return "Pictures", page.paragraph(text) + (markup or none)
 
 
@@ -175,8 +184,8 @@ def training(runs):
     if not lines:
         return "Training", page.paragraph("No run has a metrics.jsonl.", "note")
     text = (
-        "Has training converged? Thick lines are means over a tenth of the run, thin ones single "
-        "batches. A curve that still falls at its end asks for more steps."
+        "Has training converged? Thick lines are moving averages over a tenth of the run, thin "
+        "lines are single batches. If a curve still falls at the end, train for more steps."
     )
     caption = "Training error relative to copying the last frame."
     return "Training", page.paragraph(text) + page.drawing(loss_curve(None, lines), caption)

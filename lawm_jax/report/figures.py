@@ -7,7 +7,7 @@ import numpy as np
 from lawm_jax.evaluate.figures import colours, finish, pyplot
 
 
-def capacity(path, kinds, bounds, label="one-step error / copying", xlabels=None):
+def capacity(path, kinds, bounds, label="one-step error relative to copying", xlabels=None):
     """Plots a metric against capacity, increasing to the right, with one panel per kind of latent.
 
     Args:

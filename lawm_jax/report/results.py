@@ -56,7 +56,7 @@ def read(folder):
     folder = pathlib.Path(folder)
     evaluations = pathlib.Path(rundir.evaluation(folder, "about")).parent
     if not any(map(os.path.exists, (rundir.config(folder), rundir.metrics(folder), evaluations))):
-        what = "holds no config.json, metrics.jsonl or eval" if folder.is_dir() else "is not there"
+        what = "has no config.json, metrics.jsonl or eval" if folder.is_dir() else "does not exist"
         raise ValueError(f"{folder}: expected the folder of a run, but it {what}")
     evaluate = f"python -m lawm_jax.evaluate --workdir {shlex.quote(str(folder))}"
     train = f"python -m lawm_jax.train --config ... --workdir {shlex.quote(str(folder))}"
@@ -69,11 +69,11 @@ def read(folder):
         except FileNotFoundError:
             missing.append((name, command))
         except (OSError, ValueError, RecursionError):
-            missing.append((f"{name} (it is there, but can't be read)", command))
+            missing.append((f"{name} (exists, but cannot be read)", command))
         else:
             if isinstance(value, dict):
                 return value
-            missing.append((f"{name} (it is there, but holds no object)", command))
+            missing.append((f"{name} (exists, but is not a JSON object)", command))
         return {}
 
     config = load(rundir.config(folder), train)
@@ -81,8 +81,8 @@ def read(folder):
     if metrics.exists():
         lines, bad = _lines(metrics)
         if bad:
-            what = "what is there" if bad is True else f"line {', '.join(map(str, bad))}"
-            missing.append((f"{metrics.name}: {what} can't be read, and is left out", train))
+            what = "the file" if bad is True else f"line {', '.join(map(str, bad))}"
+            missing.append((f"{metrics.name}: {what} cannot be read and is skipped", train))
     else:
         missing.append((metrics.name, train))
 
@@ -144,7 +144,11 @@ def _plans(found):
     Adds the controller to the models' rows: the same task may be planned with several controllers.
     """
     planner, controller = mapping(found.get("planner")), string(found.get("controller"))
-    known = {"samples": "samples", "iterations": "iterations", "bound": "deviations at most"}
+    known = {
+        "samples": "samples",
+        "iterations": "iterations",
+        "bound": "standard deviations at most",
+    }
     settings = [f"{planner[key]:g} {what}" for key, what in known.items() if real(planner.get(key))]
     if real(found.get("episodes")):
         settings.append(f"{found['episodes']} clips")

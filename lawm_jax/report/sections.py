@@ -11,8 +11,8 @@ from lawm_jax.report import figures, page, results
 from lawm_jax.report.results import drawable, real, string
 
 NOT_COMPARABLE = (
-    "The paper's figures are LPIPS of decoded frames, of larger models on other "
-    "data: absolute values are not comparable with ours. What to compare are the ratios."
+    "The paper reports LPIPS of decoded frames, of larger models on other data: absolute values "
+    "are not comparable with ours. Compare the ratios instead."
 )
 
 # Garrido et al. 2026, Table 1 (Kinetics) and Table 2 (Kinetics, RECON).
@@ -75,7 +75,7 @@ def rollouts(source, rows, led):
     }
     markup = tables(source, [ahead])
     if lines:
-        svg = figures.curves(None, lines, "steps ahead", "error of the state", muted=muted)
+        svg = figures.curves(None, lines, "steps ahead", "state error", muted=muted)
         caption = f"{source}: error of open-loop rollouts {led}, 95 % intervals."
         markup += page.drawing(svg, caption)
     return markup + tables(source, [decoded])
@@ -84,17 +84,17 @@ def rollouts(source, rows, led):
 def prediction(runs):
     """Builds the section on prediction: one step and several steps ahead, and in pixels."""
     markup = page.paragraph(
-        "How much of the next step do latent actions explain? 1 is as bad as copying the last "
-        "frame. A good model lies well below the deterministic one, which has no latent actions, "
-        "and near the unconstrained one (none), whose actions may carry anything. A labelled one "
-        "knows the recorded actions."
+        "How much of the next step do latent actions explain? A relative error of 1 is as bad as "
+        "copying the last frame. A good model is well below the deterministic model, which has no "
+        "latent actions, and near the unconstrained model (none), whose latent actions may carry "
+        "any information. A labeled model is conditioned on the recorded actions."
     )
     sources = results.merged(runs, "prediction")
     markup += page.found([_gain(source, rows) for source, rows in sources.items()])
     for source, rows in sources.items():
         markup += tables(source, evaluated.tables(named(rows))[:1])
-        markup += rollouts(source, rows, "with inferred actions")
-    return "Prediction, one step and several ahead", markup + _absent(runs, "prediction")
+        markup += rollouts(source, rows, "with inferred latent actions")
+    return "Prediction, one and several steps ahead", markup + _absent(runs, "prediction")
 
 
 def _gain(source, rows):
@@ -106,7 +106,7 @@ def _gain(source, rows):
     if not models:
         return f"{source}: only bounds were measured."
     best = min(models, key=relative.get)
-    text = f"{source}: {best} has {relative[best]:.3f} of the error of copying"
+    text = f"{source}: {best} has {relative[best]:.3f} times the error of copying"
     low, high = relative.get(row_names.NONE), relative.get(row_names.DETERMINISTIC)
     if low is not None and high is not None and low < high:
         share = (high - relative[best]) / (high - low)
@@ -118,7 +118,7 @@ def _gain(source, rows):
         if paired["high"] < 0:
             text += ". The gain over the deterministic model is clear: its interval excludes zero"
         else:
-            text += ". No gain over the deterministic model can be told from chance"
+            text += ". The gain over the deterministic model is not significant"
     return text + "."
 
 
@@ -150,9 +150,9 @@ def capacity(runs):
     if not drawings:
         return None
     text = (
-        "Does the regulariser set how much a latent action may carry? Capacity grows to the right. "
-        "The paper (its Figure 4) finds that sparse and noisy latents sweep the whole range "
-        "between the bounds, and that discrete ones stay near the deterministic model."
+        "Does the regularizer control how much information a latent action carries? Capacity "
+        "increases to the right. In the paper (Figure 4), sparse and noisy latents cover the whole "
+        "range between the bounds, and discrete latents stay near the deterministic model."
     )
     return "Capacity", page.paragraph(text) + f'<div class="figures">{drawings}</div>\n'
 
@@ -160,11 +160,12 @@ def capacity(runs):
 def leakage(runs):
     """Builds the section on leakage, with the paper's Table 1."""
     markup = page.paragraph(
-        "Do latent actions copy the next frame? At a cut to another clip the next frame can't be "
-        "predicted, unless it leaks through the action. A good model's error at the cut stays near "
-        "that of copying the last frame (relative near 1); a leak brings it towards 0. The ratio "
-        "with / without a cut says little alone, since copying has a high one, too: leak is where "
-        "it lies between that of copying (0) and that of a model that copies the future (1)."
+        "Do latent actions copy the next frame? At a cut to another clip, the next frame cannot be "
+        "predicted unless it leaks through the latent action. At the cut, the error of a good "
+        "model stays near that of copying the last frame (relative to copying near 1); a leak "
+        "brings it toward 0. The ratio of the errors with and without a cut says little by itself, "
+        "since it is high for copying, too: the column leak is the position of this ratio between "
+        "that of copying (0) and that of a model that copies the future (1)."
     )
     sources = results.merged(runs, "leakage")
     flags = [
@@ -189,11 +190,11 @@ def leakage(runs):
 def transfer(runs):
     """Builds the section on cycle consistency of transfer, with the paper's Table 2."""
     markup = page.paragraph(
-        "Does an action mean the same in another scene? Actions inferred on A lead B, are inferred "
-        "again from that prediction, and lead A. A good ratio of A's errors, after to before, is "
-        "near 1, and little information is lost on the way: 0 % is as good as A's own actions, "
-        "100 % no better than shuffled ones. Where shuffled actions do no harm, neither says "
-        "anything."
+        "Do latent actions have the same effect in another scene? Those inferred from A are "
+        "applied to B, inferred again from that prediction, and applied to A. Ideally, the "
+        "ratio of the errors on A after and before this cycle is near 1, and little information is "
+        "lost: a loss of 0 is as good as A's own latent actions, 1 is no better than shuffled "
+        "ones. If shuffling does not increase the error, neither number is meaningful."
     )
     sources = results.merged(runs, "transfer", "cycle")
     if ours := _all(sources, EVALUATIONS["transfer"].cycle_tables):
@@ -201,16 +202,16 @@ def transfer(runs):
         columns += [("RECON", None), ("ratio", 2)]
         theirs = page.table(columns, PAPER_TRANSFER, "The paper, original → after cycle", "paper")
         markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
-    return "Transfer and back", markup + _absent(runs, "transfer", "cycle")
+    return "Transfer to another scene and back", markup + _absent(runs, "transfer", "cycle")
 
 
 def locality(runs):
     """Builds the section on locality."""
     markup = page.paragraph(
-        "Where does a transferred motion act? It is taken from one place of the image to a scene "
-        "that could move there or at the mirrored place. Good: nearly all change falls in the "
-        "motion's own region, as in the paper's Figure 8, more than chance would put there, and "
-        "little in the mirrored one. The paper gives no numbers."
+        "Where does a transferred latent action act? The latent action of a motion in one region "
+        "of the image is applied to a scene that could move there or in the mirrored region. "
+        "Ideally, nearly all change is in the region of the motion, as in the paper's Figure 8 and "
+        "more than by chance, and little in the mirrored region. The paper gives no numbers."
     )
     sources = results.merged(runs, "transfer", "locality")
     markup += _all(sources, EVALUATIONS["transfer"].locality_tables)
@@ -220,9 +221,10 @@ def locality(runs):
 def content(runs):
     """Builds the section on the content of latents: probes, codes in use, effective dimension."""
     markup = page.paragraph(
-        "What do the latent actions hold? A linear probe reads the recorded actions from them: R² "
-        "of 1 is all, 0 nothing. The effective dimension counts the directions that they use; near "
-        "1 they have collapsed. Of codes, a good share is in use."
+        "What do latent actions encode? A linear probe predicts the recorded actions from them: an "
+        "R² of 1 means perfect prediction, 0 no information. The effective dimension is the number "
+        "of directions that they use; near 1, they have collapsed. Of discrete latents, a large "
+        "share of the codes should be in use."
     )
     markup += _all(results.merged(runs, "content"), EVALUATIONS["content"].tables)
     return "Content of the latent actions", markup + _absent(runs, "content")
@@ -231,13 +233,13 @@ def content(runs):
 def sampling(runs):
     """Builds the section on sampling."""
     markup = page.paragraph(
-        "Can new latent actions be drawn that look like inferred ones? A classifier tries to tell "
-        "them apart: an AUC of 0.5 is ideal, 1 means that it always can. The energy distance of "
-        "the two sets should stay below its null, which two sets of inferred ones stay below in 19 "
-        "of 20 draws; change is how much samples move a state, 1 being as much as inferred ones. "
-        "Noisy latents are inferred by drawing from their posteriors. "
-        "The paper "
-        "(its Appendix B) finds that low capacity samples well and high capacity does not."
+        "Can latent actions be sampled that are similar to inferred ones? A classifier tries to "
+        "distinguish them: an AUC of 0.5 is ideal, and 1 means that it always succeeds. The energy "
+        "distance between the two sets should be below the 95th percentile of its null "
+        "distribution, the distances between two sets of inferred latents. The column change is "
+        "how much samples change a state, relative to inferred latents. Noisy latents are inferred "
+        "by sampling from their posteriors. In the paper (Appendix B), sampling works well at low "
+        "capacity and not at high capacity."
     )
     sources = results.merged(runs, "sampling")
     verdicts = []
@@ -247,10 +249,13 @@ def sampling(runs):
         if scored:
             label, auc = min(scored, key=lambda pair: abs(pair[1]["mean"] - 0.5))
             alike = real(auc.get("low")) and auc["low"] <= 0.5
-            text = "can't be told from inferred ones" if alike else "can be told from inferred ones"
-            verdicts.append(f"{source}: those of {label} {text} (AUC {auc['mean']:.3f}).")
+            text = "cannot" if alike else "can"
+            verdicts.append(
+                f"{source}: samples of {label} {text} be distinguished from inferred latents "
+                f"(AUC {auc['mean']:.3f})."
+            )
     markup += page.found(verdicts)
-    markup += _all(sources, EVALUATIONS["sampling"].tables, first="drawn from")
+    markup += _all(sources, EVALUATIONS["sampling"].tables, first="sampler")
     return "Sampling", markup + _absent(runs, "sampling")
 
 

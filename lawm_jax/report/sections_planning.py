@@ -26,7 +26,7 @@ PAPER_REACH = [
     ["noisy", 0.49, 0.11, 0.10, None],
     ["discrete", 0.18, None, 0.14, None],
     ["V-JEPA 2-AC", None, None, None, 0.15],
-    ["best labelled V-JEPA 2 model", None, None, None, 0.05],
+    ["best labeled V-JEPA 2 model", None, None, None, 0.05],
 ]
 # Table S2: ATE / RPE.
 PAPER_WALK = [
@@ -38,22 +38,24 @@ PAPER_WALK = [
 ]
 CAPACITIES = "low", "mid", "high", "labelled"
 OTHER = (
-    "The paper's clips are others and its models larger: compare with the baselines of one table."
+    "The paper uses other clips and larger models: compare results only with the baselines of the "
+    "same table."
 )
 
 
 def control(runs):
     """Builds the section on control by real actions, with the paper's Tables S1 and S2."""
     markup = page.paragraph(
-        "Do real actions lead the model as its own latent ones do? A controller translates them. "
-        "Good: rollouts by real actions are nearly as near to the video as those by inferred "
-        "latents, and far better than those by no action. One that does not see the state "
-        "(actions) fails where the same action looks different from elsewhere."
+        "Can the model be controlled with real actions as well as with its own latent actions? A "
+        "controller maps real to latent actions. Ideally, rollouts with real actions are nearly as "
+        "close to the video as those with inferred latents, and far better than those with no "
+        "action. A controller that does not see the state (actions) fails if the same action looks "
+        "different from another viewpoint."
     )
     ours, sources = "", results.merged(runs, "control")
     for source, rows in sources.items():
         ours += tables(source, EVALUATIONS["control"].tables(named(rows))[:1])
-        ours += rollouts(source, rows, "by real actions")
+        ours += rollouts(source, rows, "with real actions")
     if ours:
         columns = [(name, None) for name in ("latents", "capacity", "DROID", "RECON")]
         title = "The paper, inferred latents → controller"
@@ -61,20 +63,20 @@ def control(runs):
         markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
     command = "python -m lawm_jax.evaluate --workdir W --only control"
     markup += _missing(runs, lambda run: run.evals["control"], command)
-    return "Control by real actions", markup
+    return "Control with real actions", markup
 
 
 def reach(runs):
     """Builds the section on planning manipulation, with the paper's Table S1."""
     text = (
-        "Can one plan with real actions? A hand is to reach the last state of a clip; the plan's "
-        "summed x, y and z are compared with the clip's own. Good: an error well below that of no "
-        "action and of the actions that are retrieved from training data (nearest neighbour), near "
-        "that of the labelled model, which learned from real actions. The Action Score is 0 from "
-        "an error of 0.1 m on, and 80 at none."
+        "Can real actions be planned? The goal is the last state of a clip; the summed x, y and z "
+        "displacements of the plan are compared with those of the clip's actions. Ideally, the "
+        "error is well below that of no action and of actions retrieved from training data "
+        "(nearest neighbour), and near that of the labeled model, which was trained on real "
+        "actions. The Action Score is 80 for an error of 0 and 0 for errors of 0.1 m or more."
     )
     theirs = _theirs(PAPER_REACH, 2, "The paper, DROID: error, m")
-    verdict = "error", "{} errs by {} m", row_names.NO_ACTION
+    verdict = "error", "{} has an error of {} m", row_names.NO_ACTION
     markup = _plans(runs, text, ("error", "error of the plan, m"), verdict, theirs)
     return "Planning: manipulation", markup
 
@@ -82,12 +84,12 @@ def reach(runs):
 def walk(runs):
     """Builds the section on planning navigation, with the paper's Table S2."""
     text = (
-        "Can one plan a way? The plan holds one action over all steps, as the paper's straight "
-        "lines do, and is judged by the poses that it leads to: ATE is the root mean square "
-        "distance of positions, RPE that of the displacements of single steps, in metres, in the "
-        "frame of the start, without alignment, as in NWM; yaw is the error of the last heading. "
-        "The mean action is hard to beat in ATE: look at heading and correlation, too. "
-        "The truth, held, is about the best that one action can do."
+        "Can paths be planned? The plan repeats one action at all steps, like the paper's straight "
+        "lines, and is evaluated on the resulting poses: ATE is the root mean square distance "
+        "between positions, RPE that between the displacements of single steps, in meters, in the "
+        "frame of the start, without alignment, as in NWM; yaw is the error of the final heading. "
+        "The mean action is hard to beat in ATE, so compare yaw and correlation, too. The row "
+        "'truth, held' is about the best possible with a single repeated action."
     )
     theirs = _theirs(PAPER_WALK, None, "The paper, RECON: ATE / RPE")
     verdict = "ate", "{} has an ATE of {} m", "the mean action"
@@ -98,10 +100,10 @@ def walk(runs):
 def closed(runs):
     """Builds the section on closed-loop control, which the paper does not evaluate."""
     text = (
-        "Do the plans work? In a simulator the first action of each plan is taken, and the next "
-        "plan starts from what is then seen, towards the picture of a goal. Good: far more goals "
-        "reached than by chance, near the policy that made the goals, whose own actions show what "
-        "the simulator allows. The paper has no such measurement."
+        "Do the plans work? The first action of each plan is taken in a simulator, and the next "
+        "plan starts from the resulting image, toward the image of a goal. Ideally, far more goals "
+        "are reached than by chance, and nearly as many as by the policy that created the goals, "
+        "whose actions show what the simulator allows. The paper has no such evaluation."
     )
     verdict = "distance", "{} ends {} m from the goal", "no action"
     drawn = "success", "share of scenes that end at the goal"
@@ -173,8 +175,8 @@ def _missing(runs, has, command):
     missing = absent(runs, has, command)
     if missing and not all(map(_accepts_actions, runs)):
         missing += page.paragraph(
-            "It needs a controller: python -m lawm_jax.train --config configs/controller.py:... "
-            "--config.model=W --workdir W/controller/NAME",
+            "This requires a controller: python -m lawm_jax.train --config "
+            "configs/controller.py:... --config.model=W --workdir W/controller/NAME",
             "note",
         )
     return missing

@@ -31,22 +31,28 @@ from lawm_jax.train.flags import define_config
 STUDIES = ("mixture",)
 LATENTS = ("sparse", "noisy", "discrete", "none")
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; made where it is missing.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study, created if missing.")
 CONFIG = define_config(
-    "config", "lawm.py:size=nano", "Of the world models, with sources and a mixture."
+    "config", "lawm.py:size=nano", "Config of the world models, with data sources and a mixture."
 )
-CONTROLLER = define_config("controller", "controller.py:size=nano", "Of the controllers.")
-INSIDE = flags.DEFINE_string("inside", "panda", "Name of the source to plan on.")
-OUTSIDE = flags.DEFINE_list("outside", None, "Names of the others; all others of the mixture.")
-TASK = flags.DEFINE_string("task", None, "As in lawm_jax.plan; the name of --inside.")
-SHARES = flags.DEFINE_list("shares", "0,10,25,50,75,90,100", "Of --inside in the mixture, percent.")
-KINDS = flags.DEFINE_list("kinds", "sparse,noisy", "Of latents.")
-STEPS = flags.DEFINE_integer("steps", None, "Of the world models; the config's.", lower_bound=1)
-SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each share and kind.", lower_bound=1)
+CONTROLLER = define_config("controller", "controller.py:size=nano", "Config of the controllers.")
+INSIDE = flags.DEFINE_string("inside", "panda", "Name of the in-domain data source, to plan on.")
+OUTSIDE = flags.DEFINE_list(
+    "outside", None, "Names of the other data sources. Default: all others in the mixture."
+)
+TASK = flags.DEFINE_string("task", None, "As in lawm_jax.plan. Default: the name of --inside.")
+SHARES = flags.DEFINE_list(
+    "shares", "0,10,25,50,75,90,100", "Shares of --inside in the mixture, in percent."
+)
+KINDS = flags.DEFINE_list("kinds", "sparse,noisy", "Kinds of latents.")
+STEPS = flags.DEFINE_integer(
+    "steps", None, "Training steps of the world models. Default: the config's.", lower_bound=1
+)
+SEEDS = flags.DEFINE_integer("seeds", 1, "Number of runs per share and kind.", lower_bound=1)
 EPISODES = flags.DEFINE_integer("episodes", 64, "As in lawm_jax.plan.", lower_bound=1)
 SAMPLES = flags.DEFINE_integer("samples", None, "As in lawm_jax.plan.", lower_bound=1)
 ITERATIONS = flags.DEFINE_integer("iterations", None, "As in lawm_jax.plan.", lower_bound=1)
-LIST = flags.DEFINE_bool("list", False, "Only print the commands that are left.")
+LIST = flags.DEFINE_bool("list", False, "Only print the remaining commands.")
 flags.mark_flags_as_required(["workdir"])
 
 
@@ -131,13 +137,13 @@ def _outside(data):
     if data.videos or INSIDE.value not in data.sources:
         got = f"data.videos={data.videos}" if data.videos else ", ".join(data.sources)
         raise app.UsageError(
-            f"--inside: expected a source of the config, {INSIDE.value!r} of {got}"
+            f"--inside: expected a data source of the config ({got}), got {INSIDE.value!r}"
         )
     others = weights.keys() - {INSIDE.value}
     names = sorted(others) if OUTSIDE.value is None else OUTSIDE.value
     if not names or not set(names) <= others:
         raise app.UsageError(
-            f"--outside: expected others of the mixture, {sorted(others)}, got {names}"
+            f"--outside: expected other data sources of the mixture, {sorted(others)}, got {names}"
         )
     return names
 
@@ -190,7 +196,7 @@ def _claimed(workdir):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            sys.exit(f"{workdir}: a study, or a command that it began, is still at work there")
+            sys.exit(f"{workdir}: a study, or a command that it started, is still running there")
         os.set_inheritable(lock.fileno(), True)
         yield
 
@@ -202,12 +208,14 @@ def _run(stored, runs):
         for folder, steps in run["steps"].items():
             begun = _read(rundir.config(folder)).get("steps", steps)
             if begun != steps:
-                sys.exit(f"{folder}: expected {begun} steps as before, or a new --workdir")
+                sys.exit(
+                    f"{folder}: expected {begun} steps as before, or a new --workdir, got {steps}"
+                )
     model, controller = CONFIG.value, CONTROLLER.value
     print(
-        f"{len(runs)} runs, {len(runs) - len(todo)} of them done. Each: a world model on "
-        f"{(STEPS.value or model.steps) * model.data.batch} clips, a controller on "
-        f"{controller.steps * controller.data.batch}, and {EPISODES.value} plans.",
+        f"{len(runs)} runs, {len(runs) - len(todo)} of them done. Each trains a world model on "
+        f"{(STEPS.value or model.steps) * model.data.batch} clips and a controller on "
+        f"{controller.steps * controller.data.batch}, and computes {EPISODES.value} plans.",
         flush=True,
     )
     for line in stored if todo else []:
@@ -218,10 +226,10 @@ def _run(stored, runs):
             _call(line)
             for folder, steps in run["steps"].items():
                 if f"--workdir={folder}" in line and _newest(folder) < steps:
-                    sys.exit(f"{folder}: stopped early; the same command continues the study")
+                    sys.exit(f"{folder}: stopped early; run the same command to resume the study")
         _record(run)
         each = (time.monotonic() - begin) / done / 60
-        left = f"{each:.1f} minutes each, {each * (len(todo) - done):.0f} minutes left"
+        left = f"{each:.1f} minutes per run, {each * (len(todo) - done):.0f} minutes left"
         print(f"{done} of {len(todo)} runs: {left}", flush=True)
 
 
@@ -253,7 +261,9 @@ def _call(line):
     finally:
         signal.signal(signal.SIGTERM, before)
     if asked or code:
-        sys.exit("stopped as asked; the same command continues" if asked else f"failed: {code}")
+        sys.exit(
+            "stopped; run the same command to resume" if asked else f"failed with exit code {code}"
+        )
 
 
 def _newest(folder):

@@ -32,7 +32,7 @@ def compare(runs):
     first, cases = runs[0]["plan"]["plans"][0], {}
     for run in runs:
         if run["plan"]["plans"][0]["names"] != first["names"]:
-            raise ValueError("runs: expected plans for the same clips, got others")
+            raise ValueError("runs: expected plans for the same clips, got different clips")
         cases.setdefault((run["kind"], run["share"]), []).append(run)
     cases = dict(sorted(cases.items(), key=lambda case: case[0][1]))
     smallest = {kind: min(share for k, share in cases if k == kind) for kind, _ in cases}
@@ -88,16 +88,16 @@ def _row(rows, name):
 def table(found):
     """Formats the result of `compare` for a terminal."""
     lines = [
-        f"plans of {found['horizon']} steps, {found['task']}, by the share of in-domain video: "
-        f"{found['measure']}, metres [95 % interval]"
+        f"plans of {found['horizon']} steps, {found['task']}, by share of in-domain video: "
+        f"{found['measure']}, meters [95 % interval]"
     ]
     lines += [f"  {name:<18}{tables.show(error)}" for name, error in found["baselines"].items()]
     for row in found["rows"]:
         baselines = row_names.NO_ACTION, row_names.NEAREST
         others = [name for name in row["less"] if name in baselines or "%" in name]
-        less = ", ".join(f"{name}'s {tables.show(row['less'][name], sign='+')}" for name in others)
+        less = ", ".join(f"{name}: {tables.show(row['less'][name], sign='+')}" for name in others)
         lines.append(
-            f"  {row['kind']:<9}{row['share']:>5g} %  {tables.show(row['error'])}   less {less}   "
-            f"one step {row['one_step']:.3f} of copying"
+            f"  {row['kind']:<9}{row['share']:>5g} %  {tables.show(row['error'])}   minus {less}   "
+            f"one-step error / copying {row['one_step']:.3f}"
         )
     return "\n".join(lines)
