@@ -36,7 +36,7 @@ def test_the_notebook_runs_from_the_first_cell_to_the_last(notebook, tmp_path, m
     outputs = [output for cell in code(notebook) for output in cell.outputs]
     text = "".join(output.text for output in outputs if output.output_type == "stream")
     assert re.search(r"step 2/2 +loss [\d.]+.*clips/s", text)
-    assert "held-out one-step IDM error, panda" in text
+    assert "panda, one step ahead" in text
     assert re.search(r"^ +noisy +0\.\d+ \[", text, re.M)  # the planner's table
     shown = [
         output.data

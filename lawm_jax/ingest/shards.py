@@ -379,7 +379,7 @@ def _progress(mine, todo, show):
     total = sum(len(unit.items) for unit in mine)
     done = total - sum(len(unit.items) for unit in todo)
     reached = {}
-    with tqdm.tqdm(total=total, initial=done, unit="item", disable=not show) as bar:
+    with tqdm.tqdm(total=total, initial=done, unit="item", disable=None if show else True) as bar:
 
         def advance(unit, item):
             bar.update(item - reached.get(unit, unit.items.start))

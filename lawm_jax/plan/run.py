@@ -6,10 +6,10 @@ import inspect
 import json
 import os
 import re
-import sys
 import time
 
 import ml_collections
+import tqdm
 
 from lawm_jax import latents
 from lawm_jax.data import catalog, paths
@@ -170,10 +170,10 @@ def _closed(config, task, models, scenes, horizons, asked):
     first = next(iter(models.values()))
     training = clips.training(config, task, batched.frame_encoder(*first), TRAINING)
     encode = batched.encoder(*first, batch=1)
-    tell = lambda i: print(f"\repisode {i}/{len(scenes)}", end="\r", file=sys.stderr)  # noqa: E731
     for horizon in horizons:
         given = models, encode, acting, scenes, training, horizon
-        rows = closed_loop_.evaluate(*given, progress=tell, **asked)
+        with tqdm.tqdm(total=len(scenes), unit="scene", disable=None) as bar:
+            rows = closed_loop_.evaluate(*given, progress=lambda _: bar.update(), **asked)
         measured = {"radius": acting.radius, "policy_steps": acting.steps, "steps": acting.limit}
         plans.append({"horizon": horizon} | measured | {"rows": rows})
         caption = (
