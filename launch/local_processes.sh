@@ -24,6 +24,8 @@ export JAX_NUM_PROCESSES=$count JAX_NUM_CPU_DEVICES=${JAX_NUM_CPU_DEVICES:-1}
 
 marks=() # the processes that prefix lines
 declare -A running=()
+asked='' code=0 alarm=''
+trap 'asked=1; kill -TERM "${!running[@]}" 2>/dev/null || true' TERM INT
 for ((i = 0; i < count; i++)); do
     own=("JAX_PROCESS_ID=$i")
     if [ "$gpus" -gt 0 ]; then
@@ -42,8 +44,7 @@ for ((i = 0; i < count; i++)); do
     exec {lines}>&-
 done
 
-asked='' code=0 alarm=''
-trap 'asked=1; kill -TERM "${!running[@]}" 2>/dev/null || true' TERM INT
+[ -z "$asked" ] || kill -TERM "${!running[@]}" 2>/dev/null || true # a signal while they started
 
 ended() { # PID: records the end of a process; stops the others if it is the first to fail
     local status=0

@@ -381,9 +381,13 @@ def test_a_model_draws_from_its_learned_prior_for_each_state(tiny):
     np.testing.assert_allclose(z, flat.reshape(2, 4, 16), rtol=1e-5)
     again = sample_actions(model, params, jax.random.key(1), (2, 4, 16))
     assert (np.asarray(again) != np.asarray(z)).any()  # without states: N(0, I)
-    with pytest.raises(ValueError, match=r"s: expected .*\[2, 4, N, D\], got one and"):
+    with pytest.raises(
+        ValueError, match=r"s: expected .*\[2, 4, N, D\], got a model with a learned prior and"
+    ):
         lawm.sample_actions(model, params, jax.random.key(1), (2, 4, 16), s[:1])
-    with pytest.raises(ValueError, match="s: expected a model with a learned prior .*got none"):
+    with pytest.raises(
+        ValueError, match="s: expected a model .*got a model without a learned prior"
+    ):
         lawm.sample_actions(*tiny("noisy")[:2], jax.random.key(1), (2, 4, 16), s)
 
 
