@@ -1,5 +1,7 @@
 """The notebook of colab/, as a newcomer runs it, with few steps."""
 
+import ast
+import importlib
 import pathlib
 import re
 
@@ -62,3 +64,28 @@ def test_the_notebook_names_files_that_are_there(notebook):
         assert (ROOT / path.rstrip(".")).exists(), path
     for config in re.findall(r"--config (\S+?):", text):
         assert (ROOT / "configs" / config).exists(), config
+
+
+def test_what_the_notebook_uses_of_the_package_is_there(notebook):
+    python = [cell.source for cell in code(notebook) if not cell.source.startswith("%%")]
+    lines = "\n".join(python).split("\n")
+    lines = [line for line in lines if not line.lstrip().startswith(("%", "!"))]
+    tree, modules = ast.parse("\n".join(lines)), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = {alias.asname or alias.name: alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found = {x.asname or x.name: f"{node.module}.{x.name}" for x in node.names}
+        else:
+            continue
+        modules |= {name: path for name, path in found.items() if path.startswith("lawm_jax")}
+    used = {
+        (modules[node.value.id], node.attr)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in modules
+    }
+    assert {"lawm_jax", "lawm_jax.evaluate.figures"} <= {path for path, _ in used}
+    for path, name in used:
+        assert hasattr(importlib.import_module(path), name), f"{path}.{name}"
