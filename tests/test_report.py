@@ -13,9 +13,15 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from lawm_jax.evaluate import control as control_
 from lawm_jax.evaluate import figures as pictures
+from lawm_jax.evaluate import leakage as leakage_
+from lawm_jax.evaluate import prediction as prediction_
+from lawm_jax.evaluate import probing
+from lawm_jax.evaluate import sampling as sampling_
+from lawm_jax.evaluate import transfer as transfer_
 from lawm_jax.report import __main__ as report_module
-from lawm_jax.report import figures, page, results
+from lawm_jax.report import figures, page, results, sections
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STRANGE = "<b>&\"'$x$"  # a source's name that must come out as it is
@@ -453,6 +459,39 @@ def test_a_folder_that_is_no_run_is_a_clear_error(tmp_path):
 )
 def test_a_number_is_written_with_its_interval_or_as_a_dash(x, digits, text):
     assert page.number(x, digits) == text
+
+
+def test_no_value_of_a_damaged_row_ends_the_report():
+    parts = {
+        prediction_.tables: prediction("noisy", 0.3),
+        leakage_.tables: leakage("noisy"),
+        transfer_.cycle_tables: transfer("noisy")["cycle"],
+        transfer_.locality_tables: transfer("noisy")["locality"],
+        probing.tables: content("noisy"),
+        sampling_.tables: sampling("noisy"),
+        control_.tables: control(0.3),
+    }
+    odd = [
+        None,
+        "x",
+        "",
+        3,
+        True,
+        [],
+        [1],
+        [[]],
+        {},
+        {"mean": "a"},
+        {"²": [1]},
+        {"names": 1, "r2": 2},
+    ]
+    for lay_out, rows in parts.items():
+        whole = sections.tables("panda", lay_out(rows))
+        assert whole.count("<tr>") > len(rows)
+        for key in rows[1 % len(rows)].keys() - {"name"}:
+            for value in odd:
+                damaged = [*rows, rows[1 % len(rows)] | {key: value}, rows[0] | {key: value}]
+                assert "<table" in sections.tables("panda", lay_out(damaged)), (key, value)
 
 
 @pytest.fixture(scope="module")

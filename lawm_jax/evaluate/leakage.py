@@ -12,7 +12,7 @@ Source: Garrido et al. 2026, section 5 and Table 1; the controls are ours.
 import numpy as np
 
 from lawm_jax.evaluate import metrics, row_names
-from lawm_jax.evaluate.tables import Column, Table
+from lawm_jax.evaluate.tables import Column, by_metric
 
 # A leak is only detectable if the interval of the ratio of copying lies above this.
 BIGGER = 1.1
@@ -42,11 +42,7 @@ def run(source):
 
 def tables(rows):
     """Returns the rows of `measure` as a list of Table, one per metric."""
-    metrics_ = dict.fromkeys(row.get("metric") for row in rows)
-    return [
-        Table(f"scene cuts, {name}", COLUMNS, [row for row in rows if row.get("metric") == name])
-        for name in metrics_
-    ]
+    return by_metric("scene cuts", COLUMNS, rows)
 
 
 def partners(episodes, count):

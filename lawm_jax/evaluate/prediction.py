@@ -32,7 +32,7 @@ def tables(rows):
 def rollouts(rows):
     """Returns the `rollout` and `pixels` values of rows as a list of two Tables."""
     P = max((len(listed(row.get("rollout"))) for row in rows), default=0)
-    steps = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < P} | {P})
+    steps = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < P} | {P} - {0})
     ahead = tuple(
         Column(f"{k} step{'s' * (k > 1)} ahead", f"rollout.{k - 1}", 3, "lower") for k in steps
     )

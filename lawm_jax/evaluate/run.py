@@ -51,19 +51,10 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
     for folder in (shown, os.path.dirname(rundir.evaluation(workdir, "about"))):
         os.makedirs(folder, exist_ok=True)
 
-    asked = {
-        name: evaluation for name, evaluation in EVALUATIONS.items() if name in (only or [name])
-    }
+    asked = {name: x for name, x in EVALUATIONS.items() if only is None or name in only}
     draws = only is None or "pictures" in only
-    options, sources = (shown, distance, embedding), []
-    for name in catalog.names(config):
-        given = comparable(name, loaded, folders), *options, without.get(name, ())
-        try:
-            sources.append(context.Source(config, name, *given))
-        except context.Still as error:
-            print(f"skipping {error}")
-    if not sources:
-        raise ValueError("data: expected a source whose held-out clips change over time, got none")
+    options = dict(folder=shown, distance=distance, embedding=embedding)
+    sources = _open_sources(config, loaded, folders, without, options)
     if "sampling" in asked and loaded[main][0].latent.inferred:
         learned = priors.fit_to_run(own, sources[0])
         models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
@@ -88,6 +79,22 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
         print(f"pictures and videos: {shown}")
     about = _about(workdir, loaded[main][1], time.monotonic() - begin)
     _write(rundir.evaluation(workdir, "about"), about)
+
+
+def _open_sources(config, loaded, folders, without, options):
+    """Opens the sources to evaluate on, but for those whose clips never change: context.Source."""
+    sources = []
+    for name in catalog.names(config):
+        models_ = comparable(name, loaded, folders)
+        try:
+            source = context.Source(config, name, models_, without=without.get(name, ()), **options)
+        except context.Still as error:
+            print(f"skipping {error}")
+        else:
+            sources.append(source)
+    if not sources:
+        raise ValueError("data: expected a source whose held-out clips change over time, got none")
+    return sources
 
 
 def unseen(given, workdir, bounds):

@@ -41,6 +41,18 @@ class Table(NamedTuple):
     rows: list
 
 
+def by_metric(caption, columns, rows):
+    """Returns a list of Table, one per `metric` of the rows, which follows the caption."""
+    found = {}
+    for row in rows:
+        metric = row.get("metric")
+        found.setdefault(metric if isinstance(metric, str) else "", []).append(row)
+    return [
+        Table(f"{caption}, {metric}" if metric else caption, columns, some)
+        for metric, some in found.items()
+    ]
+
+
 def text(source, tables):
     """Formats tables for a terminal, omitting tables without a filled column.
 
@@ -94,7 +106,7 @@ def at(row, key):
     """Looks up a key, or "a.b" (key or list index b within a); returns None if missing."""
     for name in key.split(".", 1):
         if isinstance(row, list):
-            row = row[int(name)] if name.isdigit() and int(name) < len(row) else None
+            row = row[int(name)] if name.isdecimal() and int(name) < len(row) else None
         else:
             row = mapping(row).get(name)
     return row

@@ -12,7 +12,7 @@ import numpy as np
 
 from lawm_jax.evaluate import metrics
 from lawm_jax.evaluate.leakage import latent_l1, partners
-from lawm_jax.evaluate.tables import Column, Table
+from lawm_jax.evaluate.tables import Column, Table, by_metric
 
 # Latents whose relative effect is below this are reported as having no effect.
 NOTHING = 0.01
@@ -58,15 +58,7 @@ def tables(found):
 
 def cycle_tables(rows):
     """Returns the rows of `cycle` as a list of Table, one per metric."""
-    metrics_ = dict.fromkeys(row.get("metric") for row in rows)
-    return [
-        Table(
-            f"transfer to another clip and back, {name}",
-            CYCLE,
-            [r for r in rows if r.get("metric") == name],
-        )
-        for name in metrics_
-    ]
+    return by_metric("transfer to another clip and back", CYCLE, rows)
 
 
 def locality_tables(rows):
