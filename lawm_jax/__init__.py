@@ -36,6 +36,8 @@ _HOME = {
     "load_encoder": "nn.pretrained",
     "load": "train.models",
     "save": "train.models",
+    "save_pretrained": "train.sharing",
+    "push_to_hub": "train.sharing",
     "train_step": "train.step",
     "cem": "plan.planners",
     "make_mesh": "train.sharding",

@@ -13,10 +13,10 @@ import time
 import jax
 import ml_collections
 
-from lawm_jax.data import catalog, paths, pipeline
+from lawm_jax.data import catalog, pipeline
 from lawm_jax.evaluate import context, figures, pictures, priors, tables
 from lawm_jax.evaluate.evaluations import EVALUATIONS
-from lawm_jax.train import checkpoints, models, rundir
+from lawm_jax.train import checkpoints, exported, models, rundir
 
 TRAINED = ("predictor", "inverse", "latent")  # trained parts of the parameters
 
@@ -25,7 +25,7 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
     """Runs the evaluations of a trained model and writes WORKDIR/eval and WORKDIR/report.
 
     Args:
-      workdir: folder of the run.
+      workdir: folder of the run, or another model, see `exported.working_copy`.
       only: subset of `EVALUATIONS` and "pictures", or None for all.
       data: name -> data source to use instead of the run's own, as in a config's data.sources.
       decoder: folder of a decoder's run, or None for WORKDIR/decoder.
@@ -35,7 +35,7 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
     Raises:
       ValueError: no data source has a clip to evaluate, or one does not fit the model.
     """
-    begin, workdir = time.monotonic(), paths.expand(workdir)
+    begin, workdir = time.monotonic(), exported.working_copy(workdir)
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
     own = config.copy_and_resolve_references()
     main, folders = config.latent.kind, rundir.bounds(workdir)

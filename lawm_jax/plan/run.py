@@ -16,7 +16,7 @@ from lawm_jax.data import catalog, paths
 from lawm_jax.evaluate import batched, clips, row_names, tables
 from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import columns, search, tasks
-from lawm_jax.train import models, rundir
+from lawm_jax.train import exported, models, rundir
 
 # For each task: kind, horizons, meters between waypoints.
 TASKS = {
@@ -71,7 +71,7 @@ def plan(
     Raises:
       Refused: an argument does not match the others or the run.
     """
-    begin, workdir = time.monotonic(), paths.expand(workdir)
+    begin, workdir = time.monotonic(), exported.working_copy(workdir)
     if closed_loop and task not in CLOSED:
         raise Refused(
             f"closed-loop: expected --task {' or '.join(CLOSED)}, which have a simulator, got "

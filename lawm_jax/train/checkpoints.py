@@ -8,7 +8,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from lawm_jax.train import rundir
+from lawm_jax.train import exported, rundir
 
 
 class Checkpoints:
@@ -223,11 +223,24 @@ def _typed(tree, like):
     )
 
 
+def reader(workdir):
+    """Opens the checkpoints of a run, or the parameters of an exported model, to read them.
+
+    Raises:
+      FileNotFoundError: there are none.
+      ValueError: an exported model's file is damaged.
+    """
+    if os.path.exists(rundir.weights(workdir)):
+        return exported.Exported(workdir)
+    store = Checkpoints(workdir, write=False)
+    if store.latest is None:
+        store.close()
+        raise FileNotFoundError(f"{store.folder}: no checkpoint found; the run has not saved one")
+    return store
+
+
 def newest(workdir):
     """Returns the step of a run's newest checkpoint; FileNotFoundError if there is none."""
-    store = Checkpoints(workdir, write=False)
-    step = store.latest
+    store = reader(workdir)
     store.close()
-    if step is None:
-        raise FileNotFoundError(f"{store.folder}: no checkpoint found; the run has not saved one")
-    return step
+    return store.latest

@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import json
 import math
+import os
 import signal
 import warnings
 
@@ -301,6 +302,10 @@ def check_config(workdir, config):
     """
     data = config["data"]
     size = sharding.batch_size(data, jax.device_count())
+    if os.path.exists(rundir.weights(workdir)):
+        raise ValueError(
+            f"{workdir}: expected a new --workdir or that of a run, got an exported model"
+        )
     try:
         before = rundir.read_config(workdir)
         size = data["batch"] or before["data"]["batch"]

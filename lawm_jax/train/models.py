@@ -14,14 +14,16 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from lawm_jax import latents, world_model
 from lawm_jax.data import paths
 from lawm_jax.nn.prior import Prior
-from lawm_jax.train import checkpoints, objectives, rundir, sharding
+from lawm_jax.train import checkpoints, exported, objectives, rundir, sharding
 
 
 def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=False):
     """Loads a trained model, without its optimizer state.
 
     Args:
-      workdir: folder of a training run, or of a model that `save` wrote.
+      workdir: folder of a training run, or of a model that `save` or `save_pretrained` wrote; or
+        "nano", the model that ships with the package; or "ORGANIZATION/NAME" on the Hugging Face
+        Hub, which is downloaded once.
       step: step of the checkpoint; None takes the newest readable one.
       mesh: from `make_mesh`, to shard the parameters over; None uses the first device.
       decoder: folder of a run that trained a decoder for the same encoder. None uses
@@ -35,23 +37,20 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
       (model, params), including the parameters of the encoder, decoder, prior and controller.
 
     Raises:
-      FileNotFoundError: the folder holds no config.json or no checkpoint, or no prior if requested.
+      FileNotFoundError: there is no such model; or the folder holds no config.json or no
+        checkpoint, or no prior if requested.
       ValueError: no checkpoint is readable, the decoder belongs to another encoder, the controller
         to another model, or the prior to another step or is unreadable. If `controller` is None, a
         controller that does not fit gives a warning instead.
     """
-    workdir = paths.expand(workdir)
+    workdir = exported.find(workdir)
     config = rundir.read_config(workdir)
     model, objective = world_model.build(config), objectives.named(config)
     mesh = mesh or sharding.make_mesh(devices=jax.local_devices()[:1])
     frames = 2 * model.encoder.tubelet
     video = jax.ShapeDtypeStruct((1, frames, model.size, model.size, 3), jnp.uint8)
-    store = checkpoints.Checkpoints(workdir, write=False)
+    store = checkpoints.reader(workdir)
     try:
-        if store.latest is None:
-            raise FileNotFoundError(
-                f"{store.folder}: no checkpoint found; the run has not saved one"
-            )
         if "encoder" in store.parts(store.latest if step is None else step):
             drawn = dataclasses.replace(model, weights="")  # for its shapes: reads no weights
             make, frozen = lambda key: world_model.init(drawn, key, video), {}

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lawm_jax import latents, world_model
-from lawm_jax.data import paths
 from lawm_jax.nn import perceptual
-from lawm_jax.train import checkpoints, rundir
+from lawm_jax.train import checkpoints, exported, rundir
 
 
 class WorldModel:
@@ -258,19 +257,20 @@ def complete(config):
     """Adds the settings of the trained world model `config["model"]` to a controller's config.
 
     Args:
-      config: nested dict as in configs/controller.py; `model` is the folder of a world model's run.
+      config: nested dict as in configs/controller.py; `model` is the folder of a world model's run,
+        or another model that `exported.find` finds.
 
     Returns:
       The config with the world model's `encoder` (except `repeat`), `inverse`, `latent`,
       `data.size` and `data.resize`, and with `model_step`, the step of its newest checkpoint.
 
     Raises:
-      FileNotFoundError: the folder holds no run or no checkpoint.
+      FileNotFoundError: there is no such model, or its folder holds no run or no checkpoint.
       ValueError: `model` is empty, or the world model does not infer latent actions.
     """
-    folder = paths.expand(config["model"])
-    if not folder:
+    if not config["model"]:
         raise ValueError("model: expected --config.model=FOLDER of a trained world model, got none")
+    folder = exported.find(config["model"])
     theirs = rundir.read_config(folder)
     if "predictor" not in theirs or not latents.make(**theirs["latent"]).inferred:
         got = theirs.get("latent", {}).get("kind", "missing")

@@ -4,6 +4,8 @@
     W/eval/*.json  report/
     W/decoder/  controller/[NAME/]  bounds/NAME/    other runs with the same layout
 
+An exported model has the same layout, with model.safetensors instead of checkpoints/.
+
 This module does not import JAX, so that a report can be made without it.
 """
 
@@ -60,6 +62,11 @@ def tensorboard(workdir):
     return _inside(workdir, "tensorboard")
 
 
+def weights(workdir):
+    """Returns the path of an exported model's parameters."""
+    return _inside(workdir, "model.safetensors")
+
+
 def prior(workdir):
     return _inside(workdir, "prior.safetensors")
 
@@ -111,8 +118,9 @@ def upgrade(config):
 
 
 def has_checkpoint(workdir):
-    """Returns whether a run has a checkpoint."""
-    return bool(glob.glob(os.path.join(glob.escape(checkpoints(workdir)), "[0-9]*")))
+    """Returns whether a run has a checkpoint, or an exported model its parameters."""
+    steps = glob.glob(os.path.join(glob.escape(checkpoints(workdir)), "[0-9]*"))
+    return bool(steps) or os.path.exists(weights(workdir))
 
 
 def decoder(workdir):

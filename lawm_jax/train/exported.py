@@ -1,0 +1,127 @@
+"""Models as plain files, in the layout of the Hugging Face Hub: what ships, and what users share.
+
+    F/config.json        the run's config, without the paths of its data
+    F/model.safetensors  the trained parameters, and the step in its metadata
+    F/prior.safetensors  the learned prior, if the run has one
+    F/README.md          the model card
+    F/controller/NAME/   config.json and model.safetensors of each controller
+
+A folder like this stands in for that of a run wherever a trained model is read.
+"""
+
+import os
+import pathlib
+import re
+import shutil
+
+import jax
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from lawm_jax.data import paths
+from lawm_jax.train import rundir
+
+SHIPPED = {"nano": pathlib.Path(__file__).parents[1] / "assets" / "nano"}
+CONFIG = "config.json"
+FILES = [CONFIG, "*.safetensors", f"*/{CONFIG}", "README.md"]  # of an exported model
+
+
+class Exported:
+    """Reads the parameters of an exported model, with the methods of `Checkpoints` for readers."""
+
+    def __init__(self, folder):
+        """Opens FOLDER/model.safetensors.
+
+        Raises:
+          ValueError: the file is damaged, or was not written by `save_pretrained`.
+        """
+        self.folder = rundir.weights(folder)
+        try:
+            with safetensors.safe_open(self.folder, "numpy") as file:
+                self.names = list(file.keys())
+                self.latest = int((file.metadata() or {})["step"])
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{self.folder}: expected parameters written by `save_pretrained`, got {error!r}"
+            ) from error
+
+    def parts(self, step):
+        """Returns the names of the top-level parameters, e.g. {"inverse", "predictor"}."""
+        del step
+        return {name.split("/")[0] for name in self.names}
+
+    def restore(self, like, step=None):
+        """Returns (step, {"params": parameters}), placed as in `like`; see `Checkpoints.restore`.
+
+        Raises:
+          ValueError: there is only another step, or the parameters have other names or shapes.
+        """
+        if step not in (None, self.latest):
+            raise ValueError(f"{self.folder}: expected step {step}, got only step {self.latest}")
+        wanted = flatten_dict(like["params"], sep="/")
+        found = safetensors.numpy.load_file(self.folder)
+        expected = {f"{name} {list(x.shape)}" for name, x in wanted.items()}
+        got = {f"{name} {list(x.shape)}" for name, x in found.items()}
+        if expected != got:
+            missing, extra = sorted(expected - got)[:3], sorted(got - expected)[:3]
+            raise ValueError(
+                f"{self.folder}: expected the parameters of its {CONFIG}; missing: "
+                f"{', '.join(missing) or 'none'}; unexpected: {', '.join(extra) or 'none'}"
+            )
+        placed = {name: _place(x, wanted[name]) for name, x in found.items()}
+        return self.latest, {"params": unflatten_dict(placed, sep="/")}
+
+    def close(self):
+        """Does nothing; the file is closed."""
+
+
+def _place(x, like):
+    """Returns an array that every process holds in full, in the dtype and sharding of `like`."""
+    x = x.astype(like.dtype)
+    return jax.make_array_from_callback(x.shape, like.sharding, lambda index: x[index])
+
+
+def find(name):
+    """Returns the folder of a model.
+
+    Args:
+      name: a folder; or the name of a model that ships with the package (`SHIPPED`); or
+        "ORGANIZATION/NAME" on the Hugging Face Hub, which is downloaded once. If several fit, the
+        first in this order.
+
+    Raises:
+      FileNotFoundError: it is none of these, or there is no network.
+    """
+    folder = paths.expand(name)
+    if os.path.isdir(folder):
+        return folder
+    if name in SHIPPED:
+        return str(SHIPPED[name])
+    text = f"expected a run's folder, {' or '.join(SHIPPED)}, or ORGANIZATION/NAME on the Hugging "
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
+        raise FileNotFoundError(f"{folder}: not found; {text}Face Hub")
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.snapshot_download(name, allow_patterns=FILES)
+    except Exception as error:  # of several libraries: no network, unknown name, no access
+        problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise FileNotFoundError(f"{name}: not found; {text}Face Hub, got {problem}") from error
+
+
+def working_copy(workdir):
+    """Returns the folder of a run or an exported model, to which results can be written.
+
+    A model that ships with the package or is on the Hub is copied to ./NAME first.
+
+    Args:
+      workdir: as in `find`.
+    """
+    folder = paths.expand(workdir)
+    if os.path.isdir(folder):
+        return folder
+    found, copy = find(workdir), os.path.basename(str(workdir))
+    if not os.path.isdir(copy):
+        shutil.copytree(found, copy)
+        print(f"{workdir}: copied to {os.path.abspath(copy)}, which also receives the results")
+    return copy
