@@ -45,6 +45,11 @@ def save_pretrained(folder, workdir, sources=None, card=None):
     pathlib.Path(folder, "README.md").write_text(text, encoding="utf-8")
 
 
+def metadata(**more):
+    """Returns the metadata of a model card, YAML text without its `---` lines."""
+    return huggingface_hub.ModelCardData(library_name="lawm_jax", tags=TAGS, **more).to_yaml()
+
+
 def push_to_hub(folder, name, private=False, token=None):
     """Uploads an exported model to the Hugging Face Hub, for `lawm.load(name)`.
 
@@ -107,10 +112,9 @@ def _public(name, spec, sources):
 
 def _card(config, step):
     """Returns the text of a short model card."""
-    metadata = huggingface_hub.ModelCardData(library_name="lawm_jax", tags=TAGS)
     kind = config.get("latent", {}).get("kind", "no")
     return f"""---
-{metadata.to_yaml()}
+{metadata()}
 ---
 # Latent action world model
 
