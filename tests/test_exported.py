@@ -72,6 +72,8 @@ def test_an_exported_model_is_loaded_as_its_run_is(run, folder, controller):
 def test_an_export_holds_plain_files_and_no_path_of_this_machine(run, folder):
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     names = {"config.json", "model.safetensors"}
+    modes = {(folder / name).stat().st_mode for name in files}
+    assert modes == {(folder / "config.json").stat().st_mode}, "all can be read by the same users"
     own = {f"controller/{source}/{name}" for source in ("panda", "nav") for name in names}
     assert files == names | own | {"README.md", "prior.safetensors"}
     assert not any(str(run).encode() in path.read_bytes() for path in map(folder.joinpath, files))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import warnings
 
 import jax
@@ -176,6 +177,7 @@ def save_prior(workdir, step, prior, params):
     options = json.dumps({"width": prior.width, "depth": prior.depth})
     path, metadata = rundir.prior(workdir), {"prior": options, "step": str(step)}
     safetensors.numpy.save_file(arrays, f"{path}.new", metadata)
+    shutil.copymode(rundir.config(workdir), f"{path}.new")  # not for the owner alone
     os.replace(f"{path}.new", path)
 
 

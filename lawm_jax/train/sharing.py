@@ -90,6 +90,7 @@ def _export(run, folder, sources):
     config = _without_paths(rundir.read_config(run), sources or {})
     rundir.write_config(folder, json.dumps(config, indent=1, sort_keys=True))
     safetensors.numpy.save_file(arrays, rundir.weights(folder), {"step": str(step)})
+    shutil.copymode(rundir.config(folder), rundir.weights(folder))  # not for the owner alone
 
 
 def _without_paths(config, sources):
