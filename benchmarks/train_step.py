@@ -175,7 +175,7 @@ def whole(size, rounds, steps, longest):
     from lawm_jax.train.step import train_step
 
     config = make_config(size, jax.device_count())
-    run = loop.Run(config)
+    run = loop.Run.load(config)
     (key, x), random = *run.batch.items(), np.random.default_rng(0)
     batch = run.place({key: random.integers(0, 256, x.shape, np.uint8)})
     once = {k: getattr(run.model, k).clone(remat="") for k in ("predictor", "inverse")}

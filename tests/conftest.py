@@ -130,7 +130,7 @@ def write_run(config, folder, steps=(1,)):
     from lawm_jax.data import pipeline
     from lawm_jax.train import checkpoints, loop, rundir
 
-    run = loop.Run(config)
+    run = loop.Run.load(config)
     if "controller" in config:
         params = run.begin(pipeline.clips(config))["params"]
     else:

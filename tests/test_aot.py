@@ -38,14 +38,14 @@ def result(get_config, devices):
 
 def test_the_step_compiled_ahead_is_the_trainers(get_config, devices):
     config = tiny(get_config)
-    ahead, real = loop.Run(config, devices=devices), loop.Run(config)
+    ahead, real = loop.Run.abstract(config, devices), loop.Run.load(config)
     assert ahead.lower().as_text() == real.lower().as_text()
 
 
 def test_nothing_is_loaded_for_a_step_compiled_ahead(get_config, devices):
     config = tiny(get_config)
     config["encoder"]["weights"] = "/nowhere"
-    run = loop.Run(config, devices=devices)
+    run = loop.Run.abstract(config, devices)
     leaves = jax.tree.leaves((run.frozen, run.like, run.batch))
     assert {type(x) for x in leaves} == {jax.ShapeDtypeStruct}
 
@@ -54,7 +54,7 @@ def test_a_steps_memory_holds_its_arguments_and_the_state_is_donated(
     result, get_config, devices, monkeypatch
 ):
     monkeypatch.setattr(sharding, "SMALL", 64)
-    run, memory = loop.Run(tiny(get_config), devices=devices), result["memory"]
+    run, memory = loop.Run.abstract(tiny(get_config), devices), result["memory"]
     local = lambda x: x.sharding.shard_shape(x.shape)  # noqa: E731
     size = lambda tree: sum(  # noqa: E731
         np.prod(local(x), dtype=int) * x.dtype.itemsize
@@ -110,7 +110,7 @@ def test_the_times_are_those_of_the_work(result):
 def test_the_large_models_work_per_clip_is_the_sum_by_hand(get_config, devices):
     c = get_config("size=large")
     c.data.batch = 16
-    found = aot.estimate(loop.Run(c.to_dict(), devices=devices), CHIPS["v5p"])
+    found = aot.estimate(loop.Run.abstract(c.to_dict(), devices), CHIPS["v5p"])
     D, N, T = 1024, 256, 8
 
     def tower(depth, steps, seen):  # `seen` pairs of frames
@@ -231,7 +231,7 @@ def test_a_tiny_step_compiles_for_tpus_with_their_own_attention(get_config, quie
         config[name] |= dict(width=128, heads=2, depth=2, dtype="bfloat16")
     config["mesh"] = dict(data=-1, fsdp=4)
     kind, chips, found = aot.devices("v5e:2x4")
-    assert "tpu_custom_call" in loop.Run(config, devices=found).lower().as_text()
+    assert "tpu_custom_call" in loop.Run.abstract(config, found).lower().as_text()
     result = aot.check(config, found, CHIPS[kind])
     assert result["fits"] and chips == 8
     assert result["memory"]["argument"] > 6 * 256 * 256 * 3  # a clip, and parameters
@@ -263,7 +263,7 @@ def test_work_and_time_of_a_batch_in_parts_are_those_of_the_whole(get_config, de
         config = tiny(get_config)
         config["data"]["batch"] = 32
         config["optim"]["accumulate"] = parts
-        run = loop.Run(config, devices=devices)
+        run = loop.Run.abstract(config, devices)
         found[parts] = aot.estimate(run, LAPTOP)
     assert found[4]["flops"] == found[1]["flops"]
     assert found[4]["bytes"] > found[1]["bytes"]  # weights are read for every part

@@ -432,4 +432,4 @@ def test_a_step_that_is_several_frames_is_refused(controller_config, get_config,
     made |= {"objective": "world_model", "latent": {"kind": "labelled", "dim": 3}}
     made["encoder"] |= {"name": "vjepa2_tiny", "weights": "", "normalise": True}
     with pytest.raises(ValueError, match="encoder.repeat: expected True.* 4 frames .* got 2 time"):
-        loop.Run(made)
+        loop.Run.load(made)

@@ -70,7 +70,9 @@ ALLOWED = {
     "report.page": (),
     "report.figures": ("evaluate.figures",),
     "report.*": ("report.*", "evaluate.*", "plan.columns", "train.rundir"),
-    "study.mixture": ("evaluate.*",),
+    "study.commands": ("world_model",),
+    "study.runner": ("train.rundir",),
+    "study.mixture": ("data.paths", "evaluate.*", "report.figures", "study.*"),
     "aot.flops": (),
 }
 

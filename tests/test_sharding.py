@@ -22,7 +22,7 @@ def make_run(config, devices):
     """Builds a run on some of the devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: devices)
-        return loop.Run(config.to_dict())
+        return loop.Run.load(config.to_dict())
 
 
 def other_config(file, arg):
@@ -222,7 +222,7 @@ def test_the_sizes_for_accelerators_lower_on_any_number_of_devices(name, count, 
         config["predictor"]["depth"] = config["inverse"]["depth"] = 1
     else:
         config["decoder"]["weight"] = 0.0  # LPIPS needs weights
-    run = loop.Run(config, devices=devices[:count])
+    run = loop.Run.abstract(config, devices[:count])
     assert dict(run.mesh.shape) == {"data": 1, "fsdp": count}
     batch = config["data"]["batch"] or count
     assert run.batch["video"].shape[0] == batch and (batch == count) == (arg == "size=base")
@@ -298,4 +298,4 @@ def test_a_batch_that_the_devices_do_not_divide_is_an_error(devices, get_config)
     config = get_config("size=tiny")
     config.data.batch = 12
     with pytest.raises(ValueError, match="data.batch: expected a multiple of 8 devices, got 12"):
-        loop.Run(config.to_dict())
+        loop.Run.load(config.to_dict())

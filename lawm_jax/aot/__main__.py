@@ -210,7 +210,7 @@ def check(config, devices, chip, pool=1.0):
 
     if "predictor" not in config or latents.make(**config["latent"]).labelled:
         raise ValueError("--config: expected a world model without labels, such as configs/lawm.py")
-    run = loop.Run(config, devices=devices)
+    run = loop.Run.abstract(config, devices)
     result = {"device": devices[0].device_kind, "mesh": dict(run.mesh.shape), "fits": True}
     result |= {"batch": run.batch["video"].shape[0], "accumulate": run.accumulate}
     result |= {"hbm": chip.memory, "room": pool * chip.memory} | estimate(run, chip)

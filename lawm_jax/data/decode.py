@@ -187,60 +187,126 @@ def _chosen(film, times, grace):
 
 
 def plan_packets(film, times, grace):
-    """Yields each packet to decode, its number of requested times, and whether to restart there.
+    """Chooses the packets to decode, from their timestamps alone.
+
+    Packets are read in decoding order and wait in a queue. Whenever it is full, and at the end:
+
+    1. The requested times that show each frame are counted, see `_Counts`. The last frames of the
+       queue have no count yet.
+    2. `_needed` finds the packets whose frame is requested, or to which such a frame may refer.
+    3. All packets before the first one without a count leave the queue: they are yielded if they
+       are needed, and skipped otherwise.
+
+    Args:
+      film, times, grace: as in `shown`.
+
+    Yields:
+      packet: the next packet to decode.
+      count: the number of requested times that show its frame.
+      enters: whether it is the first packet or follows skipped ones, so that the decoder restarts.
+
+    Raises:
+      _Doubtful: the timestamps are inconsistent, or more packets than the queue may hold do not
+        determine when a frame is shown.
+    """
+    packets = entry_packets(film, times.start)
+    queue, counts = collections.deque(), _Counts(film, times)
+    more, enters = True, True
+    while more:
+        waiting = len(queue)
+        more = _fetch(film, times, packets, queue)
+        for packet in itertools.islice(queue, waiting, None):
+            counts.add(packet)
+        if more:
+            counts.update()
+        else:
+            counts.finish(max(queue, key=lambda packet: packet.pts), grace)
+        if not counts.known(queue[0]):
+            raise _Doubtful
+        needed = _needed(queue, counts)
+        while queue and counts.known(queue[0]):
+            packet, decode = queue.popleft(), needed.popleft()
+            count = counts.pop(packet)
+            if decode:
+                yield packet, count, enters
+            enters = not decode
+
+
+class _Counts:
+    """Counts the requested times that show the frame of each packet in the queue.
 
     A frame is shown until the next larger timestamp. In decoding order, the packet with that
     timestamp may come earlier or later, but no later than the first packet whose decoding timestamp
     is as large.
+
+    Attributes:
+      horizon: largest decoding timestamp so far; no later packet has a smaller timestamp.
     """
-    packets = entry_packets(film, times.start)
-    queue = collections.deque()  # packets in decoding order
-    counts = {}  # timestamp of a queued packet -> number of times that show it, None while unknown
-    unsure = []  # timestamps with unknown counts, ascending
-    done, known, horizon, more, enters = 0, -math.inf, -math.inf, True, True
-    while more:
-        old = len(queue)
-        more = _fetch(film, times, packets, queue)
-        for packet in itertools.islice(queue, old, None):
-            pts, dts = packet.pts, packet.dts
-            if pts is None or not packet.size or pts in counts:
-                raise _Doubtful
-            if pts <= known or dts is not None and pts < dts:
-                raise _Doubtful
-            counts[pts] = None
-            bisect.insort(unsure, pts)
-            horizon = horizon if dts is None else max(dts, horizon)
 
-        sure = unsure[: bisect.bisect(unsure, horizon) if more else None]
-        for pts, following in itertools.pairwise(sure):
-            due = max(done, times.before(film.seconds(following) - TICK))
-            counts[pts], done, known = due - done, due, pts
-        del unsure[: max(0, len(sure) - 1)]
-        if not more and unsure:
-            final = next(packet for packet in queue if packet.pts == unsure[0])
-            due = max(done, times.before(_end(film, final, grace)))
-            counts[final.pts], done = due - done, due
+    def __init__(self, film, times):
+        self._film, self._times = film, times
+        self._counts = {}  # timestamp of a packet in the queue -> count, None while unknown
+        self._done, self._last = 0, -math.inf  # times counted so far, for frames up to `_last`
+        self.horizon = -math.inf
 
-        # Scan backward: does a frame that may be requested follow before the next keyframe?
-        earliest = horizon if more else math.inf  # timestamp of such a frame
-        needed = []
-        for packet in reversed(queue):
-            if counts[packet.pts] or more and counts[packet.pts] is None:
-                earliest = min(earliest, packet.pts)
-            needed.append(earliest < math.inf)
-            if packet.is_keyframe and packet.pts <= earliest:
-                earliest = math.inf
-        full = len(queue)
-        while queue and not (more and counts[queue[0].pts] is None):
-            packet = queue.popleft()
-            count = counts.pop(packet.pts)
-            if needed.pop():
-                yield packet, count, enters
-                enters = False
-            else:
-                enters = True
-        if more and len(queue) == full:
+    def add(self, packet):
+        """Adds the next packet in decoding order; raises _Doubtful if its timestamps are wrong."""
+        pts, dts = packet.pts, packet.dts
+        if pts is None or not packet.size or pts in self._counts or pts <= self._last:
             raise _Doubtful
+        if dts is not None:
+            if pts < dts:
+                raise _Doubtful
+            self.horizon = max(dts, self.horizon)
+        self._counts[pts] = None
+
+    def update(self):
+        """Counts the times of every frame for which the next frame shown is known."""
+        unknown = sorted(pts for pts, count in self._counts.items() if count is None)
+        sure = unknown[: bisect.bisect(unknown, self.horizon)]
+        for pts, following in itertools.pairwise(sure):
+            self._count(pts, self._film.seconds(following) - TICK)
+
+    def finish(self, final, grace):
+        """Counts the times of all remaining frames; `final` is the packet of the last one shown."""
+        self.horizon = math.inf
+        self.update()
+        self._count(final.pts, _end(self._film, final, grace))
+
+    def _count(self, pts, end):
+        """Counts the times of the next frame in the order shown, which ends after `end` seconds."""
+        due = max(self._done, self._times.before(end))
+        self._counts[pts], self._done, self._last = due - self._done, due, pts
+
+    def known(self, packet):
+        """Returns whether the packet's count is known."""
+        return self._counts[packet.pts] is not None
+
+    def requested(self, packet):
+        """Returns whether the packet's frame is requested, or may be."""
+        return self._counts[packet.pts] != 0
+
+    def pop(self, packet):
+        """Returns the packet's count, and removes the packet."""
+        return self._counts.pop(packet.pts)
+
+
+def _needed(queue, counts):
+    """Returns whether each packet of the queue must be decoded.
+
+    A frame may refer to all packets back to the closest keyframe. If the frame is shown before that
+    keyframe, it may also refer to packets before the keyframe.
+    """
+    needed = collections.deque()
+    # Timestamp of the earliest requested frame that may refer to the packet; inf if there is none.
+    earliest = counts.horizon  # packets that are not in the queue yet may be requested
+    for packet in reversed(queue):
+        if counts.requested(packet):
+            earliest = min(earliest, packet.pts)
+        needed.appendleft(earliest < math.inf)
+        if packet.is_keyframe and packet.pts <= earliest:
+            earliest = math.inf
+    return needed
 
 
 def entry_packets(film, start):

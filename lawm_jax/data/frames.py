@@ -90,15 +90,13 @@ class View:
             raise ValueError(
                 f"picture of {wide:.0f} x {height} pixels: one side is more than 8 times the other"
             )
-        mirrored = False
-        if self.seed is not None:
-            random = np.random.default_rng(self.seed)
-            mirrored = random.random() < self.flip
-            if self.area is not None:
-                square = max(1, round(wide))  # width in square pixels
-                x, y, w, h = _box(random, self.area, self.ratio, square, height)
-                box = x * width // square, y, max(1, w * width // square), h
-                return box, (self.size, self.size), mirrored
+        random = None if self.seed is None else np.random.default_rng(self.seed)
+        mirrored = random is not None and random.random() < self.flip
+        if random is not None and self.area is not None:
+            square = max(1, round(wide))  # width in square pixels
+            x, y, w, h = _box(random, self.area, self.ratio, square, height)
+            box = x * width // square, y, max(1, w * width // square), h
+            return box, (self.size, self.size), mirrored
         if (width, height, aspect) == (self.size, self.size, 1):
             scaled = width, height
         else:
@@ -118,6 +116,25 @@ class Upright(NamedTuple):
         """Returns an upright view of a picture [H, W, ...]."""
         picture = picture.swapaxes(0, 1) if self.transposed else picture
         return picture[:: -1 if self.down else 1, :: -1 if self.across else 1]
+
+    def turned(self, width, height):
+        """Returns the upright size of a stored picture, or the stored size of an upright one."""
+        return (height, width) if self.transposed else (width, height)
+
+    def stored(self, box, width, height):
+        """Finds the part of the stored picture that a box of the upright picture shows.
+
+        Args:
+          box: x, y, width and height in the upright picture.
+          width, height: size of the upright picture.
+
+        Returns:
+          x, y, width and height in the stored picture.
+        """
+        x, y, w, h = box
+        x = width - x - w if self.across else x
+        y = height - y - h if self.down else y
+        return (y, x, h, w) if self.transposed else (x, y, w, h)
 
 
 UPRIGHT = {  # by EXIF orientation
@@ -149,11 +166,15 @@ def displayed(picture):
 
 
 class Scaler:
-    """Makes the frames of one clip; not thread-safe."""
+    """Makes the frames of one clip; not thread-safe.
+
+    FFmpeg crops the stored picture to the view's box and scales it. From the result, the center
+    square is cut out, turned upright and, if the view says so, mirrored.
+    """
 
     def __init__(self, view):
         self.view = view
-        self._key = None
+        self._key = None  # what the filter graph depends on; rarely changes within a clip
 
     def frame(self, picture, aspect=1.0, upright=None):
         """Crops, scales and turns upright an `av.VideoFrame`; returns uint8 [size, size, 3] RGB.
@@ -170,41 +191,32 @@ class Scaler:
         upright = upright or displayed(picture)
         key = *shape, upright, aspect
         if key != self._key:
-            self._graph, self._corner, self._mirrored = self._plan(*shape, aspect, upright)
+            self._graph, self._square, self._mirrored = self._plan(*shape, aspect, upright)
             self._key = key
         self._graph.push(picture)
         scaled = self._graph.pull().to_ndarray()
-        (top, left), size = self._corner, self.view.size
-        square = upright.apply(scaled[top : top + size, left : left + size])
+        x, y, w, h = self._square
+        square = upright.apply(scaled[y : y + h, x : x + w])
         return square[:, ::-1] if self._mirrored else square
 
     def _plan(self, width, height, pixels, aspect, upright):
-        """Returns the filter graph, the square's corner in its output, and whether to mirror."""
-        import av
+        """Plans how to make frames of stored pictures of a size and pixel format.
 
+        The view refers to the upright picture; `upright.stored` converts its boxes.
+
+        Returns:
+          graph: filter graph that crops and scales a stored picture.
+          square: x, y, width and height of the part of its output that is shown.
+          mirrored: whether the upright square is then mirrored.
+        """
+        W, H = upright.turned(width, height)
+        aspect = 1 / aspect if upright.transposed else aspect
+        box, (wide, tall), mirrored = self.view.crop(W, H, aspect)
         size = self.view.size
-        if upright.transposed:
-            W, H, shape = height, width, 1 / aspect
-        else:
-            W, H, shape = width, height, aspect
-        (x, y, w, h), (wide, tall), mirrored = self.view.crop(W, H, shape)  # of the upright picture
-        left, top = (wide - size) // 2, (tall - size) // 2
-        if upright.across:
-            x, left = W - x - w, wide - size - left
-        if upright.down:
-            y, top = H - y - h, tall - size - top
-        if upright.transposed:
-            x, y, w, h, wide, tall, left, top = y, x, h, w, tall, wide, top, left
-        graph = av.filter.Graph()
-        graph.threads = 1
-        graph.link_nodes(
-            graph.add_buffer(width=width, height=height, format=pixels, time_base=1),
-            graph.add("crop", f"{w}:{h}:{x}:{y}:exact=1"),  # without a copy
-            graph.add("scale", f"{wide}:{tall}:flags={FLAGS}"),
-            graph.add("format", "rgb24"),
-            graph.add("buffersink"),
-        ).configure()
-        return graph, (top, left), mirrored
+        square = (wide - size) // 2, (tall - size) // 2, size, size
+        part, scaled = upright.stored(box, W, H), upright.turned(wide, tall)
+        graph = _crop_and_scale((width, height), pixels, part, scaled)
+        return graph, upright.stored(square, wide, tall), mirrored
 
     def image(self, data):
         """Returns the frame of a JPEG or PNG image, or of uint8 [H, W, 3]; see `frame`.
@@ -244,6 +256,33 @@ MAX_PIXELS = 2**26  # per picture; a header may claim more
 CHECKS = "crccheck+bitstream+buffer+explode"  # otherwise missing parts are decoded as gray
 # The most accurate swscale settings: without them most colors are up to 2 levels too dark.
 FLAGS = "bilinear+full_chroma_int+full_chroma_inp+accurate_rnd"
+
+
+def _crop_and_scale(shape, pixels, box, scaled):
+    """Builds a filter graph from `av.VideoFrame` to RGB.
+
+    Args:
+      shape: width and height of the picture.
+      pixels: name of its pixel format.
+      box: x, y, width and height of the part to scale.
+      scaled: width and height of that part after scaling.
+
+    Returns:
+      `av.filter.Graph`.
+    """
+    import av
+
+    (width, height), (x, y, w, h), (wide, tall) = shape, box, scaled
+    graph = av.filter.Graph()
+    graph.threads = 1
+    graph.link_nodes(
+        graph.add_buffer(width=width, height=height, format=pixels, time_base=1),
+        graph.add("crop", f"{w}:{h}:{x}:{y}:exact=1"),  # without a copy
+        graph.add("scale", f"{wide}:{tall}:flags={FLAGS}"),
+        graph.add("format", "rgb24"),
+        graph.add("buffersink"),
+    ).configure()
+    return graph
 
 
 def _orientation(data):

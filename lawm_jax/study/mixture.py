@@ -3,9 +3,59 @@
 Source: Garrido et al. 2026, Table S3.
 """
 
+import json
+import os
+
 import numpy as np
 
+from lawm_jax.data import paths
 from lawm_jax.evaluate import metrics, row_names, tables
+from lawm_jax.study import commands, runner
+
+
+def study(workdir, asked, only_list=False):
+    """Runs the study, or resumes it; writes its results and prints a table.
+
+    Args:
+      workdir: folder of the study, created if missing.
+      asked: commands.Settings.
+      only_list: whether to print the remaining commands instead of running them.
+
+    Raises:
+      commands.Refused: a setting is invalid.
+    """
+    workdir = os.path.abspath(paths.expand(workdir))
+    stored, runs = commands.plan(workdir, asked)
+    if only_list:
+        runner.show(stored, runs)
+        return
+    model, controller = asked.model.value, asked.controller.value
+    each = (
+        f"Each trains a world model on {(asked.steps or model.steps) * model.data.batch} clips and "
+        f"a controller on {controller.steps * controller.data.batch}, and computes "
+        f"{asked.planner['episodes']} plans."
+    )
+    with runner.claimed(workdir):
+        runner.run_all(stored, runs, each)
+        _report(runs, workdir, asked.inside)
+
+
+def _report(runs, workdir, inside):
+    """Compares all runs; writes W/mixture.json and W/mixture.png and prints a table."""
+    from lawm_jax.report import figures
+
+    cases = [dict(kind=run.kind, share=run.share, seed=run.seed) for run in runs]
+    results = map(runner.result, runs)
+    found = compare([case | result for case, result in zip(cases, results, strict=True)])
+    with open(os.path.join(workdir, "mixture.json"), "w", encoding="utf-8") as file:
+        json.dump({"inside": inside} | found, file, indent=1, allow_nan=False)
+    lines = {}
+    for row in found["rows"]:
+        lines.setdefault(row["kind"], []).append((row["share"], row["error"]))
+    bounds = {f"{k} {x['mean']:.3f}": x["mean"] for k, x in found["baselines"].items()}
+    labels = f"share of {inside} in the world model's video, %", f"planning {found['measure']}, m"
+    figures.shares(os.path.join(workdir, "mixture.png"), lines, bounds, *labels)
+    print(f"\n{table(found)}\n{workdir}/mixture.json and .png")
 
 
 def compare(runs):

@@ -28,68 +28,81 @@ from lawm_jax.train.step import make_state, train_step
 
 
 class Run:
-    """Holds a run's model, mesh, frozen parameters and jitted training step."""
+    """Holds a run's model, mesh, frozen parameters and jitted training step.
 
-    def __init__(self, config, states=False, devices=None):
-        """Builds everything, without writing files.
+    `Run.load` makes a run that trains on the devices of this machine. `Run.abstract` makes one that
+    consists of shapes, for devices that need not be attached: it can only be lowered.
+
+    Attributes:
+      mesh, model, objective, tx: what the step consists of.
+      schedule: step -> fraction of the peak learning rates.
+      accumulate: number of parts in which a batch is processed.
+      batch: shapes of the arrays of a batch that the step uses.
+      frozen: parameters that do not change: arrays, or shapes if the run is abstract.
+      like: shapes of the state, with their shardings `shardings`.
+      step: jitted function (frozen, state, batch) -> state, metrics.
+    """
+
+    @classmethod
+    def load(cls, config, states=False):
+        """Builds a run on this machine's devices and loads its frozen parameters; writes no files.
 
         Args:
           config: nested dict or ConfigDict.
           states: whether batches hold encoded states instead of video.
-          devices: devices of a topology description, to compile the step for a machine that is not
-            attached: weights are not loaded, and `frozen` holds shapes. None uses `jax.devices()`.
         """
-        self.mesh = sharding.make_mesh(**config["mesh"], devices=devices)
-        data = config["data"]
-        self.model = world_model.build(config)
+        mesh = sharding.make_mesh(**config["mesh"])
+        model, objective = world_model.build(config), objectives.named(config)
+        video, trained = _video_shape(config, mesh), None
+        if "model" in config:
+            _, trained = models.load(config["model"], config["model_step"], controller="")
+        frozen = objective.init_frozen(model, video, trained)
+        return cls(config, mesh, model, video, sharding.distribute(mesh, frozen), states)
+
+    @classmethod
+    def abstract(cls, config, devices):
+        """Builds a run of shapes, to compile the step for devices; loads no weights.
+
+        Args:
+          config: nested dict or ConfigDict.
+          devices: real devices, or those of a topology description.
+        """
+        mesh = sharding.make_mesh(**config["mesh"], devices=devices)
+        model, video = world_model.build(config), _video_shape(config, mesh)
+        frozen = jax.eval_shape(lambda: {"encoder": world_model.draw_encoder(model, video)})
+        shardings = sharding.state_sharding(mesh, frozen)
+        return cls(config, mesh, model, video, _shapes(frozen, shardings))
+
+    def __init__(self, config, mesh, model, video, frozen, states=False):
+        """Builds the step and the shapes of its arguments; used by `load` and `abstract`."""
+        self.mesh, self.model, self.frozen = mesh, model, frozen
         self.objective = objectives.named(config)
         self.tx, schedule = optim.make(config["optim"], config["steps"])
         self.schedule = jax.jit(schedule)
-        self.accumulate = config["optim"].get("accumulate", 1)
-        batch = sharding.batch_size(data, self.mesh.size)
-        if batch % (self.mesh.size * self.accumulate):
-            parts = f" x optim.accumulate={self.accumulate}" if self.accumulate > 1 else ""
-            raise ValueError(
-                f"data.batch: expected a multiple of {self.mesh.size} devices{parts}, got {batch}"
-            )
-        clip = (batch, data["frames"], data["size"], data["size"], 3)
-        video = jax.ShapeDtypeStruct(clip, jnp.uint8)
-        if devices is None:
-            trained = None
-            if "model" in config:
-                _, trained = models.load(config["model"], config["model_step"], controller="")
-            frozen = self.objective.init_frozen(self.model, video, trained)
-        else:
-            frozen = {
-                "encoder": jax.eval_shape(lambda: world_model.draw_encoder(self.model, video))
-            }
-        s = world_model.state_shape(self.model, frozen["encoder"], video)
+        self.accumulate = _accumulate(config)
+        s = world_model.state_shape(model, frozen["encoder"], video)
         cached = jax.ShapeDtypeStruct(s.shape, jnp.bfloat16)
         self.batch = {"states": cached} if states else {"video": video}
-        if U := self.objective.actions(self.model):
+        if U := self.objective.actions(model):
             B, T, *_ = s.shape
-            if T != data["frames"]:
+            if T != video.shape[1]:
                 raise ValueError(
-                    f"encoder.repeat: expected True, so that each of {data['frames']} frames is a "
+                    f"encoder.repeat: expected True, so that each of {video.shape[1]} frames is a "
                     f"time step and one action leads to the next frame, got {T} time steps"
                 )
             self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
-            self.actions = objectives.action_statistics(config)
-        if devices is None:
-            self.frozen = sharding.distribute(self.mesh, frozen)
-        else:
-            self.frozen = _shapes(frozen, sharding.state_sharding(self.mesh, frozen))
-        self.key = jax.random.key(config["seed"])
-        make = lambda key: make_state(self.model, self.tx, s, key, self.objective)  # noqa: E731
-        shapes = jax.eval_shape(make, self.key)
-        self.shardings = sharding.state_sharding(self.mesh, shapes)
-        self.make = jax.jit(make, out_shardings=self.shardings)
+            self._actions = objectives.action_statistics(config)
+        self._key = jax.random.key(config["seed"])
+        make = lambda key: make_state(model, self.tx, s, key, self.objective)  # noqa: E731
+        shapes = jax.eval_shape(make, self._key)
+        self.shardings = sharding.state_sharding(mesh, shapes)
+        self._make = jax.jit(make, out_shardings=self.shardings)
         self.like = _shapes(shapes, self.shardings)
 
         def step(frozen, state, batch):
-            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for TPU kernels
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for TPU kernels
                 return train_step(
-                    self.model, self.tx, frozen, state, batch, self.accumulate, self.objective
+                    model, self.tx, frozen, state, batch, self.accumulate, self.objective
                 )
 
         self.step = jax.jit(step, donate_argnums=1, out_shardings=(self.shardings, None))
@@ -106,7 +119,7 @@ class Run:
         Args:
           data: iterator whose first batch is measured, if the objective requires it.
         """
-        state = self.make(self.key)
+        state = self._make(self._key)
         if "actions" not in self.batch:
             return state
 
@@ -122,7 +135,7 @@ class Run:
 
         batch = self.place(next(data)) if self.objective.measures_targets else None
         standardise = jax.jit(standardise, out_shardings=self.shardings["params"])
-        return state | {"params": standardise(state["params"], self.frozen, self.actions, batch)}
+        return state | {"params": standardise(state["params"], self.frozen, self._actions, batch)}
 
     def place(self, batch):
         """Transfers the arrays of a batch that the step uses to the mesh."""
@@ -137,6 +150,23 @@ class Run:
             step = pool.submit(lowered.compile, options)
             yield
         self.step = step.result()
+
+
+def _accumulate(config):
+    return config["optim"].get("accumulate", 1)
+
+
+def _video_shape(config, mesh):
+    """Returns the shape of a batch of video; raises ValueError if the mesh does not divide it."""
+    data, parts = config["data"], _accumulate(config)
+    batch = sharding.batch_size(data, mesh.size)
+    if batch % (mesh.size * parts):
+        what = f" x optim.accumulate={parts}" if parts > 1 else ""
+        raise ValueError(
+            f"data.batch: expected a multiple of {mesh.size} devices{what}, got {batch}"
+        )
+    clip = (batch, data["frames"], data["size"], data["size"], 3)
+    return jax.ShapeDtypeStruct(clip, jnp.uint8)
 
 
 def _shapes(tree, shardings):
@@ -192,7 +222,7 @@ def fit(config, workdir):
         process_count=jax.process_count(),
         skipped=rundir.skipped(workdir),
     )
-    run = Run(config, "states" in data.shapes)
+    run = Run.load(config, "states" in data.shapes)
     for key, shape in run.batch.items():
         if data.shapes.get(key) != shape.shape[1:]:
             got = data.shapes.get(key, "none")
