@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from lawm_jax.aot import __main__ as aot
+from lawm_jax.aot import analysis, results, targets
 from lawm_jax.aot.flops import CHIPS, Chip
 from lawm_jax.train import loop, sharding
 
@@ -33,7 +33,7 @@ def result(get_config, devices):
     """What is found of the tiny config on 8 virtual devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "SMALL", 64)
-        return aot.check(tiny(get_config), devices, LAPTOP)
+        return analysis.check(tiny(get_config), devices, LAPTOP)
 
 
 def test_the_step_compiled_ahead_is_the_trainers(get_config, devices):
@@ -82,9 +82,9 @@ def test_a_step_fits_if_all_that_is_there_at_once_does(
     sizes = dict(argument=100, output=60, alias=55, temp=18, generated_code=2)  # 125 at once
     found = types.SimpleNamespace(**{f"{name}_size_in_bytes": n for name, n in sizes.items()})
     compiled(monkeypatch, lambda: types.SimpleNamespace(memory_analysis=lambda: found))
-    result = aot.check(tiny(get_config), devices, Chip(room, 1e12, 1e11, ""))
+    result = analysis.check(tiny(get_config), devices, Chip(room, 1e12, 1e11, ""))
     assert result["fits"] == fits
-    shown = aot.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
+    shown = results.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
     assert ("does not fit" in shown and "--batch-per-chip" in shown) != fits
 
 
@@ -93,9 +93,9 @@ def test_a_step_that_the_compiler_finds_no_room_for_does_not_fit(get_config, dev
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Used 20G of 15.75G hbm")
 
     compiled(monkeypatch, compile)
-    result = aot.check(tiny(get_config), devices, LAPTOP)
+    result = analysis.check(tiny(get_config), devices, LAPTOP)
     assert not result["fits"]
-    shown = aot.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
+    shown = results.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
     assert "does not fit" in shown and "20G of 15.75G" in shown
 
 
@@ -103,14 +103,14 @@ def test_the_times_are_those_of_the_work(result):
     seconds = max(result["flops"] / LAPTOP.flops, result["bytes"] / LAPTOP.bandwidth)
     assert result["seconds"] == seconds
     assert result["clips"] == 1 / seconds  # 8 clips on 8 devices
-    shown = aot.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
+    shown = results.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
     assert f"{8 / seconds:.0f} in total" in shown and "1 clips per chip" in shown
 
 
 def test_the_large_models_work_per_clip_is_the_sum_by_hand(get_config, devices):
     c = get_config("size=large")
     c.data.batch = 16
-    found = aot.estimate(loop.Run.abstract(c.to_dict(), devices), CHIPS["v5p"])
+    found = analysis.estimate(loop.Run.abstract(c.to_dict(), devices), CHIPS["v5p"])
     D, N, T = 1024, 256, 8
 
     def tower(depth, steps, seen):  # `seen` pairs of frames
@@ -142,12 +142,12 @@ def test_the_large_models_work_per_clip_is_the_sum_by_hand(get_config, devices):
 )
 def test_a_topology_that_is_none_is_refused(topology):
     with pytest.raises(ValueError, match="--topology: expected v4, v5e, .* got "):
-        aot.devices(topology)
+        targets.devices(topology)
 
 
 def test_gpus_have_no_slices():
     with pytest.raises(ValueError, match="--slices: expected 1 for GPUs, .* got 2"):
-        aot.devices("h100:2x8", 2)
+        targets.devices("h100:2x8", 2)
 
 
 @pytest.mark.parametrize("topology, extra", [("v5p:4x4x4", "tpu"), ("h100:8x8", "cuda")])
@@ -157,7 +157,7 @@ def test_a_compiler_that_is_missing_is_named(topology, extra, monkeypatch):
 
     monkeypatch.setattr(topologies, "get_topology_desc", missing)
     with pytest.raises(ValueError, match=rf"not installed.*pip install 'lawm_jax\[{extra}\]'"):
-        aot.devices(topology)
+        targets.devices(topology)
 
 
 @pytest.mark.parametrize("arg", ["controller", "labelled"])
@@ -168,7 +168,7 @@ def test_only_a_world_models_config_is_taken(arg, get_config, devices):
     else:
         del config["predictor"]
     with pytest.raises(ValueError, match="--config: expected a world model"):
-        aot.check(config, devices, LAPTOP)
+        analysis.check(config, devices, LAPTOP)
 
 
 def test_the_command_says_what_is_wrong_and_exits_with_1():
@@ -181,18 +181,18 @@ def test_the_command_says_what_is_wrong_and_exits_with_1():
 
 def test_results_are_added_to_a_file(tmp_path):
     for row in ({"a": 1}, {"a": 2}):
-        aot.add(tmp_path / "aot.json", row)
+        results.add(tmp_path / "aot.json", row)
     assert json.loads((tmp_path / "aot.json").read_text()) == [{"a": 1}, {"a": 2}]
 
 
 def test_a_chip_of_two_devices_is_divided():
-    half = aot.share(CHIPS["tpu7x"], 2)
+    half = targets.share(CHIPS["tpu7x"], 2)
     assert (half.memory, half.flops) == (96 * 2**30, 1153.5e12)
 
 
 def test_every_kind_of_a_topology_is_a_chip_with_its_source():
-    assert set(aot.TPUS) | set(aot.GPUS) == set(CHIPS)
-    assert set(aot.SPECS) == set(aot.GPUS)
+    assert set(targets.TPUS) | set(targets.GPUS) == set(CHIPS)
+    assert set(targets.SPECS) == set(targets.GPUS)
     assert all(chip.source.startswith("https://") for chip in CHIPS.values())
 
 
@@ -204,7 +204,7 @@ needs_libtpu = pytest.mark.skipif(
 @pytest.fixture
 def quiet(monkeypatch):
     """Lets several processes load libtpu, without its messages."""
-    for name, value in aot.QUIET.items():
+    for name, value in targets.QUIET.items():
         monkeypatch.setenv(name, value)
 
 
@@ -212,7 +212,7 @@ def quiet(monkeypatch):
 @needs_libtpu
 @pytest.mark.parametrize("topology, slices", [("v5p:4x4x4", 1), ("v5p:4x4x4", 2), ("v6e:16x16", 1)])
 def test_a_mesh_keeps_its_inner_axis_within_a_slice(topology, slices, quiet):
-    _, chips, found = aot.devices(topology, slices)
+    _, chips, found = targets.devices(topology, slices)
     mesh = sharding.make_mesh(fsdp=8, devices=found)
     assert mesh.devices.shape == (chips // 8, 8) and len(set(mesh.devices.flat)) == chips
     for row in mesh.devices:
@@ -230,9 +230,9 @@ def test_a_tiny_step_compiles_for_tpus_with_their_own_attention(get_config, quie
     for name in ("predictor", "inverse"):
         config[name] |= dict(width=128, heads=2, depth=2, dtype="bfloat16")
     config["mesh"] = dict(data=-1, fsdp=4)
-    kind, chips, found = aot.devices("v5e:2x4")
+    kind, chips, found = targets.devices("v5e:2x4")
     assert "tpu_custom_call" in loop.Run.abstract(config, found).lower().as_text()
-    result = aot.check(config, found, CHIPS[kind])
+    result = analysis.check(config, found, CHIPS[kind])
     assert result["fits"] and chips == 8
     assert result["memory"]["argument"] > 6 * 256 * 256 * 3  # a clip, and parameters
 
@@ -242,19 +242,19 @@ def test_a_step_fits_a_gpu_if_it_fits_jaxs_pool(total, fits, get_config, devices
     sizes = dict(argument=total, output=0, alias=0, temp=0, generated_code=0)
     found = types.SimpleNamespace(**{f"{name}_size_in_bytes": n for name, n in sizes.items()})
     compiled(monkeypatch, lambda: types.SimpleNamespace(memory_analysis=lambda: found))
-    result = aot.check(tiny(get_config), devices, Chip(800, 1e12, 1e11, ""), 0.75)
+    result = analysis.check(tiny(get_config), devices, Chip(800, 1e12, 1e11, ""), 0.75)
     assert (result["fits"], result["room"], result["hbm"]) == (fits, 600, 800)
-    shown = aot.describe(result | {"topology": "h100:8", "slices": 1, "chips": 8})
+    shown = results.describe(result | {"topology": "h100:8", "slices": 1, "chips": 8})
     assert "JAX's pool (75% of" in shown
     assert ("--config.optim.accumulate=2" in shown) != fits
 
 
 def test_the_pool_is_what_the_environment_says():
-    assert aot.pool("h100", {}) == 0.75 and aot.pool("v5p", {}) == 1
-    assert aot.pool("l4", {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".92"}) == 0.92
+    assert targets.pool("h100", {}) == 0.75 and targets.pool("v5p", {}) == 1
+    assert targets.pool("l4", {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".92"}) == 0.92
     for text in ("most", "0", "1.5", "-1", "nan"):
         with pytest.raises(ValueError, match="XLA_PYTHON_CLIENT_MEM_FRACTION: expected a number"):
-            aot.pool("a100", {"XLA_PYTHON_CLIENT_MEM_FRACTION": text})
+            targets.pool("a100", {"XLA_PYTHON_CLIENT_MEM_FRACTION": text})
 
 
 def test_work_and_time_of_a_batch_in_parts_are_those_of_the_whole(get_config, devices):
@@ -264,7 +264,7 @@ def test_work_and_time_of_a_batch_in_parts_are_those_of_the_whole(get_config, de
         config["data"]["batch"] = 32
         config["optim"]["accumulate"] = parts
         run = loop.Run.abstract(config, devices)
-        found[parts] = aot.estimate(run, LAPTOP)
+        found[parts] = analysis.estimate(run, LAPTOP)
     assert found[4]["flops"] == found[1]["flops"]
     assert found[4]["bytes"] > found[1]["bytes"]  # weights are read for every part
 
@@ -273,6 +273,6 @@ def test_work_and_time_of_a_batch_in_parts_are_those_of_the_whole(get_config, de
 def test_gpus_that_are_not_there_are_as_many_as_asked(topology):
     if importlib.util.find_spec("jax_cuda12_plugin") is None:
         pytest.skip("needs the CUDA plugin: pip install 'lawm_jax[cuda]'")
-    kind, chips, found = aot.devices(topology)
+    kind, chips, found = targets.devices(topology)
     assert (kind, chips) == (topology.partition(":")[0], len(found))
     assert chips == (64 if "x" in topology else 1)

@@ -15,7 +15,7 @@ from drawing import every, numbers, write
 from test_data import SIZE, config, same, take
 
 from lawm_jax.data import catalog, container, decode, errors, frames, pipeline, video
-from lawm_jax.ingest import shards
+from lawm_jax.ingest import plans, readers
 
 VIEW = frames.View(SIZE, SIZE)
 labelled = test_data.labelled
@@ -252,7 +252,7 @@ def test_a_bug_in_the_reader_of_episodes_ends_the_run(labelled, monkeypatch):
 
 
 def test_a_bug_or_an_outage_ends_ingest_and_a_damaged_file_does_not(films):
-    plan = shards.Plan(str(films), fps=10.0, size=SIZE, resize=SIZE, frames=8, least=4)
+    plan = plans.Plan(str(films), fps=10.0, size=SIZE, resize=SIZE, frames=8, least=4)
 
     class Source:
         def __init__(self, error):
@@ -264,7 +264,7 @@ def test_a_bug_or_an_outage_ends_ingest_and_a_damaged_file_does_not(films):
 
     def run(error):
         row = {"records": 0, "dropped": 0, "reason": None}
-        assert not list(shards.readable_parts(plan, Source(error), "a", row))
+        assert not list(readers.readable_parts(plan, Source(error), "a", row))
         return row["reason"]
 
     assert run(frames.UnreadableVideo("a", "damaged")) == "damaged"

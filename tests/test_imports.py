@@ -66,7 +66,13 @@ ALLOWED = {
     "plan.tasks": ("data.poses", "evaluate.*", "plan.search", "plan.baselines"),
     "plan.run": ("latents", "data.*", "train.*", "evaluate.*", "plan.*"),
     "plan.closed_loop": ("envs.*", "evaluate.*", "plan.search", "plan.tasks"),
-    "ingest.shards": ("data.*",),
+    "ingest.plans": ("data.*",),
+    "ingest.folder": ("data.metadata",),
+    "ingest.readers": ("data.*", "ingest.folder"),
+    "ingest.summary": ("data.records", "ingest.folder"),
+    "ingest.shards": ("data.paths", "ingest.*"),
+    "ingest.states": ("world_model", "data.records", "train.sharding"),
+    "ingest.run": ("data.*", "ingest.*"),
     "report.page": (),
     "report.figures": ("evaluate.figures",),
     "report.*": ("report.*", "evaluate.*", "plan.columns", "train.rundir"),
@@ -74,6 +80,10 @@ ALLOWED = {
     "study.runner": ("train.rundir",),
     "study.mixture": ("data.paths", "evaluate.*", "report.figures", "study.*"),
     "aot.flops": (),
+    "aot.targets": ("aot.flops",),
+    "aot.results": (),
+    "aot.analysis": ("latents", "train.*", "aot.flops"),
+    "aot.run": ("data.*", "aot.*"),
 }
 
 

@@ -16,7 +16,7 @@ from conftest import COMPUTES_MORE
 from test_data import SIZE, F, config, every, numbers, same, take, write
 
 from lawm_jax.data import catalog, mini, pipeline, records, video
-from lawm_jax.ingest import shards
+from lawm_jax.ingest import plans, shards
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLAN = dict(size=SIZE, resize=SIZE, frames=12, least=F, quality=0)
@@ -49,7 +49,7 @@ def robot(tmp_path_factory):
 
 def ingest(source, out, workers=2, **plan):
     return shards.ingest(
-        shards.Plan(f"{source}", **{**PLAN, **plan}), str(out), workers=workers, show=False
+        plans.Plan(f"{source}", **{**PLAN, **plan}), str(out), workers=workers, show=False
     )
 
 
@@ -112,7 +112,7 @@ def test_ingested_clips_are_those_of_the_source_with_their_labels(robot, tmp_pat
 def test_records_are_the_same_for_any_number_of_workers_and_machines(robot, tmp_path):
     ingest(f"mini:{robot}", tmp_path / "one", workers=1)
     ingest(f"mini:{robot}", tmp_path / "three", workers=3)
-    plan = shards.Plan(f"mini:{robot}", **PLAN)
+    plan = plans.Plan(f"mini:{robot}", **PLAN)
     assert shards.ingest(plan, str(tmp_path / "two"), part=(1, 2), show=False) is None
     with pytest.raises(ValueError, match="the ingest is incomplete"):
         pipeline.clips(config(f"records:{tmp_path}/two"))
@@ -168,7 +168,7 @@ def test_files_that_block_or_kill_their_reader_cost_themselves_only(robot, tmp_p
     for name in "train/0001.npz", "train/0002.npz":  # opening them blocks for good
         (source / name).unlink()
         os.mkfifo(source / name)
-    plan = shards.Plan(f"mini:{source}", **PLAN)
+    plan = plans.Plan(f"mini:{source}", **PLAN)
     info = shards.ingest(plan, str(tmp_path / "out"), limit=3.0, show=False)
     assert info["total_bad"] == 2
     reasons = [(row["path"][-14:], row["reason"]) for row in rows(tmp_path / "out")]

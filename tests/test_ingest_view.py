@@ -11,7 +11,7 @@ from test_data import F, config, every, write
 from test_ingest import ROOT
 
 from lawm_jax.data import pipeline
-from lawm_jax.ingest import shards
+from lawm_jax.ingest import plans, shards
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_records_show_what_raw_video_shows(films, tmp_path, size, resize):
     plan = dict(size=size, resize=resize, frames=8, least=F, holdout=0.2)
     for quality, most in (0, 0), (90, 3.0):
         out = tmp_path / f"{quality}"
-        shards.ingest(shards.Plan(str(films), quality=quality, **plan), str(out), show=False)
+        shards.ingest(plans.Plan(str(films), quality=quality, **plan), str(out), show=False)
         assert json.loads((out / "info.json").read_text())["resize"] == resize
         for raw, stored in both(films, out, quality, size=size, resize=resize):
             error = np.abs(raw.astype(int) - stored).mean()
@@ -50,7 +50,7 @@ def test_records_show_what_raw_video_shows(films, tmp_path, size, resize):
 
 def test_uncropped_records_are_cropped_as_raw_video_is(films, tmp_path, caplog):
     out, plan = tmp_path / "out", dict(size=128, frames=8, least=F, quality=0, holdout=0.2)
-    shards.ingest(shards.Plan(str(films), resize=128, **plan), str(out), show=False)
+    shards.ingest(plans.Plan(str(films), resize=128, **plan), str(out), show=False)
     far = [np.abs(a.astype(int) - b).mean() for a, b in both(films, out, 0, size=64, resize=64)]
     near = [np.abs(a.astype(int) - b).mean() for a, b in both(films, out, 0, size=64, resize=73)]
     crossed = read(films, size=64, resize=64), read(f"records:{out}", size=64, resize=73)
@@ -72,7 +72,7 @@ def test_uncropped_records_are_cropped_as_raw_video_is(films, tmp_path, caplog):
 
 
 def test_records_of_a_closer_crop_are_refused(films, tmp_path):
-    plan = shards.Plan(str(films), size=64, resize=73, frames=8, least=F, quality=0, holdout=0.2)
+    plan = plans.Plan(str(films), size=64, resize=73, frames=8, least=F, quality=0, holdout=0.2)
     shards.ingest(plan, str(tmp_path / "out"), show=False)
     with pytest.raises(ValueError, match="data.resize: .*set data.resize to 73, or .* --resize 64"):
         read(f"records:{tmp_path}/out", size=64, resize=64)
@@ -103,7 +103,7 @@ def test_records_of_a_closer_crop_are_refused(films, tmp_path):
 )
 def test_arguments_out_of_range_are_refused_before_anything_is_written(tmp_path, wrong, text):
     options = {key: wrong.pop(key) for key in ("workers", "limit", "part") if key in wrong}
-    plan = shards.Plan("nowhere", **wrong)
+    plan = plans.Plan("nowhere", **wrong)
     with pytest.raises(ValueError) as caught:
         shards.ingest(plan, str(tmp_path / "out"), **options)
     assert text in str(caught.value) and not list(tmp_path.iterdir())
@@ -158,14 +158,14 @@ def test_a_config_gives_the_view_and_is_not_contradicted(films, tmp_path, get_co
 def test_two_at_once_into_one_folder_are_refused_and_two_parts_are_not(films, tmp_path):
     code = """
 import sys, time
-from lawm_jax.ingest import shards
+from lawm_jax.ingest import folder
 out, i, n = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-with shards.claim_part(out, (i, n)):
+with folder.claim_part(out, (i, n)):
     print("locked", flush=True)
     time.sleep(60)
 """
     out = str(tmp_path / "out")
-    plan = shards.Plan(str(films), size=48, resize=48, frames=8, least=F, quality=0)
+    plan = plans.Plan(str(films), size=48, resize=48, frames=8, least=F, quality=0)
     held = subprocess.Popen(
         [sys.executable, "-c", code, out, "0", "2"], cwd=ROOT, stdout=subprocess.PIPE
     )

@@ -23,7 +23,7 @@ import test_data
 from test_data import SIZE, F, config, draw, every, numbers, take
 
 from lawm_jax.data import catalog, frames, lerobot, pipeline
-from lawm_jax.ingest import shards
+from lawm_jax.ingest import plans, shards
 
 CAMERA, STATE = "observation.images.front", "observation.state"
 LENGTHS = 20, 31, 17, 26
@@ -722,7 +722,7 @@ def test_true_times_are_followed_where_rows_and_video_agree(tmp_path):
 
 def test_checking_a_set_says_what_training_does(tmp_path):
     timed(tmp_path / "set", TWENTY, every(TWENTY, 10))
-    plan = shards.Plan(f"lerobot:{tmp_path}/set", 12.0, SIZE, SIZE, 12, 4, 0, write=False)
+    plan = plans.Plan(f"lerobot:{tmp_path}/set", 12.0, SIZE, SIZE, 12, 4, 0, write=False)
     with pytest.raises(ValueError, match="none of 2 items"):
         shards.ingest(plan, str(tmp_path / "out"), workers=1, show=False)
     lines = map(json.loads, (tmp_path / "out/report.jsonl").open())

@@ -16,7 +16,7 @@ import pytest
 from test_data import config
 
 from lawm_jax.data import catalog, frames
-from lawm_jax.ingest import shards
+from lawm_jax.ingest import plans, shards
 
 REAL = pathlib.Path(__file__).resolve().parents[2] / "shared/real"
 BRIDGE, ROBOT = REAL / "bridge_rlds/1.0.0", REAL / "lerobot_v21"
@@ -119,7 +119,7 @@ def test_a_robots_rows_have_the_frames_of_their_times_and_what_is_missing_is_nam
 
 @robot
 def test_checking_it_names_each_missing_episode_and_reads_the_rest(tmp_path):
-    plan = shards.Plan(f"lerobot:{ROBOT}", 4.0, 64, 64, 16, 4, 90, write=False)
+    plan = plans.Plan(f"lerobot:{ROBOT}", 4.0, 64, 64, 16, 4, 90, write=False)
     shards.ingest(plan, str(tmp_path / "out"), workers=1, show=False)
     report = [json.loads(line) for line in (tmp_path / "out/report.jsonl").open()]
     good = {row["path"]: row["frames"] for row in report if row["ok"]}

@@ -15,7 +15,7 @@ from drawing import every, write
 from test_data import config, same, take
 
 from lawm_jax.data import catalog, errors, frames, pipeline, reader, records
-from lawm_jax.ingest import shards
+from lawm_jax.ingest import plans, shards
 
 
 @dataclasses.dataclass
@@ -259,7 +259,7 @@ def test_clips_of_records_are_drawn_by_file_and_then_evenly_from_all_of_it():
 def test_records_and_the_videos_that_they_were_made_from_give_clips_of_each_equally_often(tmp_path):
     for name, count in ("long", 160), ("a", 12), ("b", 12), ("c", 12):
         write(tmp_path / f"{name}.mp4", every(count, 4), (32, 32))
-    plan = shards.Plan(
+    plan = plans.Plan(
         str(tmp_path), fps=4.0, size=32, resize=32, frames=8, least=4, quality=0, holdout=0.0
     )
     shards.ingest(plan, str(tmp_path / "out"), show=False)

@@ -56,7 +56,6 @@ VALIDATE = flags.DEFINE_bool(
     "validate", False, "Only check that all items can be read, and write the report."
 )
 STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure action statistics of --source.")
-CLIPS = 16  # clips per device and encoder call
 
 
 def main(argv):
@@ -66,134 +65,35 @@ def main(argv):
     if bool(VIDEOS.value) == bool(SOURCE.value):
         raise app.UsageError("expected --videos or --source, and not both")
     logging.set_verbosity(logging.WARNING)
-    from lawm_jax.data import paths, records, settings
-    from lawm_jax.ingest import shards
+    from lawm_jax.ingest import plans, run
 
-    spec = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
-    fps, size, resize = FPS.value, SIZE.value, RESIZE.value or SIZE.value * 292 // 256
-    for flag in (CONFIG, ENCODER):
-        twice = [x.name for x in (FPS, SIZE, RESIZE) if flag.value and x.present]
-        if twice:
-            raise SystemExit(f"--{twice[0]}: expected it or --{flag.name}, which sets it, got both")
-        try:
-            settings.check(flag.value or {}, per_device=True)
-        except ValueError as error:
-            raise SystemExit(f"--{flag.name}: {error}") from None
-    if CONFIG.value:
-        fps, size, resize = (CONFIG.value.data[key] for key in ("fps", "size", "resize"))
-    quality = QUALITY.value
-    if quality == -1:
-        quality = 0 if size < records.RAW_BELOW else 90
-    plan = shards.Plan(
-        source=spec,
-        fps=fps,
-        size=size,
-        resize=resize,
+    plan = plans.Plan(
+        source=f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value,
+        fps=FPS.value,
+        size=SIZE.value,
+        resize=RESIZE.value,
         frames=FRAMES.value,
-        least=min(LEAST.value, FRAMES.value),
-        quality=quality,
+        least=LEAST.value,
+        quality=QUALITY.value,
         holdout=HOLDOUT.value,
         write=not VALIDATE.value,
     )
-    part = tuple(int(n) for n in PART.value.split("/") if n.isdecimal())
-    if len(part) != 2 or "/".join(map(str, part)) != PART.value:
-        raise SystemExit(f"--part: expected i/n with 0 <= i < n, got {PART.value}")
     try:
-        shards.check(plan, WORKERS.value, LIMIT.value, part)
-    except ValueError as error:
-        raise SystemExit(f"--{error}") from None
-    if STATISTICS.value:
-        _measure(plan)
-        return
-    if not OUT.value:
-        raise SystemExit("--out: expected a folder to write to, got none")
-    out = paths.expand(OUT.value)
-    encode = None
-    if ENCODER.value:
-        plan, encode = _encoder(plan, ENCODER.value)
-    try:
-        info = shards.ingest(
-            plan, out, workers=WORKERS.value, limit=LIMIT.value, part=part, encode=encode
+        run.run(
+            plan,
+            OUT.value,
+            given=[flag.name for flag in (FPS, SIZE, RESIZE) if flag.present],
+            config=CONFIG.value,
+            encoder=ENCODER.value,
+            workers=WORKERS.value,
+            limit=LIMIT.value,
+            part=PART.value,
+            only_statistics=STATISTICS.value,
         )
+    except run.Refused as error:
+        raise SystemExit(f"--{error}") from None
     except BlockingIOError as error:
         raise SystemExit(str(error)) from None
-    if info is None:
-        print(f"{out}: part {PART.value} is done; other parts are not done yet")
-        return
-    print(_summary(out, info))
-    if plan.write and info["total_labelled"]:
-        _measure(plan._replace(source=f"records:{out}"), replace=True)
-
-
-def _summary(out, info):
-    text = (
-        f"{out}: {info['total_items'] - info['total_bad']} of {info['total_items']} items, "
-        f"{info['total_records']} records, {info['total_frames']} frames"
-    )
-    if info["total_dropped"]:
-        text += f", {info['total_dropped']} frames dropped that were too few for a record"
-    if info["total_bad"]:
-        text += f"; {info['total_bad']} items have problems, see {out}/report.jsonl"
-    return text
-
-
-def _encoder(plan, config):
-    """Returns the plan to store states, and a function that converts a shard of clips to states."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from array_record.python import array_record_module
-
-    from lawm_jax import world_model
-    from lawm_jax.data import records
-    from lawm_jax.train import sharding
-
-    data = config.data
-    model, mesh = world_model.build(config), sharding.make_mesh()
-    batch = CLIPS * mesh.size
-    per_step = 1 if model.repeat else model.encoder.tubelet
-    # If states don't depend on other frames, a record may hold many clips.
-    frames = max(plan.frames, data.frames) if model.encoder.alone else data.frames
-    at_once = max(1, batch * data.frames // frames)  # records
-    video = jax.ShapeDtypeStruct((batch, data.frames, data.size, data.size, 3), jnp.uint8)
-    params = {"encoder": world_model.init_encoder(model, video)}
-    params = jax.device_put(params, sharding.state_sharding(mesh, params))
-    encode = jax.jit(lambda params, v: world_model.encode(model, params, v).astype(jnp.bfloat16))
-
-    def convert(clips, states):
-        reader = array_record_module.ArrayRecordReader(clips)
-        writer = array_record_module.ArrayRecordWriter(states, records.OPTIONS)
-        count = reader.num_records()
-        for first in range(0, count, at_once):
-            some = reader.read(range(first, min(first + at_once, count)))
-            stored = [records.unpack(record) for record in some]
-            video = np.concatenate([record["video"] for record in stored])
-            steps = [len(record["video"]) // per_step for record in stored]
-            empty = -len(video) % (batch * data.frames)
-            video = np.pad(video, [(0, empty)] + [(0, 0)] * 3)
-            video = video.reshape(-1, batch, data.frames, *video.shape[1:])
-            placed = (sharding.place(mesh, {"video": part})["video"] for part in video)
-            s = np.concatenate([np.asarray(encode(params, part)) for part in placed])
-            s = np.split(s.reshape(-1, *s.shape[2:]), np.cumsum(steps))
-            for record, states in zip(stored, s, strict=False):
-                writer.write(records.with_states(record, states))
-        writer.close()
-
-    plan = plan._replace(
-        fps=data.fps, size=data.size, resize=data.resize, frames=frames, least=data.frames
-    )
-    return plan._replace(quality=0, encoder=config.encoder.to_dict()), convert
-
-
-def _measure(plan, replace=False):
-    """Measures the label statistics of a training source, and stores them beside the data."""
-    from lawm_jax.data import catalog, statistics
-    from lawm_jax.ingest import shards
-
-    source = shards.open_source(plan, "train")
-    folder = catalog.parse("source", plan.source).folder
-    path = statistics.write(folder, statistics.measure(source, plan.fps), replace=replace)
-    print(f"label statistics: {path}")
 
 
 if __name__ == "__main__":

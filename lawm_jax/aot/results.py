@@ -1,0 +1,69 @@
+"""Formats results for the terminal and stores them, with the versions of the compilers."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+
+
+def versions():
+    """Returns the commit and the versions of the compiler packages."""
+    found = {}
+    for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=os.path.dirname(__file__),
+        capture_output=True,
+        text=True,
+    )
+    return {"commit": commit.stdout.strip() or None, "versions": found}
+
+
+def describe(result):
+    """Formats a result for the terminal."""
+    memory, chips = result["memory"], result["chips"]
+    gib = lambda x: f"{x / 2**30:.2f} GiB"  # noqa: E731
+    room = f"the device's {gib(result['room'])}"
+    if result["room"] < result["hbm"]:
+        share = result["room"] / result["hbm"]
+        room = f"the {gib(result['room'])} of JAX's pool ({share:.0%} of {gib(result['hbm'])})"
+    lines = [
+        f"{result['topology']} x {result['slices']}: {chips} chips, mesh {result['mesh']}, batch "
+        f"{result['batch']}, {result['batch'] / chips:g} clips per chip"
+        + (f", accumulated in {result['accumulate']} parts" if result["accumulate"] > 1 else ""),
+        f"work per device and step: {result['flops'] / 1e12:.1f} TFLOP, {result['bytes'] / 1e9:.1f}"
+        f" GB, {result['intensity']:.0f} FLOP per byte; {result['model_flops'] / 1e12:.2f} TFLOP "
+        "per clip without rematerialization and the optimizer",
+    ]
+    if memory:
+        lines.append(
+            f"memory per device: arguments {gib(memory['argument'])}, temporary "
+            f"{gib(memory['temp'])}, in total {gib(memory['total'])} of {room}"
+        )
+    if result["fits"]:
+        total = result["batch"] / result["seconds"]
+        lines.append(
+            f"fits; a step takes at least {result['seconds'] * 1e3:.0f} ms (limited by "
+            f"{result['bound']}): {total / chips:.1f} clips/s per chip, {total:.0f} in total"
+        )
+    else:
+        lines.append(
+            f"does not fit into {room}: process fewer clips at once (--config.optim.accumulate="
+            f"{2 * result['accumulate']}, or a larger power of two, keeps the batch; "
+            f"--batch-per-chip does not) or increase --config.mesh.fsdp. {result.get('error', '')}"
+        )
+    return "\n".join(lines)
+
+
+def add(path, result):
+    """Appends a result to the list in a JSON file, which is created if missing."""
+    rows = []
+    if os.path.exists(path):
+        with open(path) as file:
+            rows = json.load(file)
+    with open(path, "w") as file:
+        json.dump([*rows, result], file, indent=1)

@@ -1,0 +1,114 @@
+"""Ingests a source as the command's flags ask, and prints a summary."""
+
+from lawm_jax.data import catalog, paths, records, settings, statistics
+from lawm_jax.ingest import plans, shards
+
+
+class Refused(ValueError):
+    """Signals an invalid argument of `run`; the message begins with the argument's name."""
+
+
+def run(
+    plan,
+    out,
+    *,
+    given=(),
+    config=None,
+    encoder=None,
+    workers=1,
+    limit=120.0,
+    part="0/1",
+    only_statistics=False,
+):
+    """Ingests a source, or only measures the statistics of its labels, and prints the outcome.
+
+    Args:
+      plan: `plans.Plan`; `resize` 0 and `quality` -1 stand for the defaults, see the command.
+      out: folder to write to.
+      given: names of `fps`, `size` and `resize` that were specified.
+      config: training config that sets them instead, or None.
+      encoder: training config whose encoder's states to store, or None to store frames.
+      workers, limit: as in `shards.ingest`.
+      part: "i/n", as in `shards.ingest`.
+      only_statistics: whether to only measure the statistics of the source's labels.
+
+    Raises:
+      Refused: an argument is out of range, missing, or does not match the others.
+      BlockingIOError: another process is writing the same part of `out`.
+    """
+    for name, value in (("config", config), ("encoder", encoder)):
+        if value:
+            _check_config(name, value, given)
+    plan, pair = _resolve(plan, config), _parse_part(part)
+    try:
+        plans.check(plan, workers, limit, pair)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    if only_statistics:
+        _measure(plan)
+        return
+    if not out:
+        raise Refused("out: expected a folder to write to, got none")
+    out, encode = paths.expand(out), None
+    if encoder:
+        from lawm_jax.ingest import states  # imports jax
+
+        plan, encode = states.prepare(plan, encoder)
+    info = shards.ingest(plan, out, workers=workers, limit=limit, part=pair, encode=encode)
+    if info is None:
+        print(f"{out}: part {part} is done; other parts are not done yet")
+        return
+    print(_summary(out, info))
+    if plan.write and info["total_labelled"]:
+        _measure(plan._replace(source=f"records:{out}"), replace=True)
+
+
+def _check_config(name, config, given):
+    """Rejects a config with invalid values, and arguments that it sets, too."""
+    if given:
+        raise Refused(f"{given[0]}: expected it or --{name}, which sets it, got both")
+    try:
+        settings.check(config, per_device=True)
+    except ValueError as error:
+        raise Refused(f"{name}: {error}") from error
+
+
+def _resolve(plan, config):
+    """Fills in the plan's defaults, and the view of a config."""
+    plan = plan._replace(
+        resize=plan.resize or plan.size * 292 // 256, least=min(plan.least, plan.frames)
+    )
+    if config:
+        plan = plan._replace(**{key: config.data[key] for key in ("fps", "size", "resize")})
+    if plan.quality == -1:
+        plan = plan._replace(quality=0 if plan.size < records.RAW_BELOW else 90)
+    return plan
+
+
+def _parse_part(text):
+    """Returns (i, n), from "i/n"."""
+    part = tuple(int(n) for n in text.split("/") if n.isdecimal())
+    if len(part) != 2 or "/".join(map(str, part)) != text:
+        raise Refused(f"part: expected i/n with 0 <= i < n, got {text}")
+    return part
+
+
+def _summary(out, info):
+    """Describes a complete ingest in a line."""
+    text = (
+        f"{out}: {info['total_items'] - info['total_bad']} of {info['total_items']} items, "
+        f"{info['total_records']} records, {info['total_frames']} frames"
+    )
+    if info["total_dropped"]:
+        text += f", {info['total_dropped']} frames dropped that were too few for a record"
+    if info["total_bad"]:
+        text += f"; {info['total_bad']} items have problems, see {out}/report.jsonl"
+    return text
+
+
+def _measure(plan, replace=False):
+    """Measures the label statistics of a training source, and stores them beside the data."""
+    source = plans.open_source(plan, "train")
+    folder = catalog.parse("source", plan.source).folder
+    path = statistics.write(folder, statistics.measure(source, plan.fps), replace=replace)
+    print(f"label statistics: {path}")
