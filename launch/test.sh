@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests: bash launch/test.sh [pytest arguments]
-# LAWM_EXTRAS=test,sim,torch also installs the simulators and PyTorch, without which some tests skip.
+# LAWM_EXTRAS=test,sim,torch,docs also installs the simulators, PyTorch and MkDocs, without which some
+# tests skip.
 set -euo pipefail
 export LAWM_EXTRAS=${LAWM_EXTRAS:-test}
 # shellcheck source=launch/env.sh

@@ -32,7 +32,8 @@ class WorldModel:
       inverse: inverse dynamics model, or None if latents are deterministic or labelled.
       predictor: forward model, or None if only a decoder or a controller is trained.
       latent: kind of latent action, see `latents`, or None if only a decoder is trained.
-      resize, size: short side of the resized frames and side of the center crop, in pixels.
+      resize: short side of the resized frames, in pixels.
+      size: side of the center crop, in pixels.
       merge: merges m x m neighboring tokens into one (space to depth).
       normalise: whether states and predictions pass through a LayerNorm without parameters.
       repeat: whether each frame is repeated to fill a tubelet, so that a time step is one frame.

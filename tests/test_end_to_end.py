@@ -1,4 +1,4 @@
-"""The commands of the README, on small data."""
+"""The commands of the documentation, on small data."""
 
 import json
 import os
@@ -137,8 +137,8 @@ def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
     assert merged.keys() == {"nav", "panda", "rooms"} and merged["rooms"] == merged["nav"]
 
 
-def test_the_readmes_config_mixes_sources(folder, tmp_path):
-    code = re.search(r"# mine.py.*?(?=```)", (ROOT / "README.md").read_text(), re.S)[0]
+def test_the_documented_config_mixes_sources(folder, tmp_path):
+    code = re.search(r"# mine.py.*?(?=```)", (ROOT / "docs" / "data.md").read_text(), re.S)[0]
     assert "droid:/data/droid/1.0.1" in code and "videos:/data/web" in code
     code = code.replace("droid:/data/droid/1.0.1", "mini:panda").replace("/data/web", str(folder))
     (tmp_path / "mine.py").write_text(code)
