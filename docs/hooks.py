@@ -316,10 +316,11 @@ def nano(result):
         name: {source: rows[0] for source, rows in result[name].items()}
         for name in ("content", "sampling")
     }
-    model = {
-        name: {source: by_name(rows)["noisy"] for source, rows in result[name].items()}
-        for name in ("prediction", "leakage")
+    model = {"prediction": {x: by_name(rows)["noisy"] for x, rows in result["prediction"].items()}}
+    in_states = {
+        x: [r for r in y if r["metric"] == "latent L1"] for x, y in result["leakage"].items()
     }
+    model["leakage"] = {x: by_name(rows)["noisy"] for x, rows in in_states.items()}
     cycle = {source: found["cycle"][0] for source, found in result["transfer"].items()}
     control = {source: by_name(rows) for source, rows in result["control"].items()}
     prior = {source: by_name(rows)["learned prior"] for source, rows in result["sampling"].items()}
