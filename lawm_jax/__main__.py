@@ -11,6 +11,7 @@ COMMANDS = {
     "ingest": "converts a data set to records that are fast to read",
     "study": "runs a study of many training runs",
     "aot": "compiles a training step for absent TPUs or GPUs",
+    "play": "serves a page to play the world that a model imagines",
 }
 USAGE = """usage: lawm COMMAND [FLAGS]     the same as: python -m lawm_jax.COMMAND [FLAGS]
 

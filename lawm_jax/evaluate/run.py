@@ -200,5 +200,8 @@ def _about(workdir, params, seconds):
 
 
 def _curve(workdir, folders):
-    runs = {name: figures.read_metrics(rundir.metrics(x)) for name, x in folders.items()}
-    figures.loss_curve(os.path.join(rundir.report(workdir), "loss.png"), runs)
+    """Draws the training losses; exported models have none."""
+    logs = {name: rundir.metrics(folder) for name, folder in folders.items()}
+    runs = {name: figures.read_metrics(x) for name, x in logs.items() if os.path.exists(x)}
+    if runs:
+        figures.loss_curve(os.path.join(rundir.report(workdir), "loss.png"), runs)

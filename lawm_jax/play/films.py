@@ -1,0 +1,76 @@
+"""What the tabs Transfer, Sample and Look show: films and curves computed from clips."""
+
+import numpy as np
+
+
+def transfer(world, action, scene):
+    """Applies the latent actions of one clip in the scene of another.
+
+    Args:
+      world: `World`.
+      action, scene: two `library.Clip`, encoded.
+
+    Returns:
+      Pictures of the result, a list that begins with the scene's first state.
+    """
+    start = world.start(scene.video, scene.s)
+    return [world.paint(start), *world.follow(start, action.z)[1]]
+
+
+def sample(world, clip, known, count, steps, seed):
+    """Samples futures of a clip's first state.
+
+    Every latent is drawn in the state predicted before it, from the learned prior or, without one,
+    from a Gaussian of inferred latents.
+
+    Args:
+      world: `World`.
+      clip: `library.Clip`, encoded.
+      known: [m, A], inferred latents.
+      count, steps: number of futures, and of their steps.
+      seed: int.
+
+    Returns:
+      A list of `count` lists of pictures, each beginning with the first state.
+    """
+    start, films, learned = world.start(clip.video, clip.s), [], world.model.prior is not None
+    seeds = np.random.default_rng(seed).integers(2**31, size=(count, steps))
+    drawn = None if learned else world.gaussian(seed, (count, steps, known.shape[1]), known)
+    for i in range(count):
+        states, latents, pictures = [start], [], [world.paint(start)]
+        for t in range(steps):
+            z = world.sample(int(seeds[i, t]), states[-1]) if learned else drawn[i, t]
+            latents.append(z)
+            state, picture = world.ahead(states, latents)
+            states.append(state)
+            pictures.append(picture)
+        films.append(pictures)
+    return films
+
+
+def look(world, source_axes, clip):
+    """Describes the latents of a clip.
+
+    Args:
+      world: `World`.
+      source_axes: `directions.Axes` onto which the latents are projected.
+      clip: `library.Clip`, encoded.
+
+    Returns:
+      series: [k, F-1], the latents along each axis, in standard deviations.
+      codes: [F-1] int, or None if latents are not discrete.
+      effect: [F-1], mean absolute difference between the prediction with each latent and with the
+        mean latent: the effective size of the step.
+      change: [F-1], mean absolute difference between each state and the next.
+    """
+    mean, directions = source_axes.mean, source_axes.directions
+    size = np.square(directions).sum(1)
+    series = (clip.z - mean) @ directions.T / size
+    codes = world.nearest(clip.z) if world.codes else None
+    effect = []
+    for t in range(len(clip.z)):
+        past, before = list(clip.s[: t + 1]), list(clip.z[:t])
+        with_z, without = (world.ahead(past, [*before, z])[0] for z in (clip.z[t], mean))
+        effect.append(np.abs(with_z - without).mean())
+    change = np.abs(np.diff(clip.s, axis=0)).mean((1, 2))
+    return series.T, codes, np.array(effect), change

@@ -1,0 +1,128 @@
+"""What the tab Plan shows: real actions that lead to a goal, imagined and in the simulator."""
+
+import importlib.util
+
+import jax
+import numpy as np
+
+from lawm_jax.data import catalog
+from lawm_jax.plan import closed_loop, search, tasks
+from lawm_jax.plan import run as plan_run
+
+# Few candidates reach about as well as the paper's many (README.md), in about a second. Walks, with
+# their single action, are planned as in the paper.
+OPTIONS = dict(samples=96, elites=10, iterations=6)
+SCENES = 6  # of the simulator
+NEEDS = {"panda": "mujoco", "nav": "vizdoom"}
+
+
+class Planner:
+    """Plans real actions with a `World`; each length of plan is compiled once."""
+
+    def __init__(self, world):
+        self.world, self._searches, self._scenes = world, {}, {}
+
+    def missing(self, source):
+        """Returns why a `library.Source` cannot be planned in, or ""."""
+        name = source.name
+        if name in self.world.controllers:
+            return ""
+        return (
+            f"Planning needs a controller for {name}, which maps real actions to latent actions: "
+            f"python -m lawm_jax.train --config configs/controller.py:source={name} "
+            f"--config.model=W --workdir W/controller/{name}"
+        )
+
+    def missing_simulator(self, source):
+        """Returns why a plan for a `library.Source` cannot be executed in a simulator, or ""."""
+        kind = catalog.parse(source.name, source.spec).kind
+        if kind != "mini" or source.task not in closed_loop.TASKS:
+            return (
+                f"{source.name} has no simulator; the embedded data, mini:panda and mini:nav, do."
+            )
+        if importlib.util.find_spec(NEEDS[source.task]) is None:
+            return (
+                f"The simulator of {source.name} needs {NEEDS[source.task]}: "
+                "pip install 'lawm_jax[sim]'"
+            )
+        return ""
+
+    def plan(self, source, clip, first, last, seed=0):
+        """Plans from one frame of a clip to a later one.
+
+        The planner's Gaussian is that of the source's clips, as in `tasks.gaussian`; walks repeat
+        one action, as there.
+
+        Args:
+          source, clip: `library.Source` with a controller, and one of its clips.
+          first, last: numbers of the start and goal frames.
+          seed: int.
+
+        Returns:
+          u: [H, U], the planned actions.
+          pictures: list of H + 1, the imagined start and steps; entries are None without a decoder.
+          distance: of the imagined end, and of the start, to the goal, root mean squares.
+        """
+        encode = self.world.encode
+        alone = self.world.model.encoder.alone
+        start, goal = (
+            clip.s[i] if alone else encode(clip.video[i : i + 1])[0] for i in (first, last)
+        )
+        run, mean = self._search(source, last - first)
+        key = jax.random.split(jax.random.key(seed), 1)
+        u = np.asarray(run(key, start[None], goal[None], mean[None])[0][0])
+        states, pictures = self.world.drive(source.name, start, u)
+        away = lambda s: float(np.sqrt(np.square(s - goal).mean()))  # noqa: E731
+        return u, [self.world.paint(start), *pictures], (away(states[-1]), away(start))
+
+    def act(self, source, number):
+        """Acts in the simulator towards a goal, replanning at every step.
+
+        Args:
+          source: `library.Source` with a controller and a simulator.
+          number: int, which scene.
+
+        Returns:
+          pictures: list of uint8 [H, W, 3], what the simulator showed before each step.
+          goal: uint8 [H, W, 3], the picture of the goal.
+          distances: [steps + 1], meters to the goal at the start and after each step.
+          radius: meters within which the goal counts as reached.
+
+        Raises:
+          ImportError: the simulator is missing.
+        """
+        task = closed_loop.TASKS[source.task]
+        number %= SCENES
+        if len(self._scenes.get(source.task, ())) <= number:
+            self._scenes[source.task] = closed_loop.draw_scenes(task, number + 1)
+        scene = self._scenes[source.task][number]
+        (horizon,) = plan_run.CLOSED[source.task]
+        run, mean = self._search(source, horizon)
+        see = lambda picture: self.world.encode(picture[None])  # noqa: E731
+        goal, last, pictures = see(scene.picture), mean, []
+
+        def agent(t, simulator):
+            nonlocal last
+            picture = simulator.render().copy()
+            pictures.append(picture)
+            key = jax.random.split(jax.random.key(t), 1)
+            u = np.asarray(run(key, see(picture), goal, last[None])[0][0])
+            last = np.concatenate([u[1:], mean[-1:]])[: len(mean)]
+            return u[0]
+
+        distances = closed_loop.run_episode(scene, agent, task.limit)
+        return pictures, scene.picture, distances, task.radius
+
+    def _search(self, source, steps):
+        """Returns the search for plans of `steps` steps, and the mean of its Gaussian [H, U]."""
+        model, params = self.world.controllers[source.name]
+        held = source.task is not None and plan_run.TASKS[source.task][0] == "walk"
+        mean, std = tasks.gaussian(source, steps, held)
+        key = source.name, steps
+        if key not in self._searches:
+            hold = steps if held else 1
+            limits = dict(low=mean[0] - 3 * std[0], high=mean[0] + 3 * std[0])
+            options = (tasks.WALK if held else OPTIONS) | limits
+            found = search.make_search(model, std, "cem", options, hold, self.world.window)
+            self._searches[key] = lambda *x: found(params, *x)
+        return self._searches[key], mean
