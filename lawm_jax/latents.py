@@ -2,6 +2,10 @@
 
 Each kind is a frozen dataclass in `KINDS` that holds its hyperparameters. Other modules call its
 methods and never compare names. To add a kind, write its class and a line of `KINDS`.
+
+Methods that draw random numbers take a PRNG key. `restrict` draws none: it takes the noise that the
+method `noise` drew, so that a training step can draw the noise of the whole batch and process the
+batch in parts.
 """
 
 import dataclasses
@@ -22,7 +26,7 @@ class Unconstrained:
       kind: name in configs and results.
       inferred: whether an inverse dynamics model infers the latent from states.
       labelled: whether real actions replace the latent.
-      random: whether training samples the latent, which needs a PRNG key.
+      random: whether training samples the latent, with the noise that `noise` draws.
       batchwise: whether the cost depends on the other latents of the batch.
       resets: whether `update` changes the latent's parameters after each training step.
     """
@@ -51,20 +55,24 @@ class Unconstrained:
         del key
         return {}
 
-    def restrict(self, params, h, key, others=None):
+    def noise(self, key, shape):
+        """Draws the noise of `restrict` for latents of shape [B, T, A]; None if it needs none."""
+        del key, shape
+
+    def restrict(self, params, h, noise=None, others=None):
         """Restricts the information in latents.
 
         Args:
           params: from `init`.
           h: [B, T, features], outputs of the inverse dynamics model, or real actions if labelled.
-          key: PRNG key for a random kind; None for the mean; or the noise itself, [B, T, A].
+          noise: from `noise`; None for the mean of a random kind.
           others: [B', T, A], latents of the rest of the batch, for a batchwise kind.
 
         Returns:
           z: [B, T, A] float32.
           cost: [B, T], added to the prediction error.
         """
-        del params, key, others
+        del params, noise, others
         return h, jnp.zeros(h.shape[:-1])
 
     def quantize(self, params, z):
@@ -94,8 +102,8 @@ class Deterministic(Unconstrained):
     kind: ClassVar[str] = "deterministic"
     inferred: ClassVar[bool] = False
 
-    def restrict(self, params, h, key, others=None):
-        del params, key, others
+    def restrict(self, params, h, noise=None, others=None):
+        del params, noise, others
         return jnp.zeros_like(h), jnp.zeros(h.shape[:-1])
 
     def sample(self, params, key, shape):
@@ -118,8 +126,8 @@ class Labelled(Unconstrained):
         del key
         return {"mean": jnp.zeros(self.dim), "std": jnp.ones(self.dim)}
 
-    def restrict(self, params, h, key, others=None):
-        del key, others
+    def restrict(self, params, h, noise=None, others=None):
+        del noise, others
         mean, std = (jax.lax.stop_gradient(params[name])[None, None] for name in ("mean", "std"))
         return (h - mean) / std, jnp.zeros(h.shape[:-1])
 
@@ -145,9 +153,12 @@ class Noisy(Unconstrained):
     def strength(self):
         return self.beta
 
-    def restrict(self, params, h, key, others=None):
+    def noise(self, key, shape):
+        return jax.random.normal(key, shape)
+
+    def restrict(self, params, h, noise=None, others=None):
         del params, others
-        return noisy(h, key, self.beta)
+        return noisy(h, noise, self.beta)
 
     def sample(self, params, key, shape):
         del params
@@ -174,9 +185,9 @@ class Sparse(Unconstrained):
     def strength(self):
         return self.l1
 
-    def restrict(self, params, h, key, others=None):
-        del params
-        return sparse(h, key, self.l1, others=others)
+    def restrict(self, params, h, noise=None, others=None):
+        del params, noise
+        return sparse(h, self.l1, others=others)
 
     def sample(self, params, key, shape):
         del params
@@ -230,9 +241,9 @@ class Discrete(Unconstrained):
         K = int(self.codes)
         return {"codebook": jax.random.normal(key, (K, self.dim)), "idle": jnp.zeros(K)}
 
-    def restrict(self, params, h, key, others=None):
-        del others
-        return discrete(h, key, params["codebook"])
+    def restrict(self, params, h, noise=None, others=None):
+        del noise, others
+        return discrete(h, params["codebook"])
 
     def quantize(self, params, z):
         return params["codebook"][nearest(params["codebook"], z)]
@@ -297,13 +308,13 @@ def options_of(latent):
     return options | ({"reset_after": latent.reset_after} if latent.resets else {})
 
 
-def noisy(moments, key, beta):
-    """Samples noisy latent actions and computes the cost of the information they carry.
+def noisy(moments, noise, beta):
+    """Adds noise to latent actions and computes the cost of the information they carry.
 
     Args:
       moments: [B, T, 2A], mean and log-variance of q(z_t | s_t, s_t+1), the latter clipped to
         [-10, 6].
-      key: PRNG key; None for the mean; or the noise itself, [B, T, A] from N(0, I).
+      noise: [B, T, A] from N(0, I); None for the mean.
       beta: weight of the KL divergence.
 
     Returns:
@@ -323,10 +334,8 @@ def noisy(moments, key, beta):
     mean, log_var = jnp.split(moments, 2, axis=-1)
     log_var = jnp.clip(log_var, -10, 6)
     kl = 0.5 * (jnp.square(mean) + jnp.exp(log_var) - 1 - log_var).sum(-1)
-    if key is None:
+    if noise is None:
         return mean, beta * kl
-    drawn = jnp.issubdtype(key.dtype, jnp.floating)
-    noise = key if drawn else jax.random.normal(key, mean.shape)
     return mean + jnp.exp(0.5 * log_var) * noise, beta * kl
 
 
@@ -347,14 +356,13 @@ def energy(z, l1, floor=1.0):
     return floor * short + l1 * jnp.abs(z).sum(-1)
 
 
-def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1, others=None):
+def sparse(h, l1, variance=0.1, covariance=0.001, mean=0.1, others=None):
     """Computes the cost that makes latents sparse, with statistics that prevent collapse.
 
     The statistics are over all latents of the global batch.
 
     Args:
       h: [B, T, A] with B * T at least 2.
-      key: unused.
       l1: weight of the L1 norm.
       variance, covariance, mean: V, C and M, the weights of the three statistics.
       others: [B', T, A], latents of the rest of the global batch if h is only a part of it. They
@@ -369,7 +377,6 @@ def sparse(h, key, l1, variance=0.1, covariance=0.001, mean=0.1, others=None):
     Source: Garrido et al. 2026, section 3, "Sparsity". The mean term printed there is unbounded
     below; this is the squared batch mean, which is zero for centered latents, the stated aim.
     """
-    del key
     A = h.shape[-1]
     flat = h.reshape(-1, A)
     if others is not None:
@@ -396,12 +403,11 @@ def nearest(codebook, h):
     return jnp.argmin(distance, axis=-1).astype(jnp.int32).reshape(h.shape[:-1])
 
 
-def discrete(h, key, codebook, commitment=0.25):
+def discrete(h, codebook, commitment=0.25):
     """Replaces each latent with its nearest code, with straight-through gradients.
 
     Args:
       h: [B, T, A].
-      key: unused.
       codebook: [K, A].
       commitment: weight of the term that moves a latent towards its code.
 
@@ -411,7 +417,6 @@ def discrete(h, key, codebook, commitment=0.25):
 
     Source: Garrido et al. 2026, section 3, "Discretisation"; van den Oord et al. 2017.
     """
-    del key
     stop = jax.lax.stop_gradient
     code = codebook[nearest(stop(codebook), stop(h))]
     cost = jnp.square(stop(h) - code) + commitment * jnp.square(h - stop(code))

@@ -375,8 +375,14 @@ def _inverse_features(model, params, s):
 
 
 def _restrict(model, params, h, key, others=None):
-    """Limits the information in latents: h [B, T, features] -> z [B, T, A], cost [B, T]."""
-    return model.latent.restrict(params.get("latent"), h, key, others)
+    """Limits the information in latents: h [B, T, features] -> z [B, T, A], cost [B, T].
+
+    `key` is a PRNG key, the noise that was drawn with one, or None.
+    """
+    noise = key
+    if key is not None and not jnp.issubdtype(key.dtype, jnp.floating):
+        noise = model.latent.noise(key, (*h.shape[:-1], model.latent.dim))
+    return model.latent.restrict(params.get("latent"), h, noise, others)
 
 
 def infer_actions(model, params, s, key=None):

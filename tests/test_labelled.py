@@ -74,7 +74,7 @@ def test_its_latents_are_the_standardised_actions(labelled):
     u, s = batch["actions"], batch["states"][:, :-1]
     z = map_actions(model, params, u, s)
     np.testing.assert_allclose(z, (u - MEAN) / STD, rtol=1e-5, atol=1e-5)
-    same, cost = model.latent.restrict(params["latent"], jnp.array(u), None)
+    same, cost = model.latent.restrict(params["latent"], jnp.array(u))
     np.testing.assert_allclose(same, z, rtol=1e-6)
     assert cost.shape == (3, 2) and not cost.any()
 

@@ -43,7 +43,7 @@ def test_each_statistic_of_the_sparse_latent_equals_numpy(term):
     mix = draw((4, 4), 3)
     h = draw((4, 6, 4)) @ mix * spread + np.float32([0.5, -1, 0, 2])
     weights = dict(variance=0.0, covariance=0.0, mean=0.0) | {term: 1.0}
-    z, cost = latents.sparse(jnp.array(h), None, 0.0, **weights)
+    z, cost = latents.sparse(jnp.array(h), 0.0, **weights)
     energy = np.clip(2 - (h.astype(np.float64) ** 2).sum(-1), 0, None)
     expected = dict(zip(("variance", "covariance", "mean"), sparse_terms(h), strict=True))[term]
     assert expected > 1e-2
@@ -56,17 +56,17 @@ def test_the_sparse_cost_adds_its_terms_with_the_papers_weights():
     variance, covariance, mean = sparse_terms(h)
     energy = np.clip(8**0.5 - (h**2).sum(-1), 0, None) + 0.04 * np.abs(h).sum(-1)
     expected = energy + 0.1 * variance + 0.001 * covariance + 0.1 * mean
-    np.testing.assert_allclose(latents.sparse(jnp.array(h), None, 0.04)[1], expected, rtol=1e-5)
+    np.testing.assert_allclose(latents.sparse(jnp.array(h), 0.04)[1], expected, rtol=1e-5)
 
 
 def test_a_collapsed_sparse_batch_has_a_finite_gradient():
-    grad = jax.grad(lambda h: latents.sparse(h, None, 0.1)[1].sum())(jnp.zeros((2, 3, 4)))
+    grad = jax.grad(lambda h: latents.sparse(h, 0.1)[1].sum())(jnp.zeros((2, 3, 4)))
     assert np.isfinite(grad).all()
 
 
 def test_the_sparse_mean_term_pulls_latents_to_the_centre():
     h = jnp.full((2, 3, 4), 5.0)
-    cost = lambda h: latents.sparse(h, None, 0.0, variance=0, covariance=0)[1].mean()  # noqa: E731
+    cost = lambda h: latents.sparse(h, 0.0, variance=0, covariance=0)[1].mean()  # noqa: E731
     np.testing.assert_allclose(jax.grad(cost)(h).sum((0, 1)), 0.1 * 2 * 5 / 4, rtol=1e-5)
 
 
@@ -77,29 +77,30 @@ def test_the_noisy_cost_is_the_kl_divergence_of_torch():
     q = torch.distributions.Normal(mean, (0.5 * log_var).exp())
     p = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
     expected = 0.3 * torch.distributions.kl_divergence(q, p).sum(-1).numpy()
-    for key in (None, jax.random.key(0)):
-        np.testing.assert_allclose(latents.noisy(moments, key, 0.3)[1], expected, rtol=1e-5)
+    for noise in (None, jax.random.normal(jax.random.key(0), (2, 3, 4))):
+        np.testing.assert_allclose(latents.noisy(moments, noise, 0.3)[1], expected, rtol=1e-5)
 
 
 def test_noisy_latents_are_drawn_with_the_given_moments():
     mean, log_var = np.float32([[1.0, -2.0]]), np.float32([[-1.0, 1.0]])
     moments = jnp.tile(np.concatenate([mean, log_var], -1)[None], (20_000, 1, 1))
-    z = np.asarray(latents.noisy(moments, jax.random.key(0), 1.0)[0])[:, 0]
+    noise = latents.Noisy(2, 1.0).noise(jax.random.key(0), (20_000, 1, 2))
+    z = np.asarray(latents.noisy(moments, noise, 1.0)[0])[:, 0]
     std = np.exp(0.5 * log_var[0])
     np.testing.assert_allclose(z.mean(0), mean[0], atol=4 * std.max() / 20_000**0.5)
     np.testing.assert_allclose(z.std(0), std, rtol=4 / 40_000**0.5)
     assert abs(np.corrcoef(z.T)[0, 1]) < 0.03
 
 
-def test_noisy_latents_without_a_key_are_their_mean():
+def test_noisy_latents_without_noise_are_their_mean():
     moments = draw((2, 3, 8))
     np.testing.assert_array_equal(latents.noisy(moments, None, 1.0)[0], moments[..., :4])
 
 
 def test_a_noisy_latents_gradient_passes_through_the_sample():
-    moments, key = jnp.array(draw((2, 3, 8))), jax.random.key(0)
-    z = latents.noisy(moments, key, 1.0)[0]
-    grad = jax.grad(lambda m: latents.noisy(m, key, 1.0)[0].sum())(moments)
+    moments, noise = jnp.array(draw((2, 3, 8))), jax.random.normal(jax.random.key(0), (2, 3, 4))
+    z = latents.noisy(moments, noise, 1.0)[0]
+    grad = jax.grad(lambda m: latents.noisy(m, noise, 1.0)[0].sum())(moments)
     np.testing.assert_array_equal(grad[..., :4], 1.0)  # z = mean + exp(log_var / 2) noise
     np.testing.assert_allclose(grad[..., 4:], 0.5 * (z - moments[..., :4]), rtol=1e-5, atol=1e-6)
 
@@ -119,14 +120,14 @@ def test_the_nearest_code_is_that_of_a_brute_force_search():
     codebook, h = draw((9, 4)), draw((3, 5, 4), 1)
     distance = ((h[..., None, :] - codebook) ** 2).sum(-1)
     np.testing.assert_array_equal(latents.nearest(codebook, h), distance.argmin(-1))
-    z, _ = latents.discrete(jnp.array(h), None, jnp.array(codebook))
+    z, _ = latents.discrete(jnp.array(h), jnp.array(codebook))
     np.testing.assert_allclose(z, codebook[distance.argmin(-1)], atol=1e-6)
     assert len(np.unique(distance.argmin(-1))) > 3
 
 
 def test_the_straight_through_gradient_is_exactly_the_identity():
     codebook, h, w = (jnp.array(draw(s, i)) for i, s in enumerate([(9, 4), (3, 5, 4), (3, 5, 4)]))
-    grad = jax.grad(lambda h, c: (w * latents.discrete(h, None, c)[0]).sum(), argnums=(0, 1))
+    grad = jax.grad(lambda h, c: (w * latents.discrete(h, c)[0]).sum(), argnums=(0, 1))
     to_h, to_codebook = grad(h, codebook)
     np.testing.assert_array_equal(to_h, w)
     np.testing.assert_array_equal(to_codebook, 0)
@@ -136,7 +137,7 @@ def test_the_discrete_cost_and_its_gradients_equal_the_closed_form():
     codebook, h = draw((6, 4)), draw((3, 5, 4), 1)
     choice = ((h[..., None, :] - codebook) ** 2).sum(-1).argmin(-1)
     gap = h - codebook[choice]
-    cost = lambda h, c: latents.discrete(h, None, c, commitment=0.25)[1]  # noqa: E731
+    cost = lambda h, c: latents.discrete(h, c, commitment=0.25)[1]  # noqa: E731
     np.testing.assert_allclose(cost(h, codebook), 1.25 * (gap**2).mean(-1), rtol=1e-5)
     to_h, to_codebook = jax.grad(lambda *args: cost(*args).sum(), argnums=(0, 1))(
         jnp.array(h), jnp.array(codebook)
@@ -149,10 +150,10 @@ def test_the_discrete_cost_and_its_gradients_equal_the_closed_form():
 
 def test_an_unconstrained_latent_is_free_and_a_deterministic_one_is_zero():
     h = jnp.array(draw((2, 3, 4)))
-    z, cost = latents.Unconstrained(4).restrict({}, h, None)
+    z, cost = latents.Unconstrained(4).restrict({}, h)
     np.testing.assert_array_equal(z, h)
     np.testing.assert_array_equal(cost, np.zeros((2, 3)))
-    z, cost = latents.Deterministic(4).restrict({}, h, None)
+    z, cost = latents.Deterministic(4).restrict({}, h)
     np.testing.assert_array_equal(z, np.zeros((2, 3, 4)))
     np.testing.assert_array_equal(cost, np.zeros((2, 3)))
 
@@ -178,7 +179,7 @@ def test_a_new_kind_is_a_class_and_a_line(get_config, monkeypatch):
     class Half(latents.Unconstrained):
         kind = "half"
 
-        def restrict(self, params, h, key, others=None):
+        def restrict(self, params, h, noise=None, others=None):
             return h / 2, jnp.full(h.shape[:-1], 0.125)
 
         def sample(self, params, key, shape):
@@ -230,7 +231,7 @@ def codes_in_use(reset_after):
         codebook, idle = carry
         data, reset = jax.random.split(key)
         h = 4 + jax.random.normal(data, (4, 16, 8))
-        grad = jax.grad(lambda c: latents.discrete(h, None, c)[1].sum())(codebook)
+        grad = jax.grad(lambda c: latents.discrete(h, c)[1].sum())(codebook)
         codebook = codebook - 0.05 * grad
         return latents.reset_codes(codebook, idle, h, reset, reset_after), None
 

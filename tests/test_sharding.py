@@ -190,7 +190,7 @@ def test_a_decoders_part_takes_the_frames_that_the_whole_batch_takes(monkeypatch
 
 def test_sparse_statistics_of_parts_have_the_gradient_of_the_whole():
     h = np.random.default_rng(0).normal(size=(8, 3, 4)).astype(np.float32)
-    cost = lambda h, rest=None: latents.sparse(h, None, 0.01, others=rest)[1].mean()  # noqa: E731
+    cost = lambda h, rest=None: latents.sparse(h, 0.01, others=rest)[1].mean()  # noqa: E731
     whole, slope_of = jax.jit(jax.grad(cost))(h), jax.jit(jax.value_and_grad(cost))
     values = []
     for i in (0, 2, 4, 6):  # of each part the mean over four parts takes a quarter

@@ -63,14 +63,12 @@ class WorldModel:
 
     def noise(self, model, batch, key):
         """Samples the random numbers of the loss, [B, ...] with a row per clip, or None."""
-        if not model.latent.random:
-            return None
         if "states" in batch:
             B, T = batch["states"].shape[:2]
         else:
             B, F = batch["video"].shape[:2]
             T = F if model.repeat else F // model.encoder.tubelet
-        return jax.random.normal(key, (B, T - 1, model.latent.dim))
+        return model.latent.noise(key, (B, T - 1, model.latent.dim))
 
     def inputs(self, model, frozen, batch):
         """Computes the inputs of the loss that do not depend on the trained parameters."""
