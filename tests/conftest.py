@@ -85,13 +85,45 @@ def one_device(all_devices):
         yield
 
 
-@pytest.fixture(scope="session")
-def get_config():
-    """Returns configs/lawm.py's get_config."""
-    spec = importlib.util.spec_from_file_location("lawm_config", ROOT / "configs" / "lawm.py")
+def load_config(name):
+    """Returns the get_config of configs/NAME.py."""
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{name}_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config
+
+
+@pytest.fixture(scope="session")
+def get_config():
+    """Returns configs/lawm.py's get_config."""
+    return load_config("lawm")
+
+
+@pytest.fixture(scope="session")
+def controller_config():
+    """Returns configs/controller.py's get_config."""
+    return load_config("controller")
+
+
+@pytest.fixture(scope="session")
+def decoder_config():
+    """Returns configs/decoder.py's get_config."""
+    return load_config("decoder")
+
+
+@pytest.fixture(scope="session")
+def labelled_config():
+    """Returns configs/labelled.py's get_config."""
+    return load_config("labelled")
+
+
+@pytest.fixture
+def no_pause(monkeypatch):
+    """Lets failed reads be retried at once."""
+    from lawm_jax.data import errors
+
+    monkeypatch.setattr(errors, "PAUSES", (0.0,) * 4)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import os
 import pathlib
@@ -30,16 +29,6 @@ map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 predict = jax.jit(lawm.predict, static_argnums=0)
 CONTROLLER = objectives.OBJECTIVES["controller"]
 SHORT = {"steps": 6, "log_every": 1, "checkpoint_every": 3}
-
-
-@pytest.fixture(scope="module")
-def controller_config():
-    """Returns configs/controller.py's get_config."""
-    path = ROOT / "configs" / "controller.py"
-    spec = importlib.util.spec_from_file_location("controller_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config
 
 
 def controller(kind, features=5, actions=3):

@@ -149,19 +149,6 @@ def test_the_embedded_decoder_beats_the_mean_picture_and_looks_better_than_a_thu
     assert far(np.float32(painted)) < 0.7 * far(true)
 
 
-@pytest.fixture(scope="module")
-def decoder_config():
-    """Returns configs/decoder.py's get_config."""
-    import importlib.util
-    import pathlib
-
-    path = pathlib.Path(__file__).parents[1] / "configs" / "decoder.py"
-    spec = importlib.util.spec_from_file_location("decoder_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config
-
-
 @pytest.mark.parametrize("size", ["tiny", "nano", "large"])
 def test_the_decoders_configs_build(size, decoder_config):
     settings = decoder_config(f"size={size}")

@@ -19,11 +19,7 @@ from lawm_jax.ingest import plans, readers
 
 VIEW = frames.View(SIZE, SIZE)
 labelled = test_data.labelled
-
-
-@pytest.fixture(autouse=True)
-def no_pause(monkeypatch):
-    monkeypatch.setattr(errors, "PAUSES", (0.0,) * 4)
+pytestmark = pytest.mark.usefixtures("no_pause")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import importlib.util
 import json
 import pathlib
 
@@ -34,16 +33,6 @@ MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
 map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 predict = jax.jit(lawm.predict, static_argnums=0)
 MEAN, STD = np.float32([1.0, -2.0]), np.float32([0.1, 3.0])
-
-
-@pytest.fixture(scope="module")
-def labelled_config():
-    """Returns configs/labelled.py's get_config."""
-    path = ROOT / "configs" / "labelled.py"
-    spec = importlib.util.spec_from_file_location("labelled_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config
 
 
 @pytest.fixture(scope="module")

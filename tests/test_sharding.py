@@ -1,7 +1,6 @@
 """The mesh, the rule that shards arrays, and training that is the same on 1 and on 8 devices."""
 
 import functools
-import importlib.util
 
 import conftest
 import jax
@@ -23,15 +22,6 @@ def make_run(config, devices):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "devices", lambda *_: devices)
         return loop.Run.load(config.to_dict())
-
-
-def other_config(file, arg):
-    """Returns the config of another file in configs/."""
-    path = conftest.ROOT / "configs" / f"{file}.py"
-    spec = importlib.util.spec_from_file_location(f"{file}_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(arg)
 
 
 def train(run, config, state, steps=3):
@@ -163,8 +153,8 @@ def test_means_over_parts_are_those_of_the_whole_batch():
     np.testing.assert_allclose(slope, 2 * w * np.square(x).mean(0) / 3, rtol=1e-6)
 
 
-def test_a_decoders_part_takes_the_frames_that_the_whole_batch_takes(monkeypatch):
-    config = other_config("decoder", "size=tiny")
+def test_a_decoders_part_takes_the_frames_that_the_whole_batch_takes(monkeypatch, decoder_config):
+    config = decoder_config("size=tiny")
     config.data.update(size=32, resize=32)
     config.decoder.update(weight=1.0, frames=1)
     model = world_model.build(config)
@@ -215,7 +205,7 @@ def test_each_device_keeps_its_own_clips_of_every_part(devices):
 )
 def test_the_sizes_for_accelerators_lower_on_any_number_of_devices(name, count, devices):
     file, arg = name.split()
-    config = other_config(file, arg).to_dict()
+    config = conftest.load_config(file)(arg).to_dict()
     if "batch_per_device" in config["data"]:
         config["data"]["batch_per_device"] = 1
     if file == "lawm":  # their depth costs time alone

@@ -14,7 +14,7 @@ import scipy.stats
 from drawing import every, write
 from test_data import config, same, take
 
-from lawm_jax.data import catalog, errors, frames, pipeline, reader, records
+from lawm_jax.data import catalog, frames, pipeline, reader, records
 from lawm_jax.ingest import plans, shards
 
 
@@ -162,11 +162,6 @@ def test_an_error_of_the_code_ends_the_run(numbers, kind):
     source.clip = clip
     with pytest.raises(kind, match="a bug"):
         take(pipeline.clips(numbers({"web": 1.0}, web=source)), 10)
-
-
-@pytest.fixture
-def no_pause(monkeypatch):
-    monkeypatch.setattr(errors, "PAUSES", (0.0,) * 4)
 
 
 def test_what_the_system_fails_to_give_for_now_changes_nothing(numbers, no_pause, tmp_path):
