@@ -339,7 +339,7 @@ def test_loading_leaves_a_checkpoint_alone_that_is_being_written(straight, tmp_p
 
 
 def test_loading_where_there_is_no_run_is_an_error_and_makes_nothing(straight, tmp_path):
-    with pytest.raises(FileNotFoundError, match="config.json: not found"):
+    with pytest.raises(FileNotFoundError, match="not found; expected a run.s folder, nano, or"):
         lawm.load(tmp_path / "nowhere")
     shutil.copy(straight["workdir"] / "config.json", tmp_path)
     with pytest.raises(FileNotFoundError, match="no checkpoint found"):
