@@ -380,7 +380,7 @@ def test_a_controller_needs_a_model_with_latents_to_infer(
     )
     with pytest.raises(ValueError, match="expected --config.model=FOLDER"):
         complete()
-    with pytest.raises(FileNotFoundError, match="not found; expected a run.s folder, nano, or"):
+    with pytest.raises(FileNotFoundError, match="expected the folder of a training run"):
         complete(model=str(tmp_path))
     text = get_config("size=tiny,latent=deterministic").to_json_best_effort()
     rundir.write_config(str(tmp_path), text)
