@@ -2,7 +2,7 @@
 
 import conftest
 import pytest
-from test_sharding import other_config
+from conftest import load_config
 
 from lawm_jax.data import pipeline, settings
 from lawm_jax.train import loop
@@ -67,11 +67,11 @@ def test_every_config_that_ships_is_in_range(size, get_config):
         settings.check(get_config(f"size={size},latent={kind}"), per_device=True)
     if size in ("tiny", "nano", "large"):
         for file in ("decoder", "controller"):
-            settings.check(other_config(file, f"size={size}"))
+            settings.check(load_config(file)(f"size={size}"))
 
 
 def test_every_number_of_every_config_has_a_range(get_config):
-    configs = [get_config("size=base"), other_config("decoder", ""), other_config("controller", "")]
+    configs = [get_config("size=base"), load_config("decoder")(), load_config("controller")()]
     known = {
         **settings.WHOLE,
         **settings.NUMBERS,
