@@ -111,11 +111,12 @@ def test_a_panda_episode_simulated_anew_is_the_embedded_one(split, index, panda,
     with np.load(path.with_suffix(".npz")) as arrays:
         video, states, _ = policies.panda_episode(int(arrays["seed"]))
         # Contacts of other versions of MuJoCo differ by tenths of a millimetre, which the policy,
-        # aiming at objects, makes larger with every step: of these the start is compared.
+        # aiming at objects, makes larger with every step: of these the start is compared. Those of
+        # the same version differ by hundredths from one kind of CPU to another.
         count = 64 if importlib.metadata.version("mujoco").startswith("4.0.") else 1
         moved = policies.displacements(states)[: count - 1]
-        np.testing.assert_allclose(states[:count], arrays["state"][:count], atol=1e-6)
-        np.testing.assert_allclose(moved, arrays["actions"][: count - 1], atol=1e-6)
+        np.testing.assert_allclose(states[:count], arrays["state"][:count], atol=5e-4)
+        np.testing.assert_allclose(moved, arrays["actions"][: count - 1], atol=5e-4)
     # H.264 alone costs this much: the embedded frames are no further from the simulated ones.
     policies.write_video(tmp_path / "anew.mp4", video, policies.SETS["panda"][2])
     least = psnr(video[:count], decoded(tmp_path / "anew.mp4")[:count])

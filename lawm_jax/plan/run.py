@@ -52,7 +52,8 @@ def plan(
     """Plans real actions with a trained model, prints a table and writes the results as JSON.
 
     Args:
-      workdir: folder of a world model with a controller, or of a labeled model.
+      workdir: folder of a world model with a controller, or of a labeled model; or another model,
+        see `exported.working_copy`.
       task: a key of `TASKS`.
       data: "TASK=SOURCE", if the run's config lacks the data source.
       controller: folder, or name within WORKDIR/controller; None for the data source's controller.
@@ -71,13 +72,17 @@ def plan(
     Raises:
       Refused: an argument does not match the others or the run.
     """
-    begin, workdir = time.monotonic(), exported.working_copy(workdir)
+    begin = time.monotonic()
     if closed_loop and task not in CLOSED:
         raise Refused(
             f"closed-loop: expected --task {' or '.join(CLOSED)}, which have a simulator, got "
             f"{task}"
         )
     _check_samples(task, planner, samples)
+    try:
+        workdir = exported.working_copy(workdir)
+    except FileNotFoundError as error:
+        raise Refused(f"workdir: {error}") from error
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
     spec = _source(config, task, data)
     loaded, found, windows = _models(workdir, config, task, spec, controller)
