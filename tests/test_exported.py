@@ -179,6 +179,24 @@ def test_a_model_that_is_nowhere_is_an_error_that_says_where_models_are(
         lawm.load(name)
 
 
+@pytest.mark.parametrize("source, most", [("panda", 0.80), ("nav", 0.85)])
+def test_the_model_that_ships_predicts_held_out_clips(source, most, get_config):
+    config = get_config("size=nano")
+    config.data.videos = f"mini:{source}"
+    model, params = lawm.load("nano", controller=source, prior=True)
+    assert {"predictor", "inverse", "decoder", "controller", "prior"} <= params.keys()
+    encode, infer, predict = (
+        jax.jit(f, static_argnums=0) for f in (lawm.encode, lawm.infer_actions, lawm.predict)
+    )
+    errors = []
+    for _, batch in zip(range(4), lawm.clips(config, "test"), strict=False):
+        s = encode(model, params, batch["video"])
+        ahead = predict(model, params, s[:, :-1], infer(model, params, s)[0])
+        errors.append([np.abs(x - s[:, 1:]).mean() for x in (ahead, s[:, :-1])])
+    ours, copying = np.mean(errors, 0)
+    assert ours < most * copying
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """Stands in for the Hugging Face Hub: creates repositories, takes commits, gives files."""
 

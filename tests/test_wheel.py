@@ -58,13 +58,14 @@ def test_the_wheel_brings_configs_and_data(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"lawm_jax/configs/{name}" for name in CONFIGS} <= names
     assert {"lawm_jax/assets/lawm_mini/panda/test/0000.mp4", "lawm_jax/report/style.css"} <= names
+    assert {"lawm_jax/assets/nano/model.safetensors", "lawm_jax/play/page.html"} <= names
     assert not [name for name in names if name.startswith(("configs/", "tests/", "benchmarks/"))]
 
 
 def test_help_is_a_screen_and_names_every_command(lawm):
     text = lawm("--help")
     assert len(text.splitlines()) <= 24 and max(map(len, text.splitlines())) <= 80
-    for name in ("train", "evaluate", "plan", "report", "ingest", "study", "aot"):
+    for name in ("train", "evaluate", "plan", "report", "ingest", "study", "aot", "play"):
         assert f"\n  {name} " in text
 
 
