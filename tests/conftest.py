@@ -6,6 +6,7 @@ between runs. All of it as environment variables, so that subprocesses of tests 
 have one device.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import importlib.util
@@ -37,6 +38,10 @@ os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "lawm_jax" / "tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# PyTorch with CUDA imports triton, which crashes once the simulators' Mesa has loaded its LLVM.
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
