@@ -308,8 +308,11 @@ def test_a_model_of_the_hub_is_copied_before_results_are_written(folder, tmp_pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(exported.SHIPPED, "small", pathlib.Path(folder))
     assert exported.find("small") == str(folder)
-    assert exported.working_copy("small") == "small"
+    copy = str(tmp_path / "small")
+    assert exported.working_copy("small") == copy
     assert (tmp_path / "small" / "controller" / "nav" / "model.safetensors").exists()
-    (tmp_path / "small" / "config.json").touch()
-    assert exported.working_copy("small") == "small", "the copy is used again"
+    (tmp_path / "small" / "README.md").write_text("Mine.")
+    assert exported.working_copy("small") == copy, "the copy is used again"
+    assert (tmp_path / "small" / "README.md").read_text() == "Mine."
+    assert exported.find("small") == str(folder), "a folder never takes a shipped model's place"
     assert exported.working_copy(str(folder)) == str(folder)

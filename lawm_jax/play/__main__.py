@@ -11,6 +11,8 @@ The page is served on this machine alone (localhost) and needs no network. Requi
 pip install 'lawm_jax[play]'. In a notebook: `lawm_jax.play.notebook.inline(W)`.
 """
 
+import socket
+
 from absl import app, flags, logging
 
 WORKDIR = flags.DEFINE_string(
@@ -36,6 +38,14 @@ def main(argv):
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise app.UsageError(f"{error}; the page requires: pip install 'lawm_jax[play]'") from error
+    with socket.socket() as one:  # else the page of another server would be opened
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", PORT.value))
+        except OSError as error:
+            raise app.UsageError(
+                f"--port: expected a free port, got {PORT.value}: {error}"
+            ) from error
     from lawm_jax.train import cpu
 
     cpu.keep_memory()

@@ -85,18 +85,18 @@ def find(name):
     """Returns the folder of a model.
 
     Args:
-      name: a folder; or the name of a model that ships with the package (`SHIPPED`); or
-        "ORGANIZATION/NAME" on the Hugging Face Hub, which is downloaded once. If several fit, the
-        first in this order.
+      name: the name of a model that ships with the package (`SHIPPED`; a folder of that name is
+        ./NAME); or a folder; or "ORGANIZATION/NAME" on the Hugging Face Hub, which is downloaded
+        once. If several fit, the first in this order.
 
     Raises:
       FileNotFoundError: it is none of these, or there is no network.
     """
+    if name in SHIPPED:
+        return str(SHIPPED[name])
     folder = paths.expand(name)
     if os.path.isdir(folder):
         return folder
-    if name in SHIPPED:
-        return str(SHIPPED[name])
     text = f"expected a run's folder, {' or '.join(SHIPPED)}, or ORGANIZATION/NAME on the Hugging "
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
         raise FileNotFoundError(f"{folder}: not found; {text}Face Hub")
@@ -115,13 +115,13 @@ def working_copy(workdir):
     A model that ships with the package or is on the Hub is copied to ./NAME first.
 
     Args:
-      workdir: as in `find`.
+      workdir: as in `find`, but an existing folder comes first.
     """
     folder = paths.expand(workdir)
     if os.path.isdir(folder):
-        return folder
-    found, copy = find(workdir), os.path.basename(str(workdir))
+        return os.path.abspath(folder) if workdir in SHIPPED else folder
+    found, copy = find(workdir), os.path.abspath(os.path.basename(str(workdir)))
     if not os.path.isdir(copy):
         shutil.copytree(found, copy)
-        print(f"{workdir}: copied to {os.path.abspath(copy)}, which also receives the results")
+        print(f"{workdir}: copied to {copy}, which also receives the results")
     return copy
