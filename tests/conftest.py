@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -129,6 +130,28 @@ def no_pause(monkeypatch):
     from lawm_jax.data import errors
 
     monkeypatch.setattr(errors, "PAUSES", (0.0,) * 4)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """Chromium without a window, which logs what it asks of the network."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("needs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("profile")
+    flags = "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"
+    for flag in (*flags, f"--user-data-dir={profile}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(driver)
+    browser = webdriver.Chrome(options=options, service=service)
+    browser.set_script_timeout(20)
+    yield browser
+    browser.quit()
 
 
 @pytest.fixture(scope="session")

@@ -494,28 +494,6 @@ def test_no_value_of_a_damaged_row_ends_the_report():
                 assert "<table" in sections.tables("panda", lay_out(damaged)), (key, value)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Chromium without a window, which logs what it asks of the network."""
-    webdriver = pytest.importorskip("selenium.webdriver")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
-    flags = "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"
-    for flag in (*flags, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(driver)
-    browser = webdriver.Chrome(options=options, service=service)
-    browser.set_script_timeout(20)
-    yield browser
-    browser.quit()
-
-
 PLAY = """
 const done = arguments[0], films = [...document.querySelectorAll("video")];
 const wait = ms => new Promise(resolve => setTimeout(resolve, ms));

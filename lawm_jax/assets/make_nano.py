@@ -2,7 +2,8 @@
 
 python -m lawm_jax.assets.make_nano D
 
-About 2 hours on 2 CPU cores; needs `pip install 'lawm_jax[sim]'`. The same command resumes.
+Between 2 and 3 hours on 2 CPU cores, by the sum of its steps; needs `pip install 'lawm_jax[sim]'`.
+The same command resumes.
 """
 
 import importlib.metadata

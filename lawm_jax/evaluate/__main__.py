@@ -24,6 +24,7 @@ builds a web page of the results.
 from absl import app, flags, logging
 
 from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.train.flags import named
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 ONLY = flags.DEFINE_multi_enum(
@@ -64,14 +65,6 @@ def main(argv):
 
     data = dict(named(text) for text in DATA.value)
     run.evaluate(WORKDIR.value, ONLY.value, data, DECODER.value, DISTANCE.value, EMBEDDING.value)
-
-
-def named(text):
-    """Splits NAME=SOURCE."""
-    name, _, spec = text.partition("=")
-    if not name.isidentifier() or not spec:
-        raise app.UsageError(f"--data: expected NAME=SOURCE, got {text!r}")
-    return name, spec
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import socket
 
 from absl import app, flags, logging
 
+from lawm_jax.train.flags import named
+
 WORKDIR = flags.DEFINE_string(
     "workdir", "nano", "Folder of the run; or an exported model, by default the one that ships."
 )
@@ -57,14 +59,6 @@ def main(argv):
     except (FileNotFoundError, ValueError) as error:
         raise app.UsageError(str(error)) from error
     server.serve(shared, PORT.value)
-
-
-def named(text):
-    """Splits NAME=SOURCE."""
-    name, _, spec = text.partition("=")
-    if not name.isidentifier() or not spec:
-        raise app.UsageError(f"--data: expected NAME=SOURCE, got {text!r}")
-    return name, spec
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from lawm_jax.data import catalog
 from lawm_jax.plan import closed_loop, search, tasks
 from lawm_jax.plan import run as plan_run
 
-# Few candidates reach about as well as the paper's many (README.md), in about a second. Walks, with
-# their single action, are planned as in the paper.
+# Few candidates reach about as well as the paper's many (docs/results.md), in about a second.
+# Walks, with their single action, are planned as in the paper.
 OPTIONS = dict(samples=96, elites=10, iterations=6)
 SCENES = 6  # of the simulator
 NEEDS = {"panda": "mujoco", "nav": "vizdoom"}

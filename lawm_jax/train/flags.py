@@ -1,11 +1,11 @@
-"""Defines --config flags, whose values are Python files with a function `get_config`."""
+"""Defines --config flags, Python files with a function `get_config`, and splits NAME=SOURCE."""
 
 import importlib.util
 import os
 import pathlib
 import traceback
 
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 CONFIGS = str(pathlib.Path(__file__).resolve().parents[1] / "configs")
@@ -72,3 +72,11 @@ class _Parser(flags.ArgumentParser):
         except Exception as error:  # absl would hide the line of the error
             raise ValueError(f"an error in {path}:\n\n{traceback.format_exc()}") from error
         return config.lock()
+
+
+def named(text):
+    """Splits the NAME=SOURCE of --data; raises UsageError if it is none."""
+    name, _, spec = text.partition("=")
+    if not name.isidentifier() or not spec:
+        raise app.UsageError(f"--data: expected NAME=SOURCE, got {text!r}")
+    return name, spec

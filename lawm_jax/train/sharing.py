@@ -20,13 +20,15 @@ TAGS = ["world-model", "latent-actions", "video", "jax"]
 def save_pretrained(folder, workdir, sources=None, card=None):
     """Exports a trained model with its decoder, controllers and prior, as `exported` describes.
 
-    A frozen encoder with public weights is not written; `load` reads it as training did.
+    A frozen encoder with public weights is not written; `load` reads it as training did, from
+    the Hub or from the folder that the config's `encoder.weights` names.
 
     Args:
       folder: output folder; created if missing.
       workdir: folder of the run, or of a model that `save` wrote.
       sources: name -> specification of the data sources to name in the config. Of others, only the
-        embedded data keeps its specification, so that no local path is published.
+        embedded data keeps its specification, so that no path of data is
+        published.
       card: text of README.md, including its metadata; None for a short one.
 
     Raises:
