@@ -13,6 +13,7 @@ import statistics
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CONTROLLERS = {None: "", "state": ", with state", "actions": ", actions alone"}
+FITTED = "Gaussian fit", "learned prior", "inferred, other episodes"  # samplers of all kinds
 MODELS = {"labelled": "labeled actions", "none": "none", "noisy": "noisy", "sparse": "sparse"}
 
 
@@ -47,8 +48,8 @@ def table(name):
 
 def interval(x, digits=3, sign=""):
     """Formats {"mean", "low", "high"} as "0.806 [0.791, 0.822]"; None is an empty cell."""
-    if x is None:
-        return ""
+    if not isinstance(x, dict):
+        return "" if x is None else f"{x:{sign}.{digits}f}"
     mean, low, high = (f"{x[key]:{sign}.{digits}f}" for key in ("mean", "low", "high"))
     return mean if x["low"] == x["mean"] == x["high"] else f"{mean} [{low},\u00a0{high}]"
 
@@ -326,7 +327,7 @@ def nano(result):
     prior = {source: by_name(rows)["learned prior"] for source, rows in result["sampling"].items()}
     questions = {
         "prediction: error one step ahead": lambda x: interval(model["prediction"][x]["error"]),
-        "relative to copying": lambda x: f"{model['prediction'][x]['relative']:.3f}",
+        "relative to copying": lambda x: interval(model["prediction"][x]["relative"]),
         "leakage: leak, 1 for a model that copies": lambda x: f"{model['leakage'][x]['leak']:+.2f}",
         "transfer: lost in the cycle": lambda x: interval(cycle[x]["lost"], 2),
         "content: R2 of the three actions": lambda x: ", ".join(
@@ -340,6 +341,32 @@ def nano(result):
     }
     rows = [[name, *map(show, sources)] for name, show in questions.items()]
     return [["", *sources.values()], *rows]
+
+
+def latents(result):
+    """Short runs of every latent kind: one row per data source and kind."""
+    kinds = {"noisy": "noisy 1e-5", "sparse": "sparse 1e-4", "discrete": "discrete, 16 codes"}
+    kinds |= {"none": "none", "deterministic": "deterministic"}
+    heading = ["", "latents", "prediction: error / copying", "leakage: error at a cut / copying"]
+    heading += ["leak", "transfer: lost in the cycle", "probe R2 of the 3 actions"]
+    rows = [[*heading, "sampling, AUC: own / Gaussian / learned prior"]]
+    for source in ("panda", "nav"):
+        parts = "prediction", "leakage", "content"
+        predicted, cut, probed = (by_name(result[part][source]) for part in parts)
+        cycle = by_name(result["transfer"][source]["cycle"])
+        for kind, name in kinds.items():
+            lost = cycle[kind]["lost"]
+            probe = (probed.get(kind) or {}).get("probe")
+            cells = [source, name, interval(predicted[kind]["relative"])]
+            cells += [interval(cut[kind]["relative"]), f"{cut[kind]['leak']:+.2f}"]
+            cells.append("does nothing" if lost is None else interval(lost, 2))
+            means = [f"{x['mean']:.2f}" for x in (probe or {}).get("r2", [])]
+            cells.append(" / ".join(means) or "-")
+            drawn = by_name(result["sampling"].get(kind, {}).get(source, []))
+            own = [row for key, row in drawn.items() if key not in FITTED][:1]
+            drawn = own + [drawn[key] for key in FITTED[:2] if key in drawn]
+            rows.append([*cells, " / ".join(f"{row['auc']['mean']:.2f}" for row in drawn) or "-"])
+    return rows
 
 
 def nano_plans(result):
@@ -361,6 +388,7 @@ def nano_plans(result):
 TABLES = {
     "nano": ("nano-2-core-epyc.json", nano),
     "nano-plans": ("nano-2-core-epyc.json", nano_plans),
+    "latents": ("latents-2-core-epyc.json", latents),
     "control": ("control-2-core-epyc.json", control),
     "reach": ("planning-2-core-epyc.json", reach),
     "walk": ("planning-2-core-epyc.json", walk),

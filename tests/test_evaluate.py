@@ -14,7 +14,7 @@ import pytest
 
 import configs.lawm
 from lawm_jax.data import pipeline
-from lawm_jax.evaluate import clips, evaluations, tables
+from lawm_jax.evaluate import clips, evaluations, tables, verdicts
 from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.report import __main__ as report
 
@@ -119,13 +119,20 @@ def test_a_new_evaluation_is_a_module_and_a_line(small, few, monkeypatch, capsys
         {"name": source.main, "distance": float(np.abs(source.clips.s).mean())}
     ]
     module.tables = lambda rows: [tables.Table("from zero", (column,), rows)]
+    module.judge = lambda rows, name: [
+        verdicts.Verdict("distance", verdicts.HOLDS, f"{rows[0]['distance']:.3f} of {name}", "none")
+    ]
     monkeypatch.setitem(evaluations.EVALUATIONS, "distance", module)
     evaluate_run.evaluate(small, only=["distance"])
+    text = capsys.readouterr().out
     found = json.loads(pathlib.Path(small, "eval", "distance.json").read_text())
     (row,) = found["panda"]
     shown = f"{row['distance']:.2f}"
+    assert row["distance"] > 0 and f"✓ distance    {row['distance']:.3f} of noisy" in text
+    assert "from zero" not in text
+    evaluate_run.evaluate(small, only=["distance"], verbose=True)
     text = capsys.readouterr().out
-    assert row["distance"] > 0 and "panda, from zero" in text and shown in text
+    assert "panda, from zero" in text and shown in text
     page = report.build([small])
     assert "<h2>Distance</h2>" in page and "distance ↓" in page and shown in page
     assert "how far states lie from zero" in page

@@ -61,7 +61,7 @@ ALLOWED = {
     "evaluate.run": ("data.*", "train.*", "evaluate.*"),
     "evaluate.*": ("world_model", "latents", "nn.*", "data.*", "evaluate.*"),
     "plan.planners": (),
-    "plan.columns": ("evaluate.tables",),
+    "plan.columns": ("evaluate.row_names", "evaluate.tables", "evaluate.verdicts"),
     "plan.search": ("world_model", "train.cpu", "plan.planners"),
     "plan.baselines": ("evaluate.row_names",),
     "plan.tasks": ("data.poses", "evaluate.*", "plan.search", "plan.baselines"),

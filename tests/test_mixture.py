@@ -23,6 +23,10 @@ EPISODES = [f"{i // 2}" for i in range(12)]  # two clips of each
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
 
 
+def interval(mean):
+    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01}
+
+
 def result(kind, share, seed, errors):
     """What a run found whose model's plans have these errors [12]."""
     still = np.linspace(0.1, 0.3, 12)
@@ -33,8 +37,8 @@ def result(kind, share, seed, errors):
     plan = {"task": "panda", "planner": {"name": "cem"}}
     plan["plans"] = [{"horizon": 3, "names": EPISODES, "rows": rows}]
     one = [
-        {"name": "copy last frame", "relative": 1.0},
-        {"name": kind, "relative": 0.8 + seed / 10},
+        {"name": "copy last frame", "relative": interval(1.0)},
+        {"name": kind, "relative": interval(0.8 + seed / 10)},
     ]
     return dict(kind=kind, share=share, seed=seed, plan=plan, prediction=one)
 

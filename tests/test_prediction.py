@@ -40,9 +40,9 @@ def test_errors_are_those_of_models_whose_errors_are_known():
     assert copy["name"] == "copy last frame"
     assert copy["error"] == pytest.approx(metrics.interval(size, EPISODES))
     assert main["error"] == pytest.approx(metrics.interval(size / 4, EPISODES), rel=1e-4)
-    assert main["relative"] == pytest.approx(0.25, rel=1e-4)
+    assert main["relative"] == pytest.approx(dict(mean=0.25, low=0.25, high=0.25), rel=1e-4)
     assert main["paired"] == pytest.approx(metrics.interval(-0.75 * size, EPISODES), rel=1e-4)
-    assert none["relative"] == pytest.approx(1) and none["paired"] is None
+    assert none["relative"]["mean"] == pytest.approx(1) and none["paired"] is None
     assert perfect["error"]["mean"] == pytest.approx(0, abs=1e-6)
     for row, share in ((copy, 1), (main, 0.25), (none, 1)):
         ahead = [x["mean"] for x in row["rollout"]]
@@ -62,8 +62,13 @@ def test_the_table_tells_names_and_numbers():
     title, heads, copy, main, *_ = text.split("\n")
     assert title == "walks, one step ahead [95 % interval]"
     assert heads.split("   ")[-1].strip() == "minus deterministic ↓" and "error ↓" in heads
-    assert copy.split()[:3] == ["copy", "last", "frame"] and copy.split()[-2:] == ["1.000", "-"]
-    assert "   0.500   " in main and main.split("   ")[-1].startswith(" -")
+    assert copy.split()[:3] == ["copy", "last", "frame"] and copy.split()[-4:] == [
+        "1.000",
+        "[1.000,",
+        "1.000]",
+        "-",
+    ]
+    assert "   0.500 [0.500, 0.500]   " in main and main.split("   ")[-1].startswith(" -")
     assert "5 steps ahead" in text and "distance" not in text  # there are no pixels
     one = prediction.compare({"main": moving(0.5)}, s, np.array(["same"] * 10))
     assert "no interval" in tables.text("walks", prediction.tables(one))

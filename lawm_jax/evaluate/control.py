@@ -5,13 +5,14 @@ Source: Garrido et al. 2026, section 5 and Tables S1 and S2.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics, prediction, row_names
+from lawm_jax.evaluate import metrics, prediction, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table
 
 COLUMNS = (
     Column("error", "error", 4, "lower"),
     Column("minus inferred latents", "paired", 4, "lower", signed=True),
 )
+CONTROLLERS = "state", "actions"  # kinds, and names of their rows
 
 
 def run(source):
@@ -33,6 +34,27 @@ def tables(rows):
         Table("rollouts from real actions, open loop", COLUMNS, rows),
         *prediction.rollouts(rows),
     ]
+
+
+def judge(rows, name):
+    """Judges the best controller: better than no action, and loses less than half to inference."""
+    rows = {key: verdicts.measured(row, "error") for key, row in verdicts.by_name(rows).items()}
+    led = {key: rows[key] for key in (*CONTROLLERS, name) if rows.get(key)}
+    still = next((x for key, x in rows.items() if x and key.endswith(row_names.NO_ACTION)), None)
+    if not led or still is None:
+        return []
+    best, inferred = min(led.values(), key=lambda x: x["mean"]), rows.get(row_names.INFERRED)
+    text = f"error by real actions: {verdicts.short(best)}; no action {still['mean']:.3f}"
+    most = 0.5 * still["mean"]
+    if inferred:
+        text += f", inferred latents {inferred['mean']:.3f}"
+        most = (still["mean"] + inferred["mean"]) / 2
+    better = verdicts.below(best, still)
+    answer = verdicts.HOLDS if better and best["mean"] < most else verdicts.UNDECIDED
+    answer = verdicts.PARTLY if better and best["mean"] >= most else answer
+    answer = verdicts.FAILS if best["mean"] >= still["mean"] else answer
+    paper = "LPIPS 0.10 by inferred latents, 0.11 by a controller (noisy, Table S1)"
+    return [verdicts.Verdict("control", answer, text, paper)]
 
 
 def compare(models, s, actions, episodes, pixels=None, batch=16):

@@ -1,8 +1,8 @@
 """The table of evaluations, keyed by their names in --only and W/eval/NAME.json.
 
-Each is a module with `run`, which evaluates one data source and returns rows for JSON, and
-`tables`, which formats rows for the terminal and the report. To add one, write a module and add a
-line here. Needs no JAX, so that the report can import it.
+Each is a module with three functions: `run` evaluates one data source and returns rows for JSON,
+`tables` formats rows for the terminal and the report, and `judge` states their verdicts on a model.
+To add one, write a module and add a line here. Needs no JAX, so that the report can import it.
 """
 
 from lawm_jax.evaluate import control, leakage, prediction, probing, sampling, transfer

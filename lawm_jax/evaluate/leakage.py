@@ -11,11 +11,12 @@ Source: Garrido et al. 2026, section 5 and Table 1; the controls are ours.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics, row_names
-from lawm_jax.evaluate.tables import Column, by_metric
+from lawm_jax.evaluate import metrics, row_names, verdicts
+from lawm_jax.evaluate.tables import Column, by_metric, real, string
 
 # A leak is only detectable if the interval of the ratio of copying lies above this.
 BIGGER = 1.1
+LEAKING = 0.5  # models with a higher `leak` are flagged
 COLUMNS = (
     Column("with cut", "with"),
     Column("without", "without"),
@@ -43,6 +44,23 @@ def run(source):
 def tables(rows):
     """Returns the rows of `measure` as a list of Table, one per metric."""
     return by_metric("scene cuts", COLUMNS, rows)
+
+
+def judge(rows, name):
+    """Judges whether the error at a cut is that of copying the last frame or the future."""
+    row = verdicts.by_name(rows).get(name)
+    error = verdicts.measured(row, "relative")
+    if error is None:
+        return []
+    paper = "the error at least doubles at a cut (Table 1)"
+    flag, leak = string(row.get("flag")), row.get("leak")
+    if not real(leak):
+        verdict = verdicts.UNDECIDED, flag or "the error without a cut is zero"
+    else:
+        text = f"error at a cut: {verdicts.short(error)} of copying; "
+        text += f"leak {leak:+.2f} (1: copies the future)"
+        verdict = verdicts.FAILS if leak > LEAKING else verdicts.HOLDS, text
+    return [verdicts.Verdict("no leakage", *verdict, paper)]
 
 
 def partners(episodes, count):
@@ -192,7 +210,7 @@ def _judge(ratio, copied):
     if ratio is None:
         return {"leak": None, "flag": None}  # no error without a cut: the ratio is undefined
     leak = (copied["mean"] - ratio["mean"]) / (copied["mean"] - 1)
-    return {"leak": leak, "flag": row_names.COPIES_FUTURE if leak > 0.5 else None}
+    return {"leak": leak, "flag": row_names.COPIES_FUTURE if leak > LEAKING else None}
 
 
 def _ratio(a, b, episodes):

@@ -7,7 +7,7 @@ Source: Garrido et al. 2026, section 5 and Figure 4.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics, row_names
+from lawm_jax.evaluate import metrics, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table, listed, mapping
 
 COLUMNS = (
@@ -47,6 +47,27 @@ def rollouts(rows):
     ]
 
 
+def judge(rows, name):
+    """Judges whether latents explain more than copying and, if compared, than no latents."""
+    rows = verdicts.by_name(rows)
+    row = rows.get(name)
+    error, gain = verdicts.measured(row, "relative"), verdicts.measured(row, "paired")
+    if error is None:
+        return []
+    answer = verdicts.HOLDS if verdicts.below(error, 1) else verdicts.UNDECIDED
+    answer = verdicts.FAILS if verdicts.above(error, 1) else answer
+    if gain and answer == verdicts.HOLDS:
+        answer = verdicts.sign(gain)
+    text = f"error one step ahead: {verdicts.short(error)} of copying"
+    others = {k: verdicts.measured(x, "relative") for k, x in rows.items()}
+    others = [
+        f"{k} {x['mean']:.3f}" for k, x in others.items() if x and k not in (name, row_names.COPY)
+    ]
+    text += f" ({', '.join(others)})" if others else ""
+    paper = "falls with capacity, toward unconstrained latents (Figure 4)"
+    return [verdicts.Verdict("prediction", answer, text, paper)]
+
+
 def compare(models, s, episodes, pixels=None):
     """Compares models on the same clips, one step ahead and in open-loop rollouts.
 
@@ -60,7 +81,7 @@ def compare(models, s, episodes, pixels=None):
     Returns:
       One dict per row, starting with copying the last frame (the baseline), with `name` and:
         error: interval of the mean absolute error one step ahead, with inferred latents.
-        relative: error / error of copying the last frame.
+        relative: interval of error / error of copying the last frame.
         paired: interval of the difference from the deterministic model's error; None for the
           baseline and if there is no such model.
         rollout: intervals of the error 1 to T - 1 steps after the first state, with predictions fed
@@ -84,7 +105,7 @@ def compare(models, s, episodes, pixels=None):
         row = {
             "name": name,
             "error": metrics.interval(error, episodes),
-            "relative": float(error.mean() / copy.mean()),
+            "relative": metrics.ratio(error, copy, episodes),
             "paired": paired,
             "rollout": [metrics.interval(x, episodes) for x in later],
         }

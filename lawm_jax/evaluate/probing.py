@@ -6,8 +6,8 @@ effective dimension (participation ratio) as in Gao et al. 2017.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics
-from lawm_jax.evaluate.tables import Column, Table, listed, mapping
+from lawm_jax.evaluate import metrics, verdicts
+from lawm_jax.evaluate.tables import Column, Table, listed, mapping, real
 
 # Ridge penalty per training row, on standardized latents: suppresses unused dimensions.
 PENALTY = 1e-2
@@ -50,6 +50,27 @@ def tables(rows):
         for name, x in names.items()
     )
     return [Table("linear probe", r2, probed), Table("statistics of the latents", use, told)]
+
+
+def judge(rows, name):
+    """Judges whether a linear probe predicts all real actions (R² above 0.5), or some (above 0)."""
+    row = verdicts.by_name(rows).get(name)
+    if row is None:
+        return []
+    probe, paper = mapping(row.get("probe")), "not measured"
+    names = enumerate(listed(probe.get("names")))
+    found = {str(x): verdicts.measured(probe, f"r2.{i}") for i, x in names}
+    found = {x: r2 for x, r2 in found.items() if r2}
+    if not found:
+        used = mapping(row.get("latents")).get("dimension")
+        text = "real actions are not known"
+        text += f"; the latents use {used:.1f} dimensions" if real(used) else ""
+        return [verdicts.Verdict("content", verdicts.UNDECIDED, text, paper)]
+    good = [verdicts.above(r2, 0.5) for r2 in found.values()]
+    some = any(verdicts.above(r2, 0) for r2 in found.values())
+    answer = verdicts.HOLDS if all(good) else verdicts.PARTLY if some else verdicts.FAILS
+    text = ", ".join(f"{x} {verdicts.short(r2, 2)}" for x, r2 in found.items())
+    return [verdicts.Verdict("content", answer, f"R² of real actions: {text}", paper)]
 
 
 def _flat(values):

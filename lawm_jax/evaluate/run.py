@@ -1,4 +1,4 @@
-"""Evaluates a trained model on held-out clips, prints tables and writes results."""
+"""Evaluates a trained model on held-out clips, prints verdicts and writes results."""
 
 import dataclasses
 import datetime
@@ -7,21 +7,31 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 import time
 
 import jax
 import ml_collections
 
 from lawm_jax.data import catalog, pipeline
-from lawm_jax.evaluate import context, figures, pictures, priors, tables
+from lawm_jax.evaluate import context, figures, pictures, priors, tables, verdicts
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import checkpoints, exported, models, rundir
 
 TRAINED = ("predictor", "inverse", "latent")  # trained parts of the parameters
 
 
-def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", embedding="pca"):
+def evaluate(
+    workdir,
+    only=None,
+    data=None,
+    decoder=None,
+    distance="effnet",
+    embedding="pca",
+    verbose=False,
+):
     """Runs the evaluations of a trained model and writes WORKDIR/eval and WORKDIR/report.
 
     Args:
@@ -31,6 +41,7 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
       decoder: folder of a decoder's run, or None for WORKDIR/decoder.
       distance: perceptual distance, see `perceptual.load`.
       embedding: see `sampling.embed`.
+      verbose: whether to print all tables besides the verdicts.
 
     Raises:
       ValueError: no data source has a clip to evaluate, or one does not fit the model.
@@ -56,7 +67,9 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
     options = dict(folder=shown, distance=distance, embedding=embedding)
     sources = _open_sources(config, loaded, folders, without, options)
     if "sampling" in asked and loaded[main][0].latent.inferred:
+        _show_progress("fitting a prior")
         learned = priors.fit_to_run(own, sources[0])
+        _show_progress()
         models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
         for source in sources:
             source.learned = learned
@@ -65,20 +78,44 @@ def evaluate(workdir, only=None, data=None, decoder=None, distance="effnet", emb
             source.controllers = _controllers(workdir, source.name, config, *loaded[main])
     results = {name: {} for name in asked}
     for source in sources:
+        clips = source.clips.episodes
+        print(f"{source.name}: {len(clips)} clips of {len(set(clips))} episodes", flush=True)
         for name, evaluation in asked.items():
+            _show_progress(name)
             found = evaluation.run(source)
+            _show_progress()
             if found:
                 results[name][source.name] = found
-                print(tables.text(source.name, evaluation.tables(found)), flush=True)
+                _print(evaluation, found, source, verbose)
         if draws:
+            _show_progress("pictures")
             pictures.draw(source)
+            _show_progress()
     for name, found in results.items():
         _write(rundir.evaluation(workdir, name), found, merge=bool(data))
     if draws:
         _curve(workdir, {main: workdir} | folders)
         print(f"pictures and videos: {shown}")
+    if asked:
+        print(f"all tables: {os.path.dirname(rundir.evaluation(workdir, name))}/*.json, --verbose")
+    print(f"the page with everything: python -m lawm_jax.report {shlex.quote(str(workdir))}")
     about = _about(workdir, loaded[main][1], time.monotonic() - begin)
     _write(rundir.evaluation(workdir, "about"), about)
+
+
+def _show_progress(name=""):
+    """Shows what is being computed on the terminal's current line; clears the line without name."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{name and f'  … {name}'}", end="", file=sys.stderr, flush=True)
+
+
+def _print(evaluation, found, source, verbose):
+    """Prints the verdicts of an evaluation on one data source and, if `verbose`, its tables."""
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    for verdict in evaluation.judge(found, source.main):
+        print(verdicts.line(verdict, color), flush=True)
+    if verbose:
+        print(tables.text(source.name, evaluation.tables(found)), flush=True)
 
 
 def _open_sources(config, loaded, folders, without, options):
@@ -86,12 +123,15 @@ def _open_sources(config, loaded, folders, without, options):
     sources = []
     for name in catalog.names(config):
         models_ = comparable(name, loaded, folders)
+        _show_progress(f"encoding {name}")
         try:
             source = context.Source(config, name, models_, without=without.get(name, ()), **options)
         except context.Still as error:
+            _show_progress()
             print(f"skipping {error}")
         else:
             sources.append(source)
+    _show_progress()
     if not sources:
         raise ValueError("data: expected a source whose held-out clips change over time, got none")
     return sources

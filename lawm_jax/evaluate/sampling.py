@@ -10,7 +10,7 @@ how far the two sets are apart are ours.
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from lawm_jax.evaluate import metrics
+from lawm_jax.evaluate import metrics, verdicts
 from lawm_jax.evaluate.tables import Column, Table
 
 COLUMNS = (
@@ -44,6 +44,21 @@ def run(source):
 def tables(rows):
     """Returns the rows of `measure` as a list of Table."""
     return [Table("sampled versus inferred latents (AUC 0.5: indistinguishable)", COLUMNS, rows)]
+
+
+def judge(rows, name):
+    """Judges the sampler that is hardest to tell from inferred latents; `name` is not used."""
+    rows = {key: verdicts.measured(row, "auc") for key, row in verdicts.by_name(rows).items()}
+    rows = {key: auc for key, auc in rows.items() if auc and not key.startswith("inferred")}
+    if not rows:
+        return []
+    best = min(rows, key=lambda key: abs(rows[key]["mean"] - 0.5))
+    alike = rows[best]["low"] is not None and rows[best]["low"] <= 0.5
+    text = f"AUC against inferred latents: {verdicts.short(rows[best], 2)} at best, by {best} "
+    text += "(0.5: indistinguishable)"
+    answer = verdicts.HOLDS if alike else verdicts.FAILS
+    paper = "samples resemble latents at low capacity, not at high (Appendix B)"
+    return [verdicts.Verdict("sampling", answer, text, paper)]
 
 
 def two_sample(sampled, inferred, groups=None, seed=0):

@@ -125,3 +125,24 @@ def mapping(x):
 def listed(x):
     """Returns a list unchanged, and an empty list for anything else."""
     return x if isinstance(x, list) else []
+
+
+def string(x):
+    """Returns x if it is a string, else None."""
+    return x if isinstance(x, str) else None
+
+
+def real(x):
+    """Returns whether x is a finite number."""
+    return (
+        isinstance(x, int | float) and not isinstance(x, bool) and x == x and abs(x) != float("inf")
+    )
+
+
+def drawable(x):
+    """Returns whether a dict is an interval that can be plotted."""
+    return (
+        real(x.get("mean"))
+        and all(key in x and (x[key] is None or real(x[key])) for key in ("low", "high"))
+        and len(x) == 3
+    )

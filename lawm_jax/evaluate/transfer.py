@@ -10,9 +10,9 @@ the locality measure are ours: the paper shows pictures.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics
+from lawm_jax.evaluate import metrics, verdicts
 from lawm_jax.evaluate.leakage import latent_l1, partners
-from lawm_jax.evaluate.tables import Column, Table, by_metric
+from lawm_jax.evaluate.tables import Column, Table, by_metric, listed, mapping, string
 
 # Latents whose relative effect is below this are reported as having no effect.
 NOTHING = 0.01
@@ -54,6 +54,43 @@ def run(source):
 def tables(found):
     """Returns the results of `run` as a list of Table."""
     return cycle_tables(found["cycle"]) + locality_tables(found["locality"])
+
+
+def judge(found, name):
+    """Judges whether most information survives the cycle, and whether latents act locally."""
+    found, judged = mapping(found), []
+    if row := verdicts.by_name(listed(found.get("cycle"))).get(name):
+        judged.append(_judge_cycle(row))
+    if row := verdicts.by_name(listed(found.get("locality"))).get(name):
+        judged.append(_judge_locality(row))
+    return judged
+
+
+def _judge_cycle(row):
+    paper = "the error grows by 3 to 34 % in the cycle (Table 2)"
+    lost = verdicts.measured(row, "lost")
+    if lost is None:
+        note = string(row.get("note")) or "no effect"
+        return verdicts.Verdict("transfer", verdicts.FAILS, note, paper)
+    text = f"information lost to another clip and back: {verdicts.short(lost, 2)}"
+    answer = verdicts.HOLDS if verdicts.below(lost, 0.5) else verdicts.UNDECIDED
+    answer = verdicts.FAILS if verdicts.above(lost, 0.5) else answer
+    return verdicts.Verdict("transfer", answer, text, paper)
+
+
+def _judge_locality(row):
+    paper = "latents act where the motion was (Figure 8, without numbers)"
+    inside, mirror = (verdicts.measured(row, f"action.{x}") for x in ("region", "mirrored"))
+    chance = verdicts.measured(row, "chance")
+    if None in (inside, mirror, chance):
+        note = string(row.get("note")) or "not measured"
+        return verdicts.Verdict("locality", verdicts.UNDECIDED, note, paper)
+    text = f"effect where the motion was: {verdicts.short(inside, 2)}; "
+    text += f"in the mirror image {verdicts.short(mirror, 2)}, by chance {chance['mean']:.2f}"
+    better = verdicts.above(inside, mirror) and verdicts.above(inside, chance["mean"])
+    answer = verdicts.HOLDS if better else verdicts.UNDECIDED
+    answer = verdicts.FAILS if verdicts.below(inside, mirror) else answer
+    return verdicts.Verdict("locality", answer, text, paper)
 
 
 def cycle_tables(rows):

@@ -1,5 +1,6 @@
-"""Columns of planning results, for the terminal and the report. Needs no JAX."""
+"""Columns and verdicts of planning results, for the terminal and the report. Needs no JAX."""
 
+from lawm_jax.evaluate import row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table
 
 LAST = (
@@ -39,3 +40,36 @@ def tables(caption, rows):
     """Returns rows of `tasks.reach`, `tasks.walk` or `closed_loop.evaluate` as a list of Table."""
     kinds = {"success": CLOSED, "error": REACH, "ate": WALK}
     return [Table(caption, next(kinds[key] for key in kinds if key in rows[0]), rows)]
+
+
+# Claims about plans by the key of their error: finding, baseline and the paper's result.
+CLAIMS = {
+    "error": (
+        "planning",
+        "error of the move",
+        row_names.NO_ACTION,
+        "0.10 m on DROID with noisy latents, 0.05 with labels (Table S1)",
+    ),
+    "ate": (
+        "planning",
+        "ATE of the walk",
+        f"the {row_names.MEAN_ACTION}",
+        "ATE 1.40 m on RECON with noisy latents, 1.13 by NWM (Table S2)",
+    ),
+    "distance": ("acting", "distance at the end", row_names.NO_ACTION, "not measured"),
+}
+
+
+def judge(rows, name):
+    """Judges whether a model's plans are better than no action or, of walks, the mean action."""
+    row = verdicts.by_name(rows).get(name)
+    key = next((key for key in CLAIMS if verdicts.measured(row, key)), None)
+    gain = verdicts.measured(row, "paired")
+    if key is None or gain is None:
+        return []
+    claim, finding, baseline, paper = CLAIMS[key]
+    text = f"{finding}: {verdicts.short(verdicts.measured(row, key))} m; "
+    text += f"{verdicts.short(gain, sign='+')} against {baseline}"
+    if success := verdicts.measured(row, "success"):
+        text += f"; at the goal {verdicts.short(success, 2)}"
+    return [verdicts.Verdict(claim, verdicts.sign(gain), text, paper)]

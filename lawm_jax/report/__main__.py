@@ -11,9 +11,9 @@ from absl import app, flags
 
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.evaluate.figures import loss_curve
-from lawm_jax.evaluate.tables import mapping
-from lawm_jax.report import figures, page, results, sections, sections_planning
-from lawm_jax.report.results import is_bound, real
+from lawm_jax.evaluate.tables import mapping, real
+from lawm_jax.report import figures, page, results, sections, sections_planning, summary
+from lawm_jax.report.results import is_bound
 from lawm_jax.train import rundir
 
 OUT = flags.DEFINE_string("out", None, "Output file. Default: report/page.html in the first run.")
@@ -85,27 +85,22 @@ def build(folders):
     subtitle = f"Report on {'the run' if len(runs) == 1 else f'{len(runs)} runs:'} " + ", ".join(
         run.name for run in runs
     )
-    made = [overview(runs)]
+    made = [section(runs) for section in (summary.summary, pictures)]
     made += [section(runs) for shown in SECTIONS.values() for section in shown]
     made += [sections.other(runs, name) for name in EVALUATIONS if name not in SECTIONS]
-    made += [section(runs) for section in (pictures, training, others, configs)]
+    made += [section(runs) for section in (training, overview, others, configs)]
     return page.page(title, subtitle, [section for section in made if section])
 
 
 def overview(runs):
     """Builds the section that describes the runs and lists missing results."""
-    about = (
-        "A latent action world model learns from video alone: an inverse dynamics model infers the "
-        "latent action between two steps, and a forward model predicts the next step from it. This "
-        "report evaluates whether the latent actions explain what happens, without encoding the "
-        "next frame, and whether they have the same effect in another scene."
-    )
     rows, machines = [], []
     for run in runs:
         latent, data = mapping(run.config.get("latent")), mapping(run.config.get("data"))
         mixture = mapping(data.get("mixture")).items()
         mixture = [f"{name} {weight:g}" for name, weight in mixture if real(weight) and weight > 0]
-        done, whole = run.metrics[-1]["step"] if run.metrics else None, run.config.get("steps")
+        done = run.metrics[-1]["step"] if run.metrics else run.about.get("step")
+        whole = run.config.get("steps")
         steps = f"{done or 0} of {whole}" if done != whole else done
         strength = latent.get("strength") if not is_bound(run.kind) else None
         strength = figures.short(strength) if real(strength) else strength
@@ -122,7 +117,7 @@ def overview(runs):
     columns = ["run", "latents", "strength", "data", "encoder"]
     columns = [(name, None) for name in columns]
     columns += [("parameters", 0), ("steps", None), ("files skipped", 0)]
-    markup = page.paragraph(about) + page.table(columns, rows, "Training")
+    markup = page.table(columns, rows, "Training")
     if any(run.about for run in runs):
         columns = [
             ("run", None),
@@ -133,11 +128,6 @@ def overview(runs):
         ]
         columns += [("machine", None), ("versions", None)]
         markup += page.table(columns, machines, "Evaluation")
-    markup += page.paragraph(
-        "Brackets contain 95 % intervals from bootstrap resampling of whole held-out episodes. "
-        "They do not include the variation between training seeds.",
-        "note",
-    )
     missing = [[run.name, what, command] for run in runs for what, command in run.missing]
     if missing:
         columns = [("run", None), ("missing", None), ("command that creates it", None)]
@@ -169,7 +159,7 @@ def pictures(runs):
             markup += f'<h3>{page.text(run.label)}</h3>\n<div class="figures">{shown}</div>\n'
     text = "What do the predictions look like? The frames are decoded from predicted states by a "
     text += "decoder, which blurs them: compare them with the decoded states of the true video."
-    none = page.paragraph("There are no pictures; see the table of missing results above.", "note")
+    none = page.paragraph("There are no pictures; see the table of missing results below.", "note")
     return "Pictures", page.paragraph(text) + (markup or none)
 
 
@@ -194,7 +184,7 @@ def training(runs):
 def others(runs):
     """Builds the section with results that no other section shows, collapsed; None if empty."""
     folded = [
-        page.folded(f"{run.label}: eval/{name}.json", found)
+        page.folded(f"{run.label}: eval/{name}.json", page.source_code(found))
         for run in runs
         for name, found in run.others.items()
         if found
@@ -204,7 +194,8 @@ def others(runs):
 
 def configs(runs):
     """Builds the section with the configs, collapsed."""
-    folded = [page.folded(f"{run.label}: {run.folder}", run.config) for run in runs if run.config]
+    shown = {f"{run.label}: {run.folder}": run.config for run in runs if run.config}
+    folded = [page.folded(name, page.source_code(config)) for name, config in shown.items()]
     return "Configs", "".join(folded) or page.paragraph("No run has a config.json.", "note")
 
 

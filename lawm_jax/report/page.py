@@ -157,7 +157,11 @@ def media(paths, caption, title, wide=False):
     return f"<figure><b>{text(title)}</b>{shown}<figcaption>{text(caption)}</figcaption></figure>\n"
 
 
-def folded(summary, value):
-    """Makes a collapsed block that shows a JSON-serializable value."""
-    shown = text(json.dumps(value, indent=1, ensure_ascii=False))
-    return f"<details><summary>{text(summary)}</summary><pre>{shown}</pre></details>\n"
+def folded(summary, markup):
+    """Makes a collapsed block; "" if there is nothing in it."""
+    return f"<details><summary>{text(summary)}</summary>{markup}</details>\n" if markup else ""
+
+
+def source_code(value):
+    """Makes a block that shows a JSON-serializable value."""
+    return f"<pre>{text(json.dumps(value, indent=1, ensure_ascii=False))}</pre>"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lawm_jax.evaluate import row_names
 from lawm_jax.evaluate.evaluations import EVALUATIONS
-from lawm_jax.evaluate.tables import listed, mapping
+from lawm_jax.evaluate.tables import listed, mapping, real, string
 from lawm_jax.report import figures, page
 from lawm_jax.train import rundir
 
@@ -83,7 +83,7 @@ def read(folder):
         if bad:
             what = "the file" if bad is True else f"line {', '.join(map(str, bad))}"
             missing.append((f"{metrics.name}: {what} cannot be read and is skipped", train))
-    else:
+    elif not os.path.exists(rundir.weights(folder)):  # an exported model has none
         missing.append((metrics.name, train))
 
     def measured(part):
@@ -242,27 +242,3 @@ def _place(name):
     if name in row_names.BASELINES or name == row_names.COPY:
         return 0
     return 1 if name == row_names.DETERMINISTIC else 3 if is_bound(name) else 2
-
-
-# Type checks of values that were read from files.
-
-
-def string(x):
-    """Returns x if it is a string, else None."""
-    return x if isinstance(x, str) else None
-
-
-def real(x):
-    """Returns whether x is a finite number."""
-    return (
-        isinstance(x, int | float) and not isinstance(x, bool) and x == x and abs(x) != float("inf")
-    )
-
-
-def drawable(x):
-    """Returns whether a dict is an interval that can be plotted."""
-    return (
-        real(x.get("mean"))
-        and all(key in x and (x[key] is None or real(x[key])) for key in ("low", "high"))
-        and len(x) == 3
-    )

@@ -3,16 +3,20 @@
 They map runs to (heading, markup) or None. sections_planning.py shares the helpers.
 """
 
+import shlex
+
 from lawm_jax.evaluate import prediction as evaluated
 from lawm_jax.evaluate import row_names
 from lawm_jax.evaluate.evaluations import EVALUATIONS
-from lawm_jax.evaluate.tables import at, filled, listed, mapping
-from lawm_jax.report import figures, page, results
-from lawm_jax.report.results import drawable, real, string
+from lawm_jax.evaluate.tables import at, drawable, filled, listed, mapping, real, string
+from lawm_jax.evaluate.verdicts import measured
+from lawm_jax.report import figures, page, results, summary
 
-NOT_COMPARABLE = (
+TABLES = "Tables"  # summary of the collapsed tables of a section
+NOT_COMPARABLE = page.paragraph(
     "The paper reports LPIPS of decoded frames, of larger models on other data: absolute values "
-    "are not comparable with ours. Compare the ratios instead."
+    "are not comparable with ours. Compare the ratios instead.",
+    "note",
 )
 
 # Garrido et al. 2026, Table 1 (Kinetics) and Table 2 (Kinetics, RECON).
@@ -60,7 +64,7 @@ def named(rows):
 
 
 def rollouts(source, rows, led):
-    """Makes tables and a plot of open-loop rollout errors over time, in states and pixels.
+    """Makes a plot of open-loop rollout errors over time, and tables in states and pixels.
 
     Args:
       source: name of the source.
@@ -73,12 +77,12 @@ def rollouts(source, rows, led):
     lines = {
         label: list(enumerate(x, 1)) for label, x in lines.items() if x and all(map(drawable, x))
     }
-    markup = tables(source, [ahead])
+    markup = ""
     if lines:
         svg = figures.curves(None, lines, "steps ahead", "state error", muted=muted)
         caption = f"{source}: error of open-loop rollouts {led}, 95 % intervals."
         markup += page.drawing(svg, caption)
-    return markup + tables(source, [decoded])
+    return markup + page.folded("Rollouts in numbers", tables(source, [ahead, decoded]))
 
 
 def prediction(runs):
@@ -90,36 +94,12 @@ def prediction(runs):
         "any information. A labeled model is conditioned on the recorded actions."
     )
     sources = results.merged(runs, "prediction")
-    markup += page.found([_gain(source, rows) for source, rows in sources.items()])
+    markup += summary.box(runs, "prediction")
+    one_step = [tables(x, evaluated.tables(named(rows))[:1]) for x, rows in sources.items()]
+    markup += page.folded(TABLES, "".join(one_step))
     for source, rows in sources.items():
-        markup += tables(source, evaluated.tables(named(rows))[:1])
         markup += rollouts(source, rows, "with inferred latent actions")
     return "Prediction, one and several steps ahead", markup + _absent(runs, "prediction")
-
-
-def _gain(source, rows):
-    """Returns a sentence on the error of the best model, relative to the bounds."""
-    relative = {label: row["relative"] for label, row in rows if real(row.get("relative"))}
-    models = {
-        label: row for label, row in rows if not results.is_bound(row["name"]) and label in relative
-    }
-    if not models:
-        return f"{source}: only bounds were measured."
-    best = min(models, key=relative.get)
-    text = f"{source}: {best} has {relative[best]:.3f} times the error of copying"
-    low, high = relative.get(row_names.NONE), relative.get(row_names.DETERMINISTIC)
-    if low is not None and high is not None and low < high:
-        share = (high - relative[best]) / (high - low)
-        text += (
-            f", {100 * share:.0f} % of the way from deterministic ({high:.3f}) to none ({low:.3f})"
-        )
-    paired = mapping(models[best].get("paired"))
-    if real(paired.get("high")) and real(paired.get("low")):
-        if paired["high"] < 0:
-            text += ". The gain over the deterministic model is clear: its interval excludes zero"
-        else:
-            text += ". The gain over the deterministic model is not significant"
-    return text + "."
 
 
 def capacity(runs):
@@ -132,8 +112,8 @@ def capacity(runs):
             rows = {string(row.get("name")): row for row in map(mapping, listed(rows))}
             copy = mapping(mapping(rows.get(row_names.COPY)).get("error")).get("mean")
             for name, row in rows.items():
-                if results.is_bound(name) and real(row.get("relative")):
-                    bounds.setdefault(name, row["relative"])
+                if results.is_bound(name) and (relative := measured(row, "relative")):
+                    bounds.setdefault(name, relative["mean"])
             error = mapping(mapping(rows.get(run.kind)).get("error"))
             strength = mapping(run.config.get("latent")).get("strength")
             if results.is_bound(run.kind) or not (
@@ -168,22 +148,12 @@ def leakage(runs):
         "that of copying (0) and that of a model that copies the future (1)."
     )
     sources = results.merged(runs, "leakage")
-    flags = [
-        (source, label, row["flag"])
-        for source, rows in sources.items()
-        for label, row in rows
-        if row.get("flag") and not str(row["name"]).startswith((row_names.COPY, *results.CONTROLS))
-    ]
-    markup += page.found(
-        [f"{source}: {label}: {flag}." for source, label, flag in flags], warn=True
-    )
-    if sources and not flags:
-        markup += page.found(["No model is flagged."])
+    markup += summary.box(runs, "leakage")
     if ours := _all(sources, EVALUATIONS["leakage"].tables):
         columns = [("latents", None), ("capacity", None), ("with cut", 2), ("without", 2)]
         columns += [("ratio", 1)]
         theirs = page.table(columns, PAPER_LEAKAGE, "The paper, Kinetics", "paper")
-        markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
+        markup += page.folded(TABLES, page.beside(ours, theirs) + NOT_COMPARABLE)
     return "Leakage of the future", markup + _absent(runs, "leakage")
 
 
@@ -196,12 +166,13 @@ def transfer(runs):
         "lost: a loss of 0 is as good as A's own latent actions, 1 is no better than shuffled "
         "ones. If shuffling does not increase the error, neither number is meaningful."
     )
+    markup += summary.box(runs, "transfer", ("transfer",))
     sources = results.merged(runs, "transfer", "cycle")
     if ours := _all(sources, EVALUATIONS["transfer"].cycle_tables):
         columns = [("latents", None), ("capacity", None), ("Kinetics", None), ("ratio", 2)]
         columns += [("RECON", None), ("ratio", 2)]
         theirs = page.table(columns, PAPER_TRANSFER, "The paper, original → after cycle", "paper")
-        markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
+        markup += page.folded(TABLES, page.beside(ours, theirs) + NOT_COMPARABLE)
     return "Transfer to another scene and back", markup + _absent(runs, "transfer", "cycle")
 
 
@@ -213,8 +184,9 @@ def locality(runs):
         "Ideally, nearly all change is in the region of the motion, as in the paper's Figure 8 and "
         "more than by chance, and little in the mirrored region. The paper gives no numbers."
     )
+    markup += summary.box(runs, "transfer", ("locality",))
     sources = results.merged(runs, "transfer", "locality")
-    markup += _all(sources, EVALUATIONS["transfer"].locality_tables)
+    markup += page.folded(TABLES, _all(sources, EVALUATIONS["transfer"].locality_tables))
     return "Locality", markup + _absent(runs, "transfer", "locality")
 
 
@@ -226,7 +198,9 @@ def content(runs):
         "of directions that they use; near 1, they have collapsed. Of discrete latents, a large "
         "share of the codes should be in use."
     )
-    markup += _all(results.merged(runs, "content"), EVALUATIONS["content"].tables)
+    markup += summary.box(runs, "content")
+    ours = _all(results.merged(runs, "content"), EVALUATIONS["content"].tables)
+    markup += page.folded(TABLES, ours)
     return "Content of the latent actions", markup + _absent(runs, "content")
 
 
@@ -242,20 +216,9 @@ def sampling(runs):
         "capacity and not at high capacity."
     )
     sources = results.merged(runs, "sampling")
-    verdicts = []
-    for source, rows in sources.items():
-        scored = [(label, mapping(row.get("auc"))) for label, row in rows]
-        scored = [(k, auc) for k, auc in scored if real(auc.get("mean")) and k[:8] != "inferred"]
-        if scored:
-            label, auc = min(scored, key=lambda pair: abs(pair[1]["mean"] - 0.5))
-            alike = real(auc.get("low")) and auc["low"] <= 0.5
-            text = "cannot" if alike else "can"
-            verdicts.append(
-                f"{source}: samples of {label} {text} be distinguished from inferred latents "
-                f"(AUC {auc['mean']:.3f})."
-            )
-    markup += page.found(verdicts)
-    markup += _all(sources, EVALUATIONS["sampling"].tables, first="sampler")
+    markup += summary.box(runs, "sampling")
+    ours = _all(sources, EVALUATIONS["sampling"].tables, first="sampler")
+    markup += page.folded(TABLES, ours)
     return "Sampling", markup + _absent(runs, "sampling")
 
 
@@ -263,7 +226,8 @@ def other(runs, name):
     """Builds the section on an evaluation without a function here: its question and tables."""
     evaluation = EVALUATIONS[name]
     question = page.paragraph(evaluation.__doc__.partition("\n")[0])
-    markup = _all(results.merged(runs, name), evaluation.tables)
+    ours = _all(results.merged(runs, name), evaluation.tables)
+    markup = summary.box(runs, name) + page.folded(TABLES, ours)
     return name.capitalize(), question + markup + _absent(runs, name)
 
 
@@ -281,8 +245,11 @@ def _absent(runs, part, key=None):
 
 def absent(runs, has, command):
     """Makes a note on the runs for which `has` is false, with the command that fixes it."""
-    names = [run.label for run in runs if not has(run)]
+    lacking = [run for run in runs if not has(run)]
+    names = [run.label for run in lacking]
     if not names:
         return ""
+    if len(names) == 1:
+        command = command.replace("--workdir W", f"--workdir {shlex.quote(str(lacking[0].folder))}")
     who = "Not measured yet" if len(names) == len(runs) else f"Not measured for {', '.join(names)}"
     return page.paragraph(f"{who}: {command}", "note")

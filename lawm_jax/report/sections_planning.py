@@ -2,11 +2,10 @@
 
 from lawm_jax.evaluate import row_names
 from lawm_jax.evaluate.evaluations import EVALUATIONS
-from lawm_jax.evaluate.tables import mapping
+from lawm_jax.evaluate.tables import drawable, mapping
 from lawm_jax.plan import columns
-from lawm_jax.report import figures, page, results
-from lawm_jax.report.results import drawable
-from lawm_jax.report.sections import NOT_COMPARABLE, absent, named, rollouts, tables
+from lawm_jax.report import figures, page, results, summary
+from lawm_jax.report.sections import NOT_COMPARABLE, TABLES, absent, named, rollouts, tables
 from lawm_jax.train import rundir
 
 # Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts with inferred latents -> a controller.
@@ -52,15 +51,16 @@ def control(runs):
         "action. A controller that does not see the state (actions) fails if the same action looks "
         "different from another viewpoint."
     )
-    ours, sources = "", results.merged(runs, "control")
+    markup += summary.box(runs, "control")
+    ours, drawn, sources = "", "", results.merged(runs, "control")
     for source, rows in sources.items():
         ours += tables(source, EVALUATIONS["control"].tables(named(rows))[:1])
-        ours += rollouts(source, rows, "with real actions")
+        drawn += rollouts(source, rows, "with real actions")
     if ours:
         columns = [(name, None) for name in ("latents", "capacity", "DROID", "RECON")]
         title = "The paper, inferred latents → controller"
         theirs = page.table(columns, PAPER_CONTROL, title, "paper")
-        markup += page.beside(ours, theirs) + page.paragraph(NOT_COMPARABLE, "note")
+        markup += page.folded(TABLES, page.beside(ours, theirs) + NOT_COMPARABLE) + drawn
     command = "python -m lawm_jax.evaluate --workdir W --only control"
     markup += _missing(runs, lambda run: run.evals["control"], command)
     return "Control with real actions", markup
@@ -76,8 +76,7 @@ def reach(runs):
         "actions. The Action Score is 80 for an error of 0 and 0 for errors of 0.1 m or more."
     )
     theirs = _theirs(PAPER_REACH, 2, "The paper, DROID: error, m")
-    verdict = "error", "{} has an error of {} m", row_names.NO_ACTION
-    markup = _plans(runs, text, ("error", "error of the plan, m"), verdict, theirs)
+    markup = _plans(runs, text, ("error", "error of the plan, m"), theirs)
     return "Planning: manipulation", markup
 
 
@@ -92,8 +91,7 @@ def walk(runs):
         "'truth, held' is about the best possible with a single repeated action."
     )
     theirs = _theirs(PAPER_WALK, None, "The paper, RECON: ATE / RPE")
-    verdict = "ate", "{} has an ATE of {} m", "the mean action"
-    markup = _plans(runs, text, ("ate", "ATE of the plan, m"), verdict, theirs)
+    markup = _plans(runs, text, ("ate", "ATE of the plan, m"), theirs)
     return "Planning: navigation", markup
 
 
@@ -105,9 +103,8 @@ def closed(runs):
         "are reached than by chance, and nearly as many as by the policy that created the goals, "
         "whose actions show what the simulator allows. The paper has no such evaluation."
     )
-    verdict = "distance", "{} ends {} m from the goal", "no action"
     drawn = "success", "share of scenes that end at the goal"
-    markup = _plans(runs, text, drawn, verdict, flag=" --closed-loop")
+    markup = _plans(runs, text, drawn, flag=" --closed-loop")
     return ("Closed loop", markup) if "<table" in markup else None
 
 
@@ -116,33 +113,34 @@ def _theirs(rows, digits, title):
     return page.table(columns, rows, title, "paper")
 
 
-def _plans(runs, text, drawn, verdict, theirs="", flag=""):
+def _plans(runs, text, drawn, theirs="", flag=""):
     """Makes the markup of a section on plans.
 
     Args:
       runs: list of Run.
       text: the section's introduction.
       drawn: key of the interval to plot, which selects the rows, and its label.
-      verdict: key of the error, format string of a sentence's start, and the baseline that the
-        rows' `paired` differences refer to.
       theirs: markup of the paper's table.
       flag: flag of `lawm_jax.plan` that creates these results.
     """
     key, label = drawn
-    ours, verdicts = "", []
+    ours, drawings, judged = "", "", []
     for asked, rows in results.merged(runs, "plan").items():
         rows = [(name, row) for name, row in rows if drawable(mapping(row.get(key)))]
         if not rows:
             continue
-        verdicts += _verdict(asked, rows, *verdict)
+        for name, row in rows:
+            if _is_latent_model(row):
+                judged += [(asked, name, x) for x in columns.judge([row], row["name"])]
         muted = [name for name, row in rows if not _is_latent_model(row)]
         svg = figures.intervals(None, {name: row[key] for name, row in rows}, label, muted)
         caption = f"{asked}: {label}, 95 % intervals."
-        ours += tables(asked, columns.tables("", named(rows))) + page.drawing(svg, caption)
+        ours += tables(asked, columns.tables("", named(rows)))
+        drawings += page.drawing(svg, caption)
     markup = page.paragraph(text)
     if ours:
-        markup += page.found(verdicts) + (page.beside(ours, theirs) if theirs else ours)
-        markup += page.paragraph(OTHER, "note") if theirs else ""
+        beside = page.beside(ours, theirs) + page.paragraph(OTHER, "note") if theirs else ours
+        markup += summary.lines(judged) + drawings + page.folded(TABLES, beside)
     has = lambda run: any(key in row for rows in run.evals["plan"].values() for row in rows)  # noqa: E731
     command = f"python -m lawm_jax.plan --workdir W --task ...{flag}"
     return markup + _missing(runs, has, command)
@@ -151,22 +149,6 @@ def _plans(runs, text, drawn, verdict, theirs="", flag=""):
 def _is_latent_model(row):
     """Returns whether a row is of a latent action model, neither a baseline nor labeled."""
     return row["name"] not in row_names.BASELINES and not row["name"].startswith(row_names.LABELLED)
-
-
-def _verdict(asked, rows, key, begin, baseline):
-    """Returns [a sentence that compares the best model with a baseline], or [] without models."""
-    whole = lambda row: all(drawable(mapping(row.get(k))) for k in (key, "paired"))  # noqa: E731
-    models = {name: row for name, row in rows if _is_latent_model(row) and whole(row)}
-    if not models:
-        return []
-    best = min(models, key=lambda name: models[name][key]["mean"])
-    error, paired = models[best][key]["mean"], models[best]["paired"]
-    text = f"{asked}: {begin.format(best, f'{error:.3f}')}, {abs(paired['mean']):.3f} m "
-    text += f"{'less' if paired['mean'] < 0 else 'more'} than {baseline}"
-    if paired["low"] is None:
-        return [f"{text}, in one episode."]
-    sure = paired["high"] < 0 or paired["low"] > 0
-    return [f"{text}; the interval {'excludes' if sure else 'includes'} zero."]
 
 
 def _missing(runs, has, command):

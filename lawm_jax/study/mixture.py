@@ -100,7 +100,7 @@ def compare(runs):
         if share != smallest[kind]:
             least = errors[kind, smallest[kind]][kind]
             less[f"{smallest[kind]:g} %"] = mean(error - least)
-        one_step = [_row(run["prediction"], kind)["relative"] for run in seeds]
+        one_step = [_row(run["prediction"], kind)["relative"]["mean"] for run in seeds]
         row = {"kind": kind, "share": share, "error": mean(error), "less": less}
         row["one_step"] = float(np.mean(one_step))
         row["seeds"] = [

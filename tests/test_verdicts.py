@@ -1,0 +1,149 @@
+"""Verdicts follow from the rows of an evaluation by the rules that docs/evaluate.md gives."""
+
+import copy
+import json
+
+import pytest
+from conftest import ROOT
+
+from lawm_jax.evaluate import verdicts
+from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.plan import columns
+
+
+def interval(low, high):
+    return {"mean": (low + high) / 2, "low": low, "high": high}
+
+
+def judge(part, rows, name="noisy"):
+    """Returns claim -> answer."""
+    module = columns if part == "plan" else EVALUATIONS[part]
+    return {verdict.claim: verdict.answer for verdict in module.judge(rows, name)}
+
+
+@pytest.mark.parametrize(
+    "relative,paired,answer",
+    [
+        (interval(0.7, 0.8), None, "holds"),
+        (interval(0.9, 1.1), None, "undecided"),
+        (interval(1.1, 1.2), None, "fails"),
+        (interval(0.7, 0.8), interval(-0.2, -0.1), "holds"),
+        (interval(0.7, 0.8), interval(-0.2, 0.1), "undecided"),  # no gain over no latents
+        (interval(0.7, 0.8), interval(0.1, 0.2), "fails"),
+        ({"mean": 0.7, "low": None, "high": None}, None, "undecided"),  # one episode
+        (0.7, None, "undecided"),  # of a run that was evaluated before there were intervals
+    ],
+)
+def test_prediction_is_better_than_copying_and_than_no_latents(relative, paired, answer):
+    rows = [{"name": "noisy", "relative": relative, "paired": paired}]
+    assert judge("prediction", rows) == {"prediction": answer}
+    assert judge("prediction", rows, "sparse") == {}
+
+
+@pytest.mark.parametrize("leak,answer", [(-0.1, "holds"), (0.6, "fails"), (None, "undecided")])
+def test_a_leak_above_a_half_fails(leak, answer):
+    rows = [{"name": "noisy", "relative": interval(0.8, 0.9), "leak": leak, "flag": None}]
+    assert judge("leakage", rows) == {"no leakage": answer}
+
+
+@pytest.mark.parametrize(
+    "lost,answer",
+    [(interval(0.1, 0.4), "holds"), (interval(0.4, 0.6), "undecided"), (None, "fails")],
+)
+def test_latents_without_effect_do_not_transfer(lost, answer):
+    rows = {"cycle": [{"name": "noisy", "lost": lost, "note": lost and "no effect"}]}
+    assert judge("transfer", rows) == {"transfer": answer}
+
+
+@pytest.mark.parametrize(
+    "inside,mirror,answer",
+    [
+        (interval(0.6, 0.7), interval(0.2, 0.3), "holds"),
+        (interval(0.5, 0.7), interval(0.4, 0.6), "undecided"),
+        (interval(0.3, 0.35), interval(0.1, 0.2), "undecided"),  # below chance
+        (interval(0.1, 0.2), interval(0.3, 0.4), "fails"),
+        (None, None, "undecided"),
+    ],
+)
+def test_locality_is_more_than_in_the_mirror_image_and_by_chance(inside, mirror, answer):
+    row = {"name": "noisy", "chance": interval(0.4, 0.4), "note": None}
+    row["action"] = {"region": inside, "mirrored": mirror}
+    assert judge("transfer", {"locality": [row]}) == {"locality": answer}
+
+
+@pytest.mark.parametrize(
+    "lows,answer",
+    [((0.6, 0.7), "holds"), ((0.6, 0.1), "partly"), ((-0.1, -0.2), "fails"), ((), "undecided")],
+)
+def test_content_is_partly_there_if_a_probe_finds_some_real_actions(lows, answer):
+    probe = {"names": ["x", "y"][: len(lows)], "r2": [interval(x, x + 0.1) for x in lows]}
+    rows = [{"name": "noisy", "probe": probe, "latents": {"dimension": 3.0}}]
+    assert judge("content", rows) == {"content": answer}
+
+
+@pytest.mark.parametrize(
+    "led,answer",
+    [
+        (interval(0.30, 0.32), "holds"),
+        (interval(0.42, 0.44), "partly"),  # it loses more than half
+        (interval(0.47, 0.51), "undecided"),
+        (interval(0.55, 0.60), "fails"),
+    ],
+)
+def test_control_lies_between_no_action_and_inferred_latents(led, answer):
+    errors = {"inferred latents": interval(0.29, 0.31), "state": led, "actions": interval(0.6, 0.7)}
+    errors["state, no action"] = interval(0.48, 0.52)
+    rows = [{"name": name, "error": error} for name, error in errors.items()]
+    assert judge("control", rows) == {"control": answer}
+
+
+@pytest.mark.parametrize("low,high,answer", [(0.48, 0.55, "holds"), (0.6, 0.7, "fails")])
+def test_sampling_holds_if_the_best_sampler_is_indistinguishable(low, high, answer):
+    rows = [{"name": "N(0, I)", "auc": interval(0.9, 1)}]
+    rows += [{"name": "learned prior", "auc": interval(low, high)}]
+    rows += [{"name": "inferred, other episodes", "auc": interval(0.49, 0.51)}]
+    assert judge("sampling", rows) == {"sampling": answer}
+
+
+@pytest.mark.parametrize("key,claim", [("error", "planning"), ("ate", "planning")])
+@pytest.mark.parametrize("gain,answer", [(-0.1, "holds"), (0.1, "fails"), (0.0, "undecided")])
+def test_plans_are_compared_with_their_baseline_clip_by_clip(key, claim, gain, answer):
+    row = {"name": "noisy", key: interval(0.04, 0.06)}
+    rows = [row | {"paired": interval(gain - 0.05, gain + 0.05), "distance": interval(0.1, 0.2)}]
+    assert judge("plan", rows) == {claim: answer}
+
+
+def test_a_line_is_colored_on_request_only():
+    verdict = verdicts.Verdict("prediction", verdicts.FAILS, "1.2 of copying")
+    assert verdicts.line(verdict) == "  ✗ prediction  1.2 of copying"
+    assert verdicts.line(verdict, color=True) == "  \x1b[31m✗\x1b[0m prediction  1.2 of copying"
+
+
+def damaged(x):
+    """Yields copies of JSON data in which one value is replaced by something else."""
+    for place in range(len(x)) if isinstance(x, list) else list(x) if isinstance(x, dict) else ():
+        for value in (None, "x", 3, True, [], [[]], {}, {"mean": "a"}, {"names": 1, "r2": 2}):
+            yield (
+                x[:place] + [value] + x[place + 1 :] if isinstance(x, list) else x | {place: value}
+            )
+        for inner in damaged(x[place]):
+            changed = copy.copy(x)
+            changed[place] = inner
+            yield changed
+
+
+@pytest.mark.parametrize("part", [*EVALUATIONS, "plan"])
+def test_no_damaged_result_ends_a_report(part):
+    result = json.loads((ROOT / "benchmarks" / "results" / "nano-2-core-epyc.json").read_text())
+    rows = result["plans"][0]["plans"][0]["rows"] if part == "plan" else result[part]["panda"]
+    if part != "transfer":
+        rows = [{k: v for k, v in row.items() if k not in ("rollout", "pixels")} for row in rows][
+            :3
+        ]
+    judge = columns.judge if part == "plan" else EVALUATIONS[part].judge
+    count = 0
+    for changed in damaged(rows):
+        for verdict in judge(changed, "noisy"):
+            assert verdict.answer in verdicts.MARKS and isinstance(verdict.text, str)
+        count += 1
+    assert count > 50
