@@ -690,4 +690,65 @@ def test_a_browser_plays_and_opens_every_tab_without_errors(
         wait(lambda count=count, canvases=canvases: run(count) == canvases)
         assert fits(), tab
         assert run("return document.querySelectorAll('.error:not([hidden])').length") == 0
-    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    assert errors(browser) == []
+
+
+def errors(browser):
+    """Lists the page's errors; that a refused request was refused is the browser's own note."""
+    lines = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    return [line for line in lines if line["source"] != "network" or "422" not in line["message"]]
+
+
+@pytest.mark.browser
+def test_a_page_refuses_bad_uploads_and_plays_a_good_one(browser, address, videos, tmp_path):
+    browser.get(address)
+    run = browser.execute_script
+    wait(lambda: run("return played.ready > 0"))
+    field = browser.find_element("id", "upload")
+    shown = (
+        "const x = document.getElementById('upload-error'); return x.hidden ? '' : x.textContent"
+    )
+    large, broken = tmp_path / "large.mp4", tmp_path / "broken.mp4"
+    with large.open("wb") as file:
+        file.truncate(200 * 2**20)
+    broken.write_bytes(b"no video" * 1000)
+    for path, message in (large, "at most 50 MB, got 200 MB"), (broken, "expected a video, got"):
+        field.send_keys(str(path))
+        wait(lambda message=message: message in run(shown))
+        assert path.name in run(shown)
+    field.send_keys(str(pathlib.Path(videos, "1.mp4")))
+    wait(lambda: run("return state.uploads.length") == 1)
+    wait(lambda: run(shown) == "")
+    assert errors(browser) == []
+
+
+@pytest.mark.browser
+def test_two_browsers_play_at_once_and_a_held_key_keeps_the_world_moving(browser, address):
+    run, first = browser.execute_script, browser.current_window_handle
+    count = "return +document.getElementById('count').textContent.match(/\\d+/)[0]"
+    windows = [first]
+    try:
+        for number in range(2):
+            if number:
+                browser.switch_to.new_window("window")
+                windows.append(browser.current_window_handle)
+            browser.get(address)
+            wait(lambda: run("return played.ready > 0"))
+            run("[...document.querySelectorAll('#sources button')].at(-1).click()")
+            wait(lambda: run("return document.getElementById('ways').children.length") == 2)
+            run(HOLD, "keydown", "d")
+        moved = {}
+        for window in windows:
+            browser.switch_to.window(window)
+            begin = run("return played.drawn")
+            wait(lambda begin=begin: run("return played.drawn") > begin + 20)
+            run(HOLD, "keyup", "d")
+            wait(lambda: run("return flying") == 0)
+            moved[window] = run(count)
+            assert errors(browser) == []
+        assert min(moved.values()) > 20
+    finally:
+        for window in windows[1:]:
+            browser.switch_to.window(window)
+            browser.close()
+        browser.switch_to.window(first)
