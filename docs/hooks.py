@@ -54,9 +54,14 @@ def interval(x, digits=3, sign=""):
     return mean if x["low"] == x["mean"] == x["high"] else f"{mean} [{low},\u00a0{high}]"
 
 
+def current(name):
+    """Returns the name of a row that older result files name otherwise."""
+    return name.replace("nearest neighbour", "nearest training window")
+
+
 def by_name(rows):
     """Returns name -> row."""
-    return {row["name"]: row for row in rows}
+    return {current(row["name"]): row for row in rows}
 
 
 # Each function below takes a result file's content and returns the rows of a table, its heading
@@ -110,10 +115,9 @@ def reach(result):
         row = named.get(own) or named[re.match(r"[a-z]+", own)[0]]
         about = [_model(run), run["steps"], planner, "" if limit is None else f"{limit:g}"]
         rows.append([*about, interval(row["error"]), f"`{run['commit']}`"])
-        names = "no action", "mean action", "random action", "nearest neighbour"
+        names = "no action", "mean action", "random action", "nearest training window"
         baselines = baselines or {name: named[name]["error"] for name in names}
     for name, error in baselines.items():
-        name = name.replace("nearest neighbour", "nearest training window")
         rows.append([name, "", "", "", interval(error), ""])
     return rows
 
@@ -139,8 +143,7 @@ def walk(result):
 def _named(run, name):
     """Returns the label, the training data and the commit of a row; the last two of models only."""
     if name not in MODELS:
-        names = {"nearest neighbour": "nearest training window", "policy": "the data's own policy"}
-        return names.get(name, name), "", ""
+        return "the data's own policy" if name == "policy" else name, "", ""
     kind = run["controller_kind"] if name == re.match("[a-z]+", run["world_model"])[0] else None
     label = MODELS[name] + CONTROLLERS[kind]
     walks = f"{run['walks']} walks, " if run["walks"] else ""
@@ -185,9 +188,7 @@ def mixture(result):
         paired = interval(row["less"]["no action"], 3, "+")
         rows.append([f"{row['share']:g}", interval(row["error"]), paired, f"{row['one_step']:.3f}"])
     for name, error in result["baselines"].items():
-        rows.append(
-            [name.replace("nearest neighbour", "nearest training window"), interval(error), "", ""]
-        )
+        rows.append([current(name), interval(error), "", ""])
     return rows
 
 
@@ -378,8 +379,7 @@ def nano_plans(result):
             task += ", acting" if run["closed_loop"] else ""
             for row in plan["rows"]:
                 error = row.get("error") or row.get("ate") or row["distance"]
-                name = {"noisy": "nano", "nearest neighbour": "nearest training window"}
-                name = name.get(row["name"], row["name"])
+                name = "nano" if row["name"] == "noisy" else current(row["name"])
                 shares = interval(row.get("success"), 2)
                 rows.append([task, run["planner"]["name"], name, interval(error), shares])
     return rows

@@ -1,5 +1,8 @@
 """Implements the command `lawm`, also `python -m lawm_jax`; see `lawm --help`."""
 
+import difflib
+import importlib.metadata
+import platform
 import runpy
 import sys
 
@@ -25,20 +28,41 @@ lawm COMMAND --help prints a command's flags. To get started, in any folder:
 
 To train on your own video, add --config.data.videos='/path/to/videos/**/*'.
 --config takes your own file, or one of the package's configs: lawm.py,
-controller.py, labelled.py or decoder.py."""
+controller.py, labelled.py or decoder.py. lawm --version prints versions, and
+LAWM_TRACEBACK=1 in the environment shows the traceback of every error."""
 
 
 def main():
     """Runs the subcommand named by the first argument, in this process."""
     name, *rest = sys.argv[1:] or ["--help"]
+    if name == "help" and rest:
+        name, rest = rest[0], ["--help"]
     if name in ("--help", "-h", "help"):
         lines = (f"  {command:10}{text}" for command, text in COMMANDS.items())
         print(USAGE.format(commands="\n".join(lines)))
         return
+    if name in ("--version", "-V"):
+        print(versions())
+        return
     if name not in COMMANDS:
-        sys.exit(f"lawm: expected one of {', '.join(COMMANDS)}, or --help, got {name!r}")
+        close = difflib.get_close_matches(name, COMMANDS, 1)
+        tip = f"; did you mean {close[0]}?" if close else ""
+        expected = f"expected one of {', '.join(COMMANDS)}, got {name}{tip}"
+        print(f"lawm: error: {expected}\ntry `lawm --help`", file=sys.stderr)
+        sys.exit(2)
     sys.argv = [f"lawm {name}", *rest]
-    runpy.run_module(f"lawm_jax.{name}", run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(f"lawm_jax.{name}", run_name="__main__")
+    except KeyboardInterrupt:  # while it is imported
+        print(f"lawm {name}: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def versions():
+    """Returns the versions of the package, of its main requirements and of Python."""
+    names = "lawm_jax", "jax", "flax"
+    found = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    return ", ".join([*found, f"Python {platform.python_version()}"])
 
 
 if __name__ == "__main__":

@@ -171,11 +171,11 @@ def test_only_a_world_models_config_is_taken(arg, get_config, devices):
         analysis.check(config, devices, LAPTOP)
 
 
-def test_the_command_says_what_is_wrong_and_exits_with_1():
+def test_the_command_says_what_is_wrong_and_exits_with_2():
     command = [sys.executable, "-m", "lawm_jax.aot", "--topology", "v5p-64"]
     command += ["--config", "configs/lawm.py:size=tiny"]
     run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert "--topology: expected v4, v5e" in run.stdout + run.stderr
 
 

@@ -217,6 +217,8 @@ def test_a_model_is_loaded_with_the_controller_in_its_folder(run):
     np.testing.assert_allclose(scale["action_mean"], measured["mean"], rtol=1e-6)
     np.testing.assert_allclose(scale["action_std"], measured["std"], rtol=1e-6)
     assert lawm.load(run, controller="")[0].controller is None
+    with pytest.raises(FileNotFoundError, match=r"^x: not found; .* \(panda\)$"):
+        lawm.load(run, controller="x")
     named = lawm.load(run, controller="panda")
     by_path = lawm.load(run, controller=run / "controller" / "panda")
     assert named[0] == by_path[0] == model

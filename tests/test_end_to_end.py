@@ -158,4 +158,4 @@ def test_a_wrong_flag_is_answered_with_the_right_one(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert result.returncode != 0 and "Did you mean" in result.stderr and "videos" in result.stderr
+    assert result.returncode == 2 and "did you mean --config.data.videos?" in result.stderr

@@ -108,6 +108,13 @@ def test_nothing_is_exported_over_a_model_or_from_a_run_without_checkpoint(run, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_in_memory_is_refused_with_the_function_that_saves_it(run, tmp_path):
+    model, params = lawm.load(run)
+    with pytest.raises(ValueError, match=r"expected the folder of a run, got a W.*lawm\.save\("):
+        lawm.save_pretrained(tmp_path / "out", model, params)
+    assert not (tmp_path / "out").exists()
+
+
 def damage(name, change):
     """Returns a function that changes a file of an exported model."""
     return lambda folder: change(folder / name)

@@ -122,11 +122,13 @@ def command(*options, **variables):
 @pytest.mark.parametrize(
     "flag", ["--size=0", "--limit=0", "--part=3", "--part=-1/2", "--part=1/0x2", "--holdout=2"]
 )
-def test_a_flag_out_of_range_is_one_line_and_a_failure(films, tmp_path, flag):
+def test_a_flag_out_of_range_is_one_line_and_a_usage_error(films, tmp_path, flag):
     got = command(f"--videos={films}", f"--out={tmp_path}/out", flag)
-    assert got.returncode == 1 and got.stdout == "" and not list(tmp_path.iterdir())
-    (line,) = got.stderr.splitlines()
-    assert line.startswith(flag.partition("=")[0] + ": expected ")
+    assert got.returncode == 2 and got.stdout == "" and not list(tmp_path.iterdir())
+    line, hint = got.stderr.splitlines()
+    name = "python -m lawm_jax.ingest"
+    assert line.startswith(f"{name}: error: {flag.partition('=')[0]}: expected ")
+    assert hint == f"try `{name} --help`"
 
 
 def test_the_flags_default_to_the_view_of_training_and_expand_tildes(films, tmp_path, get_config):
@@ -152,7 +154,7 @@ def test_a_config_gives_the_view_and_is_not_contradicted(films, tmp_path, get_co
         key: training[key] for key in ("fps", "size", "resize")
     }
     got = command(*options, f"--out={tmp_path}/other", "--size=64")
-    assert got.returncode == 1 and "--size: expected it or --config" in got.stderr
+    assert got.returncode == 2 and "--size: expected it or --config" in got.stderr
 
 
 def test_two_at_once_into_one_folder_are_refused_and_two_parts_are_not(films, tmp_path):

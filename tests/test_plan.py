@@ -158,7 +158,7 @@ def test_a_vehicle_that_holds_its_action_is_followed(world):
     assert found["model"]["ate"]["mean"] < 0.05 * mean["ate"]["mean"]
     assert "ate_waypoints" not in found["model"]
     text = tables.text("nav", columns.tables("plans of 8 steps", list(found.values())))
-    assert "nav, plans of 8 steps" in text and "nearest neighbour" in text
+    assert "nav, plans of 8 steps" in text and "nearest training window" in text
 
 
 def matrices(actions):
@@ -336,7 +336,8 @@ def test_plans_are_printed_and_written(run, capsys):
     assert written["controller"].endswith("controller/panda") and written["episodes"] == 6
     assert written["controller_kind"] == "state"
     (plan,) = written["plans"]
-    names = ["no action", "mean action", "random action", "nearest neighbour", "none", "labelled"]
+    names = ["no action", "mean action", "random action", "nearest training window"]
+    names += ["none", "labelled"]
     assert [row["name"] for row in plan["rows"]] == names and plan["horizon"] == 3
     # On true labels of lawm_mini, of the same fixed clips.
     config = importlib.import_module("configs.lawm").get_config("size=tiny")
@@ -408,15 +409,15 @@ app.run(__main__.main, ["plan", "--workdir=W", "--task=panda", *flags.split()])
         (["--planner=magic"], "--planner: expected one of cem, icem, .*, got 'magic'"),
         (["--bound=0"], "expected a positive number"),
         (["--bound=nan"], "expected a positive number"),
-        (["--horizon=0"], "flag --horizon=0: 0 is not a positive integer"),
-        (["--chunk=0"], "a positive integer"),
-        (["--iterations=-1"], "a positive integer"),
+        (["--horizon=0"], "--horizon: expected a positive integer, got 0"),
+        (["--chunk=0"], "--chunk: expected a positive integer"),
+        (["--iterations=-1"], "--iterations: expected a positive integer"),
     ],
 )
 def test_flags_out_of_range_are_errors_before_work_begins(flags, why):
     done = command("plan", "--workdir=nowhere", "--task=panda", *flags)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert re.search(why, done.stdout + done.stderr)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert re.search(f"error: (--bound=.*)?{why}", done.stderr)
 
 
 def test_a_new_planner_is_a_function_and_a_line(run, monkeypatch):
@@ -438,7 +439,7 @@ def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path
     shutil.copy(run / "controller" / "panda" / "config.json", folder)
     for name, why in (
         (folder, f"{folder}: expected a trained controller, got a run without checkpoints"),
-        (tmp_path / "none", "config.json: not found"),
+        (tmp_path / "none", "none: not found; expected a run's folder or the name"),
     ):
         with pytest.raises(plan_run.Refused, match=f"controller: .*{why}"):
             plan_run.plan(str(run), "panda", controller=str(name))

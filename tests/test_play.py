@@ -367,6 +367,8 @@ def test_sources_without_video_give_way_to_the_embedded_data(run, tmp_path, caps
     config = json.loads((folder / "config.json").read_text())
     config["data"]["sources"] = {name: "records:/nowhere" for name in ("panda", "nav")}
     (folder / "config.json").write_text(json.dumps(config))
+    found, *_ = library.open_sources(str(folder))
+    assert [source.name for source in found] == ["panda", "nav"], "the page opens on the arm"
     found, frames, fps = library.open_sources(str(folder), only="panda")
     assert [source.spec for source in found] == ["mini:panda"] and (frames, fps) == (8, 4.0)
     assert "using the embedded data" in capsys.readouterr().out

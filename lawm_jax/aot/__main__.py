@@ -1,25 +1,28 @@
-"""Compiles the training step ahead of time for absent TPUs or GPUs; checks memory, bounds speed.
+"""Compiles the training step for absent TPUs or GPUs: does it fit their memory, how fast at best?
 
-python -m lawm_jax.aot --topology v5p:4x4x4 --config configs/lawm.py:size=large
-python -m lawm_jax.aot --topology h100:8x8 --config configs/lawm.py:size=large
-python -m lawm_jax.aot --topology h100:1 --config configs/lawm.py:size=base
+Examples:
+  lawm aot --topology v5p:4x4x4 --config lawm.py:size=large
+  lawm aot --topology h100:8x8 --config lawm.py:size=large
+  lawm aot --topology h100:1 --config lawm.py:size=base
 
-A topology is KIND:CHIPS. For TPUs (pip install 'lawm_jax[tpu]'), KIND is v4, v5e, v5p, v6e or tpu7x
-and CHIPS the slice's shape. For GPUs (pip install 'lawm_jax[cuda]'), KIND is l4, a100, h100 or h200
-and CHIPS is GPUS or NODESxGPUS. Nothing is loaded or computed. Memory use is the compiler's report;
-on a GPU, a step must fit into JAX's pool, by default three quarters of the memory
-(XLA_PYTHON_CLIENT_MEM_FRACTION). The time is a lower bound computed from the step's FLOPs and bytes
-and the chip's data sheet, not measured.
+TPUs require pip install 'lawm_jax[tpu]', GPUs 'lawm_jax[cuda]'. Nothing is loaded or computed. The
+exit status is 1 if the step does not fit. See docs/pods.md.
 """
 
 import sys
 
 from absl import app, flags
 
+from lawm_jax.train import command
 from lawm_jax.train.flags import define_config
 
 CONFIG = define_config("config", None, "Config file of a world model.")
-TOPOLOGY = flags.DEFINE_string("topology", None, "KIND:CHIPS, such as v5p:4x4x4 or h100:8x8.")
+TOPOLOGY = flags.DEFINE_string(
+    "topology",
+    None,
+    "KIND:CHIPS. Of TPUs, KIND is v4, v5e, v5p, v6e or tpu7x and CHIPS the shape of the slice; of "
+    "GPUs, l4, a100, h100 or h200 and GPUS or NODESxGPUS.",
+)
 SLICES = flags.DEFINE_integer("slices", 1, "Number of TPU slices of that shape.", lower_bound=1)
 BATCH = flags.DEFINE_integer(
     "batch-per-chip", None, "Clips per chip. Default: from the config.", lower_bound=1
@@ -32,8 +35,6 @@ flags.mark_flags_as_required(["config", "topology"])
 
 def main(argv):
     """Parses the flags and checks the step; exits with 1 if it does not fit."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
     from lawm_jax.aot import run
 
     own = "--json", JSON.value, f"--json={JSON.value}"  # a local path, not recorded
@@ -53,4 +54,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

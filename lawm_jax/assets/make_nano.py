@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 
-from lawm_jax.evaluate import tables
+from lawm_jax.evaluate import row_names, tables
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.plan import columns
 from lawm_jax.train import exported, rundir, sharing
@@ -103,7 +103,8 @@ def results(workdir):
             caption = f"plans of {plan['horizon']} steps by {found['planner']['name']}"
             if "radius" in plan:
                 caption = f"closed loop, {caption}, success within {plan['radius']:g} m"
-            text.append(tables.text(found["task"], columns.tables(caption, plan["rows"])))
+            rows = [row | {"name": row_names.current(row["name"])} for row in plan["rows"]]
+            text.append(tables.text(found["task"], columns.tables(caption, rows)))
     return "\n\n".join(text)
 
 

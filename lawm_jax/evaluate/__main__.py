@@ -1,6 +1,9 @@
-"""Evaluates a trained model on held-out clips: python -m lawm_jax.evaluate --workdir W.
+"""Evaluates a trained model on held-out clips: prints tables, writes W/eval/*.json and W/report/.
 
-Evaluations (--only selects some of them):
+Examples:
+  lawm evaluate --workdir nano
+  lawm evaluate --workdir runs/first --only prediction --only leakage
+  lawm evaluate --workdir runs/first --data walks=mini:nav
 
   prediction  how well latent actions explain the next states, one and several steps ahead
   leakage     whether latent actions encode the next frame instead of an action
@@ -10,23 +13,19 @@ Evaluations (--only selects some of them):
   sampling    whether sampled latent actions have the distribution and effect of inferred ones
   pictures    rollouts, transfer, cycles and scene cuts
 
-The clips are the held-out ones of every data source that the model was trained on. --data selects
-other data sources, without the files and episodes that a run was trained on (however their path is
-spelled, ingested or not).
-
-Prints tables, and writes W/eval/*.json, and pictures and videos to W/report/. Runs in W/bounds/NAME
-that were trained on the same data are compared too: "deterministic" (no latent) and "none"
-(unconstrained latents) are the paper's lower and upper bounds; "labelled" is conditioned on the
-real actions of its training data (prediction and control only). `python -m lawm_jax.report W`
-builds a web page of the results.
+Runs in W/bounds/NAME are compared, too. `lawm report W` builds a page of the results. See
+docs/evaluate.md.
 """
 
-from absl import app, flags, logging
+from absl import flags, logging
 
 from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.train import command
 from lawm_jax.train.flags import named
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, W; or nano, the model that ships."
+)
 ONLY = flags.DEFINE_multi_enum(
     "only", None, [*EVALUATIONS, "pictures"], "Evaluation to run; may be repeated. Default: all."
 )
@@ -34,7 +33,7 @@ DATA = flags.DEFINE_multi_string(
     "data",
     [],
     "Data source to evaluate on instead of the run's own, as NAME=SOURCE, with SOURCE as in the "
-    "config's data.sources; may be repeated.",
+    "config's data.sources, without what a run was trained on; may be repeated.",
 )
 DECODER = flags.DEFINE_string("decoder", None, "Folder of a decoder's run. Default: W/decoder.")
 DISTANCE = flags.DEFINE_enum(
@@ -50,13 +49,12 @@ EMBEDDING = flags.DEFINE_enum(
     "Method that embeds latent actions in the plane; the paper uses umap, which requires "
     "pip install 'lawm_jax[umap]'.",
 )
+VERBOSE = flags.DEFINE_bool("verbose", False, "Print all tables.")
 flags.mark_flags_as_required(["workdir"])
 
 
 def main(argv):
     """Parses the flags and evaluates."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
     from lawm_jax.train import cpu
 
@@ -64,8 +62,16 @@ def main(argv):
     from lawm_jax.evaluate import run
 
     data = dict(named(text) for text in DATA.value)
-    run.evaluate(WORKDIR.value, ONLY.value, data, DECODER.value, DISTANCE.value, EMBEDDING.value)
+    run.evaluate(
+        WORKDIR.value,
+        ONLY.value,
+        data,
+        DECODER.value,
+        DISTANCE.value,
+        EMBEDDING.value,
+        verbose=VERBOSE.value,
+    )
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

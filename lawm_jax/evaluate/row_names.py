@@ -11,6 +11,12 @@ TRUTH_HELD = "truth, held"
 NO_ACTION = "no action"
 MEAN_ACTION = "mean action"
 RANDOM_ACTION = "random action"
-NEAREST = "nearest neighbour"
+NEAREST = "nearest training window"
 POLICY = "policy"
-BASELINES = TRUTH_HELD, NO_ACTION, MEAN_ACTION, RANDOM_ACTION, NEAREST, POLICY
+FORMER = {"nearest neighbour": NEAREST}  # names in files that an older version wrote
+BASELINES = TRUTH_HELD, NO_ACTION, MEAN_ACTION, RANDOM_ACTION, NEAREST, *FORMER, POLICY
+
+
+def current(name):
+    """Returns the name of a row that an older version may have named otherwise."""
+    return FORMER.get(name, name)

@@ -24,13 +24,7 @@ TRAINED = ("predictor", "inverse", "latent")  # trained parts of the parameters
 
 
 def evaluate(
-    workdir,
-    only=None,
-    data=None,
-    decoder=None,
-    distance="effnet",
-    embedding="pca",
-    verbose=False,
+    workdir, only=None, data=None, decoder=None, distance="effnet", embedding="pca", verbose=False
 ):
     """Runs the evaluations of a trained model and writes WORKDIR/eval and WORKDIR/report.
 

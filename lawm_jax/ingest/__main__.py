@@ -1,26 +1,26 @@
-"""Converts any source once, at the rate and size of training, into shards that stream fast.
+"""Converts a data set once, at the rate and size of training, to records that are fast to read.
 
-python -m lawm_jax.ingest --videos /data/web --config lawm.py:size=large --out /data/web256
-python -m lawm_jax.train --config lawm.py:size=large --config.data.videos=records:/data/web256 ...
+Examples:
+  lawm ingest --source mini:panda --config lawm.py:size=nano --out data/arm
+  lawm train --config lawm.py --config.data.videos=records:data/arm --workdir runs/fast
+  lawm ingest --source mini:panda --encoder lawm.py:size=nano --out data/states
 
-The same command continues an interrupted run. Unreadable files are left out and listed, with the
-reason, in OUT/report.jsonl. --validate writes only that report. --encoder stores the states of a
-config's frozen encoder instead of frames: training with that encoder reads them in place of video.
---statistics measures the actions of a labeled source, for normalization.
+The same command resumes. Files that cannot be read are listed in OUT/report.jsonl, with the reason.
+See docs/data.md.
 """
 
 import os
 
 from absl import app, flags, logging
 
-from lawm_jax.data import video
+from lawm_jax.train import command
 from lawm_jax.train.flags import define_config
 
 VIDEOS = flags.DEFINE_string(
     "videos",
     None,
-    "Folder, glob or list file of videos. In folders and globs, only files with these suffixes are "
-    f"read: {' '.join(video.SUFFIXES)}.",
+    "Folder, glob or list file of videos. Of folders and globs, files with the suffix of a video "
+    "are read: .mp4, .mov, .avi, .mkv, .webm and more.",
 )
 SOURCE = flags.DEFINE_string(
     "source", None, "KIND:WHERE, where KIND is droid, recon, lerobot, tfds, mini, ..."
@@ -50,7 +50,7 @@ PART = flags.DEFINE_string(
 )
 CONFIG = define_config("config", None, "Training config that sets --fps, --size and --resize.")
 ENCODER = define_config(
-    "encoder", None, "Training config whose encoder's states to store instead of frames."
+    "encoder", None, "Training config whose encoder's states are stored instead of frames."
 )
 VALIDATE = flags.DEFINE_bool(
     "validate", False, "Only check that all items can be read, and write the report."
@@ -60,8 +60,6 @@ STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure action statist
 
 def main(argv):
     """Parses the flags and ingests the source."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
     if bool(VIDEOS.value) == bool(SOURCE.value):
         raise app.UsageError("expected --videos or --source, and not both")
     logging.set_verbosity(logging.WARNING)
@@ -91,10 +89,8 @@ def main(argv):
             only_statistics=STATISTICS.value,
         )
     except run.Refused as error:
-        raise SystemExit(f"--{error}") from None
-    except BlockingIOError as error:
-        raise SystemExit(str(error)) from None
+        raise app.UsageError(f"--{error}") from error
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, resumes=True)

@@ -1,37 +1,32 @@
-"""Plans real actions: python -m lawm_jax.plan --workdir W --task panda|nav|droid|recon.
+"""Plans real actions to the goal of held-out clips, and compares them with the clips' true actions.
 
-Searches for the actions that lead from the first state of a held-out clip to a later one according
-to the model, and compares them with the clip's true actions. Manipulation (panda, droid) is scored
-by the total displacement of the hand, navigation (nav, recon) by the vehicle's trajectory. W is a
-world model with a controller for the data source in W/controller, or a labeled model; runs in
-W/bounds/labelled* are compared too.
+Examples:
+  lawm plan --workdir nano --task panda
+  lawm plan --workdir nano --task nav --horizon 8 --planner icem
+  lawm plan --workdir nano --task panda --closed-loop --planner mppi --samples 60
 
-Prints a table and writes W/eval/plan_TASK.json; results are reproducible. Flags that change them
-become part of the file name, such as W/eval/plan_panda_controller=blind_planner=mppi.json. For a
-run that was trained on stored states, specify the video: --data TASK=SOURCE.
-
-Each image, including start and goal, is encoded independently, as in jepa-wms and V-JEPA 2-AC, so
-that states contain no information about frames between start and goal. The forward model sees at
-most as many steps as in training; for longer plans the window slides, as in jepa-wms (8 steps for
-a model trained on clips of 8).
-
-With --closed-loop, the actions of panda or nav are taken in the simulator (pip install
-lawm_jax[sim]), with a new plan from the current image at every step; writes
-W/eval/plan_TASK_closed.json.
+W is a world model with a controller in W/controller, or a labeled model; runs in W/bounds/labelled*
+are compared, too. Prints a table and writes W/eval/plan_TASK.json; flags that change the results
+become part of the name. --closed-loop acts in the simulator (pip install 'lawm_jax[sim]'). See
+docs/control.md.
 """
 
 from absl import app, flags, logging
 
+from lawm_jax.train import command
+
 TASKS = ["panda", "droid", "nav", "recon"]
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, W; or nano, the model that ships."
+)
 TASK = flags.DEFINE_enum("task", None, TASKS, "Task and name of its data source.")
 DATA = flags.DEFINE_string(
-    "data", None, "Data source as TASK=SOURCE, required if the run's config lacks it."
+    "data",
+    None,
+    "Data source as TASK=SOURCE, if the run's config lacks it or the run read stored states.",
 )
-PLANNER = flags.DEFINE_string(
-    "planner", "cem", "cem, icem, mppi, gradient or cem_gradient; see lawm_jax/plan/planners.py."
-)
+PLANNER = flags.DEFINE_string("planner", "cem", "cem, icem, mppi, gradient or cem_gradient.")
 EPISODES = flags.DEFINE_integer(
     "episodes",
     None,
@@ -73,15 +68,13 @@ CHUNK = flags.DEFINE_integer(
     "quarter of the device's memory, on a CPU at most as many as fit in its caches.",
     lower_bound=1,
 )
-JSON = flags.DEFINE_string("json", None, "Output file. Default: a file in W/eval, see above.")
+JSON = flags.DEFINE_string("json", None, "Output file. Default: in W/eval.")
 flags.mark_flags_as_required(["workdir", "task"])
 flags.register_validator("bound", lambda x: x is None or x > 0, "expected a positive number")
 
 
 def main(argv):
     """Parses the flags and plans."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
     from lawm_jax.train import cpu
 
@@ -109,4 +102,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

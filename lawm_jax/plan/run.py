@@ -70,6 +70,7 @@ def plan(
       The path of the JSON file.
 
     Raises:
+      FileNotFoundError: there is no such model.
       Refused: an argument does not match the others or the run.
     """
     begin = time.monotonic()
@@ -79,10 +80,7 @@ def plan(
             f"{task}"
         )
     _check_samples(task, planner, samples)
-    try:
-        workdir = exported.working_copy(workdir)
-    except FileNotFoundError as error:
-        raise Refused(f"workdir: {error}") from error
+    workdir = exported.working_copy(workdir)
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
     spec = _source(config, task, data)
     loaded, found, windows = _models(workdir, config, task, spec, controller)
@@ -99,6 +97,8 @@ def plan(
     options = {"samples": samples, "iterations": iterations, "chunk": chunk}
     options = {key: value for key, value in options.items() if value is not None}
     asked = dict(planner=planner, options=options, bound=bound, windows=windows)
+    what = f"{count} {'scenes' if scenes else 'clips'}, {' and '.join(map(str, horizons))} steps"
+    print(f"{workdir}: planning {task} with {planner}, {what}; compiling", flush=True)
     if scenes:
         plans = _closed(config, task, loaded, scenes, horizons, asked)
     else:
@@ -120,6 +120,7 @@ def plan(
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1, allow_nan=False)
+    print(f"results: {path}")
     return path
 
 
@@ -162,7 +163,9 @@ def _open(config, task, models, count, horizons, asked, frames):
     episodes, training = tasks.load(config, task, *first, count, frames, TRAINING)
     plans = []
     for horizon in horizons:
-        rows = ask(models, episodes, training, horizon=horizon, **asked)
+        with tqdm.tqdm(total=count * len(models), unit="plan", disable=None) as bar:
+            given = models, episodes, training
+            rows = ask(*given, horizon=horizon, progress=bar.update, **asked)
         names = episodes.episodes.tolist()  # bootstrap groups
         plans.append({"horizon": horizon, "names": names, "rows": rows})
         print(tables.text(task, columns.tables(f"plans of {horizon} steps", rows)), flush=True)

@@ -44,6 +44,7 @@ def search(
     hold=1,
     seed=0,
     window=None,
+    progress=None,
 ):
     """Plans all episodes, minimizing the L2 distance between the last predicted state and the goal.
 
@@ -56,6 +57,7 @@ def search(
       hold: number of steps for which each action of the plan is repeated.
       seed: seed of the planner.
       window: maximum number of steps in the model's context, see `world_model.rollout_actions`.
+      progress: function called with the number of episodes in each group that is planned, or None.
 
     Returns:
       u: float32 [n, H hold, U].
@@ -70,7 +72,12 @@ def search(
     keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
     size = min(n, PER_DEVICE_ON_CPU * jax.device_count()) if jax.default_backend() == "cpu" else n
     groups = np.arange(-(-n // size) * size).clip(max=n - 1).reshape(-1, size)
-    found = [run(params, keys[i], start[i], goal[i], mean[i]) for i in groups]
+    found = []
+    for i in groups:
+        found.append(run(params, keys[i], start[i], goal[i], mean[i]))
+        if progress:
+            jax.block_until_ready(found[-1])
+            progress(len(set(i.tolist())))  # the last group may repeat an episode
     u, distance = (np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
     return u, distance
 

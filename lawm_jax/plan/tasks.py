@@ -67,6 +67,7 @@ def reach(
     bound=None,
     seed=0,
     windows=None,
+    progress=None,
 ):
     """Plans manipulation with models and compares the plans with baselines that need no model.
 
@@ -85,6 +86,7 @@ def reach(
       bound: limit of plans in standard deviations of training actions; None for no limit.
       windows: name -> maximum number of steps in the model's context, see
         `world_model.rollout_actions`; None for all.
+      progress: as in `search.search`; called for each model.
 
     Returns:
       One dict per row, baselines first, with `name` and:
@@ -105,7 +107,7 @@ def reach(
     true_actions("training", training, horizon, least=3)
     first = gaussian(training, horizon)
     options = (REACH if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
-    plans = _plans(models, clips, training, u, first, planner, options, 1, seed, windows)
+    plans = _plans(models, clips, training, u, first, planner, options, 1, seed, windows, progress)
     moved = u[:, :, :3].sum(1)
     errors = {
         name: np.abs(plan[:, :, :3].sum(1) - moved).sum(1) for name, (plan, _) in plans.items()
@@ -132,6 +134,7 @@ def walk(
     seed=0,
     spacing=None,
     windows=None,
+    progress=None,
 ):
     """Plans navigation with models and compares the plans with baselines that need no model.
 
@@ -141,9 +144,10 @@ def walk(
     the context has 4 frames; here it has one.
 
     Args:
-      models, clips, training, horizon, planner, options, bound, seed, windows: as in `reach`, but
-        actions are moves forward and left (meters) and turns left (radians), options of CEM default
-        to `WALK`, and bounds are centered on the Gaussian's mean, in its standard deviations.
+      models, clips, training, horizon, planner, options, bound, seed, windows, progress: as in
+        `reach`, but actions are moves forward and left (meters) and turns left (radians), options
+        of CEM default to `WALK`, and bounds are centered on the Gaussian's mean, in its standard
+        deviations.
       spacing: meters between waypoints, to report errors in this unit as well, or None.
 
     Returns:
@@ -166,7 +170,9 @@ def walk(
     first = gaussian(training, horizon, held=True)
     options = (WALK if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
-    plans = _plans(models, clips, training, u, first, planner, options, horizon, seed, windows)
+    plans = _plans(
+        models, clips, training, u, first, planner, options, horizon, seed, windows, progress
+    )
     plans = {row_names.TRUTH_HELD: (held, None)} | plans
     errors = {name: metrics.trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
     mean, rows = lambda x: metrics.interval(x, clips.episodes), []
@@ -235,13 +241,13 @@ def _bounds(gaussian, bound):
     return {"low": mean - bound * std, "high": mean + bound * std}
 
 
-def _plans(models, clips, training, u, gaussian, planner, options, hold, seed, windows):
+def _plans(models, clips, training, u, gaussian, planner, options, hold, seed, windows, progress):
     """Computes all plans: name -> (actions [n, horizon, U], distance [n] or None)."""
     start, goal, (mean, std) = clips.s[:, 0], clips.s[:, u.shape[1]], gaussian
     plans = baselines.plans(start, goal, training, u, mean, std, hold, seed)
     plans = {name: (plan, None) for name, plan in plans.items()}
     for name, (model, params) in models.items():
-        asked = mean, std, planner, options, hold, seed, (windows or {}).get(name)
+        asked = mean, std, planner, options, hold, seed, (windows or {}).get(name), progress
         plans[name] = search.search(model, params, start, goal, *asked)
     return plans
 

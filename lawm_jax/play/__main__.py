@@ -1,20 +1,21 @@
-"""Serves a page to play the world that a model imagines: python -m lawm_jax.play --workdir W.
+"""Serves a page, on this machine alone, to play the world that a model imagines.
 
-Keys and buttons drive the imagined world from the first frame of a held-out clip: along the main
-directions of the model's latent actions, by codes if latents are discrete, or by real actions if W
-has a controller for the data source. Other tabs transfer the actions of one clip to another scene,
-sample futures, plan real actions to a goal frame, and show a clip's latents over time. Clips are
-held out of the data sources of the run, as in `lawm_jax.evaluate`; --data selects other ones. Your
-own videos can be uploaded.
+Examples:
+  lawm play
+  lawm play --workdir runs/first --port 7861
+  lawm play --data walks=mini:nav
 
-The page is served on this machine alone (localhost) and needs no network. Requires
-pip install 'lawm_jax[play]'. In a notebook: `lawm_jax.play.notebook.inline(W)`.
+Keys drive the imagined world from the first frame of a held-out clip, or of a video of yours. Other
+tabs transfer actions to another scene, sample futures, plan to a goal frame and show latents.
+Requires pip install 'lawm_jax[play]'. In a notebook: `lawm_jax.play.notebook.inline(W)`. See
+docs/play.md.
 """
 
 import socket
 
 from absl import app, flags, logging
 
+from lawm_jax.train import command
 from lawm_jax.train.flags import named
 
 WORKDIR = flags.DEFINE_string(
@@ -32,8 +33,6 @@ DATA = flags.DEFINE_multi_string(
 
 def main(argv):
     """Parses the flags and serves the page."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
     try:
         import starlette  # noqa: F401
@@ -54,12 +53,8 @@ def main(argv):
     from lawm_jax.play import load, server
 
     data = dict(named(text) for text in DATA.value)
-    try:
-        shared = load.load(WORKDIR.value, data, SOURCE.value)
-    except (FileNotFoundError, ValueError) as error:
-        raise app.UsageError(str(error)) from error
-    server.serve(shared, PORT.value)
+    server.serve(load.load(WORKDIR.value, data, SOURCE.value), PORT.value)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

@@ -13,6 +13,7 @@ from lawm_jax.play import directions
 from lawm_jax.train import rundir
 
 CLIPS = 12  # per data source
+FIRST = "panda"  # the page opens on it
 LONGER = 2  # clips have this many times the frames of training clips, where episodes allow it
 AXES = {"reach": ("x", "y", "z"), "walk": ("forward", "left", "turn left")}
 
@@ -125,6 +126,7 @@ def open_sources(workdir, data=None, only=None):
         )
     for text in missing:
         print(f"skipping {text}")
+    found.sort(key=lambda source: source.name != FIRST)
     return found, min(len(source.clips[0].video) for source in found), fps
 
 

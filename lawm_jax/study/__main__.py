@@ -1,29 +1,30 @@
-"""Runs a study of many training runs: python -m lawm_jax.study NAME --workdir W.
+"""Runs a study of many training runs, one after the other; the same command resumes it.
+
+Examples:
+  lawm study mixture --workdir runs/mixture --list
+  lawm study mixture --workdir runs/mixture
+  lawm study mixture --workdir runs/noisy --kinds noisy --shares 0,50,100 --seeds 3
 
 mixture: how does planning depend on the share of in-domain video in the world model's training
-data? For each share, kind of latent and seed, it trains a world model on a mixture with that share
-of --inside, on the same number of clips. Then it trains a controller on the labeled data of
---inside and plans on its held-out clips, which are the same for all runs.
-
-The study runs other commands one after the other and prints them; --list only prints them. The
-same command resumes an interrupted study. It writes W/mixture.json and W/mixture.png and prints a
-table; the runs are in W/mixture/KIND-SHARE-SEED. If the encoder processes each frame
-independently, the states, which all runs share, are computed once and stored in W/states; for nano
-this more than halves the study's time.
+data? For each share, kind of latent and seed, it trains a world model and a controller, and plans.
+It prints a table and writes W/mixture.json and W/mixture.png. See docs/control.md.
 """
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from lawm_jax.train import command
 from lawm_jax.train.flags import define_config
 
 STUDIES = ("mixture",)
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study, created if missing.")
 CONFIG = define_config(
-    "config", "lawm.py:size=nano", "Config of the world models, with data sources and a mixture."
+    "config", "lawm.py:size=nano", "Config of the world models, with a mixture. Default: nano."
 )
-CONTROLLER = define_config("controller", "controller.py:size=nano", "Config of the controllers.")
+CONTROLLER = define_config(
+    "controller", "controller.py:size=nano", "Config of the controllers. Default: nano."
+)
 INSIDE = flags.DEFINE_string("inside", "panda", "Name of the in-domain data source, to plan on.")
 OUTSIDE = flags.DEFINE_list(
     "outside", None, "Names of the other data sources. Default: all others in the mixture."
@@ -81,4 +82,4 @@ def given(name):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, positional=True, resumes=True)

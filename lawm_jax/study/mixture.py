@@ -127,12 +127,12 @@ def compare(runs):
 def _clip_errors(seeds):
     """Averages the plans' errors over the runs of all seeds: row name -> [clips]."""
     plans = [run["plan"]["plans"][0]["rows"] for run in seeds]
-    names = [row["name"] for row in plans[0]]
+    names = [row_names.current(row["name"]) for row in plans[0]]
     return {name: np.mean([_row(rows, name)["clips"] for rows in plans], 0) for name in names}
 
 
 def _row(rows, name):
-    return next(row for row in rows if row["name"] == name)
+    return next(row for row in rows if row_names.current(row["name"]) == name)
 
 
 def table(found):
@@ -141,7 +141,7 @@ def table(found):
         f"plans of {found['horizon']} steps, {found['task']}, by share of in-domain video: "
         f"{found['measure']}, meters [95 % interval]"
     ]
-    lines += [f"  {name:<18}{tables.show(error)}" for name, error in found["baselines"].items()]
+    lines += [f"  {name:<24}{tables.show(error)}" for name, error in found["baselines"].items()]
     for row in found["rows"]:
         baselines = row_names.NO_ACTION, row_names.NEAREST
         others = [name for name in row["less"] if name in baselines or "%" in name]

@@ -1,18 +1,40 @@
-"""Trains a world model: python -m lawm_jax.train --config configs/lawm.py:size=nano --workdir W.
+"""Trains a world model, a decoder, a controller or a baseline; the same command resumes a run.
 
-The same command resumes an interrupted run, and says so if the run is complete. On SIGTERM, it
-saves a checkpoint and exits with status 143, so that a scheduler restarts the job.
-To train with several machines or processes, run it once in each; see launch/.
+Examples:
+  lawm train --config lawm.py:size=nano,latent=noisy --workdir runs/first
+  lawm train --config lawm.py --config.data.videos=mini:panda --workdir runs/arm
+  lawm train --config controller.py --config.model=runs/arm --workdir runs/arm/controller
+
+Fields of a config that are often set, each by a flag such as --config.steps=500:
+  --config.data.videos           folder, glob or list of your videos, or another source, KIND:WHERE
+  --config.data.mixture.NAME     weight of one of the config's data sources, such as panda
+  --config.data.batch            clips per step on all devices
+  --config.data.workers          processes that read video; 0: threads
+  --config.steps                 length of the run, which the learning rate follows
+  --config.seed
+  --config.log_every             steps between lines of the log
+  --config.checkpoint_every      steps between checkpoints
+  --config.latent.strength       l1 of sparse or beta of noisy latents, or number of codes
+  --config.encoder.weights       Hugging Face name, folder or file
+  --config.optim.accumulate      parts of a batch, processed in sequence to save memory
+  --config.mesh.fsdp             maximum number of devices that the parameters are sharded over
+See docs/train.md, and launch/README.md for several machines.
 """
 
 import signal
 import sys
 
-from absl import app, flags, logging
+from absl import flags, logging
 
-from lawm_jax.train.flags import define_config
+from lawm_jax.train import command
+from lawm_jax.train.flags import CONFIGS, define_config
 
-CONFIG = define_config("config", None, "Config file; see configs/.")
+CONFIG = define_config(
+    "config",
+    None,
+    "FILE.py:ARGUMENTS, a file of yours or one of lawm.py (size=...,latent=...,strength=...), "
+    f"controller.py, labelled.py and decoder.py, which list all fields, in {CONFIGS}.",
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created if missing.")
 flags.mark_flags_as_required(["config", "workdir"])
 STOPPED = 128 + signal.SIGTERM
@@ -20,8 +42,6 @@ STOPPED = 128 + signal.SIGTERM
 
 def main(argv):
     """Parses the flags and trains."""
-    if len(argv) > 1:
-        raise app.UsageError(f"expected flags only, got {argv[1:]}")
     logging.set_verbosity(logging.WARNING)
     from lawm_jax.train import cpu, distributed, loop
 
@@ -32,4 +52,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, resumes=True)

@@ -2,13 +2,17 @@
 
 import importlib.util
 import os
-import pathlib
+import re
+import sys
 import traceback
 
+import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
-CONFIGS = str(pathlib.Path(__file__).resolve().parents[1] / "configs")
+from lawm_jax.train import command
+
+CONFIGS = os.path.join(command.PACKAGE, "configs")
 
 
 def define_config(name, default, text):
@@ -25,8 +29,10 @@ def define_config(name, default, text):
     Returns:
       A flag holder; its `value` is a locked ConfigDict.
     """
-    holder = config_flags.DEFINE_config_file(name, default and find(default), text)
+    holder = config_flags.DEFINE_config_file(name, None, text)
     flags.FLAGS[name].parser = _Parser(name)
+    if default:
+        command.reporting(flags.set_default)(holder, find(default))  # which parses it
     return holder
 
 
@@ -62,16 +68,49 @@ class _Parser(flags.ArgumentParser):
 
     def parse(self, spec):
         path, *argument = find(spec).split(":", 1)
+        own = os.path.join(CONFIGS, os.path.basename(path))
+        path = own if os.path.exists(own) and os.path.samefile(own, path) else path
         module = importlib.util.spec_from_file_location(f"{self.name}_config", path)
         loaded = importlib.util.module_from_spec(module)
         try:
             module.loader.exec_module(loaded)
             config = loaded.get_config(*argument)
-        except ValueError:
-            raise  # absl prints its message
         except Exception as error:  # absl would hide the line of the error
-            raise ValueError(f"an error in {path}:\n\n{traceback.format_exc()}") from error
-        return config.lock()
+            if command.is_message(error):
+                raise ValueError(str(error)) from error
+            called = traceback.extract_tb(error.__traceback__)
+            lines = [at.lineno for at in called if at.filename == loaded.__file__]
+            line = lines[-1] if lines else getattr(error, "lineno", None)
+            where = f"{path}, line {line}" if line else path
+            error.__traceback__ = error.__traceback__.tb_next  # without this function
+            raise ValueError(f"an error in {where}:\n\n{traceback.format_exc()}") from error
+        if not isinstance(config, ml_collections.ConfigDict):
+            raise ValueError(f"{path}: expected a ConfigDict from get_config, got {config!r}")
+        config.lock()
+        self._check_fields(config)
+        return config
+
+    def _check_fields(self, config):
+        """Checks that the config has the fields that the command line sets."""
+        known = _fields(config)
+        for arg in sys.argv[1:]:
+            found = re.match(rf"--?(no)?{re.escape(self.name)}\.([\w.]+)", arg)
+            if found and found[2] not in known:
+                *_, name = found[2].split(".")
+                same = [field for field in known if field.split(".")[-1].startswith(name)]
+                close = command.closest(found[2], known) or command.closest(name, same)
+                close = close.replace("did you mean ", f"did you mean --{self.name}.")
+                raise ValueError(f"--{self.name}.{found[2]}: the config has no such field{close}")
+
+
+def _fields(config, path=""):
+    """Lists the names of all fields and sections, such as "data" and "data.fps"."""
+    names = []
+    for key, value in config.items():
+        names.append(f"{path}{key}")
+        if hasattr(value, "items"):
+            names += _fields(value, f"{path}{key}.")
+    return names
 
 
 def named(text):

@@ -1,4 +1,7 @@
-"""Logs metrics to the terminal, metrics.jsonl and TensorBoard, on process 0 only."""
+"""Logs metrics to the terminal, metrics.jsonl and TensorBoard, on process 0 only.
+
+A terminal shows a bar, see `progress`; a file or a pipe receives a line per logged step.
+"""
 
 import json
 import os
@@ -7,7 +10,7 @@ import time
 
 import jax
 
-from lawm_jax.train import rundir
+from lawm_jax.train import progress, rundir
 
 
 class Log:
@@ -24,12 +27,20 @@ class Log:
             interrupted run after its last checkpoint, are removed.
         """
         self.steps, self.batch, self.active = steps, batch, jax.process_index() == 0
-        self.last = self.board = None
+        self.last = self.board = self.bar = None
+        self.text = ""  # beside the bar
         self.folder, self.start = rundir.tensorboard(workdir), start
         if self.active:
             path = rundir.metrics(workdir)
             _keep(path, start)
             self.file = open(path, "a")
+
+    def advance(self, step):
+        """Shows, on a terminal, that a step was dispatched."""
+        if self.bar is None and self.active and progress.on_terminal():
+            self.bar = progress.Bar(self.steps, step - 1)
+        if self.bar is not None:
+            self.bar.advance(self.text)
 
     def step(self, step, metrics):
         """Logs the metrics (floats) of one step, and the speed since the last logged step."""
@@ -42,19 +53,16 @@ class Log:
             return
         self.file.write(json.dumps({"step": step} | metrics) + "\n")
         self.file.flush()
-        line = f"step {step:>{len(str(self.steps))}}/{self.steps}"
-        line += f"  loss {metrics['loss']:.4f}  error {metrics['error']:.4f}"
-        if "copy" in metrics:
-            line += f" ({metrics['error'] / max(metrics['copy'], 1e-9):.3f} of copying)"
-        if "mean_latent" in metrics:
-            share = metrics["error"] / max(metrics["mean_latent"], 1e-9)
-            line += f" ({share:.3f} of the mean latent's)"
-        if "psnr" in metrics:
-            line += f"  PSNR {metrics['psnr']:.2f} dB"
+        loss, speed = _describe(metrics), ""
         if "clips_per_s" in metrics:
-            left = (self.steps - step) * self.batch / metrics["clips_per_s"]
-            line += f"  {metrics['clips_per_s']:.1f} clips/s  ETA {_clock(left)}"
-        print(line, flush=True)
+            speed = f"  {metrics['clips_per_s']:.1f} clips/s"
+        self.text = f"{speed}  {loss}"
+        if self.bar is None:
+            line = f"step {step:>{len(str(self.steps))}}/{self.steps}  {loss}{speed}"
+            if speed:
+                left = (self.steps - step) * self.batch / metrics["clips_per_s"]
+                line += f"  ETA {_clock(left)}"
+            print(line, flush=True)
         if self.board is None:  # opened after the first line is printed, because it is slow
             self.board = _summary_writer()(self.folder, purge_step=self.start + 1)
         for name, value in metrics.items():
@@ -66,11 +74,26 @@ class Log:
             print(text, flush=True)
 
     def close(self):
-        """Closes the files."""
+        """Closes the files and the bar."""
+        if self.bar is not None:
+            self.bar.close(self.text)
         if self.active:
             self.file.close()
         if self.board is not None:
             self.board.close()
+
+
+def _describe(metrics):
+    """Returns the loss, and the error in terms of a baseline, as text."""
+    text = f"loss {metrics['loss']:.4f}  error {metrics['error']:.4f}"
+    if "copy" in metrics:
+        text += f" ({metrics['error'] / max(metrics['copy'], 1e-9):.3f} of copying)"
+    if "mean_latent" in metrics:
+        share = metrics["error"] / max(metrics["mean_latent"], 1e-9)
+        text += f" ({share:.3f} of the mean latent's)"
+    if "psnr" in metrics:
+        text += f"  PSNR {metrics['psnr']:.2f} dB"
+    return text
 
 
 def _summary_writer():

@@ -265,6 +265,7 @@ def _loop(run, config, state, start, data, store, log, termination):
         batch = run.place(next(data))
         with jax.transfer_guard("disallow"):
             state, metrics = run.step(run.frozen, state, batch)
+        log.advance(step)
         if pending is not None:  # one step late, so that the device never waits
             log.step(pending[0], check(*pending))
             pending = None

@@ -140,6 +140,13 @@ def _with_controller(model, params, workdir, name, step, mesh):
         folder = found[0] if len(found) == 1 else ""
     else:
         folder = rundir.controller(workdir, name)
+        if folder and not os.path.isdir(folder):
+            known = {os.path.basename(path): path for path in rundir.controllers(workdir)}
+            known = [x if rundir.controller(workdir, x) == known[x] else known[x] for x in known]
+            raise FileNotFoundError(
+                f"{folder}: not found; expected a run's folder or the name of a controller of "
+                f"{workdir} ({', '.join(known) or 'it has none'})"
+            )
     if not folder:
         return model, params
     theirs = rundir.read_config(folder)

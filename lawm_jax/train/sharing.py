@@ -33,8 +33,14 @@ def save_pretrained(folder, workdir, sources=None, card=None):
 
     Raises:
       FileNotFoundError: the run has no checkpoint.
-      ValueError: the output folder already holds a model, or the newest checkpoint is unreadable.
+      ValueError: `workdir` is no path, the output folder already holds a model, or the newest
+        checkpoint is unreadable.
     """
+    if not isinstance(workdir, str | os.PathLike):
+        raise ValueError(
+            f"workdir: expected the folder of a run, got a {type(workdir).__name__}; "
+            "lawm.save(workdir, model, params) writes a model and its parameters to such a folder"
+        )
     folder, workdir = rundir.folder(folder), exported.find(workdir)
     if os.path.exists(rundir.config(folder)):
         raise ValueError(f"{folder}: expected a folder without a model, got one with config.json")

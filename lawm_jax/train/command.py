@@ -1,0 +1,188 @@
+"""Runs a command: parses its flags, prints its help, and reports mistakes in one line.
+
+An error is reported in one line, without its traceback, only if it is a message for the user, see
+`is_message`. Every other error keeps its traceback; LAWM_TRACEBACK=1 keeps all of them.
+"""
+
+import difflib
+import dis
+import multiprocessing
+import os
+import re
+import sys
+import textwrap
+
+from absl import app, flags
+
+PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# Types of the errors that the package raises as messages for the user.
+MESSAGES = ValueError, OSError, ImportError, RuntimeError, FloatingPointError
+TRACERS = "jax", "flax"
+WIDTH = 100
+USAGE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+# Patterns of absl's messages, and what is printed instead.
+REWORDED = {
+    r"flag --([^=]+)=(.*): Failed to parse .* as a ConfigDict.*": (
+        r"--\1: expected one of its fields, as in --\1.FIELD=VALUE, got \2"
+    ),
+    r"flag --([^=]+)=(.*): invalid literal for int.*": r"--\1: expected an integer, got \2",
+    r"flag --([^=]+)=(.*): could not convert string to float.*": r"--\1: expected a number, got \2",
+    r"flag --([^=]+)=(.*): \('Non-boolean arg.*": r"--\1: expected true or false, got \2",
+    r"flag --([^=]+)=(.*): \S+ is not (an? .*)": r"--\1: expected \3, got \2",
+    r"flag --[^=]+=.*?: (--.*)": r"\1",
+    r"flag --([^=]+)=.*?: (.*, got .*)": r"--\1: \2",
+    r"flag (--.*)": r"\1",
+    r"Missing value for flag --(.*)": r"--\1: expected a value, got none",
+    r"Unknown command line flag '(\w+)\.(.*?)'.*": r"--\1.\2: expected --\1 before it, got none",
+    r"Unknown command line flag '(.*?)'\. Did you mean: ([^ ,]+).*": (
+        r"unknown flag --\1; did you mean --\2?"
+    ),
+    r"Unknown command line flag '(.*)'": r"unknown flag --\1",
+}
+CHOICES = r"flag --([^=]+)=(.*): value should be one of <(.*)>"
+
+
+def run(main, positional=False, resumes=False):
+    """Parses the flags of the command line and calls `main`, in place of `absl.app.run`.
+
+    The help is the docstring of main's module, followed by the flags that it defines.
+
+    Args:
+      main: function of the arguments that are no flags, after the name of the program.
+      positional: whether there may be such arguments.
+      resumes: whether the same command resumes an interrupted one.
+    """
+
+    def parse(argv):
+        if any(arg.lstrip("-") == "helpfull" and arg[0] == "-" for arg in argv[1:]):
+            print(f"{describe(main)}\n\nFlags of all modules:\n{flags.FLAGS.get_help()}")
+            sys.exit()
+        if set(argv[1:]) & {"--help", "-help", "-h", "-?", "--helpshort"}:
+            print(describe(main))
+            sys.exit()
+        first = [arg for arg in argv[1:2] if not arg.startswith("-")]
+        args = [""] + first if first and not positional else flags.FLAGS(argv)
+        if len(args) > 1 and not positional:
+            raise app.UsageError(f"expected flags only, got {' '.join(args[1:])}")
+        return args
+
+    try:
+        app.run(reporting(main, resumes), flags_parser=reporting(parse, resumes))
+    except SystemExit as error:
+        if error.code == INTERRUPTED:  # threads that are amid a file would crash a slow exit
+            for process in multiprocessing.active_children():
+                process.terminate()
+            sys.stdout.flush()
+            os._exit(INTERRUPTED)
+        raise
+
+
+def is_message(error):
+    """Returns whether an error is a message for the user, which needs no traceback.
+
+    It is if the package's own code raised it by a `raise` statement and it is of one of the types
+    `MESSAGES`. Errors that a called function, an operator or JAX raised are none; nor are those of
+    checks that failed while JAX traced a function, which a mistake in the code causes.
+    """
+    if not isinstance(error, MESSAGES) or hasattr(error, "__notes__"):  # JAX adds notes
+        return False
+    frames, at = [], error.__traceback__
+    while at is not None:
+        frames.append((at.tb_frame, at.tb_lasti))
+        at = at.tb_next
+    if not frames or any(_library(frame) in TRACERS for frame, _ in frames):
+        return False
+    code, instruction = frames[-1][0].f_code, frames[-1][1]
+    own = code.co_filename.startswith(PACKAGE + os.sep)
+    return own and code.co_code[instruction] == dis.opmap["RAISE_VARARGS"]
+
+
+def stop(text, status=FAILED):
+    """Exits with one line about a mistake and, if it is one of usage, one that names the help."""
+    print(f"{program()}: error: {text}", file=sys.stderr)
+    if status == USAGE:
+        print(f"try `{program()} --help`", file=sys.stderr)
+    sys.exit(status)
+
+
+def program():
+    """Returns the command as it was typed: "lawm train" or "python -m lawm_jax.train"."""
+    name = sys.argv[0]
+    inside = os.path.relpath(os.path.splitext(name)[0], os.path.dirname(PACKAGE)).split(os.sep)
+    if inside[0] != os.path.basename(PACKAGE):
+        return name if name.startswith("lawm ") else "lawm"
+    return f"python -m {'.'.join(inside).removesuffix('.__main__')}"
+
+
+def describe(main):
+    """Returns the help of the command whose function is `main`."""
+    text = main.__globals__["__doc__"].strip()
+    if program().startswith("python"):
+        text = re.sub(r"^  lawm (\w+)", r"  python -m lawm_jax.\1", text, flags=re.M)
+    found = [x.name for x in main.__globals__.values() if isinstance(x, flags.FlagHolder)]
+    width = 6 + max(map(len, found))
+    lines = []
+    for name in found:
+        flag = flags.FLAGS[name]
+        about, default = flag.help.split(";\n")[0], flag.default
+        if isinstance(default, list):
+            default = ",".join(map(str, default))
+        if type(default) in (int, float, str) and default and "efault" not in about:
+            about += f" Default: {default}."
+        start, rest = f"  --{name}".ljust(width), " " * width
+        lines += textwrap.wrap(
+            about, WIDTH, initial_indent=start, subsequent_indent=rest, break_on_hyphens=False
+        )
+    return "\n".join([text, "", "Flags:", *lines])
+
+
+def closest(name, known):
+    """Returns "; did you mean NAME?" for the closest of the known names, "" if none is close."""
+    found = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def reporting(function, resumes=False):
+    """Wraps a function: mistakes and interruptions end the process with one line."""
+
+    def call(*args):
+        try:
+            return function(*args)
+        except KeyboardInterrupt:
+            again = "; run the same command to resume" if resumes else ""
+            line = "\n" if sys.stderr.isatty() else ""  # ends the line of ^C
+            print(f"{line}{program()}: interrupted{again}", file=sys.stderr)
+            text, status = None, INTERRUPTED
+        except SystemExit as error:
+            if not isinstance(error.code, str):
+                raise
+            text, status = error.code, FAILED
+        except Exception as error:
+            usage = isinstance(error, (flags.Error, app.UsageError))
+            if os.environ.get("LAWM_TRACEBACK") == "1" or not (usage or is_message(error)):
+                raise
+            text, status = (_reworded(str(error)), USAGE) if usage else (str(error), FAILED)
+        # Here the error is gone, and with its frames the threads that read data.
+        if text is not None:
+            stop(text, status)
+        sys.exit(status)
+
+    return call
+
+
+def _reworded(text):
+    """Returns a message of absl in the package's terms."""
+    missing = re.findall(r"Flag (--\S+) must have a value other than None", text)
+    if missing:
+        return f"expected {' and '.join(missing)}, got {'neither' if missing[1:] else 'none'}"
+    if found := re.fullmatch(CHOICES, text, re.S):
+        name, value, known = *found.groups()[:2], found[3].split("|")
+        return f"--{name}: expected one of {', '.join(known)}, got {value}{closest(value, known)}"
+    for pattern, replacement in REWORDED.items():
+        if found := re.fullmatch(pattern, text, re.S):
+            return found.expand(replacement)
+    return text
+
+
+def _library(frame):
+    return frame.f_globals.get("__name__", "").partition(".")[0]
