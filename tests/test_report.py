@@ -318,7 +318,7 @@ def test_baselines_of_plans_and_a_labelled_bound_come_once_around_the_models(rea
     names = [row[0] for row in read.rows if len(row) == 9]
     models = ["noisy 1e-5 (panda)", "noisy 1e-5 (blind)", "noisy 1e-3"]
     start = names.index("no action")
-    assert names[start : start + 6] == ["no action", "nearest neighbour", *models, "labelled"]
+    assert names[start : start + 6] == ["no action", "nearest training window", *models, "labelled"]
     led = [row for row in read.rows if row[1:2] == ["0.4312 [0.4212, 0.4412]"]]
     assert led == [["copy last frame", "0.4312 [0.4212, 0.4412]", "–"]]  # of two runs
     assert ["labelled", "0.2718 [0.2618, 0.2818]", "–"] in read.rows

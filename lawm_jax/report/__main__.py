@@ -1,11 +1,14 @@
-"""Builds an HTML report on runs: python -m lawm_jax.report W1 W2 ... --out page.html.
+"""Builds a page of the results of runs: one HTML file, with tables, pictures and videos in it.
 
-Reads the results of training and evaluation from the runs' folders. The page lists missing results
-with the commands that create them. Pictures and videos are embedded in the page.
+Examples:
+  lawm report runs/first
+  lawm report runs/first runs/arm --out page.html
+  lawm report runs/first --out first.html
+
+The page lists missing results with the commands that create them. See docs/evaluate.md.
 """
 
 import pathlib
-import sys
 
 from absl import app, flags
 
@@ -14,7 +17,7 @@ from lawm_jax.evaluate.figures import loss_curve
 from lawm_jax.evaluate.tables import mapping, real
 from lawm_jax.report import figures, page, results, sections, sections_planning, summary
 from lawm_jax.report.results import is_bound
-from lawm_jax.train import rundir
+from lawm_jax.train import command, rundir
 
 OUT = flags.DEFINE_string("out", None, "Output file. Default: report/page.html in the first run.")
 
@@ -58,10 +61,7 @@ def main(argv):
     """Parses the flags and writes the page."""
     if len(argv) < 2:
         raise app.UsageError("expected at least one folder of a run")
-    try:
-        text = build(argv[1:])
-    except ValueError as error:
-        sys.exit(f"lawm_jax.report: {error}")
+    text = build(argv[1:])
     out = pathlib.Path(OUT.value or pathlib.Path(rundir.report(argv[1]), "page.html")).expanduser()
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
@@ -216,4 +216,4 @@ SECTIONS = {
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main, positional=True)

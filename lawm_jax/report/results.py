@@ -161,6 +161,7 @@ def _plans(found):
         if real(plan.get("radius")):
             words += f", goal within {plan['radius']:g} m, in closed loop"
         rows = [mapping(row) for row in listed(plan.get("rows"))]
+        rows = [row | {"name": row_names.current(string(row.get("name")))} for row in rows]
         others = *row_names.BASELINES, row_names.LABELLED
         rows = [row if str(row.get("name")).startswith(others) else row | of for row in rows]
         asked.append((words, rows))

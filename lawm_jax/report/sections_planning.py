@@ -72,7 +72,7 @@ def reach(runs):
         "Can real actions be planned? The goal is the last state of a clip; the summed x, y and z "
         "displacements of the plan are compared with those of the clip's actions. Ideally, the "
         "error is well below that of no action and of actions retrieved from training data "
-        "(nearest neighbour), and near that of the labeled model, which was trained on real "
+        "(nearest training window), and near that of the labeled model, which was trained on real "
         "actions. The Action Score is 80 for an error of 0 and 0 for errors of 0.1 m or more."
     )
     theirs = _theirs(PAPER_REACH, 2, "The paper, DROID: error, m")
