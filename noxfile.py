@@ -42,8 +42,8 @@ def colab(session):
         session.skip(f"needs Colab's pip-freeze.txt in {COLAB}")
     wheel, needed = install(session, list(frozen("pip-freeze.txt").values()))
     prove(session)
-    notebook = "-m", "slow", "tests/test_notebook.py"
-    session.run("python", "-m", "pytest", *notebook, env=ENVIRONMENT)
+    notebooks = "-n2", "--dist=load", "-m", "slow", "tests/test_notebook.py"
+    session.run("python", "-m", "pytest", *notebooks, env=ENVIRONMENT)
     for file in ("pip-freeze.txt", "pip-freeze.gpu.txt", "pip-freeze.tpu.txt"):
         stay(session, wheel, needed, frozen(file))
 

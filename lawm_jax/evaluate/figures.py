@@ -175,6 +175,29 @@ def embedding(path, sets):
     return finish(figure, path)
 
 
+def curves(path, panels):
+    """Draws curves over the steps of a clip as a PNG, with a panel for each group of them.
+
+    Args:
+      path: path of the PNG.
+      panels: title -> {label: [T] values}; the first curve of a panel is drawn thicker.
+    """
+    plt = pyplot()
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(0.5 + 3.6 * len(panels), 2.9), squeeze=False
+    )
+    for axis, (title, group) in zip(axes[0], panels.items(), strict=True):
+        for i, ((label, values), colour) in enumerate(zip(group.items(), colours(), strict=False)):
+            steps = np.arange(1, len(values) + 1)
+            axis.plot(steps, values, color=colour, lw=1.5 if i else 2.4, marker=".", label=label)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.axhline(0, color="0.8", lw=0.8, zorder=0)
+        axis.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.3))
+    return finish(figure, path)
+
+
 def loss_curve(path, runs):
     """Draws training errors relative to copying as a PNG at path or, if it is None, as SVG.
 

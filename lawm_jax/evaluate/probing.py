@@ -146,14 +146,18 @@ def probe(z, u, episodes, names=None):
     second = np.random.default_rng(0).permutation(len(unique))[index] >= len(unique) / 2
     error, spread = np.empty((n, U)), np.empty((n, U))
     for test in (second, ~second):
-        mean, predict = _ridge(z[~test].reshape(-1, z.shape[2]), u[~test].reshape(-1, U))
+        mean, predict = ridge(z[~test].reshape(-1, z.shape[2]), u[~test].reshape(-1, U))
         error[test] = np.square(predict(z[test]) - u[test]).sum(1)
         spread[test] = np.square(mean - u[test]).sum(1)
     return {"names": names, "r2": [_r2(*pair, episodes) for pair in zip(error.T, spread.T)]}  # noqa: B905
 
 
-def _ridge(x, y):
-    """Fits y [m, U] from x [m, A] in float64: the mean of y and a function [..., A] -> [..., U]."""
+def ridge(x, y):
+    """Fits a linear map from x [m, A] to y [m, U] in float64, by ridge regression.
+
+    Returns:
+      The mean of y, and a function of [..., A] that returns the predicted [..., U].
+    """
     x, y = x.astype(np.float64), y.astype(np.float64)
     centre, scale, mean = x.mean(0), x.std(0), y.mean(0)
     scale = np.where(scale > 0, scale, 1)

@@ -119,7 +119,7 @@ def load_encoder(name_or_dir, causal=True, dtype="float32"):
     if path.suffix in (".pt", ".pth"):
         size, tensors = _read_meta(path)
     else:
-        size, tensors = _read_hugging_face(path if path.is_dir() else _download(name))
+        size, tensors = _read_hugging_face(path if path.is_dir() else download(name))
     if any("norms_block." in name or "video_mod_embed" in name for name in tensors):
         size, tensors = VERSION_2_1 | size, _as_version_2_0(tensors)
     encoder = VJEPA2(**size, causal=causal, dtype=jnp.dtype(dtype))
@@ -363,7 +363,7 @@ def _as_version_2_0(tensors):
     return tensors
 
 
-def _download(name):
+def download(name):
     """Downloads a model from Hugging Face, unless it is cached; returns its directory."""
     import huggingface_hub
 
