@@ -50,6 +50,8 @@ def get_config(arg=""):
     c.steps = 3000
     c.log_every = 50
     c.checkpoint_every = 500
+    c.checkpoint_keep_period = 0  # as in configs/lawm.py
+    c.eval_every = 0
     c.data = dict(  # as in configs/lawm.py, but one source
         videos="",
         sources=dict(panda="mini:panda", nav="mini:nav"),
@@ -76,7 +78,7 @@ def get_config(arg=""):
     )
     # muon=0: AdamW updates all parameters.
     c.optim = dict(muon=0.0, adamw=1e-3, weight_decay=0.04, b2=0.999, warmup=0.1, final=0.0)
-    c.optim.accumulate = 1  # as in configs/lawm.py
+    c.optim.update(ema=0.0, accumulate=1)  # as in configs/lawm.py
     c.mesh = dict(data=-1, fsdp=1)
 
     if small:  # recipe for the embedded data

@@ -37,6 +37,8 @@ def get_config(arg=""):
     c.steps = 90_000
     c.log_every = 50
     c.checkpoint_every = 1000
+    c.checkpoint_keep_period = 0  # as in configs/lawm.py
+    c.eval_every = 0
     c.data = dict(  # as in configs/lawm.py
         videos="",
         sources=dict(panda="mini:panda", nav="mini:nav"),
@@ -73,7 +75,7 @@ def get_config(arg=""):
         dtype=dtype,
     )
     c.optim = dict(muon=0.02, adamw=3e-4, weight_decay=0.01, b2=0.999, warmup=0.1333, final=0.0)
-    c.optim.accumulate = 1  # as in configs/lawm.py
+    c.optim.update(ema=0.0, accumulate=1)  # as in configs/lawm.py
     c.mesh = dict(data=-1, fsdp=1 if small else 8)
 
     if small:

@@ -51,6 +51,8 @@ def get_config(arg=""):
     c.steps = 30_000
     c.log_every = 50
     c.checkpoint_every = 1000
+    c.checkpoint_keep_period = 0  # also keep checkpoints of its multiples; 0: only the last three
+    c.eval_every = 0  # steps between losses on held-out clips; 0: none
     c.data = dict(
         videos="",  # a folder, glob or list of your files, or KIND:WHERE; "": the mixture
         sources=dict(panda="mini:panda", nav="mini:nav"),  # NAME=KIND:WHERE
@@ -93,6 +95,7 @@ def get_config(arg=""):
         reset_after=2_500_000,  # latents after which an unused code is reset (paper: 300k videos)
     )
     c.optim = dict(muon=0.02, adamw=6.25e-4, weight_decay=0.04, b2=0.999, warmup=0.1, final=0.0)
+    c.optim.ema = 0.0  # decay of the average of parameters that is evaluated; 0: the parameters
     c.optim.accumulate = 1  # microbatches per step, processed in sequence to save memory
     c.mesh = dict(data=-1, fsdp=1 if small else 8)  # data=-1: all remaining devices; fsdp: maximum
 

@@ -211,7 +211,7 @@ def init_controller(model, key, s):
 
 
 def init_encoder(model, video):
-    """Returns the parameters of the frozen encoder; `video` as in `init`."""
+    """Returns the parameters of the frozen encoder, see `_as_computed`; `video` as in `init`."""
     if model.weights:
         options = pretrained.options_of(model.encoder)
         name, _ = options.pop("name"), options.pop("remat", "")
@@ -221,14 +221,29 @@ def init_encoder(model, video):
                 f"encoder.name: expected the encoder of {model.weights}, {found[0]}, got {name}: "
                 f"{model.encoder}"
             )
-        return found[1]
+        return _as_computed(model, found[1])
     return jax.jit(lambda: draw_encoder(model, video))()
 
 
 def draw_encoder(model, video):
     """Returns random encoder parameters, with the structure of the public weights."""
     shape = jax.eval_shape(lambda v: _prepare(model, v), video)
-    return model.encoder.init(jax.random.key(0), jnp.zeros((1, *shape.shape[1:])))["params"]
+    drawn = model.encoder.init(jax.random.key(0), jnp.zeros((1, *shape.shape[1:])))["params"]
+    return _as_computed(model, drawn)
+
+
+def _as_computed(model, encoder):
+    """Returns frozen parameters in the dtype in which they are used, which changes no result.
+
+    Layers cast their kernels and biases to their dtype; norms compute in float32.
+    """
+    dtype = getattr(model.encoder, "dtype", jnp.float32)
+
+    def one(path, x):
+        norm = any("norm" in entry.key for entry in path)
+        return x if norm else x.astype(dtype)
+
+    return jax.tree_util.tree_map_with_path(one, encoder)
 
 
 def state_shape(model, encoder, video):

@@ -263,7 +263,7 @@ def test_a_commands_help_is_a_screen_with_examples_that_parse_and_every_flag(tmp
         examples += found
         source = (ROOT / "lawm_jax" / name / "__main__.py").read_text()
         flags = re.findall(r"(?:DEFINE_\w+|define_config)\(\s*\"([\w-]+)\"", source)
-        shown = re.findall(r"^  --([a-z-]+) ", out[out.index("\nFlags:") :], re.M)
+        shown = re.findall(r"^  --([a-z_-]+) ", out[out.index("\nFlags:") :], re.M)
         assert flags == shown
     for example, (status, out, err) in zip(
         examples, typed(examples, tmp_path, "parse"), strict=True

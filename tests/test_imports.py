@@ -53,6 +53,7 @@ ALLOWED = {
         "train.rundir",
     ),
     "train.step": ("world_model", "train.accumulation", "train.optim", "train.objectives"),
+    "train.held_out": ("data.pipeline",),
     "train.loop": ("world_model", "data.*", "train.*"),
     "train.*": (),
     "evaluate.tables": (),

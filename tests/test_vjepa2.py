@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lawm_jax import world_model
+from lawm_jax.configs import lawm as lawm_config
 from lawm_jax.nn import pretrained, rope
 from lawm_jax.nn.vjepa2 import SIZES, VERSION_2_1, VJEPA2
 
@@ -231,3 +233,20 @@ def test_rows_and_columns_are_stretched_to_the_grid_of_2_1_and_times_are_not():
 def test_an_input_that_does_not_fit_is_refused_by_name(x, message):
     with pytest.raises(ValueError, match=message):
         VJEPA2(**SIZES["tiny"]).init(jax.random.key(0), x)
+
+
+def test_a_frozen_encoder_is_stored_in_the_dtype_it_computes_in_with_the_same_states():
+    config = lawm_config.get_config("size=tiny,latent=noisy").to_dict()
+    config["encoder"] |= dict(name="vjepa2_tiny", weights="", dtype="bfloat16")
+    model = world_model.build(config)
+    video = np.random.default_rng(0).integers(0, 256, (1, 4, 64, 64, 3)).astype(np.uint8)
+    stored = world_model.init_encoder(model, video)
+    kinds = {
+        "/".join(k.key for k in p): x.dtype for p, x in jax.tree_util.tree_leaves_with_path(stored)
+    }
+    norms = {name: dtype for name, dtype in kinds.items() if "norm" in name}
+    assert norms and set(norms.values()) == {jnp.dtype("float32")}
+    assert {kinds[name] for name in kinds.keys() - norms} == {jnp.dtype("bfloat16")}
+    whole = model.encoder.init(jax.random.key(0), jnp.zeros((1, *video.shape[1:])))["params"]
+    encode = jax.jit(lambda encoder: world_model.encode(model, {"encoder": encoder}, video))
+    np.testing.assert_array_equal(encode(stored), encode(whole))

@@ -8,6 +8,8 @@ WHOLE = {
     "steps": 1,
     "log_every": 1,
     "checkpoint_every": 1,
+    "checkpoint_keep_period": 0,
+    "eval_every": 0,
     "data.frames": 2,
     "data.size": 1,
     "data.resize": 1,
@@ -38,6 +40,7 @@ NUMBERS = {
     "optim.adamw": (0, math.inf, True, False),
     "optim.weight_decay": (0, math.inf, True, False),
     "optim.b2": (0, 1, True, False),
+    "optim.ema": (0, 1, True, False),
     "optim.warmup": (0, 1, True, True),
     "optim.final": (0, 1, True, True),
 }

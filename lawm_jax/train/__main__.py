@@ -14,6 +14,8 @@ Fields of a config that are often set, each by a flag such as --config.steps=500
   --config.seed
   --config.log_every             steps between lines of the log
   --config.checkpoint_every      steps between checkpoints
+  --config.eval_every            steps between losses on held-out clips
+  --config.optim.ema             decay of the average of parameters that is evaluated and saved
   --config.latent.strength       l1 of sparse or beta of noisy latents, or number of codes
   --config.encoder.weights       Hugging Face name, folder or file
   --config.optim.accumulate      parts of a batch, processed in sequence to save memory
@@ -36,6 +38,12 @@ CONFIG = define_config(
     f"controller.py, labelled.py and decoder.py, which list all fields, in {CONFIGS}.",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created if missing.")
+INIT_FROM = flags.DEFINE_string(
+    "init_from", None, "Run or other model from whose parameters a new run starts where they fit."
+)
+PROFILE = flags.DEFINE_integer(
+    "profile", 0, "Number of steps to trace for xprof, in W/profile.", lower_bound=0
+)
 flags.mark_flags_as_required(["config", "workdir"])
 STOPPED = 128 + signal.SIGTERM
 
@@ -47,7 +55,7 @@ def main(argv):
 
     cpu.keep_memory()
     distributed.start()
-    if loop.fit(CONFIG.value, WORKDIR.value) is None:
+    if loop.fit(CONFIG.value, WORKDIR.value, INIT_FROM.value, PROFILE.value) is None:
         sys.exit(STOPPED)
 
 

@@ -17,7 +17,7 @@ class Checkpoints:
     The state is a tree of arrays; typed PRNG keys are stored as raw key data.
     """
 
-    def __init__(self, workdir, keep=3, write=True):
+    def __init__(self, workdir, keep=3, write=True, keep_period=None):
         """Opens WORKDIR/checkpoints.
 
         Args:
@@ -25,10 +25,14 @@ class Checkpoints:
           keep: number of most recent checkpoints to keep.
           write: True for the run itself: creates the folder, deletes incomplete checkpoints and
             renames damaged ones. False changes nothing, for readers while the run continues.
+          keep_period: steps whose multiples are kept, too; None or 0 for none.
         """
         self.write = self.unread = write
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=write, cleanup_tmp_directories=write
+            max_to_keep=keep,
+            keep_period=keep_period or None,
+            create=write,
+            cleanup_tmp_directories=write,
         )
         workdir = rundir.folder(workdir) if write else workdir
         self.folder = os.path.abspath(rundir.checkpoints(workdir))
@@ -49,6 +53,19 @@ class Checkpoints:
             return set(ocp.StandardCheckpointHandler().metadata(path).tree)
         except Exception:  # a damaged file can raise anything
             return set()
+
+    def shapes(self, step):
+        """Returns the parameters of a checkpoint as a tree of jax.ShapeDtypeStruct.
+
+        Raises:
+          ValueError: the checkpoint is damaged.
+        """
+        path = epath.Path(self.folder) / str(step) / "params"
+        try:
+            tree = ocp.StandardCheckpointHandler().metadata(path).tree
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
+        except Exception as error:  # a damaged file can raise anything
+            raise ValueError(f"{path}: expected parameters, got {error!r}") from error
 
     def save(self, step, state, data=None, wait=False):
         """Saves a checkpoint asynchronously, or synchronously with `wait`.

@@ -50,6 +50,14 @@ class Exported:
         del step
         return {name.split("/")[0] for name in self.names}
 
+    def shapes(self, step):
+        """Returns the parameters as a tree of jax.ShapeDtypeStruct."""
+        del step
+        with safetensors.safe_open(self.folder, "numpy") as file:
+            found = {name: file.get_tensor(name) for name in self.names}
+        shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in found.items()}
+        return unflatten_dict(shapes, sep="/")
+
     def restore(self, like, step=None):
         """Returns (step, {"params": parameters}), placed as in `like`; see `Checkpoints.restore`.
 

@@ -83,6 +83,41 @@ class Log:
             self.board.close()
 
 
+class Trace:
+    """Records a profiler trace of some steps, after the first ones; on process 0 only."""
+
+    FIRST = 6  # the first steps compile and fill caches
+
+    def __init__(self, folder, start, steps, log):
+        """Plans to trace `steps` steps of a run that begins after step `start`; 0 for none."""
+        self.folder, self.log, self.running = folder, log, False
+        self.steps = range(start + self.FIRST, start + self.FIRST + steps)
+        if not log.active:
+            self.steps = range(0)
+
+    def before(self, step):
+        """Starts the trace before the first step that it covers."""
+        if self.steps and step == self.steps[0]:
+            jax.profiler.start_trace(self.folder)
+            self.running = True
+
+    def after(self, step, metrics):
+        """Ends the trace after the last step, once the device has finished it."""
+        if self.running and step == self.steps[-1]:
+            jax.block_until_ready(metrics)
+            self.close()
+
+    def close(self):
+        """Writes the trace if one is running."""
+        if self.running:
+            jax.profiler.stop_trace()
+            self.running = False
+            self.log.say(
+                f"trace of steps {self.steps[0]} to {self.steps[-1]}: {self.folder}; to view it: "
+                f"pip install xprof && xprof --logdir {self.folder}"
+            )
+
+
 def _describe(metrics):
     """Returns the loss, and the error in terms of a baseline, as text."""
     text = f"loss {metrics['loss']:.4f}  error {metrics['error']:.4f}"
@@ -93,6 +128,8 @@ def _describe(metrics):
         text += f" ({share:.3f} of the mean latent's)"
     if "psnr" in metrics:
         text += f"  PSNR {metrics['psnr']:.2f} dB"
+    if "held_out_loss" in metrics:
+        text += f"  held out {metrics['held_out_loss']:.4f}"
     return text
 
 

@@ -17,6 +17,7 @@ from lawm_jax.train import (
     accumulation,
     checkpoints,
     cpu,
+    exported,
     logs,
     models,
     objectives,
@@ -24,6 +25,7 @@ from lawm_jax.train import (
     rundir,
     sharding,
 )
+from lawm_jax.train.held_out import HeldOut
 from lawm_jax.train.step import make_state, train_step
 
 
@@ -93,7 +95,8 @@ class Run:
             self.batch["actions"] = jax.ShapeDtypeStruct((B, T - 1, U), jnp.float32)
             self._actions = objectives.action_statistics(config)
         self._key = jax.random.key(config["seed"])
-        make = lambda key: make_state(model, self.tx, s, key, self.objective)  # noqa: E731
+        ema = config["optim"].get("ema", 0.0)
+        make = lambda key: make_state(model, self.tx, s, key, self.objective, ema)  # noqa: E731
         shapes = jax.eval_shape(make, self._key)
         self.shardings = sharding.state_sharding(mesh, shapes)
         self._make = jax.jit(make, out_shardings=self.shardings)
@@ -102,7 +105,7 @@ class Run:
         def step(frozen, state, batch):
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for TPU kernels
                 return train_step(
-                    model, self.tx, frozen, state, batch, self.accumulate, self.objective
+                    model, self.tx, frozen, state, batch, self.accumulate, self.objective, ema
                 )
 
         self.step = jax.jit(step, donate_argnums=1, out_shardings=(self.shardings, None))
@@ -135,7 +138,16 @@ class Run:
 
         batch = self.place(next(data)) if self.objective.measures_targets else None
         standardise = jax.jit(standardise, out_shardings=self.shardings["params"])
-        return state | {"params": standardise(state["params"], self.frozen, self._actions, batch)}
+        return self.with_params(
+            state, standardise(state["params"], self.frozen, self._actions, batch)
+        )
+
+    def with_params(self, state, params):
+        """Returns an initial state with other parameters, which are also its average."""
+        parts = {"params": params}
+        if "raw" in state:  # other buffers: the step donates both
+            parts["raw"] = jax.tree.map(jnp.copy, params)
+        return state | parts
 
     def place(self, batch):
         """Transfers the arrays of a batch that the step uses to the mesh."""
@@ -178,12 +190,15 @@ def _shapes(tree, shardings):
     )
 
 
-def fit(config, workdir):
+def fit(config, workdir, init_from=None, profile=0):
     """Trains a model, or resumes an interrupted run.
 
     Args:
       config: ConfigDict as in configs/: lawm.py, labelled.py, decoder.py, controller.py.
       workdir: folder of the run, see `rundir`.
+      init_from: folder of a run, or another model (see `exported.find`), whose parameters a new run
+        starts from where names and shapes agree; a resumed run ignores it.
+      profile: number of steps to trace, from the sixth on, for TensorBoard or xprof.
 
     Returns:
       (model, params) after the last step, as returned by `models.load`; None if SIGTERM stopped the
@@ -204,8 +219,10 @@ def fit(config, workdir):
     config = rundir.upgrade(config)
     if "model" in config:
         config = objectives.complete(config)
+    if init_from:
+        config["init_from"] = exported.find(init_from)
     config = check_config(workdir, config)
-    store = checkpoints.Checkpoints(workdir)
+    store = checkpoints.Checkpoints(workdir, keep_period=config.get("checkpoint_keep_period"))
     if store.latest is not None and store.latest >= config["steps"]:
         try:
             loaded = models.load(workdir, store.latest)
@@ -227,18 +244,23 @@ def fit(config, workdir):
         if data.shapes.get(key) != shape.shape[1:]:
             got = data.shapes.get(key, "none")
             raise ValueError(f"data: expected {key} of shape {shape.shape[1:]}, got {got}")
+    held_out = None
+    if config.get("eval_every"):
+        held_out = HeldOut(run, config, rundir.skipped(workdir))
     if jax.process_index() == 0:  # only now, so that a failed start leaves no config
         rundir.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
         print(f"{_describe(run, config, workdir)}; compiling", flush=True)
     with run.compiling():
-        start, state = store.restore(run.like, data) or (0, run.begin(data))
+        start, state = store.restore(run.like, data) or (0, _begin(run, config, data))
         log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
     if start:
         log.say(f"resuming after step {start}")
+    trace = logs.Trace(rundir.profile(workdir), start, profile, log)
     try:
         with _Termination() as termination:
-            done = _loop(run, config, state, start, data, store, log, termination)
+            done = _loop(run, config, state, start, data, store, log, termination, held_out, trace)
     finally:
+        trace.close()
         log.close()
         store.close()
     if not done:
@@ -247,7 +269,18 @@ def fit(config, workdir):
     return run.model, models.complete(run.model, params, run.mesh)
 
 
-def _loop(run, config, state, start, data, store, log, termination):
+def _begin(run, config, data):
+    """Initializes the state, from another run's parameters where the config names one."""
+    state = run.begin(data)
+    if not config.get("init_from"):
+        return state
+    params, report = models.warm_start(config["init_from"], run.like["params"], state["params"])
+    if jax.process_index() == 0:
+        print(report, flush=True)
+    return run.with_params(state, params)
+
+
+def _loop(run, config, state, start, data, store, log, termination, held_out, trace):
     """Runs the steps and returns the final state, or None after SIGTERM."""
 
     def check(step, metrics):
@@ -262,15 +295,20 @@ def _loop(run, config, state, start, data, store, log, termination):
 
     pending = None
     for step in range(start + 1, config["steps"] + 1):
+        trace.before(step)
         batch = run.place(next(data))
         with jax.transfer_guard("disallow"):
             state, metrics = run.step(run.frozen, state, batch)
+        trace.after(step, metrics)
         log.advance(step)
         if pending is not None:  # one step late, so that the device never waits
             log.step(pending[0], check(*pending))
             pending = None
         last = step == config["steps"]
-        if step % config["log_every"] == 0 or step == start + 1 or last:
+        evaluated = held_out is not None and (step % config["eval_every"] == 0 or last)
+        if evaluated:
+            metrics |= held_out(state["params"])
+        if step % config["log_every"] == 0 or step == start + 1 or last or evaluated:
             pending = step, metrics
         stop = termination.asked_at(step)
         if step % config["checkpoint_every"] == 0 or last or stop:
@@ -318,6 +356,9 @@ FREE = (
     "steps",
     "log_every",
     "checkpoint_every",
+    "checkpoint_keep_period",
+    "eval_every",
+    "init_from",
     "mesh.",
     "data.workers",
     "data.batch_per_device",
@@ -343,6 +384,8 @@ def check_config(workdir, config):
     except FileNotFoundError:
         before = None
     config = config | {"data": data | {"batch": size}}
+    if before and "init_from" in before:  # where the run began
+        config["init_from"] = before["init_from"]
     before = before or config
     if before["steps"] != config["steps"]:
         warnings.warn(

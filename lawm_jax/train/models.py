@@ -78,6 +78,49 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
     return _with_controller(model, params, workdir, controller, restored[0], mesh)
 
 
+def warm_start(workdir, like, params):
+    """Replaces initial parameters by those of a trained model where names and shapes agree.
+
+    Args:
+      workdir: folder of a run, or of an exported model.
+      like: shapes of `params`, with shardings.
+      params: initial parameters.
+
+    Returns:
+      The parameters, and a report of what did and did not fit.
+
+    Raises:
+      FileNotFoundError: the folder holds no checkpoint.
+      ValueError: no parameter fits, or the checkpoint is damaged.
+    """
+    store = checkpoints.reader(workdir)
+    try:
+        step = store.latest
+        theirs, ours = flatten_dict(store.shapes(step), sep="/"), flatten_dict(like, sep="/")
+        mesh = next(iter(ours.values())).sharding.mesh
+        shardings = sharding.state_sharding(mesh, theirs)
+        wanted = {
+            name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[name])
+            for name, x in theirs.items()
+        }
+        found = store.restore({"params": unflatten_dict(wanted, sep="/")}, step=step)
+    finally:
+        store.close()
+    found = flatten_dict(found[1]["params"], sep="/")
+    fit = [name for name, x in ours.items() if name in theirs and theirs[name].shape == x.shape]
+    if not fit:
+        raise ValueError(f"init_from: expected parameters that fit the config, got {workdir}")
+    new = flatten_dict(params, sep="/")
+    new |= {name: found[name].astype(ours[name].dtype) for name in fit}
+    size = lambda names: sum(ours[name].size for name in names) / 1e6  # noqa: E731
+    report = f"starting from {workdir}, step {step}: {len(fit)} of {len(ours)} arrays fit "
+    report += f"({size(fit):.2f} of {size(ours):.2f} M parameters)"
+    other = {name: "other shape" if name in theirs else "new" for name in ours.keys() - {*fit}}
+    parts = sorted({f"{'/'.join(name.split('/')[:2])} ({why})" for name, why in other.items()})
+    report += f"; random: {', '.join(parts)}" if parts else ""
+    return unflatten_dict(new, sep="/"), report
+
+
 def complete(model, params, mesh):
     """Adds the embedded decoder's parameters if they are missing, placed on the mesh."""
     if model.decoder is None or "decoder" in params:

@@ -1,7 +1,7 @@
 """The file layout of a run's folder (--workdir), which no other module knows.
 
     W/config.json  metrics.jsonl  skipped.jsonl  checkpoints/STEP/  tensorboard/  prior.safetensors
-    W/eval/*.json  report/
+    W/eval/*.json  report/  profile/
     W/decoder/  controller/[NAME/]  bounds/NAME/    other runs with the same layout
 
 An exported model has the same layout, with model.safetensors instead of checkpoints/.
@@ -62,6 +62,11 @@ def tensorboard(workdir):
     return _inside(workdir, "tensorboard")
 
 
+def profile(workdir):
+    """Returns the folder of traces of training steps."""
+    return _inside(workdir, "profile")
+
+
 def weights(workdir):
     """Returns the path of an exported model's parameters."""
     return _inside(workdir, "model.safetensors")
@@ -111,6 +116,8 @@ def upgrade(config):
     for section in config.values():
         if isinstance(section, dict):
             section.pop("unroll", None)  # a former option of networks
+    if "optim" in config:
+        config["optim"].setdefault("ema", 0.0)
     if "objective" not in config:
         apart = [part for part in ("controller", "decoder") if part in config]
         config["objective"] = "world_model" if "predictor" in config or not apart else apart[0]
