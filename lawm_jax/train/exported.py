@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 
 import jax
 import safetensors.numpy
@@ -110,6 +111,7 @@ def find(name):
         raise FileNotFoundError(f"{folder}: not found; {text}Face Hub")
     import huggingface_hub
 
+    print(f"{name}: no such folder; asking the Hugging Face Hub", file=sys.stderr, flush=True)
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=FILES)
     except Exception as error:  # of several libraries: no network, unknown name, no access
