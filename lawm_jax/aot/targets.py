@@ -10,15 +10,16 @@ from lawm_jax.aot.flops import CHIPS
 
 TPUS, GPUS = ("v4", "v5e", "v5p", "v6e", "tpu7x"), ("l4", "a100", "h100", "h200")
 POOL = 0.75  # fraction of a GPU's memory that JAX preallocates by default
-# GPU descriptions for XLA: name, compute capability (major), SMs, shared memory per block and per
-# SM in bytes, float32 units per SM, clock in GHz, L2 cache in bytes.
+# GPU descriptions for XLA: name, compute capability, threads per SM, SMs, maximum (opt-in) shared
+# memory per block and shared memory per SM in bytes, float32 units per SM, clock in GHz, and L2
+# cache in bytes.
 # Source: xla/backends/gpu/target_config/specs in https://github.com/openxla/xla; for the L4,
 # which is missing there, NVIDIA's data sheet and CUDA's table of compute capability 8.9.
 SPECS = {
-    "l4": ("NVIDIA L4", 8, 58, 101376, 102400, 128, 2.04, 50331648),
-    "a100": ("NVIDIA A100-SXM4-80GB", 8, 108, 166912, 167936, 64, 1.41, 41943040),
-    "h100": ("NVIDIA H100 80GB HBM3", 9, 132, 232448, 233472, 128, 1.98, 52428800),
-    "h200": ("NVIDIA H200 141GB HBM3e", 9, 132, 232448, 233472, 128, 1.98, 52428800),
+    "l4": ("NVIDIA L4", "8.9", 1536, 58, 101376, 102400, 128, 2.04, 50331648),
+    "a100": ("NVIDIA A100-SXM4-80GB", "8.0", 2048, 108, 166912, 167936, 64, 1.41, 41943040),
+    "h100": ("NVIDIA H100 80GB HBM3", "9.0", 2048, 132, 232448, 233472, 128, 1.98, 52428800),
+    "h200": ("NVIDIA H200 141GB HBM3e", "9.0", 2048, 132, 232448, 233472, 128, 1.98, 52428800),
 }
 QUIET = {  # environment variables for libtpu without a TPU
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process fails
@@ -74,19 +75,20 @@ def devices(topology, slices=1):
 
 def _gpu(kind):
     """Returns XLA's description of a GPU, a GpuTargetConfigProto in text format."""
-    name, capability, cores, block, core, units, clock, cache = SPECS[kind]
+    name, capability, threads, sms, per_block, per_sm, units, clock, cache = SPECS[kind]
+    major, minor = capability.split(".")
     chip = CHIPS[kind]
     return f"""
         gpu_device_info {{
           threads_per_block_limit: 1024 threads_per_warp: 32
-          threads_per_core_limit: {1536 if kind == "l4" else 2048}
-          shared_memory_per_block: 49152 shared_memory_per_block_optin: {block}
-          shared_memory_per_core: {core} core_count: {cores} fpus_per_core: {units}
+          threads_per_core_limit: {threads}
+          shared_memory_per_block: 49152 shared_memory_per_block_optin: {per_block}
+          shared_memory_per_core: {per_sm} core_count: {sms} fpus_per_core: {units}
           block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
           registers_per_core_limit: 65536 registers_per_block_limit: 65536
           memory_bandwidth: {chip.bandwidth:.0f} device_memory_size: {chip.memory:.0f}
           l2_cache_size: {cache} clock_rate_ghz: {clock}
-          cuda_compute_capability {{ major: {capability} minor: {9 if kind == "l4" else 0} }}
+          cuda_compute_capability {{ major: {major} minor: {minor} }}
         }}
         platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }}
         device_description_str: "{name}"
@@ -108,11 +110,14 @@ def pool(kind, environ):
     if kind not in GPUS:
         return 1.0
     names = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"
-    name, text = next(((n, environ[n]) for n in names if environ.get(n)), ("", str(POOL)))
+    name = next((name for name in names if environ.get(name)), None)
+    if name is None:
+        return POOL
     try:
-        share = float(text)
+        fraction = float(environ[name])
     except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise ValueError(f"{name}: expected a number from 0 to 1, got {text!r}")
-    return share
+        fraction = 0.0  # rejected below
+    if not 0 < fraction <= 1:
+        text = f"expected a number above 0 and at most 1, got {environ[name]!r}"
+        raise ValueError(f"{name}: {text}")
+    return fraction

@@ -92,16 +92,16 @@ def read(folder, source=None, fps=None, spec=None):
 
     Args:
       folder: as in `write`.
-      source: `episodes.Episodes` on which they must have been measured, or None for any.
-      fps: frames per second for which they must have been measured, or None for any.
+      source: `episodes.Episodes` that the statistics must have been measured on; None for any.
+      fps: frames per second that they must have been measured at; None for any.
       spec: KIND:WHERE of the source, for the command in an error message.
 
     Returns:
       A dict as returned by `measure`.
 
     Raises:
-      ValueError: the file is missing, damaged or of other data; the message has the command to make
-        it.
+      ValueError: the file is missing, damaged, or measured on other data or at another rate; the
+        message contains the command that creates it.
     """
     path = os.path.join(folder, "statistics.json")
     command = f"python -m lawm_jax.ingest --source {spec or f'KIND:{folder}'} --statistics"
@@ -139,9 +139,11 @@ def _identity(source):
 
 
 def _summary(rows):
-    """Returns the statistics of one key of `measure`, given a list of labels [n, U], float64."""
-    columns = np.ascontiguousarray(np.concatenate(rows).T)  # numpy sums contiguous data better
+    """Computes the statistics of one key of `measure` from a list of labels, float64 [n_i, U]."""
+    # [U, count]: numpy's pairwise summation, which is more accurate, requires contiguous data.
+    columns = np.ascontiguousarray(np.concatenate(rows).T)
     low, high = columns.min(1), columns.max(1)
+    # Exactly 0 for a constant dimension, regardless of rounding.
     std = np.where(low == high, 0.0, columns.std(1))
     q01, q99 = np.quantile(columns, (0.01, 0.99), 1)
     values = dict(mean=columns.mean(1), std=std, min=low, max=high, q01=q01, q99=q99)

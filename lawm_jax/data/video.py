@@ -193,7 +193,8 @@ def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
 
     Args:
       path: path or URL of a video file.
-      start: seconds from the first frame, or a function from the latest possible start to these.
+      start: seconds from the first frame, or a function that maps the latest possible start to the
+        start.
       count: number of frames F.
       fps: frames per second of the clip, independent of the file's rate.
       view: `frames.View`: the part of the picture to show. Pictures of its size aren't scaled.
@@ -203,12 +204,14 @@ def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
       `video`, uint8 [F, size, size, 3] RGB, and `start`, seconds.
 
     Raises:
-      UnreadableVideo: the file is no video, is too short, is damaged within the clip, or takes
+      UnreadableVideo: the file is not a video, is too short, is damaged within the clip, or takes
         longer than `container.LIMIT` to read.
     """
     span = (count - 1) / fps
     first, last = within
     clock, scaler = container.Clock(), frames.Scaler(view)
+    # First trusts the stated duration. If the video then seems too short or yields too few frames,
+    # reads all packets to find its true end.
     for trusting in (True, False):
         end = None if trusting else container.true_end(path, clock)
         with container.opened(path, clock) as film:
@@ -244,13 +247,21 @@ def _part(item):
 
 
 def _listed(pattern):
-    """Reads a list file; returns None if `pattern` is anything else."""
+    """Reads the list file that `pattern` names.
+
+    Returns:
+      A nonempty `lists.Listed`, or None if `pattern` is not a list file.
+
+    Raises:
+      ValueError: it is one of several patterns, cannot be read, or is invalid.
+    """
     several = [pattern] if isinstance(pattern, str) else pattern
     if not any(one.lower().endswith(lists.SUFFIXES) for one in several):
         return None
     if not isinstance(pattern, str):
         raise ValueError(
-            f"videos: expected one list file, or folders, files and globs, got {pattern}"
+            "videos: expected either a single list file or a list of folders, files and globs, got "
+            f"{pattern}"
         )
     try:
         if "://" in pattern:
@@ -260,7 +271,7 @@ def _listed(pattern):
         pattern = paths_.expand(pattern)
         with open(pattern, "rb") as file:
             return lists.read(pattern, file)
-    except IsADirectoryError:
+    except IsADirectoryError:  # a folder may be named like a list file
         return None
     except OSError as error:
         raise ValueError(f"videos: {pattern}: {errors.reason(error)}") from error
@@ -269,9 +280,11 @@ def _listed(pattern):
 def _keys(pattern):
     """Maps each path that `pattern` matches to its path within the searched folder."""
     if not isinstance(pattern, str):
+        # Reversed, so that the first pattern that matches a path determines its key.
         found = {path: key for one in reversed(pattern) for path, key in _keys(one).items()}
+        urls = [path for path in found if "://" in path]
         local = paths_.once(path for path in found if "://" not in path)
-        return {path: found[path] for path in found if "://" in path} | {p: found[p] for p in local}
+        return {path: found[path] for path in [*urls, *local]}
     found = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
     if not found:
         raise ValueError(
@@ -321,12 +334,14 @@ def _only_videos(where, paths, all_of):
             for path in paths
             if not path.lower().endswith(SUFFIXES)
         )
-        _say(where, ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8)))
+        _warn_skipped(
+            where, ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
+        )
     return found
 
 
-@functools.cache
-def _say(where, others):
+@functools.cache  # logs each warning once per process
+def _warn_skipped(where, others):
     _LOG.warning("%s: skipped files without a video suffix: %s", where, others)
 
 

@@ -13,21 +13,22 @@ def interval(values, groups=None, level=0.95, samples=4000, seed=0):
       values: [n], one number per clip. For differences of two models on the same clips, the result
         is the paired interval.
       groups: [n] hashable labels, such as the episode of each clip. Whole groups are resampled,
-        since clips of one episode are correlated. None resamples single values.
+        since clips of one episode are correlated. If None, values are resampled individually.
       level: confidence level.
       samples: number of bootstrap resamples.
-      seed: seed of the resampling, so that equal values give equal intervals.
+      seed: seed of the resampling; a fixed seed makes the interval reproducible.
 
     Returns:
       {"mean", "low", "high"}, floats; low and high are None if there is only one group.
 
     Raises:
-      ValueError: there are no values, or not one group per value.
+      ValueError: there are no values, or `groups` differs from `values` in length.
 
     Source: percentile bootstrap, Efron & Tibshirani 1993, chapter 13; over clusters, Davison &
     Hinkley 1997, section 3.8.
     """
     values = _per_clip("values", values)
+    # A mean is a ratio to ones.
     return _bootstrap(values, np.ones(len(values)), groups, level, samples, seed)
 
 
@@ -150,8 +151,8 @@ def _bootstrap(a, b, groups, level, samples, seed):
 def trajectory_errors(planned, true):
     """Computes trajectory errors of planned actions, without alignment.
 
-    Poses, and so displacements, are in the frame of the start. Headings only count through the
-    positions that they lead to, as in NWM, which gives all poses the same heading.
+    Poses, and so displacements, are in the frame of the start. ATE and RPE depend on headings only
+    through the positions that they lead to, as in NWM, which gives all poses the same heading.
 
     Args:
       planned, true: [n, H, 3]: move forward, move left (meters), turn left (radians).

@@ -85,9 +85,10 @@ def _flat(values):
 def align(u, steps):
     """Sums the real actions between consecutive time steps.
 
-    A step of k frames ends with its last frame, so latent t corresponds to the k actions from the
-    last frame of step t to the last frame of step t + 1. Sums suit displacements; the sum of
-    velocities is k times their mean, which is equivalent for a linear probe.
+    A time step covers k frames. Latent t leads from step t to step t + 1, so it is aligned with the
+    k actions from the last frame of step t to the last frame of step t + 1. Actions that are
+    displacements add up; for velocities, the sum is k times the mean, which is equivalent for a
+    linear probe.
 
     Args:
       u: [n, F-1, U]; u[:, f] leads from frame f to f + 1.
@@ -117,20 +118,20 @@ def probe(z, u, episodes, names=None):
       z: [n, T-1, A] latent actions.
       u: [n, T-1, U] real actions, aligned.
       episodes: [n] str, the episode of each clip.
-      names: U names of the actions; None numbers them.
+      names: U names of the actions; None for "action 0", "action 1", ...
 
     Returns:
-      {"names": list of U, "r2": list of U intervals of the R², 1 - squared error / squared error of
-      the mean of the training half}. 0 means no information, and noise is slightly below 0. None
-      replaces an interval if an action always equals that mean.
+      {"names": list of U, "r2": list of U intervals of R²}. R² is 1 - squared error / squared error
+      of predicting the mean of the training half: 0 or slightly below if the latents carry no
+      information. An entry is None if its action always equals that mean.
 
     Raises:
       ValueError: z, u, episodes and names do not match each other, u is not finite, or there are
         fewer than two episodes.
     """
-    n, T, U = u.shape
+    n, steps, U = u.shape
     names = [f"action {i}" for i in range(U)] if names is None else [str(x) for x in names]
-    if z.shape[:2] != (n, T) or len(names) != U:
+    if z.shape[:2] != (n, steps) or len(names) != U:
         raise ValueError(
             f"u, names: expected {z.shape[:2]} actions, like z, and a name per value, got "
             f"{u.shape} and {len(names)} names"
@@ -143,13 +144,15 @@ def probe(z, u, episodes, names=None):
             f"episodes: expected {n} names from at least 2 episodes, got {len(index)} with "
             f"{len(unique)} different names"
         )
+    # Puts a random half of the episodes, each with all its clips, into the second fold.
     second = np.random.default_rng(0).permutation(len(unique))[index] >= len(unique) / 2
     error, spread = np.empty((n, U)), np.empty((n, U))
     for test in (second, ~second):
         mean, predict = ridge(z[~test].reshape(-1, z.shape[2]), u[~test].reshape(-1, U))
         error[test] = np.square(predict(z[test]) - u[test]).sum(1)
         spread[test] = np.square(mean - u[test]).sum(1)
-    return {"names": names, "r2": [_r2(*pair, episodes) for pair in zip(error.T, spread.T)]}  # noqa: B905
+    r2 = [_r2(*pair, episodes) for pair in zip(error.T, spread.T, strict=True)]
+    return {"names": names, "r2": r2}
 
 
 def ridge(x, y):
@@ -159,12 +162,12 @@ def ridge(x, y):
       The mean of y, and a function of [..., A] that returns the predicted [..., U].
     """
     x, y = x.astype(np.float64), y.astype(np.float64)
-    centre, scale, mean = x.mean(0), x.std(0), y.mean(0)
+    center, scale, mean = x.mean(0), x.std(0), y.mean(0)
     scale = np.where(scale > 0, scale, 1)
-    x = (x - centre) / scale
+    x = (x - center) / scale
     gram = x.T @ x / len(x) + PENALTY * np.eye(x.shape[1])
     weights = np.linalg.solve(gram, x.T @ (y - mean) / len(x))
-    return mean, lambda x: mean + (x - centre) / scale @ weights
+    return mean, lambda x: mean + (x - center) / scale @ weights
 
 
 def _r2(error, spread, episodes):
@@ -184,14 +187,15 @@ def describe(z, codes=None, K=None, nats=None):
       codes: [n, T-1] int, the code of each discrete latent.
       K: number of codes.
       nats: KL divergence of noisy latents from the prior, any shape: the cost returned by
-        `infer_actions` / beta.
+        `infer_actions`, divided by beta.
 
     Returns:
       dict of `width` (A) and:
         dimension: participation ratio of the eigenvalues of the covariance: A for equal variance in
           all directions, 1 for a line, 0 for a constant.
         norm: mean L2 norm.
-        near_zero: share of values below a hundredth of their root mean square.
+        near_zero: share of values whose magnitude is at most a hundredth of the root mean square
+          of all values.
         hoyer: mean Hoyer sparsity: 0 for equal magnitudes, 1 for a single nonzero value; None if
           all values are zero or A is 1.
         nats: mean, or None.
@@ -210,8 +214,8 @@ def describe(z, codes=None, K=None, nats=None):
         )
     A = z.shape[-1]
     flat = z.reshape(-1, A).astype(np.float64)
-    centred = flat - flat.mean(0)
-    cov = centred.T @ centred / len(flat)
+    centered = flat - flat.mean(0)
+    cov = centered.T @ centered / len(flat)
     squares = np.square(cov).sum()  # sum of squared eigenvalues; the trace is their sum
     norm, rms = np.linalg.norm(flat, axis=1), np.sqrt(np.square(flat).mean())
     some = norm > 0

@@ -105,21 +105,27 @@ def reach(
     """
     u = true_actions("clips", clips, horizon, least=3)
     true_actions("training", training, horizon, least=3)
-    first = gaussian(training, horizon)
-    options = (REACH if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
-    plans = _plans(models, clips, training, u, first, planner, options, 1, seed, windows, progress)
+    initial = gaussian(training, horizon)
+    options = (REACH if planner == "cem" else {}) | _bounds(initial, bound) | (options or {})
+    plans = _plans(
+        models, clips, training, u, initial, planner, options, 1, seed, windows, progress
+    )
     moved = u[:, :, :3].sum(1)
     errors = {
         name: np.abs(plan[:, :, :3].sum(1) - moved).sum(1) for name, (plan, _) in plans.items()
     }
-    mean, rows = lambda x: metrics.interval(x, clips.episodes), []
+
+    def interval(x):
+        return metrics.interval(x, clips.episodes)
+
+    rows = []
     for name, (plan, distance) in plans.items():
-        error = mean(errors[name])
+        error = interval(errors[name])
         row = {"name": name, "error": error, "score": metrics.action_score(error)}
         row["correlation"] = _correlation(plan[:, :, :3].sum(1), moved)
-        row["paired"] = mean(errors[name] - errors[row_names.NO_ACTION])
+        row["paired"] = interval(errors[name] - errors[row_names.NO_ACTION])
         row["clips"] = errors[name].tolist()
-        rows.append(row | {"distance": None if distance is None else mean(distance)})
+        rows.append(row | {"distance": None if distance is None else interval(distance)})
     return rows
 
 
@@ -138,17 +144,21 @@ def walk(
 ):
     """Plans navigation with models and compares the plans with baselines that need no model.
 
-    A plan repeats a single action: a straight line, or an arc if it turns. The planner's initial
-    Gaussian is that of the mean actions of training windows of `horizon` steps. In NWM, plans are
-    straight lines with the whole turn in the last step, the Gaussians are fixed per data set, and
-    the context has 4 frames; here it has one.
+    Each plan repeats a single action, which gives a straight line or, if it turns, an arc. The
+    planner's initial Gaussian has the mean and standard deviation, over all training windows of
+    `horizon` steps, of each window's mean action. In NWM, plans are straight lines that turn only
+    in the last step, the Gaussians are fixed per data set, and the context has 4 frames instead of
+    one.
 
     Args:
-      models, clips, training, horizon, planner, options, bound, seed, windows, progress: as in
-        `reach`, but actions are moves forward and left (meters) and turns left (radians), options
-        of CEM default to `WALK`, and bounds are centered on the Gaussian's mean, in its standard
-        deviations.
-      spacing: meters between waypoints, to report errors in this unit as well, or None.
+      models, planner, seed, windows, progress: as in `reach`.
+      clips, training: as in `reach`, with actions [n, T-1, 3]: move forward, move left (meters),
+        turn left (radians).
+      horizon: number of steps, at least 2.
+      options: as in `reach`; those of CEM default to `WALK`.
+      bound: maximum distance of an action from the Gaussian's mean, in its standard deviations, or
+        None.
+      spacing: meters between waypoints; if given, errors are also reported in waypoints.
 
     Returns:
       One dict per row, with `name`, `clips` (ATE) and `distance` as in `reach` and:
@@ -157,35 +167,43 @@ def walk(
         yaw: interval of the absolute error of the final heading, radians.
         correlation: correlation of the final x, y and yaw over episodes.
         paired: interval of the ATE minus that of the mean action.
-      The row "truth, held" repeats the mean of the true actions: about the best possible with a
-      single repeated action.
+      The first row, "truth, held", repeats the mean of the true actions of each clip. It
+      approximates the best result that a single repeated action allows.
 
     Raises:
-      ValueError: as in `reach`.
+      ValueError: as in `reach`, or `horizon` is 1.
 
     Source: Garrido et al. 2026, section 6; Bar et al. 2025, "Navigation World Models".
     """
+    if horizon < 2:
+        raise ValueError(f"horizon: expected at least 2 steps, got {horizon}")
     u = true_actions("clips", clips, horizon, exactly=3)
     true_actions("training", training, horizon, exactly=3)
-    first = gaussian(training, horizon, held=True)
-    options = (WALK if planner == "cem" else {}) | _bounds(first, bound) | (options or {})
+    initial = gaussian(training, horizon, held=True)
+    options = (WALK if planner == "cem" else {}) | _bounds(initial, bound) | (options or {})
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
     plans = _plans(
-        models, clips, training, u, first, planner, options, horizon, seed, windows, progress
+        models, clips, training, u, initial, planner, options, horizon, seed, windows, progress
     )
     plans = {row_names.TRUTH_HELD: (held, None)} | plans
     errors = {name: metrics.trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
-    mean, rows = lambda x: metrics.interval(x, clips.episodes), []
+
+    def interval(x):
+        return metrics.interval(x, clips.episodes)
+
+    rows = []
     for name, (plan, distance) in plans.items():
         ate, rpe, yaw = errors[name]
-        row = {"name": name, "ate": mean(ate), "rpe": mean(rpe), "yaw": mean(yaw)}
+        row = {"name": name, "ate": interval(ate), "rpe": interval(rpe), "yaw": interval(yaw)}
         if spacing:
-            row |= {f"{k}_waypoints": mean(x / spacing) for k, x in (("ate", ate), ("rpe", rpe))}
+            row |= {
+                f"{k}_waypoints": interval(x / spacing) for k, x in (("ate", ate), ("rpe", rpe))
+            }
         last, true = (poses.follow(x)[:, -1] for x in (plan, u))
         row["correlation"] = _correlation(last, true)
-        row["paired"] = mean(ate - errors[row_names.MEAN_ACTION][0])
+        row["paired"] = interval(ate - errors[row_names.MEAN_ACTION][0])
         row["clips"] = ate.tolist()
-        rows.append(row | {"distance": None if distance is None else mean(distance)})
+        rows.append(row | {"distance": None if distance is None else interval(distance)})
     return rows
 
 

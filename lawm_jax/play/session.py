@@ -4,10 +4,11 @@ from lawm_jax.play import directions, films, pictures
 from lawm_jax.play import world as world_
 from lawm_jax.play.messages import Refused, command, number, values
 
-UPLOADS = 3  # clips that a session keeps of its uploads
+UPLOADS = 3  # maximum number of uploaded clips per session
 RECORDED = 1200  # frames of a recording, a minute at 20 per second
-LARGEST = 8.0  # standard deviations of a step
-FUTURES, AHEAD = 4, 14  # of the tab Sample: films, and their steps
+# Maximum size of a step, in standard deviations of latents or root mean squares of real actions.
+LARGEST = 8.0
+FUTURES, AHEAD = 4, 14  # number of films in the tab Sample, and of steps in each
 PLANNED = 8  # maximum number of steps of a plan
 
 
@@ -17,7 +18,8 @@ class Session:
     Attributes:
       shared: `Shared`, the model and clips of all sessions.
       uploads: list of `library.Clip`, at most `UPLOADS`.
-      imagined, source: `world.Imagined`, and the name of the source that it started from.
+      imagined: `world.Imagined`, or None before `start`.
+      source: name of the data source that it started from, "" for uploads.
       frames, recording: the recorded frames as JPEG, and whether steps are added to them.
     """
 
@@ -32,10 +34,12 @@ class Session:
           message: {"do": a key of `COMMANDS`, and the command's arguments}.
 
         Returns:
-          A dict for JSON, or bytes: a frame, as its number in 4 bytes and a JPEG, or a video.
+          A dict for JSON, or bytes: an MP4, or a frame: its number in 4 bytes (big-endian), then a
+          JPEG.
 
         Raises:
-          Refused: the message is not one of these, or its arguments do not fit.
+          Refused: the command is unknown, an argument is invalid, or the command is not possible
+            now.
         """
         do = command(message)
         if do not in COMMANDS:
@@ -43,12 +47,21 @@ class Session:
         return COMMANDS[do](self, message)
 
     def add(self, clip):
-        """Adds an uploaded clip, and drops the oldest one above `UPLOADS`; returns its place."""
+        """Adds an uploaded clip, dropping the oldest if there are more than `UPLOADS`.
+
+        Returns:
+          {"clips"}: descriptions of all uploads, the new one last.
+        """
         self.uploads = [*self.uploads, clip][-UPLOADS:]
         return {"clips": [_describe(clip) for clip in self.uploads]}
 
     def hello(self, message):
-        """Describes the model and the clips."""
+        """Returns what the page shows first: {"sources", "fps", "about", "notes"}.
+
+        A source has `name`, `clips` (see `_describe`), and `plan` and `simulator`: what is missing
+        for them, "" for nothing (see `Shared.plans`).
+        """
+        del message  # unused
         shared = self.shared
         sources = [
             {"name": source.name, "clips": [_describe(clip) for clip in source.clips]}
@@ -157,7 +170,7 @@ class Session:
         }
 
     def plan(self, message):
-        """Plans from one frame of a clip to another."""
+        """Plans from one frame of a clip to another; "distance" is [at the start, at the end]."""
         clip, name = self._clip(message), self._source(message)
         source = self.shared.sources.get(name)
         missing = self.shared.plans[name]["plan"] if source else "Uploads have no real actions."
@@ -176,7 +189,7 @@ class Session:
         }
 
     def act(self, message):
-        """Acts in the simulator towards a goal."""
+        """Acts in the simulator toward a goal."""
         name = self._source(message)
         missing = "Uploads have no simulator."
         if name in self.shared.sources:
@@ -250,15 +263,8 @@ COMMANDS = {
     "plan": Session.plan,
     "act": Session.act,
 }
-QUICK = {
-    "hello",
-    "frames",
-    "start",
-    "step",
-    "undo",
-    "reset",
-    "record",
-}  # milliseconds; the others seconds
+# Commands that take milliseconds; the others take seconds, and run in another thread.
+QUICK = {"hello", "frames", "start", "step", "undo", "reset", "record"}
 NO_DECODER = (
     "This model has no decoder, so what it imagines cannot be shown: train one with "
     "configs/decoder.py and put its run into W/decoder."

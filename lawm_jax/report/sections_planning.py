@@ -8,7 +8,8 @@ from lawm_jax.report import figures, page, results, summary
 from lawm_jax.report.sections import NOT_COMPARABLE, TABLES, absent, named, rollouts, tables
 from lawm_jax.train import rundir
 
-# Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts with inferred latents -> a controller.
+# Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts with inferred latents → with latents from
+# a controller; columns as in `control`.
 PAPER_CONTROL = [
     ["sparse", "low", "0.12 → 0.14", "0.23 → 0.25"],
     ["sparse", "mid", "0.10 → 0.12", "0.19 → 0.23"],
@@ -27,7 +28,7 @@ PAPER_REACH = [
     ["V-JEPA 2-AC", None, None, None, 0.15],
     ["best labeled V-JEPA 2 model", None, None, None, 0.05],
 ]
-# Table S2: ATE / RPE.
+# Table S2: ATE / RPE in meters, with the same columns.
 PAPER_WALK = [
     ["sparse", "1.68 / 0.48", "1.45 / 0.41", "1.43 / 0.42", None],
     ["noisy", "2.06 / 0.55", "1.49 / 0.41", "1.40 / 0.40", None],
@@ -35,7 +36,7 @@ PAPER_WALK = [
     ["NoMaD", None, None, None, "1.93 / 0.52"],
     ["NWM", None, None, None, "1.13 / 0.35"],
 ]
-CAPACITIES = "low", "mid", "high", "labelled"
+CAPACITIES = "low", "mid", "high", "labeled"
 OTHER = (
     "The paper uses other clips and larger models: compare results only with the baselines of the "
     "same table."
@@ -69,7 +70,8 @@ def control(runs):
 def reach(runs):
     """Builds the section on planning manipulation, with the paper's Table S1."""
     text = (
-        "Can real actions be planned? The goal is the last state of a clip; the summed x, y and z "
+        "Can real actions be planned? The goal is the state of a clip at the end of the plan's "
+        "horizon; the summed x, y and z "
         "displacements of the plan are compared with those of the clip's actions. Ideally, the "
         "error is well below that of no action and of actions retrieved from training data "
         "(nearest training window), and near that of the labeled model, which was trained on real "
@@ -84,9 +86,10 @@ def walk(runs):
     """Builds the section on planning navigation, with the paper's Table S2."""
     text = (
         "Can paths be planned? The plan repeats one action at all steps, like the paper's straight "
-        "lines, and is evaluated on the resulting poses: ATE is the root mean square distance "
-        "between positions, RPE that between the displacements of single steps, in meters, in the "
-        "frame of the start, without alignment, as in NWM; yaw is the error of the final heading. "
+        "lines, and is evaluated on the resulting poses. ATE is the root mean square distance "
+        "between planned and true positions. RPE is the root mean square difference between their "
+        "displacements per step. Both are in meters, in the frame of the start and without "
+        "alignment, as in NWM. Yaw is the absolute error of the final heading, in radians. "
         "The mean action is hard to beat in ATE, so compare yaw and correlation, too. The row "
         "'truth, held' is about the best possible with a single repeated action."
     )
@@ -119,7 +122,7 @@ def _plans(runs, text, drawn, theirs="", flag=""):
     Args:
       runs: list of Run.
       text: the section's introduction.
-      drawn: key of the interval to plot, which selects the rows, and its label.
+      drawn: key of the interval to plot, and its label; rows without this interval are omitted.
       theirs: markup of the paper's table.
       flag: flag of `lawm_jax.plan` that creates these results.
     """
@@ -141,7 +144,10 @@ def _plans(runs, text, drawn, theirs="", flag=""):
     if ours:
         beside = page.beside(ours, theirs) + page.paragraph(OTHER, "note") if theirs else ours
         markup += summary.lines(judged) + drawings + page.folded(TABLES, beside)
-    has = lambda run: any(key in row for rows in run.evals["plan"].values() for row in rows)  # noqa: E731
+
+    def has(run):
+        return any(key in row for rows in run.evals["plan"].values() for row in rows)
+
     command = f"python -m lawm_jax.plan --workdir W --task ...{flag}"
     return markup + _missing(runs, has, command)
 
@@ -152,7 +158,10 @@ def _is_latent_model(row):
 
 
 def _missing(runs, has, command):
-    """Makes a note on missing results with real actions; deterministic runs cannot have any."""
+    """Makes a note on runs without results on real actions.
+
+    Deterministic runs, which cannot have such results, are ignored.
+    """
     runs = [run for run in runs if run.kind != row_names.DETERMINISTIC]
     missing = absent(runs, has, command)
     if missing and not all(map(_accepts_actions, runs)):

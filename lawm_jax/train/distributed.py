@@ -26,11 +26,14 @@ LAUNCHERS = (
 def start():
     """Connects to the other processes of this run; does nothing if there are none.
 
-    Must be called once, before a device is used.
+    Must be called once, before any JAX call that initializes the backends, such as a computation or
+    `jax.devices()`.
 
     Raises:
-      ValueError: the environment describes the processes incompletely.
-      RuntimeError: a device is already in use, or the others cannot be reached within five minutes.
+      ValueError: the environment variables that describe the processes are incomplete or not
+        numbers.
+      RuntimeError: the backends are already initialized, or the other processes cannot be reached
+        within five minutes.
     """
     options = detect(os.environ)
     if options is not None:
@@ -50,8 +53,8 @@ def detect(environ):
       environ: environment variables, a mapping of strings.
 
     Returns:
-      None if there is only this process, else arguments for `jax.distributed.initialize`, which
-      detects the others.
+      None if there is only this process, else keyword arguments for `jax.distributed.initialize`,
+      which detects the remaining ones.
 
     Raises:
       ValueError: see `start`.
@@ -65,12 +68,14 @@ def detect(environ):
         if _number(size, environ.get(size, "1")) > 1:
             if address:
                 return _explicit(address, environ[size], environ.get(rank))
-            # JAX gives process i of a node the i-th GPU; a single process per node gets all GPUs.
+            # By default, JAX shows process i of a node only the i-th GPU. An empty list, unlike
+            # None, prevents this, so that a single process per node sees all GPUs.
             alone = re.fullmatch(r"1(\(x\d+\))?", environ.get(local, ""))
             return {"local_device_ids": []} if alone else {}
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
     slices = environ.get("MEGASCALE_NUM_SLICES")
-    if hosts is None and "TPU_SKIP_MDS_QUERY" not in environ:  # JAX sets it if there is no TPU
+    # JAX sets TPU_SKIP_MDS_QUERY on machines without a TPU.
+    if hosts is None and "TPU_SKIP_MDS_QUERY" not in environ:
         hosts = _metadata(environ, "worker-network-endpoints")
         found = re.search(r"MEGASCALE_NUM_SLICES:\s*'?(\d+)", _metadata(environ, "tpu-env") or "")
         slices = slices or (found and found[1])

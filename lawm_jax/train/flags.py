@@ -68,18 +68,21 @@ class _Parser(flags.ArgumentParser):
 
     def parse(self, spec):
         path, *argument = find(spec).split(":", 1)
+        # The repository's `configs` is the same folder. Only by a path inside the package does
+        # `command.is_message` recognize errors that a config raises for the user.
         own = os.path.join(CONFIGS, os.path.basename(path))
         path = own if os.path.exists(own) and os.path.samefile(own, path) else path
-        module = importlib.util.spec_from_file_location(f"{self.name}_config", path)
-        loaded = importlib.util.module_from_spec(module)
+        module_spec = importlib.util.spec_from_file_location(f"{self.name}_config", path)
+        module = importlib.util.module_from_spec(module_spec)
         try:
-            module.loader.exec_module(loaded)
-            config = loaded.get_config(*argument)
+            module_spec.loader.exec_module(module)
+            config = module.get_config(*argument)
         except Exception as error:  # absl would hide the line of the error
             if command.is_message(error):
                 raise ValueError(str(error)) from error
             called = traceback.extract_tb(error.__traceback__)
-            lines = [at.lineno for at in called if at.filename == loaded.__file__]
+            lines = [at.lineno for at in called if at.filename == module.__file__]
+            # A SyntaxError has no frame in the file, but a `lineno`.
             line = lines[-1] if lines else getattr(error, "lineno", None)
             where = f"{path}, line {line}" if line else path
             error.__traceback__ = error.__traceback__.tb_next  # without this function
@@ -114,7 +117,7 @@ def _fields(config, path=""):
 
 
 def named(text):
-    """Splits the NAME=SOURCE of --data; raises UsageError if it is none."""
+    """Splits the NAME=SOURCE of --data; raises UsageError if it has another form."""
     name, _, spec = text.partition("=")
     if not name.isidentifier() or not spec:
         raise app.UsageError(f"--data: expected NAME=SOURCE, got {text!r}")
