@@ -146,8 +146,10 @@ def _named(run, name):
         return "the data's own policy" if name == "policy" else name, "", ""
     kind = run["controller_kind"] if name == re.match("[a-z]+", run["world_model"])[0] else None
     label = MODELS[name] + CONTROLLERS[kind]
-    walks = f"{run['walks']} walks, " if run["walks"] else ""
-    return label, f"{walks}{run['steps']} steps", f"`{run['commit']}`"
+    walks = f"{run['walks']} walks" if run["walks"] else ""
+    walks += " and the Panda" if run["trained_on"] == "nav and panda" else ""
+    steps = f"{walks}, {run['steps']} steps" if walks else f"{run['steps']} steps"
+    return label, steps, f"`{run['commit']}`"
 
 
 def _closed(result, task, unit):
