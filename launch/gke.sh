@@ -79,7 +79,10 @@ case $verb in
         [ ${#COMMAND[@]} -gt 0 ] || fail "expected -- and a command, got nothing"
         [ -n "$IMAGE" ] || fail "--image: expected an image built from launch/gke/Dockerfile, got nothing"
         [ -n "$VOLUME" ] || fail "--volume: expected a PersistentVolumeClaim, got nothing"
-        for option in SLICES GPUS NODES RESTARTS; do number "$option" "${!option}"; done
+        for option in slices gpus nodes restarts; do
+            variable=${option^^}
+            number "--$option" "${!variable}"
+        done
         variables=()
         for pair in "${ENV[@]}"; do variables+=("$(variable "${pair%%=*}" "${pair#*=}")"); done
         kind=$([ -n "$GPU" ] && echo gpu || echo tpu)

@@ -469,6 +469,13 @@ def test_a_topology_that_the_type_cannot_have_is_an_error(args, machine):
     assert machine.calls == []
 
 
+def test_a_wrong_number_is_named_by_its_option(machine):
+    args = "--image=i", "--volume=v", "--gpu=t", "--nodes=0", "--", "x"
+    result = machine.run("gke.sh", "run", "x", *args)
+    assert result.returncode == 2
+    assert "gke.sh: --nodes: expected a positive integer, got '0'" in result.stderr
+
+
 def test_the_sky_job_recovers_and_tells_jax_which_node_it_is(machine):
     task = yaml.safe_load((LAUNCH / "sky.yaml").read_text())
     assert task["resources"]["use_spot"] is True
