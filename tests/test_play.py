@@ -668,7 +668,7 @@ def test_a_browser_plays_and_opens_every_tab_without_errors(
     click = lambda name: run(f"document.getElementById('{name}').click()")  # noqa: E731
     fits = lambda: run("return document.documentElement.scrollWidth <= innerWidth")  # noqa: E731
     wait(lambda: run("return played.ready > 0"))
-    run("[...document.querySelectorAll('#sources button')].at(-1).click()")
+    run("[...document.querySelectorAll('#sources button')].at(0).click()")
     wait(lambda: run("return document.getElementById('ways').children.length") == 2)
     assert fits()
     pixels = "return document.getElementById('imagined').toDataURL()"
@@ -736,7 +736,7 @@ def test_two_browsers_play_at_once_and_a_held_key_keeps_the_world_moving(browser
                 windows.append(browser.current_window_handle)
             browser.get(address)
             wait(lambda: run("return played.ready > 0"))
-            run("[...document.querySelectorAll('#sources button')].at(-1).click()")
+            run("[...document.querySelectorAll('#sources button')].at(0).click()")
             wait(lambda: run("return document.getElementById('ways').children.length") == 2)
             run(HOLD, "keydown", "d")
         moved = {}

@@ -558,7 +558,7 @@ def test_a_browser_shows_the_page_without_errors_overflow_or_network(
         e["params"]["request"]["url"] for e in events if "requestWillBeSent" == e["method"][8:]
     ]
     assert made.as_uri() in asked
-    own = "file:", "data:", "chrome:"  # the last are of the browser's new tab
+    own = "file:", "data:", "chrome:", "chrome-untrusted:"  # the last two are of the new tab
     assert [url for url in asked if not url.startswith(own)] == []
 
 

@@ -76,7 +76,7 @@ def test_the_average_of_parameters_is_what_a_checkpoint_gives_and_trains_as_with
         mean = {name: decay * x + (1 - decay) * raw[name] for name, x in mean.items()}
         found = params_at(averaged, step)
         for name, x in mean.items():
-            np.testing.assert_allclose(found[name], x, rtol=2e-4, atol=2e-5, err_msg=name)
+            np.testing.assert_allclose(found[name], x, rtol=1e-3, atol=2e-4, err_msg=name)
     assert any(np.abs(mean[name] - raw[name]).max() > 1e-3 for name in mean)
 
 
