@@ -625,7 +625,7 @@ def test_an_error_in_a_list_names_the_list_and_the_line(tmp_path, name, text, me
 def test_a_list_that_is_missing_or_not_alone_is_an_error(folder, tmp_path):
     with pytest.raises(ValueError, match="none.txt: No such file"):
         video.find_videos(str(tmp_path / "none.txt"))
-    with pytest.raises(ValueError, match="expected one list file, or folders, files and globs"):
+    with pytest.raises(ValueError, match="expected either a single list file or a list"):
         video.find_videos([str(folder), str(tmp_path / "a.csv")])
     shutil.copytree(folder, tmp_path / "folder.txt")
     assert len(video.find_videos(str(tmp_path / "folder.txt"))) == 6
