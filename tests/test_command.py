@@ -222,7 +222,11 @@ def test_a_fault_keeps_its_traceback_and_a_message_does_with_lawm_traceback(monk
 @pytest.mark.parametrize(
     "error, status, text",
     [
-        ("raise KeyboardInterrupt", 130, "lawm: interrupted; run the same command to resume\n"),
+        (
+            "raise KeyboardInterrupt",
+            130,
+            "lawm: interrupted; the same command continues from the last checkpoint\n",
+        ),
         ("raise SystemExit('W: busy')", 1, "lawm: error: W: busy\n"),
         ("raise SystemExit(143)", 143, ""),
     ],

@@ -204,3 +204,23 @@ def test_a_run_that_ends_while_it_is_traced_writes_its_trace(config, tmp_path, o
     loop.fit(config(steps=logs.Trace.FIRST), str(work), profile=50)
     assert list((work / "profile").rglob("*.xplane.pb"))
     assert rundir.profile(work) == str(work / "profile")
+
+
+def test_a_run_without_a_checkpoint_may_begin_again_with_another_config(config, tmp_path):
+    work = tmp_path / "run"
+    first = json.loads(config().to_json_best_effort())
+    loop.check_config(str(work), first)
+    rundir.write_config(str(work), json.dumps(first))
+    changed = json.loads(config(data__size=64).to_json_best_effort())
+    assert loop.check_config(str(work), changed)["data"]["size"] == 64
+    (work / "checkpoints" / "2").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"other values of: data\.size"):
+        loop.check_config(str(work), changed)
+
+
+def test_a_workdir_that_is_a_file_is_an_error(config, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="workdir: expected a folder, got a file"):
+        loop.fit(config(), str(tmp_path / "file"))
+    with pytest.raises(FileNotFoundError, match="expected the folder of a model, got a file"):
+        lawm.load(str(tmp_path / "file"))

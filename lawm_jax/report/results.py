@@ -56,7 +56,8 @@ def read(folder):
     folder = pathlib.Path(folder)
     evaluations = pathlib.Path(rundir.evaluation(folder, "about")).parent
     if not any(map(os.path.exists, (rundir.config(folder), rundir.metrics(folder), evaluations))):
-        what = "has no config.json, metrics.jsonl or eval" if folder.is_dir() else "does not exist"
+        what = "is a file" if folder.is_file() else "does not exist"
+        what = "has no config.json, metrics.jsonl or eval" if folder.is_dir() else what
         raise ValueError(f"{folder}: expected the folder of a run, but it {what}")
     evaluate = f"python -m lawm_jax.evaluate --workdir {shlex.quote(str(folder))}"
     train = f"python -m lawm_jax.train --config ... --workdir {shlex.quote(str(folder))}"

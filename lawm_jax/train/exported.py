@@ -106,6 +106,8 @@ def find(name):
     folder = paths.expand(name)
     if os.path.isdir(folder):
         return folder
+    if os.path.isfile(folder):
+        raise FileNotFoundError(f"{folder}: expected the folder of a model, got a file")
     text = f"expected a run's folder, {' or '.join(SHIPPED)}, or ORGANIZATION/NAME on the Hugging "
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(name)):
         raise FileNotFoundError(f"{folder}: not found; {text}Face Hub")

@@ -367,7 +367,7 @@ FREE = (
 
 
 def check_config(workdir, config):
-    """Checks that a run that is already in the folder has the same config.
+    """Checks that a run that is already in the folder, with a checkpoint, has the same config.
 
     Returns:
       The config, with a `data.batch` of 0 replaced by the batch size of the existing or new run.
@@ -378,27 +378,26 @@ def check_config(workdir, config):
         raise ValueError(
             f"{workdir}: expected a new --workdir or that of a run, got an exported model"
         )
-    try:
+    before = None
+    if rundir.has_checkpoint(workdir) and os.path.exists(rundir.config(workdir)):
         before = rundir.read_config(workdir)
         size = data["batch"] or before["data"]["batch"]
-    except FileNotFoundError:
-        before = None
     config = config | {"data": data | {"batch": size}}
     if before and "init_from" in before:  # where the run began
         config["init_from"] = before["init_from"]
     before = before or config
+    changed = [key for key in _differences(before, config) if not key.startswith(FREE)]
+    if changed:
+        raise ValueError(
+            f"{workdir}: expected a new --workdir or the config of the existing run, got other "
+            f"values of: {', '.join(changed)}"
+        )
     if before["steps"] != config["steps"]:
         warnings.warn(
             f"{workdir}: steps: was {before['steps']}, is {config['steps']}; from here on, the "
             "learning rate follows the new schedule, so the result differs from an uninterrupted "
             "run of either length",
             stacklevel=3,
-        )
-    changed = [key for key in _differences(before, config) if not key.startswith(FREE)]
-    if changed:
-        raise ValueError(
-            f"{workdir}: expected a new --workdir or the config of the existing run, got other "
-            f"values of: {', '.join(changed)}"
         )
     return config
 

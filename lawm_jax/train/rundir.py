@@ -31,6 +31,8 @@ def folder(workdir):
             f"workdir: expected a local folder, such as a mounted bucket (see launch/README.md), "
             f"got {str(workdir)!r}"
         )
+    if os.path.isfile(path):
+        raise ValueError(f"workdir: expected a folder, got a file, {path!r}")
     wrong = [x for x in PATTERNS if x in path] + [x for x in BUCKETS if x in path.split(os.sep)]
     if not wrong and not path.isprintable():
         wrong = ["characters that can't be printed"]
