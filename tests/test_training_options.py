@@ -214,7 +214,7 @@ def test_a_run_without_a_checkpoint_may_begin_again_with_another_config(config, 
     changed = json.loads(config(data__size=64).to_json_best_effort())
     assert loop.check_config(str(work), changed)["data"]["size"] == 64
     (work / "checkpoints" / "2").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"other values of: data\.size"):
+    with pytest.raises(ValueError, match=r"other values of: .*data\.size"):
         loop.check_config(str(work), changed)
 
 
