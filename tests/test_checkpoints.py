@@ -176,6 +176,7 @@ def test_steps_that_change_are_warned_about(get_config, tmp_path):
     (tmp_path / "run").mkdir()
     assert loop.check_config(str(tmp_path / "run"), config) == config
     rundir.write_config(str(tmp_path / "run"), json.dumps(config))
+    (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
     with pytest.warns(UserWarning, match="is 30; from here on, the learning rate follows"):
         loop.check_config(str(tmp_path / "run"), config | {"steps": 30})
 
@@ -189,6 +190,7 @@ def test_a_run_keeps_the_batch_that_it_began_with_on_other_devices(get_config, t
     stored["data"]["batch"] = 1024  # as runs had it before, whose config knew neither of these
     del stored["data"]["batch_per_device"], stored["optim"]["accumulate"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
     assert loop.check_config(str(tmp_path), config)["data"]["batch"] == 1024
     with pytest.raises(ValueError, match="got other values of: data.batch$"):
         loop.check_config(str(tmp_path), config | {"data": data | {"batch": 8}})

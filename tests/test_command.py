@@ -138,6 +138,7 @@ def test_a_mistake_that_shows_later_is_one_line_and_status_1(tmp_path):
 def test_another_config_than_the_runs_is_one_line(get_config, tmp_path):
     config = get_config("size=tiny")
     rundir.write_config(str(tmp_path / "W"), config.to_json_best_effort())
+    (tmp_path / "W" / "checkpoints" / "2").mkdir(parents=True)
     ((status, _, err),) = typed([f"{TINY} --config.seed=3"], tmp_path)
     assert status == 1 and err.count("\n") == 1
     assert "or the config of the existing run, got other values of: seed" in err
