@@ -1,5 +1,6 @@
 """Options of a run: averaged parameters, held-out losses, kept checkpoints, warm start, a trace."""
 
+import itertools
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 import lawm_jax as lawm
+from lawm_jax.data import pipeline
 from lawm_jax.train import checkpoints, logs, loop, rundir
 
 NAME = "size=tiny,latent=noisy"
@@ -130,11 +132,15 @@ def test_a_held_out_loss_is_logged_and_changes_nothing_else(plain, config, tmp_p
 
 
 def test_the_held_out_loss_is_that_of_clips_that_training_does_not_see(config, tmp_path):
-    c = json.loads(config(eval_every=4).to_json_best_effort())
+    flipped = config(eval_every=4, data__augment__flip=0.5)
+    c = json.loads(flipped.to_json_best_effort())
     run = loop.Run.load(c)
     held_out = loop.HeldOut(run, c)
-    names = {int(x) for batch in held_out.batches for x in batch.get("episode", [])}
-    assert not names and len(held_out.batches) == 8
+    seen, unseen = (set(pipeline.identities(flipped, "videos", x)) for x in ("train", "test"))
+    assert unseen and seen.isdisjoint(unseen)
+    clips = itertools.islice(pipeline.clips(config(), "test"), 8)  # as they are, not mirrored
+    for batch, expected in zip(held_out.batches, clips, strict=True):
+        np.testing.assert_array_equal(batch["video"], expected["video"])
     params = run.begin()["params"]
     values = []
     for number, batch in enumerate(held_out.batches):

@@ -1,4 +1,4 @@
-"""Evaluates a trained model on held-out clips: prints tables, writes W/eval/*.json and W/report/.
+"""Evaluates a trained model on held-out clips: prints verdicts, writes W/eval/*.json and W/report/.
 
 Examples:
   lawm evaluate --workdir nano

@@ -49,10 +49,12 @@ def judge(rows, name):
     if inferred:
         text += f", inferred latents {inferred['mean']:.3f}"
         most = (still["mean"] + inferred["mean"]) / 2
-    better = verdicts.below(best, still)
-    answer = verdicts.HOLDS if better and best["mean"] < most else verdicts.UNDECIDED
-    answer = verdicts.PARTLY if better and best["mean"] >= most else answer
-    answer = verdicts.FAILS if best["mean"] >= still["mean"] else answer
+    if best["mean"] >= still["mean"]:
+        answer = verdicts.FAILS
+    elif not verdicts.below(best, still):
+        answer = verdicts.UNDECIDED
+    else:
+        answer = verdicts.HOLDS if best["mean"] < most else verdicts.PARTLY
     paper = "LPIPS 0.10 by inferred latents, 0.11 by a controller (noisy, Table S1)"
     return [verdicts.Verdict("control", answer, text, paper)]
 

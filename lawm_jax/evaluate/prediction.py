@@ -54,10 +54,12 @@ def judge(rows, name):
     error, gain = verdicts.measured(row, "relative"), verdicts.measured(row, "paired")
     if error is None:
         return []
-    answer = verdicts.HOLDS if verdicts.below(error, 1) else verdicts.UNDECIDED
-    answer = verdicts.FAILS if verdicts.above(error, 1) else answer
-    if gain and answer == verdicts.HOLDS:
-        answer = verdicts.sign(gain)
+    if verdicts.above(error, 1):
+        answer = verdicts.FAILS
+    elif not verdicts.below(error, 1):
+        answer = verdicts.UNDECIDED
+    else:
+        answer = verdicts.sign(gain) if gain else verdicts.HOLDS
     text = f"error one step ahead: {verdicts.short(error)} of copying"
     others = {k: verdicts.measured(x, "relative") for k, x in rows.items()}
     others = [

@@ -165,7 +165,8 @@ def _open(config, task, models, count, horizons, asked, frames):
     for horizon in horizons:
         with tqdm.tqdm(total=count * len(models), unit="plan", disable=None) as bar:
             given = models, episodes, training
-            rows = ask(*given, horizon=horizon, progress=bar.update, **asked)
+            progress = None if bar.disable else bar.update  # which waits for each group
+            rows = ask(*given, horizon=horizon, progress=progress, **asked)
         names = episodes.episodes.tolist()  # bootstrap groups
         plans.append({"horizon": horizon, "names": names, "rows": rows})
         print(tables.text(task, columns.tables(f"plans of {horizon} steps", rows)), flush=True)

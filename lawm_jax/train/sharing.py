@@ -27,8 +27,7 @@ def save_pretrained(folder, workdir, sources=None, card=None):
       folder: output folder; created if missing.
       workdir: folder of the run, or of a model that `save` wrote.
       sources: name -> specification of the data sources to name in the config. Of others, only the
-        embedded data keeps its specification, so that no path of data is
-        published.
+        embedded data keeps its specification, so that no path of data is published.
       card: text of README.md, including its metadata; None for a short one.
 
     Raises:
