@@ -132,26 +132,36 @@ def no_pause(monkeypatch):
     monkeypatch.setattr(errors, "PAUSES", (0.0,) * 4)
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    """Chromium without a window, which logs what it asks of the network."""
+@pytest.fixture(scope="session")
+def new_browser(tmp_path_factory):
+    """A function that starts Chromium without a window, which logs what it asks of the network."""
     webdriver = pytest.importorskip("selenium.webdriver")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
     if not chromium or not driver:
         pytest.skip("needs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    profile = tmp_path_factory.mktemp("profile")
     flags = "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"
-    for flag in (*flags, f"--user-data-dir={profile}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(driver)
-    browser = webdriver.Chrome(options=options, service=service)
-    browser.set_script_timeout(20)
-    yield browser
-    browser.quit()
+
+    def start():
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for flag in (*flags, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+            options.add_argument(flag)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+        started.append(browser)
+        browser.set_script_timeout(20)
+        return browser
+
+    started = []
+    yield start
+    for browser in started:
+        browser.quit()
+
+
+@pytest.fixture(scope="session")
+def browser(new_browser):
+    return new_browser()
 
 
 @pytest.fixture(scope="session")
