@@ -129,6 +129,21 @@ def together(rounds=9, seconds=0.4):
     return float(np.median(found))
 
 
+def product(dtype):
+    """Makes a measure of the peak: a large matrix product, as fast on every device.
+
+    Returns:
+      A function for `in_turn` that multiplies, and the number of its FLOPs on all devices.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    n, times = 512 if jax.default_backend() == "cpu" else 8192, 20
+    a = jnp.full((n, n), 1e-3, dtype)
+    run = jax.jit(lambda a: jax.lax.fori_loop(0, times, lambda _, x: x @ a, a))
+    return lambda _: run(a).block_until_ready(), times * 2 * n**3 * jax.device_count()
+
+
 def about(*packages):
     """Returns the date, machine, commit and package versions, to be stored with results."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)

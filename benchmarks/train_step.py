@@ -168,7 +168,6 @@ def whole(size, rounds, steps, longest):
     step are counted without rematerialization.
     """
     import jax
-    import jax.numpy as jnp
 
     from lawm_jax.aot.flops import count
     from lawm_jax.train import loop
@@ -190,14 +189,10 @@ def whole(size, rounds, steps, longest):
             state, metrics = run.step(run.frozen, state, batch)
         return float(jax.device_get(metrics["loss"]))
 
-    n = 512 if jax.default_backend() == "cpu" else 8192
-    a = jnp.full((n, n), 1e-3, config["predictor"]["dtype"])
-    product = jax.jit(lambda a: jax.lax.fori_loop(0, 20, lambda _, x: x @ a, a))
-    found = timing.in_turn(
-        {"lawm_jax": train, "peak": lambda _: product(a).block_until_ready()}, rounds
-    )
+    multiply, work = timing.product(config["predictor"]["dtype"])
+    found = timing.in_turn({"lawm_jax": train, "peak": multiply}, rounds)
     seconds = {name: np.median(row["seconds"]) for name, row in found.items()}
-    peak = 20 * 2 * n**3 / seconds["peak"] * jax.device_count()
+    peak = work / seconds["peak"]
     speed = steps * flops / seconds["lawm_jax"]
     row = {
         "first": found["lawm_jax"]["first"],

@@ -87,6 +87,7 @@ def get_config(arg=""):
         width=width, heads=heads, depth=depth, remat="" if small else "dots", dtype=dtype
     )
     c.predictor = network(*forward)
+    c.predictor.block = 0  # tokens per block of attention on TPUs; 0: 256, or 128 if it must be
     c.inverse = network(*inverse)
     c.latent = dict(
         kind=kind,

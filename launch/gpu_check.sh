@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Runs all GPU checks in less than 9 minutes and writes benchmarks/results/DEVICE.json:
 #   bash launch/gpu_check.sh [--out FILE] [--python PYTHON] [--small] [--dry-run]
-# The checks are tests of the networks, the encoder and the planners in float32; benchmarks of the
-# training step, the planner and the encoder at the paper's size, in bfloat16, with random weights;
-# and a nano training run with its evaluation. If a check fails or exceeds its time limit, the others
-# still run, and the exit code is 1. Options:
+# The checks are tests of the networks, the encoder and the planners in float32; benchmarks of
+# attention by cuDNN and by XLA, the training step with its profile, the planner and the encoder at the
+# paper's size, in bfloat16, with random weights; and a nano training run with its evaluation. If a
+# check fails or exceeds its time limit, the others still run, and the exit code is 1. Options:
 #   --out FILE       results file; default benchmarks/results/DEVICE.json
 #   --python PYTHON  interpreter with the packages installed; by default env.sh installs them
 #   --small          uses tiny models and prints the results, to try the script on any machine:
 #                    JAX_PLATFORMS=cpu bash launch/gpu_check.sh --small
 #   --dry-run        prints all commands and runs none
+# On a machine without a network, pip takes wheels from a folder:
+#   pip download --dest wheels '.[test,torch,cuda]' 'setuptools>=77'   # elsewhere, the same Python
+#   PIP_NO_INDEX=1 PIP_FIND_LINKS=$PWD/wheels bash launch/gpu_check.sh
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -48,12 +51,13 @@ part() { # NAME SECONDS COMMAND ...: runs it; saves output, exit code and time
 
 size=large encoder=vitl model=nano steps=300
 if [ -n "$SMALL" ]; then size=tiny encoder=tiny model=tiny steps=20 OUT=${OUT:-/dev/stdout}; fi
-part tests 150 env JAX_DEFAULT_MATMUL_PRECISION=highest XLA_PYTHON_CLIENT_PREALLOCATE=false \
-    "$PYTHON" -m pytest -p no:cacheprovider -n 4 --dist loadfile --junitxml="$work/tests.xml" \
+part tests 130 env JAX_DEFAULT_MATMUL_PRECISION=highest XLA_PYTHON_CLIENT_PREALLOCATE=false \
+    "$PYTHON" -m pytest -p no:cacheprovider -n "${LAWM_WORKERS:-4}" --dist loadfile --junitxml="$work/tests.xml" \
     tests/test_{blocks,latents,world_model,planning,optim,vjepa2}.py
+part attention 50 "$PYTHON" -m benchmarks.attention --size="$size" --json="$work/attention.json"
 part train_step 120 "$PYTHON" -m benchmarks.train_step --sizes="$size" --json="$work/train_step.json"
-part planner 120 "$PYTHON" -m benchmarks.planner --size="$size" --json="$work/planner.json"
-part encoder 80 "$PYTHON" -m benchmarks.encoder --sizes="$encoder" --json="$work/encoder.json"
+part planner 100 "$PYTHON" -m benchmarks.planner --size="$size" --json="$work/planner.json"
+part encoder 70 "$PYTHON" -m benchmarks.encoder --sizes="$encoder" --json="$work/encoder.json"
 part training 50 "$PYTHON" -m lawm_jax.train --config="configs/lawm.py:size=$model" --workdir="$work/run" \
     --config.steps="$steps" --config.data.mixture.nav=0.0
 part evaluation 15 "$PYTHON" -m lawm_jax.evaluate --workdir="$work/run" --only=prediction

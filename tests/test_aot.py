@@ -1,5 +1,6 @@
 """Compiling the training step for machines that aren't there."""
 
+import collections
 import importlib.util
 import json
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from lawm_jax.aot import analysis, results, targets
+from lawm_jax.aot import analysis, flops, results, targets
 from lawm_jax.aot.flops import CHIPS, Chip
 from lawm_jax.train import loop, sharding
 
@@ -71,7 +72,7 @@ def test_a_steps_memory_holds_its_arguments_and_the_state_is_donated(
 
 def compiled(monkeypatch, compile):
     """Puts a function in place of the compiler."""
-    lowered = types.SimpleNamespace(compile=lambda options: compile())
+    lowered = types.SimpleNamespace(compile=lambda options: compile(), as_text=str)
     monkeypatch.setattr(loop.Run, "lower", lambda run: lowered)
 
 
@@ -221,20 +222,63 @@ def test_a_mesh_keeps_its_inner_axis_within_a_slice(topology, slices, quiet):
         assert np.prod(spread + 1) == 8  # a box of neighbours
 
 
-@pytest.mark.pod
-@needs_libtpu
-def test_a_tiny_step_compiles_for_tpus_with_their_own_attention(get_config, quiet):
+def attending(get_config):
+    """Makes a tiny config in half precision whose clips are long enough for fused attention."""
     config = get_config("size=tiny").to_dict()
     config["data"] |= dict(size=256, resize=256, frames=6)
     config["encoder"] |= dict(name="vjepa2_tiny", weights="", merge=1, dtype="bfloat16")
     for name in ("predictor", "inverse"):
         config[name] |= dict(width=128, heads=2, depth=2, dtype="bfloat16")
     config["mesh"] = dict(data=-1, fsdp=4)
+    return config
+
+
+@pytest.mark.pod
+@needs_libtpu
+def test_a_tiny_step_compiles_for_tpus_with_their_own_attention(get_config, quiet):
     kind, chips, found = targets.devices("v5e:2x4")
-    assert "tpu_custom_call" in loop.Run.abstract(config, found).lower().as_text()
-    result = analysis.check(config, found, CHIPS[kind])
-    assert result["fits"] and chips == 8
+    result = analysis.check(attending(get_config), found, CHIPS[kind])
+    assert result["fits"] and chips == 8 and result["attention"] == "splash"
     assert result["memory"]["argument"] > 6 * 256 * 256 * 3  # a clip, and parameters
+
+
+needs_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None,
+    reason="needs the CUDA plugin: pip install 'lawm_jax[cuda]'",
+)
+
+
+@pytest.mark.pod
+@needs_cuda
+def test_a_tiny_step_compiles_for_gpus_with_cudnns_attention_and_less_memory(get_config):
+    kind, chips, found = targets.devices("h100:2")
+    memory = {}
+    for dtype in ("bfloat16", "float32"):
+        config = attending(get_config)
+        for name in ("predictor", "inverse", "encoder"):
+            config[name]["dtype"] = dtype
+        result = analysis.check(config, found, CHIPS[kind])
+        memory[result["attention"]] = result["memory"]["temp"]
+        assert result["fits"] and chips == 2
+    assert memory["cuDNN"] < memory["XLA"] / 2
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_no_matrix_product_of_a_training_step_mixes_types(size, get_config, devices):
+    config = get_config(f"size={size}").to_dict()
+    run = loop.Run.abstract(config, devices)
+    jaxpr = jax.make_jaxpr(run.step)(run.frozen, run.like, run.batch)
+
+    def products(jaxpr):
+        for eqn in jaxpr.eqns:
+            if eqn.primitive.name == "dot_general":
+                yield tuple(x.aval.dtype.name for x in eqn.invars)
+            for inner in flops.inner_jaxprs(eqn):
+                yield from products(inner)
+
+    found = collections.Counter(products(jaxpr.jaxpr))
+    assert found["bfloat16", "bfloat16"] > 50
+    assert {a for a, b in found if a != b} == set()
 
 
 @pytest.mark.parametrize("total, fits", [(600, True), (601, False), (800, False)])
@@ -269,10 +313,9 @@ def test_work_and_time_of_a_batch_in_parts_are_those_of_the_whole(get_config, de
     assert found[4]["bytes"] > found[1]["bytes"]  # weights are read for every part
 
 
+@needs_cuda
 @pytest.mark.parametrize("topology", ["h100:1", "a100:1", "l4:1", "h100:8x8"])
 def test_gpus_that_are_not_there_are_as_many_as_asked(topology):
-    if importlib.util.find_spec("jax_cuda12_plugin") is None:
-        pytest.skip("needs the CUDA plugin: pip install 'lawm_jax[cuda]'")
     kind, chips, found = targets.devices(topology)
     assert (kind, chips) == (topology.partition(":")[0], len(found))
     assert chips == (64 if "x" in topology else 1)

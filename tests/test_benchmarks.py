@@ -146,6 +146,25 @@ def test_latents_that_the_copy_lacks_are_refused(tiny):
         torch_training.make(model, params)
 
 
+def test_attention_is_measured_both_ways_where_there_is_a_kernel(monkeypatch):
+    from benchmarks import attention
+
+    shape = attention.shapes("tiny", jax.device_count())["forward model"]
+    rows, peak = attention.measure(shape, 2, 1)
+    assert [*rows] == ["XLA"] and rows["XLA"]["difference"] == 0 and peak > 0
+    tokens, flops = (np.array(rows["XLA"][key]) for key in ("tokens/s", "FLOP/s"))
+    seen = sum(4 * 128 * 128 * 16 * t for t in (1, 2, 3))  # of one head, forward
+    np.testing.assert_allclose(flops / tokens, 3 * 2 * seen / (3 * 128))
+    plain = attention.variants
+
+    def with_kernel(mesh, x):
+        return {"kernel": lambda q, k, v: plain(mesh, x)["XLA"](q, k, 2 * v)} | plain(mesh, x)
+
+    monkeypatch.setattr(attention, "variants", with_kernel)
+    rows, _ = attention.measure(shape, 2, 1)
+    assert rows["kernel"]["difference"] > 0.1 and rows["XLA"]["difference"] == 0
+
+
 def test_the_ratio_is_of_the_fastest_in_each_round_with_an_interval_of_its_median():
     from benchmarks import timing
 

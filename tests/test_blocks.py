@@ -1,5 +1,8 @@
 """Attention, rotary positions and the stack of blocks, against numpy and against plain loops."""
 
+import importlib.util
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -8,7 +11,7 @@ import pytest
 import scipy.stats
 
 from lawm_jax.aot import flops
-from lawm_jax.nn import blocks, rope, splash
+from lawm_jax.nn import blocks, cudnn, rope, splash
 from lawm_jax.nn.blocks import Block, Stack
 from lawm_jax.nn.inverse import InverseDynamics
 from lawm_jax.nn.predictor import Predictor
@@ -77,18 +80,82 @@ def dense_jax(q, k, v, causal):
     return jax.nn.dot_product_attention(*flat, mask=mask).swapaxes(1, 2).reshape(q.shape)
 
 
+def mesh_of(platform, devices):
+    """Returns an abstract mesh of absent devices."""
+    device = jax.sharding.AbstractDevice(platform, None, platform)
+    return jax.sharding.AbstractMesh(
+        (devices, 1), ("data", "fsdp"), (blocks.AUTO,) * 2, abstract_device=device
+    )
+
+
 def test_the_kernel_is_for_tpus_whose_mesh_is_known():
     qkv = [jax.ShapeDtypeStruct((4, 2, 3, 128, 16), jnp.float32)] * 3
     trace = lambda *qkv: str(jax.make_jaxpr(lambda *x: blocks.attention(*x, True))(*qkv))  # noqa: E731
     assert "pallas_call" not in trace(*qkv)
     for platform, devices, taken in [("tpu", 4, True), ("cpu", 4, False), ("tpu", 3, False)]:
-        device = jax.sharding.AbstractDevice(platform, None, platform)
-        mesh = jax.sharding.AbstractMesh(
-            (devices, 1), ("data", "fsdp"), (blocks.AUTO,) * 2, abstract_device=device
-        )
-        with jax.sharding.use_abstract_mesh(mesh):
+        with jax.sharding.use_abstract_mesh(mesh_of(platform, devices)):
             assert ("pallas_call" in trace(*qkv)) == taken
-            assert blocks.kernel_mesh(4, 300) is None  # no whole blocks
+            odd = jax.ShapeDtypeStruct((4, 2, 3, 100, 16), jnp.float32)
+            assert blocks.kernel(odd) is None  # no whole blocks
+
+
+@pytest.mark.parametrize("block, error", [(128, ""), (384, ""), (256, "got 256"), (96, "got 96")])
+def test_the_blocks_of_the_kernel_of_tpus_can_be_chosen(block, error):
+    q = jax.ShapeDtypeStruct((4, 2, 3, 128, 16), jnp.float32)
+    with jax.sharding.use_abstract_mesh(mesh_of("tpu", 4)):
+        trace = lambda: jax.make_jaxpr(lambda x: blocks.attention(x, x, x, True, block))(q)  # noqa: E731
+        if error:
+            with pytest.raises(ValueError, match=f"block: .* divides 3 \\* 128 tokens, {error}"):
+                trace()
+        else:
+            assert f"{block},16" in str(trace())  # blocks of queries
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("T", [1, 3])
+def test_cudnns_calls_equal_a_dense_reference_on_all_devices(T, causal, monkeypatch):
+    monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")  # the same function, without a GPU
+    mesh = sharding.make_mesh().abstract_mesh
+    q, k, v = (jnp.array(draw((8, 2, T, 4, 8), i)) for i in range(3))
+
+    def both(run):
+        loss = lambda *qkv: jnp.sin(run(*qkv)).sum()  # noqa: E731
+        return jax.jit(lambda *qkv: (run(*qkv), jax.grad(loss, (0, 1, 2))(*qkv)))(q, k, v)
+
+    with jax.set_mesh(sharding.make_mesh()):
+        out, grads = both(lambda *qkv: cudnn.attention(*qkv, causal, mesh))
+    expected, expected_grads = both(lambda *qkv: dense_jax(*qkv, causal))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    for grad, other in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(grad, other, atol=1e-5)
+
+
+def test_cudnn_is_for_gpus_in_half_precision_and_its_absence_is_logged(monkeypatch, caplog):
+    shape = 4, 2, 3, 128, 16
+    half, single = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    one = jax.ShapeDtypeStruct((4, 2, 1, 256, 16), jnp.bfloat16)
+    with jax.sharding.use_abstract_mesh(mesh_of("cuda", 4)):
+        cudnn.supported.cache_clear()
+        if importlib.util.find_spec("jax_cuda12_plugin") is None:
+            assert blocks.kernel(half) is None
+            assert "not cuDNN's: cuDNN is not detected" in caplog.text
+        monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
+        cudnn.supported.cache_clear()
+        assert blocks.kernel(half).func is cudnn.attention
+        assert blocks.kernel(one).func is cudnn.attention
+        assert blocks.kernel(single) is None
+    assert blocks.kernel(half) is None  # the mesh is unknown
+    cudnn.supported.cache_clear()
+
+
+@pytest.mark.parametrize("capability, taken", [("7.5", False), ("8.0", True), ("10.0", True)])
+def test_old_gpus_do_not_use_cudnn(capability, taken, monkeypatch, caplog):
+    device = types.SimpleNamespace(compute_capability=capability, device_kind="Tesla T4")
+    monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert cudnn.supported.__wrapped__(256, 2, 16, jnp.bfloat16) == taken
+    assert ("Tesla T4 has compute capability" in caplog.text) != taken
 
 
 @pytest.mark.parametrize("shared", [1, 2], ids=["one context", "a context each"])

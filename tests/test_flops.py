@@ -76,6 +76,9 @@ def test_products_move_their_operands_and_results_and_attention_keeps_its_logits
     )
     q = zeros(2, 3, 64, 16, **bf16)  # logits [2, 3, 64, 64] and weights are not among it
     assert count(blocks.attend, q, q, q)[1] == 2 * 4 * (2 * 3 * 64 * 16)
+    logits = 2 * 3 * 64 * 64  # in float32, the weights in bfloat16; each is written and read
+    moved = count(blocks.attend, q, q, q, fused=False)[1]
+    assert moved == 2 * 4 * (2 * 3 * 64 * 16) + 2 * (4 + 2) * logits
 
 
 def test_the_dearer_branch_counts():

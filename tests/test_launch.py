@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -589,22 +590,30 @@ def test_a_gpu_check_notes_what_failed_and_goes_on(machine, snake):
     args = "gpu_check.sh", f"--python={snake}", f"--out={out}"
     result = machine.run(*args, JAX_PLATFORMS="cpu")
     assert result.returncode == 1 and result.stdout.endswith(f"{out}: encoder failed\n")
-    parts = ["tests", "train_step", "planner", "encoder", "training", "evaluation"]
+    parts = ["tests", "attention", "train_step", "planner", "encoder", "training", "evaluation"]
     found = json.loads(out.read_text())
     assert list(found) == ["date", "machine", "commit", "versions", "device", *parts]
-    assert [found[name]["exit code"] for name in parts] == [0, 0, 0, 3, 0, 0]
+    assert [found[name]["exit code"] for name in parts] == [0, 0, 0, 0, 3, 0, 0]
     assert "no room for it" in found["encoder"]["log"]
     assert found["planner"]["large"] == found["train_step"]["large"] == 1.5
     assert list((machine.folder / "tmp").iterdir()) == []
     run = [call[2:] for call in machine.calls if call[1:2] == ["-m"]]
-    assert [words[0] for words in run][1:4] == [f"benchmarks.{name}" for name in parts[1:4]]
+    assert [words[0] for words in run][1:5] == [f"benchmarks.{name}" for name in parts[1:5]]
 
 
 def test_a_gpu_check_takes_less_than_9_minutes_and_says_what_it_would_run(machine, snake):
     result = machine.run("gpu_check.sh", f"--python={snake}", "--dry-run")
     assert result.returncode == 0 and machine.calls == []
     limits = [int(row.split()[3]) for row in result.stdout.splitlines()]
-    assert len(limits) == 6 and sum(limits) < 9 * 60
+    assert len(limits) == 7 and sum(limits) < 9 * 60
+    assert "-n 4" in result.stdout
+    tpu = machine.run("tpu_check.sh", f"--python={snake}", "--dry-run")  # the same, in one process
+    assert untimed(tpu.stdout) == untimed(result.stdout.replace("-n 4", "-n 0"))
+
+
+def untimed(text):
+    """Removes the names of temporary folders."""
+    return re.sub(r"/tmp\.\w+", "", text)
 
 
 def test_a_gpu_check_without_a_gpu_is_an_error(machine, snake):

@@ -11,6 +11,7 @@ from lawm_jax.train import cpu, loop
 from lawm_jax.train.step import train_step
 
 # Autotuning needs a GPU, and Triton matrix products of XLA 0.10 fail without it.
+KERNELS = {"__cudnn$fmha": "cuDNN", "tpu_custom_call": "splash"}  # calls of fused attention
 UNTIMED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
 
 
@@ -25,8 +26,9 @@ def check(config, devices, chip, pool=1.0):
 
     Returns:
       dict: `mesh`, `batch`, `accumulate`, `hbm` (the device's memory), `room` (the part of it that
-      a step may use), `fits`, `memory` in bytes per device (`total` is the sum in use at once; None
-      if the compiler ran out of memory), and the entries of `estimate`.
+      a step may use), `fits`, `attention` ("cuDNN" or "splash", kernels that keep the logits on the
+      chip, or "XLA"), `memory` in bytes per device (`total` is the sum in use at once; None if the
+      compiler ran out of memory), and the entries of `estimate`.
 
     Raises:
       ValueError: the config is not of a world model, or does not match the devices.
@@ -36,11 +38,15 @@ def check(config, devices, chip, pool=1.0):
     run = loop.Run.abstract(config, devices)
     result = {"device": devices[0].device_kind, "mesh": dict(run.mesh.shape), "fits": True}
     result |= {"batch": run.batch["video"].shape[0], "accumulate": run.accumulate}
-    result |= {"hbm": chip.memory, "room": pool * chip.memory} | estimate(run, chip)
+    lowered = run.lower()
+    text = lowered.as_text()
+    attention = next((name for call, name in KERNELS.items() if call in text), "XLA")
+    result |= {"hbm": chip.memory, "room": pool * chip.memory, "attention": attention}
+    result |= estimate(run, chip, attention != "XLA")
     platform, start = devices[0].platform, time.monotonic()
     options = UNTIMED if platform in ("gpu", "cuda") else cpu.options(platform)
     try:
-        compiled = run.lower().compile(options)
+        compiled = lowered.compile(options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -55,12 +61,13 @@ def check(config, devices, chip, pool=1.0):
     return result | {"memory": memory, "compile_seconds": time.monotonic() - start}
 
 
-def estimate(run, chip):
+def estimate(run, chip, fused=True):
     """Computes a lower bound on a step's time per device from its FLOPs and memory traffic.
 
     Args:
       run: loop.Run of a world model.
       chip: flops.Chip of one device.
+      fused: whether attention keeps its logits on the chip.
 
     Returns:
       dict: `flops` and `bytes` per device and step (the device processes its shard of the batch
@@ -80,7 +87,7 @@ def estimate(run, chip):
         return lambda *args: train_step(model, run.tx, *args, run.accumulate, run.objective)
 
     args = run.frozen, run.like, batch
-    flops, size = count(step(run.model), *args)
+    flops, size = count(step(run.model), *args, fused=fused)
     once, _ = count(step(plain), *args)
     params = run.like["params"]
     update, moved = count(run.tx.update, params, run.like["opt"], params)

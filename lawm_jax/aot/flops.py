@@ -36,36 +36,38 @@ CHIPS = {
 }
 
 
-def count(function, *shapes):
+def count(function, *shapes, fused=True):
     """Counts the FLOPs and bytes of a function's matrix products and convolutions.
 
     Counts a scan's body once per iteration; XLA's `cost_analysis` counts it once. Gradients include
     the backward pass and any rematerialization. All other operations are assumed to be fused into
-    the products. Attention, a product with two batch axes or more, is assumed to keep its logits
-    on the chip.
+    the products. Products with two batch axes or more are those of attention.
 
     Args:
       function: traced, but not run.
       *shapes: its arguments, or their jax.ShapeDtypeStructs.
+      fused: whether attention keeps its logits on the chip. If not, the softmax reads what one
+        product has written, and writes what the next one reads.
 
     Returns:
       FLOPs, two per multiply-add, and bytes of memory traffic, where each product reads its
       operands and writes its result once.
     """
-    return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
+    return _count(jax.make_jaxpr(function)(*shapes).jaxpr, 0 if fused else 2)
 
 
-def _count(jaxpr):
+def _count(jaxpr, passes):
     flops = size = 0
     for eqn in jaxpr.eqns:
         name, inner = eqn.primitive.name, inner_jaxprs(eqn)
         if name in ("dot_general", "conv_general_dilated"):
-            own = _product(eqn)
+            own = _product(eqn, passes)
         elif name == "cond":
-            own = max(map(_count, inner))
+            own = max(_count(x, passes) for x in inner)
         else:
             times = eqn.params["length"] if name == "scan" else 1
-            own = [times * sum(part) for part in zip((0, 0), *map(_count, inner), strict=True)]
+            parts = [_count(x, passes) for x in inner]
+            own = [times * sum(part) for part in zip((0, 0), *parts, strict=True)]
         flops, size = flops + own[0], size + own[1]
     return flops, size
 
@@ -77,8 +79,11 @@ def inner_jaxprs(eqn):
     return closed + [x for x in values if isinstance(x, core.Jaxpr)]
 
 
-def _product(eqn):
-    """Counts the FLOPs and bytes of one matrix product or convolution."""
+def _product(eqn, passes):
+    """Counts the FLOPs and bytes of one matrix product or convolution.
+
+    The logits of attention, its largest operand or result, are moved `passes` times.
+    """
     (a, b), out = (x.aval for x in eqn.invars), eqn.outvars[0].aval
     sizes = [x.size * x.dtype.itemsize for x in (a, b, out)]
     numbers = eqn.params["dimension_numbers"]
@@ -86,7 +91,7 @@ def _product(eqn):
         return 2 * out.size * b.size // b.shape[numbers.rhs_spec[0]], sum(sizes)
     (contracted, _), (batch, _) = numbers
     if len(batch) > 1:
-        sizes.remove(max(sizes))
+        sizes.append((passes - 1) * max(sizes))
     return 2 * out.size * math.prod(a.shape[axis] for axis in contracted), sum(sizes)
 
 

@@ -5,11 +5,17 @@ import json
 import os
 import subprocess
 
+ATTENTION = {
+    "cuDNN": "cuDNN's, which keeps logits on the chip",
+    "splash": "splash attention, which keeps logits on the chip",
+    "XLA": "XLA's, which writes logits to memory",
+}
+
 
 def versions():
     """Returns the commit and the versions of the compiler packages."""
     found = {}
-    for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt"):
+    for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -38,6 +44,7 @@ def describe(result):
         f"work per device and step: {result['flops'] / 1e12:.1f} TFLOP, {result['bytes'] / 1e9:.1f}"
         f" GB, {result['intensity']:.0f} FLOP per byte; {result['model_flops'] / 1e12:.2f} TFLOP "
         "per clip without rematerialization and the optimizer",
+        f"attention: {ATTENTION[result['attention']]}",
     ]
     if memory:
         lines.append(

@@ -17,6 +17,7 @@ WHOLE = {
     "data.batch_per_device": 1,
     "data.workers": 0,
     "encoder.merge": 1,
+    "predictor.block": 0,
     "optim.accumulate": 1,
     "latent.dim": 1,
     "controller.actions": 1,

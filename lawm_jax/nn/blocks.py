@@ -1,5 +1,6 @@
 """The transformer block of all networks, and frame-causal attention."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -7,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lawm_jax.nn import rope
+from lawm_jax.nn import cudnn, rope
 
 SHORT = 256  # tokens; masked attention is faster up to this length
 AUTO = jax.sharding.AxisType.Auto
+GPUS = ("gpu", "cuda")  # platforms of attached GPUs, and of absent ones to compile for
 REMAT = {"blocks": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -93,26 +95,26 @@ def _logits_backward(operands, gradient):
 _logits.defvjp(lambda q, k: (_products(q, k), (q, k)), _logits_backward)
 
 
-def attention(q, k, v, causal):
+def attention(q, k, v, causal, block=0):
     """Computes attention over all tokens, or over those of the same and of earlier time steps.
 
-    Long sequences use a kernel on TPUs if the mesh is known (see `kernel_mesh`), else one unmasked
-    call per time step, with a fraction 1 / T of the logits in memory and, if causal, (T + 1) / 2T
-    of the dense work. Short sequences use a mask: less to compile and to launch. All are exact.
+    Long sequences use a fused kernel on accelerators if the mesh is known (see `kernel`), else one
+    unmasked call per time step, with a fraction 1 / T of the logits in memory and, if causal,
+    (T + 1) / 2T of the dense work. Short sequences use a mask: less to compile and to launch. All
+    are exact.
 
     Args:
       q, k, v: [B, heads, T, N, head_dim].
       causal: whether tokens attend only to their own and earlier time steps.
+      block: see `kernel`.
 
     Returns:
       [B, heads, T, N, head_dim].
     """
     B, heads, T, N, dim = q.shape
+    if fused := kernel(q, block):
+        return fused(q, k, v, causal)
     if T > 1 and T * N > SHORT:
-        if mesh := kernel_mesh(B, T * N):
-            from lawm_jax.nn import splash  # slow to import
-
-            return splash.attention(q, k, v, causal, mesh)
         see = lambda x, t: x[:, :, : t + 1 if causal else T].reshape(B, heads, -1, dim)  # noqa: E731
         steps = [attend(q[:, :, t], see(k, t), see(v, t)) for t in range(T)]
         return jnp.stack(steps, axis=2)
@@ -122,21 +124,33 @@ def attention(q, k, v, causal):
     return attend(q.reshape(flat), k.reshape(flat), v.reshape(flat), mask).reshape(q.shape)
 
 
-def kernel_mesh(batch, tokens):
-    """Returns the mesh for TPU kernels, which the compiler cannot partition by itself.
+def kernel(q, block=0):
+    """Returns the fused kernel of the devices that a function is traced for, which keeps logits on
+    the chip: a function (q, k, v, causal) -> output, with arguments as in `attention`, or None.
+
+    The compiler cannot partition kernels by itself, so the mesh must be known: the abstract mesh
+    of the trace (`jax.sharding.use_abstract_mesh`, as in the training step, or `jax.set_mesh`), all
+    of whose axes are automatic and whose size divides B. TPUs use splash attention for several
+    steps of more than `SHORT` tokens in all, a multiple of 128. NVIDIA GPUs use cuDNN for `SHORT`
+    tokens or more in half precision.
 
     Args:
-      batch, tokens: number of sequences and their length.
-
-    Returns:
-      The abstract mesh of the trace (`jax.sharding.use_abstract_mesh`, as in the training step, or
-      `jax.set_mesh`), if all its axes are automatic. None if there is no mesh, it is not a TPU
-      mesh, or the kernel does not support such sequences.
+      q: [B, heads, T, N, head_dim].
+      block: tokens per block of splash attention, see `splash.attention`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     device = getattr(mesh, "abstract_device", None)
-    fits = device is not None and device.platform == "tpu" and set(mesh.axis_types) == {AUTO}
-    return mesh if fits and batch % mesh.size == 0 and tokens % 128 == 0 else None
+    B, heads, T, N, dim = q.shape
+    if device is None or set(mesh.axis_types) != {AUTO} or B % mesh.size:
+        return None
+    if device.platform == "tpu" and T > 1 and T * N > SHORT and T * N % 128 == 0:
+        from lawm_jax.nn import splash  # slow to import
+
+        return functools.partial(splash.attention, mesh=mesh, block=block)
+    if device.platform in GPUS and T * N >= SHORT:
+        if cudnn.supported(T * N, heads, dim, q.dtype):
+            return functools.partial(cudnn.attention, mesh=mesh)
+    return None
 
 
 def cached_attention(q, k, v, past):
@@ -168,6 +182,7 @@ class Block(nn.Module):
     mlp: int = 0
     conditioned: bool = False
     causal: bool = True
+    block: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -200,7 +215,7 @@ class Block(nn.Module):
         qkv = dense((3, D), "qkv")(h).reshape(B, T, N, 3 * self.heads, D // self.heads)
         q, k, v = jnp.split(jnp.transpose(qkv, (0, 3, 1, 2, 4)), 3, axis=1)
         q, k = rope.rotate(q, *rotary), rope.rotate(k, *rotary)
-        h = cached_attention(q, k, v, past) if past else attention(q, k, v, self.causal)
+        h = cached_attention(q, k, v, past) if past else attention(q, k, v, self.causal, self.block)
         x = x + gate1 * dense(D, "proj")(jnp.moveaxis(h, 1, 3).reshape(B, T, N, D))
         h = dense(self.mlp or 4 * D, "fc1")(norm2(x).astype(self.dtype))
         x = x + gate2 * dense(D, "fc2")(gelu(h))
@@ -216,6 +231,7 @@ class Stack(nn.Module):
       causal: whether attention is frame-causal.
       tiled, grid: variant of the rotary embedding, see `rope.table`.
       mlp: hidden width of the MLP; 0 for four times the width.
+      block: tokens per block of attention on TPUs, see `kernel`; 0 for its default.
       remat: what the backward pass recomputes instead of storing it: "blocks", whole blocks;
         "dots", attention and cheap operations, but no products with weights; "" nothing.
       dtype: of matrix products and activations; parameters, norms and softmax are float32.
@@ -229,6 +245,7 @@ class Stack(nn.Module):
     tiled: bool = False
     grid: int = 0
     mlp: int = 0
+    block: int = 0
     remat: str = ""
     dtype: Any = jnp.float32
 
@@ -272,6 +289,7 @@ class Stack(nn.Module):
             self.mlp,
             self.conditioned,
             self.causal,
+            self.block,
             self.dtype,
             name="blocks",
         )

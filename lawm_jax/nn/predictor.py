@@ -16,7 +16,7 @@ class Predictor(nn.Module):
     s_t, so that the untrained model predicts no change.
 
     Attributes:
-      width, heads, depth, remat, dtype: of the ViT, see `Stack`.
+      width, heads, depth, remat, block, dtype: of the ViT, see `Stack`.
 
     Source: Garrido et al. 2026, section 3 (p_psi).
     """
@@ -25,6 +25,7 @@ class Predictor(nn.Module):
     heads: int
     depth: int
     remat: str = ""
+    block: int = 0
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -53,6 +54,7 @@ class Predictor(nn.Module):
             self.depth,
             conditioned=True,
             remat=self.remat,
+            block=self.block,
             dtype=self.dtype,
             name="stack",
         )

@@ -5,6 +5,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 BLOCKS = (256, 128)  # tokens; V-JEPA 2 has 256 per frame, so no block is partly masked
+LANES = 128  # of a TPU core; blocks are its multiples
 
 
 class FrameCausal(masks._ComputableMask):
@@ -22,7 +23,7 @@ class FrameCausal(masks._ComputableMask):
         return hash(self.size)
 
 
-def attention(q, k, v, causal, mesh, interpret=False):
+def attention(q, k, v, causal, mesh, block=0, interpret=False):
     """Computes attention over all tokens, or over those of the same and of earlier time steps.
 
     Args:
@@ -30,18 +31,22 @@ def attention(q, k, v, causal, mesh, interpret=False):
       causal: whether tokens attend only to their own and earlier time steps.
       mesh: abstract mesh, over all axes of which B is sharded; its size must divide B. The compiler
         cannot partition the kernel, so it is mapped over the devices' clips with `jax.shard_map`.
+      block: tokens per block, a multiple of 128 that divides T * N; 0: the first of `BLOCKS` that
+        does.
       interpret: whether to run the kernel in interpret mode, on any device.
 
     Returns:
       [B, heads, T, N, head_dim].
 
     Raises:
-      ValueError: T * N is not a multiple of 128.
+      ValueError: `block` does not divide T * N, or is not a multiple of 128.
     """
     _, heads, T, N, dim = q.shape
-    block = next((size for size in BLOCKS if T * N % size == 0), None)
-    if block is None:
-        raise ValueError(f"q: expected T * N to be a multiple of {BLOCKS[-1]}, got {T} * {N}")
+    block = block or next((size for size in BLOCKS if T * N % size == 0), LANES)
+    if T * N % block or block % LANES:
+        raise ValueError(
+            f"block: expected a multiple of {LANES} that divides {T} * {N} tokens, got {block}"
+        )
     names = "q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq"
     kernel = kernels.make_splash_mha(
         masks.MultiHeadMask([FrameCausal(T if causal else 1, N if causal else T * N)] * heads),
