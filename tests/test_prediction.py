@@ -9,6 +9,7 @@ import lawm_jax as lawm
 from lawm_jax import world_model
 from lawm_jax.evaluate import batched, clips, metrics, pixels, prediction, tables
 from lawm_jax.nn import perceptual
+from lawm_jax.train import sharding
 
 EPISODES = np.repeat([f"episode {i}" for i in range(5)], 2)
 
@@ -100,6 +101,25 @@ def embedded(get_config):
     apply = jax.jit(apply, compiler_options=COMPUTES_MORE)
     encode = batched.in_batches(apply, params)
     return config, model, params, encode, clips.held_out(config, "panda", encode, items=2)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_all_devices_that_hold_the_parameters_share_the_clips(count):
+    mesh = sharding.make_mesh(devices=jax.devices()[:count])
+    params = sharding.distribute(mesh, {"w": np.arange(3.0, dtype=np.float32)})
+    seen, known = [], []
+
+    def function(params, x, y):
+        seen.append({shard.data.shape for shard in x.addressable_shards})
+        known.append(jax.sharding.get_abstract_mesh().shape == mesh.abstract_mesh.shape)
+        return x * params["w"][None] + y
+
+    x, y = np.random.default_rng(0).normal(size=(2, 21, 3)).astype(np.float32)
+    np.testing.assert_array_equal(
+        batched.in_batches(function, params, batch=10)(x, y), x * params["w"][None] + y
+    )
+    share = 10 if count == 1 else 2  # clips of 10, or of 16, the next that 8 devices divide
+    assert seen == [{(share, 3)}] * (3 if count == 1 else 2) and all(known)
 
 
 def test_held_out_clips_are_the_same_twice_and_have_labels(embedded):

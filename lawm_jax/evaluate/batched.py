@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from lawm_jax import world_model
+from lawm_jax.train import sharding
 
 
 class Batched(NamedTuple):
@@ -115,16 +116,29 @@ def driven(model, params, s, actions, batch=16):
 
 
 def in_batches(function, params, batch=16):
-    """Applies function(params, *arrays) to `batch` clips at a time, padding the last batch.
+    """Applies function(params, *arrays) to a batch of clips at a time, padding the last batch.
+
+    If the parameters are on a mesh, as `lawm.load` places them, its devices share the clips.
 
     Args:
       function: params and arrays [batch, ...] -> an array [batch, ...].
       params: first argument of `function`.
-      batch: clips per batch.
+      batch: clips per batch, per device of an accelerator; all devices of a CPU share them.
 
     Returns:
       A function of numpy arrays [n, ...] that returns a numpy array [n, ...].
     """
+    mesh = _mesh(params)
+    if mesh is not None:
+        own = batch if jax.default_backend() != "cpu" else -(-batch // mesh.size)
+        batch = own * mesh.size
+
+    def apply(*part):
+        if mesh is None:
+            return function(params, *part)
+        part = sharding.place(mesh, dict(enumerate(part)))
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # for fused attention
+            return function(params, *part.values())
 
     def run(*arrays):
         n = len(arrays[0])
@@ -133,7 +147,13 @@ def in_batches(function, params, batch=16):
             part = [x[i : i + batch] for x in arrays]
             short = batch - len(part[0])
             part = [np.concatenate([x, np.repeat(x[-1:], short, 0)]) for x in part]
-            results.append(np.asarray(function(params, *part))[: batch - short])
+            results.append(np.asarray(apply(*part))[: batch - short])
         return np.concatenate(results)
 
     return run
+
+
+def _mesh(params):
+    """Returns the mesh that the parameters are on, or None."""
+    found = {getattr(getattr(x, "sharding", None), "mesh", None) for x in jax.tree.leaves(params)}
+    return found.pop() if len(found) == 1 else None

@@ -18,7 +18,7 @@ import ml_collections
 from lawm_jax.data import catalog, pipeline
 from lawm_jax.evaluate import context, figures, pictures, priors, tables, verdicts
 from lawm_jax.evaluate.evaluations import EVALUATIONS
-from lawm_jax.train import checkpoints, exported, models, rundir
+from lawm_jax.train import checkpoints, exported, models, rundir, sharding
 
 TRAINED = ("predictor", "inverse", "latent")  # trained parts of the parameters
 
@@ -50,8 +50,9 @@ def evaluate(
         config.data.videos, config.data.sources = "", ml_collections.ConfigDict(data)
         config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(data, 1.0))
         config.data.holdout, without = unseen(data, workdir, folders.values())
-    loaded = {main: models.load(workdir, decoder=decoder)}
-    loaded |= {name: models.load(folder) for name, folder in folders.items()}
+    mesh = sharding.make_mesh(devices=jax.local_devices())
+    loaded = {main: models.load(workdir, mesh=mesh, decoder=decoder)}
+    loaded |= {name: models.load(folder, mesh=mesh) for name, folder in folders.items()}
     shown = rundir.report(workdir)
     for folder in (shown, os.path.dirname(rundir.evaluation(workdir, "about"))):
         os.makedirs(folder, exist_ok=True)
@@ -69,7 +70,7 @@ def evaluate(
             source.learned = learned
     if "control" in asked and loaded[main][0].latent.inferred:
         for source in sources:
-            source.controllers = _controllers(workdir, source.name, config, *loaded[main])
+            source.controllers = _controllers(workdir, source.name, config, mesh, *loaded[main])
     results = {name: {} for name in asked}
     for source in sources:
         clips = source.clips.episodes
@@ -194,11 +195,11 @@ def comparable(name, loaded, folders):
     return known
 
 
-def _controllers(workdir, name, config, model, params):
+def _controllers(workdir, name, config, mesh, model, params):
     """Combines the model with each controller of a data source: kind -> (model, params)."""
     spec, found = config.data.videos or config.data.sources[name], {}
     for folder, kind in reversed(models.controllers_of(workdir, name, spec).items()):
-        other, theirs = models.load(workdir, controller=folder)
+        other, theirs = models.load(workdir, mesh=mesh, controller=folder)
         same = dataclasses.replace(model, controller=other.controller)
         found[kind] = same, params | {"controller": theirs["controller"]}
     return dict(sorted(found.items(), key=lambda item: item[0] != "state"))

@@ -8,6 +8,7 @@ import os
 import re
 import time
 
+import jax
 import ml_collections
 import tqdm
 
@@ -16,7 +17,7 @@ from lawm_jax.data import catalog, paths
 from lawm_jax.evaluate import batched, clips, row_names, tables
 from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import columns, search, tasks
-from lawm_jax.train import exported, models, rundir
+from lawm_jax.train import exported, models, rundir, sharding
 
 # For each task: kind, horizons, meters between waypoints.
 TASKS = {
@@ -229,7 +230,7 @@ def _models(workdir, config, task, spec, controller):
       name -> (model, params); the controller's folder or None; name -> window, see `tasks.window`.
     """
     latent = latents.make(**config.latent)
-    kind = latent.kind
+    kind, mesh = latent.kind, sharding.make_mesh(devices=jax.local_devices())
     if not (latent.inferred or latent.labelled):
         raise Refused(
             f"workdir: expected a model that is conditioned on actions, got {kind} in {workdir}"
@@ -240,7 +241,8 @@ def _models(workdir, config, task, spec, controller):
                 f"workdir: expected a model trained on the actions of {task} ({spec}), got one of "
                 f"another data source in {workdir}"
             )
-        controller, loaded, folders = None, {kind: models.load(workdir)}, {kind: workdir}
+        controller, folders = None, {kind: workdir}
+        loaded = {kind: models.load(workdir, mesh=mesh)}
     else:
         controller = controller or next(iter(models.controllers_of(workdir, task, spec)), None)
         if controller is None:
@@ -249,13 +251,13 @@ def _models(workdir, config, task, spec, controller):
                 f"train it with configs/controller.py and --config.model={workdir}, or specify it"
             )
         try:
-            loaded = {kind: models.load(workdir, controller=controller)}
+            loaded = {kind: models.load(workdir, mesh=mesh, controller=controller)}
         except (FileNotFoundError, ValueError) as error:
             raise Refused(f"controller: {error}") from error
         folders = {kind: workdir}
         for name, folder in rundir.bounds(workdir).items():
             if name.startswith(row_names.LABELLED) and models.trained_on(folder, task, spec):
-                loaded[name], folders[name] = models.load(folder), folder
+                loaded[name], folders[name] = models.load(folder, mesh=mesh), folder
     # Real actions lead from one frame to the next, so each frame must be a time step.
     each = {
         name: (dataclasses.replace(model, repeat=model.encoder.tubelet > 1), params)
