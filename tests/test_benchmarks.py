@@ -165,6 +165,25 @@ def test_attention_is_measured_both_ways_where_there_is_a_kernel(monkeypatch):
     assert rows["kernel"]["difference"] > 0.1 and rows["XLA"]["difference"] == 0
 
 
+def test_exponents_are_those_of_the_costs_with_intervals_of_the_rounds(monkeypatch):
+    from benchmarks import scaling, train_steps
+
+    seconds = [[1.0, 1.0, 5.0], [4.0, 4.0, 4.0], [16.0, 16.0, 16.0]]  # a square, and a disturbance
+    found = scaling.summarize({"values": [1, 2, 4], "CPU seconds": seconds, "FLOPs": [3, 6, 12]})
+    assert found["exponent"] == pytest.approx(2) and found["expected"] == pytest.approx(1)
+    low, high = found["interval"]
+    assert low < 1.9 and high == pytest.approx(2)
+
+    make = train_steps.make_config
+    small = lambda size: make("tiny") | {"latent": make("nano")["latent"]}  # noqa: E731
+    monkeypatch.setattr(train_steps, "make_config", small)
+    monkeypatch.setitem(scaling.TRAINING, "clips", ((2, 4), "batch"))
+    calls = scaling.training("clips", 2)
+    assert 1.1 < calls[4][1] / calls[2][1] < 2  # the optimizer's work does not grow
+    curve = scaling.measure(calls, 2)
+    assert np.shape(curve["CPU seconds"]) == (2, 2) and curve["values"] == [2, 4]
+
+
 def test_the_ratio_is_of_the_fastest_in_each_round_with_an_interval_of_its_median():
     from benchmarks import timing
 
