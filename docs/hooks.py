@@ -269,6 +269,18 @@ def planner_memory(result):
     return rows
 
 
+def scaling(result):
+    """How costs grow: one row per quantity."""
+    rows = [["quantity", "values", "CPU seconds grow with the power", "expected"]]
+    for name, curve in newest(result).items():
+        if isinstance(curve, dict) and "exponent" in curve:
+            low, high = (f"{x:.2f}" for x in curve["interval"])
+            values = ", ".join(map(str, curve["values"]))
+            found = f"{curve['exponent']:.2f} [{low}, {high}]"
+            rows.append([name, values, found, f"{curve['expected']:.2f}"])
+    return rows
+
+
 def encoder(result):
     """Speed of V-JEPA 2's forward pass: one row per size and implementation."""
     day = newest(result)
@@ -294,10 +306,12 @@ def aot(result):
         "size",
         "topology",
         "clips per chip",
+        "attention",
         "memory, GiB",
         "of GiB",
         "fits",
         "limit, clips/s per chip",
+        "chip hours per million clips, at least",
     ]
     rows = [heading]
     for one in result:
@@ -306,9 +320,10 @@ def aot(result):
         note += ", accumulate=2" if "--config.optim.accumulate=2" in one["flags"] else ""
         where = one["topology"] + (f", {one['slices']} slices" if one["slices"] > 1 else "")
         total, room = (x / 2**30 for x in (one["memory"]["total"], one["hbm"]))
-        sizes = [one["batch"] // one["chips"], f"{total:.1f}", f"{room:.0f}"]
-        fits = "yes" if one["fits"] else "no"
-        rows.append([f"`{size}`{note}", f"`{where}`", *sizes, fits, f"{one['clips']:.0f}"])
+        sizes = [f"{total:.1f}", f"{room:.0f}", "yes" if one["fits"] else "no"]
+        hours = f"{1e6 / one['clips'] / 3600:.1f}"
+        about = [f"`{size}`{note}", f"`{where}`", one["batch"] // one["chips"], one["attention"]]
+        rows.append([*about, *sizes, f"{one['clips']:.0f}", hours])
     order = {f"`{size}`": i for i, size in enumerate(("base", "large", "huge", "giant"))}
     return [heading, *sorted(rows[1:], key=lambda row: order[re.match(r"`\w+`", row[0])[0]])]
 
@@ -402,6 +417,7 @@ TABLES = {
     "train-step": ("train-step-2-core-epyc.json", train_step),
     "planner": ("planner-2-core-epyc.json", planner),
     "planner-memory": ("planner-2-core-epyc.json", planner_memory),
+    "scaling": ("scaling-2-core-epyc.json", scaling),
     "encoder": ("encoder-2-core-epyc.json", encoder),
     "faults": ("faults-2-core-epyc.json", faults),
     "aot": ("aot.json", aot),

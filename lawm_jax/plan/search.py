@@ -83,7 +83,24 @@ def search(
 
 
 def make_search(model, std, planner="cem", options=None, hold=1, window=None):
-    """Builds the function behind `search`, compiled once for many searches.
+    """Builds the function behind `search`, compiled once for many searches on all devices.
+
+    Args:
+      model, std, planner, options, hold, window: as in `jitted`.
+
+    Returns:
+      A function as `jitted` returns.
+
+    Raises:
+      ValueError: as in `search`, in part when the function is called.
+    """
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    run, everywhere = jitted(model, std, mesh, planner, options, hold, window)
+    return lambda *args: run(*jax.device_put(args, everywhere))
+
+
+def jitted(model, std, mesh, planner="cem", options=None, hold=1, window=None):
+    """Builds the jitted function of a search.
 
     Tasks are sharded over all devices or, if there are fewer tasks than devices, candidates are.
 
@@ -91,10 +108,12 @@ def make_search(model, std, planner="cem", options=None, hold=1, window=None):
       model, std, planner, options, hold, window: as in `search`. The option `chunk`, by default
         from `most_candidates`, is the number of candidates predicted at once by each device or,
         if candidates are sharded, by all devices together.
+      mesh: jax.sharding.Mesh with one axis, of devices that need not be attached to compile.
 
     Returns:
       A function of params, keys [n], start and goal [n, N, D] and the means [n, H, U] of the
-      planner's initial Gaussians that returns u and distance as in `search`.
+      planner's initial Gaussians that returns u and distance as in `search`; and the sharding of
+      its arguments.
 
     Raises:
       ValueError: as in `search`, in part when the function is called.
@@ -105,10 +124,9 @@ def make_search(model, std, planner="cem", options=None, hold=1, window=None):
     if not options.keys() <= known.keys():
         raise ValueError(f"options: expected options of {planner}, got {sorted(options)}")
     samples = options.get("samples", known["samples"].default)
-    mesh = Mesh(np.array(jax.devices()), ("devices",))
-    everywhere = NamedSharding(mesh, PartitionSpec())
+    device = mesh.devices.flat[0]
 
-    @functools.partial(jax.jit, compiler_options=cpu.options())
+    @functools.partial(jax.jit, compiler_options=cpu.options(device.platform))
     def run(params, keys, start, goal, mean):
         if start.ndim != 3 or start.shape != goal.shape:
             raise ValueError(
@@ -116,7 +134,7 @@ def make_search(model, std, planner="cem", options=None, hold=1, window=None):
                 f"{goal.shape}"
             )
         n, N, D = start.shape
-        most = most_candidates(model, N, D, std.shape[0] * hold, window)
+        most = most_candidates(model, N, D, std.shape[0] * hold, window, device)
         shard_tasks = n >= mesh.size  # else candidates, for which devices wait for one another
         chunk = options.get("chunk") or min(most if shard_tasks else most * mesh.size, samples)
         solve = functools.partial(PLANNERS[planner], **options | {"chunk": chunk})
@@ -135,7 +153,7 @@ def make_search(model, std, planner="cem", options=None, hold=1, window=None):
         solve_all = planners.spread(solve_some, mesh) if shard_tasks else solve_some
         return solve_all(keys, start, goal, mean)
 
-    return lambda *args: run(*jax.device_put(args, everywhere))
+    return run, NamedSharding(mesh, PartitionSpec())
 
 
 def _cost(model, params, start, goal, hold, window):
@@ -176,10 +194,10 @@ def candidate_bytes(model, N, D, steps, window=None):
     return kept + states + block
 
 
-def most_candidates(model, N, D, steps, window=None):
+def most_candidates(model, N, D, steps, window=None, device=None):
     """Returns the number of candidates to predict at once, limited by device memory and caches."""
-    device = jax.devices()[0]
-    stats = (device.memory_stats() or {}) if device.platform != "cpu" else {}
+    device = device or jax.devices()[0]
+    stats = (device.memory_stats() or {}) if device in jax.local_devices() else {}
     room = SHARE * (stats.get("bytes_limit", MEMORY) - stats.get("bytes_in_use", 0))
     most = int(room // candidate_bytes(model, N, D, steps, window))
     if device.platform == "cpu":
