@@ -19,7 +19,11 @@ import pytest
 from conftest import write_run
 from test_simulate import panda_episode, skip_unless
 
+import configs.controller
+import lawm_jax as lawm
 from lawm_jax import latents, world_model
+from lawm_jax.aot import targets
+from lawm_jax.aot.flops import CHIPS
 from lawm_jax.data import poses
 from lawm_jax.evaluate import context, metrics, tables
 from lawm_jax.evaluate import run as evaluate_run
@@ -597,3 +601,34 @@ def test_the_same_seed_gives_the_same_plan(world):
     )[0]
     np.testing.assert_array_equal(plan(0), plan(0))
     assert not np.array_equal(plan(0), plan(1))
+
+
+@pytest.mark.pod
+@pytest.mark.slow
+def test_planning_at_the_papers_size_over_8_steps_fits_chips_of_16_gb(get_config, monkeypatch):
+    pytest.importorskip("libtpu", reason="needs libtpu: pip install 'lawm_jax[tpu]'")
+    for name, value in targets.QUIET.items():
+        monkeypatch.setenv(name, value)
+    _, chips, found = targets.devices("v5e:2x4")
+    config = get_config("size=large")
+    config.encoder.weights = ""
+    config.controller = configs.controller.get_config("size=large").controller
+    model, (H, N, D) = lawm.build(config), (8, 256, 1024)
+    s = jax.ShapeDtypeStruct((1, 2, N, D), jnp.float32)
+    init = lambda key: (  # noqa: E731
+        world_model.init_dynamics(model, key, s) | world_model.init_controller(model, key, s)
+    )
+    std = np.ones((H, model.controller.actions), np.float32)
+    mesh = jax.sharding.Mesh(np.array(found), ("devices",))
+    run, everywhere = search.jitted(model, std, mesh)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), chips))
+    state = jax.ShapeDtypeStruct((chips, N, D), jnp.float32)
+    mean = jax.ShapeDtypeStruct((chips, *std.shape), jnp.float32)
+    shapes = jax.eval_shape(init, jax.random.key(0)), keys, state, state, mean
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
+    )
+    memory = run.lower(*shapes).compile().memory_analysis()
+    encoder = 0.7e9  # in bfloat16, not an argument of the search
+    needed = memory.argument_size_in_bytes + memory.temp_size_in_bytes + encoder
+    assert needed < CHIPS["v5e"].memory
