@@ -239,12 +239,16 @@ def test_a_killed_run_equals_one_that_was_not(straight, config, options, tmp_pat
     assert_equals(straight, workdir, params)
 
 
-def test_a_terminated_run_saves_exits_with_143_and_continues(straight, config, options, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_saves_says_so_by_its_status_and_continues(
+    straight, config, options, tmp_path, number
+):
     workdir, output = tmp_path / "run", tmp_path / "output"
     process = start(options, workdir, output)
     wait_for(process, workdir, 6, output)
-    process.terminate()
-    assert process.wait(120) == 128 + signal.SIGTERM, output.read_text()  # not done: start it again
+    process.send_signal(number)
+    assert process.wait(120) == 128 + number, output.read_text()  # not done: start it again
+    assert ("Ctrl-C again stops at once" in output.read_text()) == (number == signal.SIGINT)
     assert "on request; run the same command to resume" in output.read_text()
     saved = max(int(folder.name) for folder in (workdir / "checkpoints").iterdir())
     assert 6 <= saved < STEPS and max(lines(workdir)) == saved

@@ -23,6 +23,7 @@ Fields of a config that are often set, each by a flag such as --config.steps=500
 See docs/train.md, and launch/README.md for several machines.
 """
 
+import shlex
 import signal
 import sys
 
@@ -51,12 +52,17 @@ STOPPED = 128 + signal.SIGTERM
 def main(argv):
     """Parses the flags and trains."""
     logging.set_verbosity(logging.WARNING)
+    import jax
+
     from lawm_jax.train import cpu, distributed, loop
 
     cpu.keep_memory()
     distributed.start()
     if loop.fit(CONFIG.value, WORKDIR.value, INIT_FROM.value, PROFILE.value) is None:
         sys.exit(STOPPED)
+    if CONFIG.value.objective == "world_model" and jax.process_index() == 0:
+        evaluate = f"{command.program().removesuffix('train')}evaluate"
+        print(f"next: {evaluate} --workdir {shlex.quote(WORKDIR.value)}")
 
 
 if __name__ == "__main__":

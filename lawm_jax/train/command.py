@@ -6,6 +6,7 @@ An error is reported in one line, without its traceback, only if it is a message
 
 import difflib
 import dis
+import logging
 import multiprocessing
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 import textwrap
 
 from absl import app, flags
+from absl import logging as absl_logging
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Types of the errors that the package raises as messages for the user.
@@ -66,6 +68,10 @@ def run(main, positional=False, resumes=False):
             raise app.UsageError(f"expected flags only, got {' '.join(args[1:])}")
         return args
 
+    if sys.stderr.isatty():  # elsewhere, each line has its date and place
+        absl_logging.get_absl_handler().setFormatter(
+            logging.Formatter("%(levelname)s: %(message)s")
+        )
     try:
         app.run(reporting(main, resumes), flags_parser=reporting(parse, resumes))
     except SystemExit as error:

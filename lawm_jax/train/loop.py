@@ -208,6 +208,7 @@ def fit(config, workdir, init_from=None, profile=0):
       ValueError: the folder holds a run with another config or is a URL, or a config value is
         wrong.
       FloatingPointError: the loss, gradient or update is not finite; the last checkpoint is kept.
+      KeyboardInterrupt: Ctrl-C stopped the run; its state is saved, unless it was pressed twice.
     """
     import ml_collections
 
@@ -281,7 +282,11 @@ def _begin(run, config, data):
 
 
 def _loop(run, config, state, start, data, store, log, termination, held_out, trace):
-    """Runs the steps and returns the final state, or None after SIGTERM."""
+    """Runs the steps and returns the final state, or None after SIGTERM.
+
+    Raises:
+      KeyboardInterrupt: Ctrl-C stopped the run; its state is saved.
+    """
 
     def check(step, metrics):
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
@@ -319,36 +324,45 @@ def _loop(run, config, state, start, data, store, log, termination, held_out, tr
             store.save(step, state, data, wait=last or stop)
         if stop:
             log.say(f"stopped at step {step} on request; run the same command to resume")
+            if termination.interrupted:
+                raise KeyboardInterrupt
             return None
     return state
 
 
 class _Termination:
-    """Catches SIGTERM so that the run can save a checkpoint before it exits.
+    """Catches SIGTERM and Ctrl-C so that the run can save a checkpoint before it exits.
 
-    With several processes, JAX's own handler catches the signal and notifies all processes.
+    A second Ctrl-C stops at once. With several processes, JAX's own handler catches SIGTERM and
+    notifies all processes.
     """
 
     def __enter__(self):
-        self.asked, self.alone = False, jax.process_count() == 1
-        if self.alone:
-            self.before = signal.signal(signal.SIGTERM, self._note)
+        self.asked, self.interrupted, self.before = False, False, {}
+        if jax.process_count() == 1:
+            numbers = (signal.SIGTERM, signal.SIGINT)
+            self.before = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
-    def _note(self, *_):
+    def _note(self, number, _):
         self.asked = True
+        if number == signal.SIGINT:
+            self.interrupted = True
+            signal.signal(number, self.before[number])
+            # `print` may not be called while it is running
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     def asked_at(self, step):
         """Returns whether to stop now, with the same answer on all processes."""
-        if self.alone:
+        if self.before:
             return self.asked
         from jax.experimental import multihost_utils
 
         return multihost_utils.reached_preemption_sync_point(step)
 
     def __exit__(self, *_):
-        if self.alone:
-            signal.signal(signal.SIGTERM, self.before)
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
 
 # Options that may differ when a run is resumed.
