@@ -6,6 +6,7 @@ import logging
 import math
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -94,6 +95,21 @@ def opener(spec):
 def test_damaged_tfds_metadata_is_a_clear_error(tfds_set, name):
     spec = f"tfds:{tfds_set}?rate=5&video=steps/image&actions=steps/action&state=steps/flag"
     assert trials(tfds_set / name, opener(spec)) > 100
+
+
+def test_a_damaged_wids_index_is_a_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for name in "a.tar", "b.tar":
+        with tarfile.open(tmp_path / name, "w") as tar:
+            tar.addfile(tarfile.TarInfo("1.mp4"))
+    shards = [{"url": name, "nsamples": 1} for name in ("a.tar", "b.tar")]
+    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps(index))
+    texts = [
+        b'{"shardlist": [{"url": "%s"}]}' % url for url in (b"", b"a\\u0000.tar", b"x://a.tar")
+    ]
+    assert trials(path, opener(f"webdataset:{path}"), texts) > 100
 
 
 def test_damaged_lerobot_metadata_is_a_clear_error(tmp_path, caplog):

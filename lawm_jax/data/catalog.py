@@ -6,7 +6,18 @@ import os
 import urllib.parse
 from typing import NamedTuple
 
-from lawm_jax.data import droid, frames, lerobot, mini, paths, recon, records, tfds, video
+from lawm_jax.data import (
+    droid,
+    frames,
+    lerobot,
+    mini,
+    paths,
+    recon,
+    records,
+    tfds,
+    video,
+    webdataset,
+)
 
 KINDS = {
     "videos": video.source,
@@ -16,6 +27,7 @@ KINDS = {
     "lerobot": lerobot.source,
     "droid": droid.source,
     "tfds": tfds.source,
+    "webdataset": webdataset.source,
 }
 
 

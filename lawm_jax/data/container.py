@@ -11,6 +11,7 @@ import functools
 import itertools
 import os
 import time
+from typing import NamedTuple
 
 from lawm_jax.data import errors, frames
 
@@ -23,7 +24,7 @@ _PACKETS = 64  # maximum number of packets to read to find the first frame
 _REORDERED = 16  # packets from the start of the file that contain the first three frames shown
 BACK, _JUMP = 0.5, 10.0  # seconds back and ahead: larger steps of timestamps are discontinuities
 _BEFORE = 10.0  # seconds before the first frame, earlier than any packet
-_BUGS = TypeError, AttributeError, NameError, ImportError, AssertionError, MemoryError
+BUGS = TypeError, AttributeError, NameError, ImportError, AssertionError, MemoryError
 # FFmpeg detects the format by content, not by suffix. Playlists, and protocols other than that of
 # the file itself, are disabled, so that a file can't make FFmpeg read other files.
 _OPEN = {
@@ -31,6 +32,28 @@ _OPEN = {
     "enable_drefs": "0",
     "max_pixels": str(frames.MAX_PIXELS),
 }
+
+
+class Slice(NamedTuple):
+    """A video file that is a part of another file, such as a member of a tar file.
+
+    Attributes:
+      file: path or URL of the other file.
+      name: name of the video within it; "" stands for the other file itself.
+      start, size: position and length of the part in bytes.
+      problem: why the part can't be read, or "" if it may be readable.
+    """
+
+    file: str
+    name: str
+    start: int = 0
+    size: int = 0
+    problem: str = ""
+
+    def __str__(self):
+        return f"{self.file}/{self.name}" if self.name else self.file
+
+    __fspath__ = __str__
 
 
 class Clock:
@@ -49,17 +72,17 @@ class Film:
     """An open video file; see `opened`.
 
     Attributes:
-      path: its path or URL.
+      path: its path, URL or `Slice`.
       container, stream: the `av.container.InputContainer`, and its video stream.
       clock: `Clock`.
-      remote: `_Remote`, or None for a local file.
+      remote: `Remote`, or None for a local file.
       read: bytes of the packets read since the last seek.
       unordered: whether the packets don't tell when their frames are shown.
       loose: whether some timestamps are guesses, and only the order of frames is reliable.
       broken: description of the timestamp discontinuity at which reading stopped, or "".
     """
 
-    path: str
+    path: str | Slice
     container: object
     stream: object
     clock: Clock
@@ -239,7 +262,7 @@ def opened(path, clock=None):
     """Opens a video, and turns every error that it causes into `UnreadableVideo`.
 
     Args:
-      path: local path, or URL on an fsspec file system.
+      path: local path, URL on an fsspec file system, or `Slice` of a file at either.
       clock: a running `Clock`; None starts a new one.
 
     Yields:
@@ -252,14 +275,14 @@ def opened(path, clock=None):
     lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
         with contextlib.ExitStack() as stack:
-            if "://" in path:
-                file = remote = stack.enter_context(contextlib.closing(_Remote(path)))
-                options = _OPEN | {"protocol_whitelist": "none"}
+            if isinstance(path, Slice) and path.problem:
+                raise UnreadableVideo(path, path.problem)
+            if "://" in _extent(path)[0]:
+                file = remote = stack.enter_context(contextlib.closing(Remote(path)))
+                protocols = "none"
             else:
-                # An absolute path can't be mistaken for a URL.
-                file, options = os.path.abspath(path), _OPEN | {"protocol_whitelist": "file"}
-                if not os.path.getsize(path):
-                    raise UnreadableVideo(path, "empty file")
+                file, protocols = _local(path)
+            options = _OPEN | {"protocol_whitelist": protocols}
             container = stack.enter_context(
                 av.open(file, options=options, timeout=_WAIT, **lenient)
             )
@@ -283,9 +306,32 @@ def opened(path, clock=None):
         raise unreadable(path, cause) from cause
     except Exception as error:
         # Any exception from a remote file system, unless it indicates a bug.
-        if remote and error is remote.error and not isinstance(error, _BUGS):
+        if remote and error is remote.error and not isinstance(error, BUGS):
             raise unreadable(path, error) from error
         raise
+
+
+def _extent(path):
+    """Returns the file of a path or `Slice`, and the start and size of the part in it to read.
+
+    The size is None for all of the file.
+    """
+    return (path.file, path.start, path.size) if isinstance(path, Slice) else (path, 0, None)
+
+
+def _local(path):
+    """Returns FFmpeg's name for a local path or `Slice`, and the protocols that it needs."""
+    file, start, size = _extent(path)
+    end = os.path.getsize(file)
+    if not (end if size is None else size):
+        raise UnreadableVideo(path, "empty file")
+    file = os.path.abspath(file)  # can't be mistaken for a URL
+    if size is None:
+        return file, "file"
+    if start + size > end:
+        reason = f"{path.file} ends at byte {end}, but this part of it ends at {start + size}"
+        raise UnreadableVideo(path, reason)
+    return f"subfile,,start,{start},end,{start + size},,:{file}", "subfile,file"
 
 
 def unreadable(path, error, start=None, where=""):
@@ -293,38 +339,43 @@ def unreadable(path, error, start=None, where=""):
 
     FFmpeg reports EIO for damaged files and for failing disks alike; reading the file tells which.
     """
-    if "://" not in path and getattr(error, "errno", None) == errno.EIO:
+    name, first, size = _extent(path)
+    if "://" not in name and getattr(error, "errno", None) == errno.EIO:
         try:
-            with open(path, "rb") as file:
-                while file.read(_BLOCK):
+            with open(name, "rb") as file:
+                file.seek(first)
+                while file.read(_BLOCK) and (size is None or file.tell() < first + size):
                     pass
         except OSError as found:
             error.__cause__ = found
     return UnreadableVideo(path, where + errors.reason(error), start)
 
 
-class _Remote:
-    """An fsspec file in the form that FFmpeg reads.
+class Remote:
+    """An fsspec file, or a part of one, in the form that FFmpeg reads.
 
     Failed reads are retried. Errors are kept for `check`, as FFmpeg may treat them as the file's
     end.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, block=None):
+        """Opens a URL or the `Slice` of one; `block` is the number of bytes per request."""
         import fsspec.core
 
-        self._path, self.error, self._at = path, None, 0
+        url, self._start, self._size = _extent(path)
+        self._path, self.error, self._at = str(path), None, 0
         cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": _BLOCKS}}
 
         def start():
             # The file system must stay referenced: without it, a file in an archive is closed.
-            system, inside = fsspec.core.url_to_fs(path)
-            return system, system.open(inside, "rb", block_size=_BLOCK, **cache)
+            system, inside = fsspec.core.url_to_fs(url)
+            return system, system.open(inside, "rb", block_size=block or _BLOCK, **cache)
 
         try:
-            self._system, self._file = errors.retried(start, path)
-            self._size = errors.retried(lambda: self._file.seek(0, os.SEEK_END), path)
-        except _BUGS:
+            self._system, self._file = errors.retried(start, self._path)
+            if self._size is None:
+                self._size = errors.retried(lambda: self._file.seek(0, os.SEEK_END), self._path)
+        except BUGS:
             raise
         except Exception as error:  # of any library
             raise unreadable(path, error) from error
@@ -340,7 +391,7 @@ class _Remote:
         """Returns up to `size` bytes; no bytes after an error."""
 
         def again():
-            self._file.seek(self._at)
+            self._file.seek(self._start + self._at)
             # fsspec 2025.3, which Colab uses, fails to read a block past the end.
             return self._file.read(max(0, min(size, self._size - self._at)))
 

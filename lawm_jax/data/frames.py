@@ -16,6 +16,7 @@ class UnreadableVideo(Exception):
     """
 
     def __init__(self, path, reason, start=None):
+        path = str(path)
         super().__init__(path, reason, start)
         self.path, self.reason, self.start = path, reason, start
 

@@ -5,6 +5,8 @@ import glob
 import heapq
 import os
 
+from lawm_jax.data import errors
+
 
 def expand(path):
     """Returns a path with a leading `~` or `~NAME` replaced by that home folder.
@@ -103,6 +105,23 @@ def matching(pattern, suffixes=("",)):
     return once(filter(os.path.isfile, found))
 
 
+def escaped(pattern):
+    """Returns the literal folder that a glob starts with, and the glob with that folder escaped.
+
+    An existing folder with special characters in its name, such as `[2024]`, is taken literally.
+    """
+    parts = pattern.split("/")
+    for i, part in enumerate(parts):
+        if glob.has_magic(part) and not os.path.lexists("/".join(parts[: i + 1])):
+            break
+    else:
+        i = len(parts)
+    root, rest = "/".join(parts[:i]), parts[i:]
+    if not i:
+        return "", pattern
+    return root or "/", "/".join([glob.escape(root), *rest])
+
+
 def once(paths):
     """Returns sorted local files, each real file once, preferably by a path without links."""
     found = {}
@@ -113,6 +132,31 @@ def once(paths):
         return os.path.realpath(path) != os.path.abspath(path), path
 
     return sorted(min(some, key=rank) if len(some) > 1 else min(some) for some in found.values())
+
+
+def url_in(pattern, system, path):
+    """Returns the URL of a path on the file system that `pattern` refers to."""
+    links = pattern.split("::")  # e.g. zip://*.mp4::s3://BUCKET/a.zip, simplecache::s3://BUCKET/*
+    if len(links) == 1:
+        return system.unstrip_protocol(path)
+    here = next(i for i, link in enumerate(links) if "://" in link)
+    scheme = links[here].partition("://")[0]
+    path = path if path.startswith(f"{scheme}://") else f"{scheme}://{path}"
+    return "::".join([*links[:here], path, *links[here + 1 :]])
+
+
+def file_system(url):
+    """Returns the fsspec file system of a URL, and the path in it.
+
+    Raises:
+      ValueError: the file system is unknown or not installed.
+    """
+    import fsspec.core
+
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError, OSError) as error:  # e.g. gs:// without gcsfs
+        raise ValueError(f"{url}: {errors.reason(error)}") from error
 
 
 def _key(path):

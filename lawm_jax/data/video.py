@@ -192,7 +192,7 @@ def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
     """Reads the frames that a player shows at `start`, `start + 1/fps`, ...
 
     Args:
-      path: path or URL of a video file.
+      path: path or URL of a video file, or `container.Slice`.
       start: seconds from the first frame, or a function that maps the latest possible start to the
         start.
       count: number of frames F.
@@ -226,7 +226,7 @@ def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
     if end - first <= span + decode.TICK:
         part = "" if within == (0.0, math.inf) else str(lists.Part("", first, last))
         reason = f"{end - first:.3g} s long, but a clip needs more than {span:.3g} s"
-        raise UnreadableVideo(path + part, reason)
+        raise UnreadableVideo(f"{path}{part}", reason)
     reason = f"no frame at {times.at(len(shown)):.3g} s"
     raise UnreadableVideo(path, f"{reason}: {film.broken}" if film.broken else reason, at)
 
@@ -265,7 +265,7 @@ def _listed(pattern):
         )
     try:
         if "://" in pattern:
-            system, inside = _system(pattern)
+            system, inside = paths_.file_system(pattern)
             with system.open(inside, "rb") as file:
                 return lists.read(pattern, file)
         pattern = paths_.expand(pattern)
@@ -302,26 +302,9 @@ def _local_keys(pattern):
         return {os.path.join(pattern, key): key for key in found}
     if not os.path.exists(pattern) and not glob.has_magic(pattern):
         raise ValueError(f"videos: no such file or folder: {os.path.abspath(pattern)!r}")
-    root, found = _escaped(pattern)
+    root, found = paths_.escaped(pattern)
     found = paths_.matching(found, SUFFIXES)
     return {path: os.path.relpath(path, root or ".").replace(os.sep, "/") for path in found}
-
-
-def _escaped(pattern):
-    """Returns the literal folder that a glob starts with, and the glob with that folder escaped.
-
-    An existing folder with special characters in its name, such as `[2024]`, is taken literally.
-    """
-    parts = pattern.split("/")
-    for i, part in enumerate(parts):
-        if glob.has_magic(part) and not os.path.lexists("/".join(parts[: i + 1])):
-            break
-    else:
-        i = len(parts)
-    root, rest = "/".join(parts[:i]), parts[i:]
-    if not i:
-        return "", pattern
-    return root or "/", "/".join([glob.escape(root), *rest])
 
 
 def _only_videos(where, paths, all_of):
@@ -346,7 +329,7 @@ def _warn_skipped(where, others):
 
 
 def _remote_keys(pattern):
-    system, root = _system(pattern)
+    system, root = paths_.file_system(pattern)
     try:
         if system.isfile(root):
             return {pattern: posixpath.basename(root)}
@@ -357,25 +340,6 @@ def _remote_keys(pattern):
     while not whole and glob.has_magic(root):
         root = posixpath.dirname(root)
     paths = _only_videos(pattern, found, all_of=whole)
-    return {_url(pattern, system, path): posixpath.relpath(path, root or ".") for path in paths}
-
-
-def _url(pattern, system, path):
-    """Returns the URL of a path on the file system that `pattern` refers to."""
-    links = pattern.split("::")  # e.g. zip://*.mp4::s3://BUCKET/a.zip, simplecache::s3://BUCKET/*
-    if len(links) == 1:
-        return system.unstrip_protocol(path)
-    here = next(i for i, link in enumerate(links) if "://" in link)
-    scheme = links[here].partition("://")[0]
-    path = path if path.startswith(f"{scheme}://") else f"{scheme}://{path}"
-    return "::".join([*links[:here], path, *links[here + 1 :]])
-
-
-def _system(url):
-    """Returns the file system of a URL, and the path in it."""
-    import fsspec.core
-
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError, OSError) as error:  # e.g. gs:// without gcsfs
-        raise ValueError(f"videos: {url}: {errors.reason(error)}") from error
+    return {
+        paths_.url_in(pattern, system, path): posixpath.relpath(path, root or ".") for path in paths
+    }

@@ -23,7 +23,7 @@ VIDEOS = flags.DEFINE_string(
     "are read: .mp4, .mov, .avi, .mkv, .webm and more.",
 )
 SOURCE = flags.DEFINE_string(
-    "source", None, "KIND:WHERE, where KIND is droid, recon, lerobot, tfds, mini, ..."
+    "source", None, "KIND:WHERE, where KIND is droid, recon, lerobot, tfds, webdataset, mini, ..."
 )
 OUT = flags.DEFINE_string("out", None, "Folder to write to.")
 FPS = flags.DEFINE_float("fps", 4.0, "Frames per second.")
