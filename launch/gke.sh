@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Trains on Google Kubernetes Engine with a JobSet of TPU or GPU workers, which restarts on failure.
-#   bash launch/gke.sh run NAME --image IMAGE --volume CLAIM --tpu TYPE --topology TOPOLOGY -- COMMAND ...
-#   bash launch/gke.sh run NAME --image IMAGE --volume CLAIM --gpu TYPE --nodes N -- COMMAND ...
+#   bash launch/gke.sh run NAME --image IMAGE --tpu TYPE --topology TOPOLOGY -- COMMAND ... --workdir gs://BUCKET/RUN
+#   bash launch/gke.sh run NAME --image IMAGE --gpu TYPE --nodes N -- COMMAND ... --workdir gs://BUCKET/RUN
 #       Starts the JobSet. A running JobSet is left unchanged; one that has ended is recreated and
 #       resumes training from the last checkpoint.
 #   bash launch/gke.sh state|logs|delete NAME
 # Options:
 #   --image IMAGE     built from launch/gke/Dockerfile
-#   --volume CLAIM    a PersistentVolumeClaim that many nodes may write (Filestore, or a bucket with
-#                     Cloud Storage FUSE); mounted as /workdir in the workers
+#   --volume CLAIM    a PersistentVolumeClaim that many nodes may write, such as Filestore, for data
+#                     or runs that are not in a bucket; mounted as /workdir in the workers
 #   --tpu TYPE        v4, v5p, v5e or v6e
 #   --topology T      chips along each axis, 4 chips per worker: 4x4x4 (v4, v5p), 16x16 (v5e, v6e)
 #   --slices N        number of slices of one run; default 1
@@ -47,7 +47,7 @@ variable() { # NAME VALUE
 manifest() { # KIND: prints the template with ${HOSTS}, ${CHIPS}, ... replaced by the variables
     local filled name
     filled=$(<"$here/gke/$1.yaml")
-    for name in NAME RESTARTS SLICES HOSTS CHIPS ACCELERATOR TOPOLOGY IMAGE VOLUME VARIABLES ARGS; do
+    for name in NAME RESTARTS SLICES HOSTS CHIPS ACCELERATOR TOPOLOGY IMAGE SHARED VARIABLES ARGS; do
         filled=${filled//"\${$name}"/"${!name}"}
     done
     echo "$filled"
@@ -78,7 +78,8 @@ case $verb in
     run)
         [ ${#COMMAND[@]} -gt 0 ] || fail "expected -- and a command, got nothing"
         [ -n "$IMAGE" ] || fail "--image: expected an image built from launch/gke/Dockerfile, got nothing"
-        [ -n "$VOLUME" ] || fail "--volume: expected a PersistentVolumeClaim, got nothing"
+        SHARED='emptyDir: {}'
+        [ -z "$VOLUME" ] || SHARED="persistentVolumeClaim: {claimName: $VOLUME}"
         for option in slices gpus nodes restarts; do
             variable=${option^^}
             number "--$option" "${!variable}"

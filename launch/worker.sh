@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ -e ~/lawm.pid ] && kill -0 "$(cat ~/lawm.pid)" 2>/dev/null; then
     echo "$(hostname): attaching to the running command"
 else
-    LAWM_VENV=${LAWM_VENV:-$HOME/lawm_venv} LAWM_EXTRAS=${LAWM_EXTRAS:-tpu} LAWM_UV=1
+    LAWM_VENV=${LAWM_VENV:-$HOME/lawm_venv} LAWM_EXTRAS=${LAWM_EXTRAS:-tpu,buckets} LAWM_UV=1
     # shellcheck source=launch/env.sh
     source launch/env.sh
     rm -f ~/lawm.code

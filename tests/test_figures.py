@@ -185,10 +185,9 @@ def test_an_embedding_has_a_mark_for_every_point():
     assert "inferred (30)" in svg and "prior (20)" in svg
 
 
-def test_the_loss_curve_is_relative_and_a_half_written_line_is_left_out(tmp_path):
-    text = '{"step": 1, "error": 0.4, "copy": 0.4}\n{"step": 2, "error": 0.1, "copy": 0.2}\n{"st'
-    (tmp_path / "metrics.jsonl").write_text(text)
-    lines = pictures.read_metrics(tmp_path / "metrics.jsonl")
+def test_the_loss_curve_is_relative_and_a_half_written_line_is_left_out():
+    text = b'{"step": 1, "error": 0.4, "copy": 0.4}\n{"step": 2, "error": 0.1, "copy": 0.2}\n{"st'
+    lines = pictures.parse_metrics(text)
     assert [line["step"] for line in lines] == [1, 2]
     found = paths(pictures.loss_curve(None, {"a": lines}))
     curve = next(p for c, p in found if c == pictures.COLOURS[0])

@@ -255,7 +255,7 @@ def workers(machine):
     (checkout / "not yet committed.py").write_text("")
     subprocess.run(["git", "init", "-q", str(checkout)], check=True)
     (machine.bin / "tar").unlink()
-    machine.venv("tpu")
+    machine.venv("tpu,buckets")
     machine.stand_in(
         "gcloud",
         'case "$*" in *tpu-vm\\ list*) echo READY ;; *queued-resources\\ list*) echo ACTIVE ;;\n'
@@ -453,6 +453,14 @@ def test_a_jobset_is_applied_unless_one_is_running(found, code, done, machine):
         assert yaml.safe_load(applied.read_text()) == expected
 
 
+def test_a_pod_without_a_volume_has_an_empty_folder_in_its_place(machine):
+    args = "--image=i", "--gpu=nvidia-h100-80gb", "--dry-run", "--", "x"
+    jobset = yaml.safe_load(machine.run("gke.sh", "run", "big", *args).stdout)
+    [replicated] = jobset["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    assert pod["volumes"][0] == {"name": "shared", "emptyDir": {}}
+
+
 def test_a_failing_kubectl_ends_gke_with_its_exit_code(machine):
     machine.stand_in("kubectl", "[ $1 != apply ] || exit 9\n")
     args = "--image=i", "--volume=v", "--gpu=nvidia-h100-80gb"
@@ -481,15 +489,19 @@ def test_the_sky_job_recovers_and_tells_jax_which_node_it_is(machine):
     task = yaml.safe_load((LAUNCH / "sky.yaml").read_text())
     assert task["resources"]["use_spot"] is True
     assert 143 in task["resources"]["job_recovery"]["recover_on_exit_codes"]
-    assert task["file_mounts"]["/workdir"]["name"] == "${BUCKET}"
-    machine.venv("cuda")
+    machine.venv("cuda,buckets")
     say = "import json, os, sys; print(json.dumps([dict(os.environ), sys.argv[1:]]))"
     (machine.home / "lawm_venv" / "bin" / "python").unlink()
     machine.stand_in("fake_python", f"exec {sys.executable} -c '{say}' \"$@\"\n")
     (machine.bin / "fake_python").rename(machine.home / "lawm_venv" / "bin" / "python")
     env = {
         **{key: value for key, value in task["envs"].items() if value is not None},
-        **{"VIDEOS": "/data/*", "SKYPILOT_TASK_ID": "sky-1", "SKYPILOT_NUM_NODES": "2"},
+        **{
+            "VIDEOS": "/data/*",
+            "BUCKET": "mine",
+            "SKYPILOT_TASK_ID": "sky-1",
+            "SKYPILOT_NUM_NODES": "2",
+        },
         **{"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NODE_IPS": "10.0.0.4\n10.0.0.5"},
     }
     result = subprocess.run(
@@ -498,7 +510,7 @@ def test_the_sky_job_recovers_and_tells_jax_which_node_it_is(machine):
     assert result.returncode == 0, result.stderr
     seen, words = json.loads(result.stdout)
     assert words[:2] == ["-m", "lawm_jax.train"]
-    assert {"--config.data.videos=/data/*", "/workdir/sky-1"} <= set(words)
+    assert {"--config.data.videos=/data/*", "gs://mine/sky-1"} <= set(words)
     assert seen["JAX_COORDINATOR_ADDRESS"] == "10.0.0.4:8482"
     assert (seen["JAX_NUM_PROCESSES"], seen["JAX_PROCESS_ID"]) == ("2", "1")
 

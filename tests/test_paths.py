@@ -5,6 +5,7 @@ import os
 import pathlib
 import pwd
 import shutil
+import sys
 
 import pytest
 
@@ -102,3 +103,20 @@ def test_links_put_no_video_on_both_sides_of_the_split(tmp_path, videos):
         train, test = video.split_videos(pattern, 0.4)
         real = [{os.path.realpath(path) for path in side} for side in (train, test)]
         assert len(train) + len(test) == 6 and not real[0] & real[1]
+
+
+def test_a_bucket_without_its_packages_is_an_error_that_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for name in ("gs", "gcs"):  # which other tests may have loaded
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
+    with pytest.raises(ImportError, match=r"gs://b/x: expected gcsfs: pip install 'lawm_jax\[buc"):
+        paths.exists("gs://b/x")
+
+
+def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "a.json"
+    paths.write(path, "first")
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        paths.write(path, "second")
+    assert path.read_bytes() == b"first"

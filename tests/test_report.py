@@ -446,7 +446,7 @@ def test_a_damaged_line_is_left_out_and_named_and_an_unknown_evaluation_is_shown
     }
     text = report_module.build([run])
     assert "eval/surprise.json" in text and "0.7351" in text and "line 2, 4, 5" in text
-    assert len(pictures.read_metrics(run / "metrics.jsonl")) == 4
+    assert len(pictures.parse_metrics((run / "metrics.jsonl").read_bytes())) == 4
 
 
 def test_the_page_goes_beside_the_first_run_by_default(runs, tmp_path):

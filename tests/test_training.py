@@ -191,12 +191,15 @@ def test_a_run_of_networks_with_an_option_that_went_is_loaded_and_continued(
     assert_equals(straight, workdir, params)
 
 
-def test_a_bucket_that_is_not_mounted_is_an_error_instead_of_a_folder_of_that_name(
+def test_a_url_that_can_hold_no_run_is_an_error_instead_of_a_folder_of_that_name(
     config, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="workdir: expected a local folder.*got 'gs://bucket/run'"):
-        loop.fit(config(), "gs://bucket/run")
+    with pytest.raises(ValueError, match="workdir: expected a local folder.*got 's3://bucket/run'"):
+        loop.fit(config(), "s3://bucket/run")
+    for name in ("gs://bucket/lr[1]", "gs://bucket/ü", "gs://bucket", "gs://bucket/a#b"):
+        with pytest.raises(ValueError, match="expected gs://BUCKET/FOLDER of ASCII.*got 'gs://"):
+            loop.fit(config(), name)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -747,6 +747,8 @@ def test_paths_in_a_remote_list_are_relative_to_it(folder, cloud):
 @pytest.mark.parametrize("where", ["gs://bucket/**/*.mp4", "gs://bucket/a.txt", "list"])
 def test_a_file_system_that_is_not_installed_is_named(where, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
+    for name in ("gs", "gcs"):  # which other tests may have loaded
+        monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, name, raising=False)
     (tmp_path / "list.txt").write_text("a.mp4\ngs://bucket/a.mp4")
     with pytest.raises(ValueError, match="gs://.*gcsfs"):
         video.find_videos(where if where != "list" else str(tmp_path / "list.txt"))

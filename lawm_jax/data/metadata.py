@@ -3,6 +3,8 @@
 import json
 import math
 
+from lawm_jax.data import paths
+
 KINDS = {
     "an object": lambda value: isinstance(value, dict),
     "a list": lambda value: isinstance(value, list),
@@ -25,8 +27,7 @@ def load(path, what):
       ValueError: the file is missing, can't be read, or holds no JSON object.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = paths.at(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ValueError(f"{path}: expected {what}, got: {reason}") from error

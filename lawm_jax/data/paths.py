@@ -1,9 +1,12 @@
-"""Expands, compares and lists paths."""
+"""Expands, compares and lists paths, and reads and writes files that may be in a bucket."""
 
+import contextlib
 import fnmatch
 import glob
 import heapq
 import os
+import pathlib
+import tempfile
 
 from lawm_jax.data import errors
 
@@ -25,6 +28,108 @@ def expand(path):
     """
     path = os.fspath(path)
     return path if "://" in path else os.path.expanduser(path)
+
+
+def is_url(path):
+    """Returns whether a path is a URL, such as gs://BUCKET/FILE."""
+    return "://" in os.fspath(path)
+
+
+def at(path):
+    """Returns a `pathlib.Path`, or of a URL an `epath.Path`, which has the same methods.
+
+    What other programs have changed in the bucket since the last call is seen.
+
+    Raises:
+      ImportError: the packages that read from buckets are missing.
+    """
+    if not is_url(path):
+        return pathlib.Path(path)
+    os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow if installed
+    import fsspec
+    from etils import epath
+
+    try:
+        # The instance that epath uses, which would keep every list of files that it once fetched.
+        fsspec.filesystem("gs", finalize_on_close=True).invalidate_cache()
+    except ImportError as error:
+        raise ImportError(f"{path}: expected gcsfs: pip install 'lawm_jax[buckets]'") from error
+    return epath.Path(path)
+
+
+def exists(path):
+    """Returns whether there is a file or folder."""
+    return at(path).exists() if is_url(path) else os.path.exists(path)
+
+
+def is_dir(path):
+    """Returns whether there is a folder; in a bucket, a file below that path."""
+    return at(path).is_dir() if is_url(path) else os.path.isdir(path)
+
+
+def names(folder):
+    """Returns the sorted names of what is in a folder; none if there is no such folder."""
+    if not is_dir(folder):
+        return []
+    return sorted(path.name for path in at(folder).iterdir())
+
+
+def write(path, content):
+    """Writes a file atomically, and the folders above it if they are missing.
+
+    Args:
+      path: of the file. Nothing is renamed in a bucket, where a file appears as a whole.
+      content: bytes, or a str to encode as UTF-8.
+    """
+    content = content.encode() if isinstance(content, str) else content
+    if is_url(path):
+        at(path).write_bytes(content)
+        return
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(f"{path}.tmp", "wb") as file:
+        file.write(content)
+    os.replace(f"{path}.tmp", path)
+
+
+@contextlib.contextmanager
+def local_copy(path):
+    """Yields the path of a local file: the file itself, or a temporary copy of one in a bucket."""
+    if not is_url(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = pathlib.Path(folder, os.path.basename(path))
+        copy.write_bytes(at(path).read_bytes())
+        yield str(copy)
+
+
+class Staging:
+    """Holds a local folder for libraries that can't write to a bucket.
+
+    Attributes:
+      path: the folder itself or, if it is in a bucket, a temporary folder.
+    """
+
+    def __init__(self, folder):
+        self.folder, self.temporary = folder, None
+        if is_url(folder):
+            self.temporary = tempfile.TemporaryDirectory()
+        self.path = self.temporary.name if self.temporary else folder
+
+    def upload(self):
+        """Copies all files to the bucket; does nothing if the folder is local."""
+        if self.temporary is None:
+            return
+        for file in sorted(pathlib.Path(self.path).rglob("*")):
+            if file.is_file():
+                inside = file.relative_to(self.path).as_posix()
+                write(f"{self.folder}/{inside}", file.read_bytes())
+
+    def close(self):
+        """Uploads, and removes the temporary folder."""
+        self.upload()
+        if self.temporary is not None:
+            self.temporary.cleanup()
 
 
 def identity(path):

@@ -37,7 +37,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
       split: "train" or "test"; sources without predefined splits hold out a fraction `holdout`.
       process_index, process_count: which block of each batch to yield.
       skipped: path of a JSONL file to which one line {"source", "path", "reason"} is appended per
-        unreadable file; None to log only.
+        unreadable file, see `reader.Failures`; None to log only.
 
     Returns:
       A Grain iterator with `get_state`, `set_state` and `shapes`, the shapes of one example. The

@@ -1,6 +1,7 @@
 """Reads examples of a data source, and replaces and reports unreadable files."""
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -12,14 +13,18 @@ try:
 except ImportError as error:
     raise ImportError("lawm_jax reads data on Linux and macOS; on Windows use WSL") from error
 
-from lawm_jax.data import errors, frames
+from lawm_jax.data import errors, frames, paths
 
 _LOG = logging.getLogger(__name__)
 _FAILED = 3  # consecutive files with system errors after which the run ends
 
 
 class Failures:
-    """Records and reports unreadable files; thread-safe."""
+    """Records and reports unreadable files; thread-safe.
+
+    Appends to the file `path` or, if it is in a bucket, where files cannot grow, writes a file per
+    row below `path`. Its name depends on what is unreadable alone, so that it is written once.
+    """
 
     def __init__(self, path):
         self.path = path
@@ -36,6 +41,10 @@ class Failures:
             self._append({"source": source, "path": error.path, "reason": error.reason})
 
     def _append(self, row):
+        if paths.is_url(self.path):
+            name = hashlib.sha256(f"{row['source']}\n{row['path']}".encode(errors="replace"))
+            paths.write(f"{self.path}/{name.hexdigest()[:16]}.jsonl", json.dumps(row) + "\n")
+            return
         os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
         with open(self.path, "ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until closed: other processes may be writing

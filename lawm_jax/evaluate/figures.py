@@ -220,15 +220,14 @@ def loss_curve(path, runs):
     return finish(figure, path)
 
 
-def read_metrics(path):
-    """Reads metrics.jsonl as one dict per logged step, skipping malformed lines."""
+def parse_metrics(content):
+    """Parses the bytes of metrics.jsonl: one dict per logged step, without malformed lines."""
     lines = []
-    with open(path, "rb") as file:
-        for line in file:
-            try:
-                lines.append(json.loads(line))
-            except (ValueError, RecursionError):
-                continue
+    for line in content.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except (ValueError, RecursionError):
+            continue
     return lines
 
 

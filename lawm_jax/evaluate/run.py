@@ -15,7 +15,7 @@ import time
 import jax
 import ml_collections
 
-from lawm_jax.data import catalog, pipeline
+from lawm_jax.data import catalog, paths, pipeline
 from lawm_jax.evaluate import context, figures, pictures, priors, tables, verdicts
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import checkpoints, exported, models, rundir, sharding
@@ -29,7 +29,8 @@ def evaluate(
     """Runs the evaluations of a trained model and writes WORKDIR/eval and WORKDIR/report.
 
     Args:
-      workdir: folder of the run, or another model, see `exported.working_copy`.
+      workdir: folder of the run, local or in a bucket, or another model, see
+        `exported.working_copy`.
       only: subset of `EVALUATIONS` and "pictures", or None for all.
       data: name -> data source to use instead of the run's own, as in a config's data.sources.
       decoder: folder of a decoder's run, or None for WORKDIR/decoder.
@@ -53,13 +54,12 @@ def evaluate(
     mesh = sharding.make_mesh(devices=jax.local_devices())
     loaded = {main: models.load(workdir, mesh=mesh, decoder=decoder)}
     loaded |= {name: models.load(folder, mesh=mesh) for name, folder in folders.items()}
-    shown = rundir.report(workdir)
-    for folder in (shown, os.path.dirname(rundir.evaluation(workdir, "about"))):
-        os.makedirs(folder, exist_ok=True)
+    shown = paths.Staging(rundir.report(workdir))
+    os.makedirs(shown.path, exist_ok=True)
 
     asked = {name: x for name, x in EVALUATIONS.items() if only is None or name in only}
     draws = only is None or "pictures" in only
-    options = dict(folder=shown, distance=distance, embedding=embedding)
+    options = dict(folder=shown.path, distance=distance, embedding=embedding)
     sources = _open_sources(config, loaded, folders, without, options)
     if "sampling" in asked and loaded[main][0].latent.inferred:
         _show_progress("fitting a prior")
@@ -89,8 +89,9 @@ def evaluate(
     for name, found in results.items():
         _write(rundir.evaluation(workdir, name), found, merge=bool(data))
     if draws:
-        _curve(workdir, {main: workdir} | folders)
-        print(f"pictures and videos: {shown}")
+        _curve(shown.path, {main: workdir} | folders)
+        shown.close()
+        print(f"pictures and videos: {shown.folder}")
     if asked:
         print(f"all tables: {os.path.dirname(rundir.evaluation(workdir, name))}/*.json, --verbose")
     print(f"the page with everything: python -m lawm_jax.report {shlex.quote(str(workdir))}")
@@ -207,11 +208,9 @@ def _controllers(workdir, name, config, mesh, model, params):
 
 def _write(path, found, merge=False):
     """Writes JSON; with `merge`, keeps existing results of other data sources."""
-    if merge and os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file) | found
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(found, file, indent=1, allow_nan=False)
+    if merge and paths.exists(path):
+        found = json.loads(paths.at(path).read_text(encoding="utf-8")) | found
+    paths.write(path, json.dumps(found, indent=1, allow_nan=False))
 
 
 def _about(workdir, params, seconds):
@@ -234,9 +233,10 @@ def _about(workdir, params, seconds):
     }
 
 
-def _curve(workdir, folders):
-    """Draws the training losses; exported models have none."""
+def _curve(shown, folders):
+    """Draws the training losses as SHOWN/loss.png; exported models have none."""
     logs = {name: rundir.metrics(folder) for name, folder in folders.items()}
-    runs = {name: figures.read_metrics(x) for name, x in logs.items() if os.path.exists(x)}
+    logs = {name: rundir.read_lines(x) for name, x in logs.items() if paths.exists(x)}
+    runs = {name: figures.parse_metrics(content) for name, content in logs.items()}
     if runs:
-        figures.loss_curve(os.path.join(rundir.report(workdir), "loss.png"), runs)
+        figures.loss_curve(os.path.join(shown, "loss.png"), runs)

@@ -118,9 +118,7 @@ def plan(
     given |= dict(horizon=horizon, samples=samples, iterations=iterations, bound=bound, chunk=chunk)
     name = result_name(task, closed_loop, given)
     path = paths.expand(json_file) if json_file else rundir.evaluation(workdir, name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1, allow_nan=False)
+    paths.write(path, json.dumps(result, indent=1, allow_nan=False))
     print(f"results: {path}")
     return path
 

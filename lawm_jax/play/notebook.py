@@ -17,7 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from lawm_jax.data import mini
+from lawm_jax.data import mini, paths
 from lawm_jax.nn import pretrained
 from lawm_jax.train import cpu, models, rundir
 
@@ -196,9 +196,9 @@ def own_videos(folder, path=""):
 
 def print_skipped(workdir):
     """Prints the files that a run could not read, with the reasons."""
-    path, lines = pathlib.Path(rundir.skipped(workdir)), []
-    if path.exists():
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    path, lines = rundir.skipped(workdir), []
+    if paths.exists(path):
+        lines = [json.loads(line) for line in rundir.read_lines(path).splitlines()]
     print(f"skipped files: {len(lines)}")
     for line in lines:
         print(f"  {line['path']}: {line['reason']}")

@@ -8,10 +8,11 @@ Examples:
 The page lists missing results with the commands that create them. See docs/evaluate.md.
 """
 
-import pathlib
+import os
 
-from absl import app, flags
+from absl import app, flags, logging
 
+from lawm_jax.data import paths
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.evaluate.figures import loss_curve
 from lawm_jax.evaluate.tables import mapping, real
@@ -59,10 +60,11 @@ KINDS = {
 
 def main(argv):
     """Parses the flags and writes the page."""
+    logging.set_verbosity(logging.WARNING)
     if len(argv) < 2:
         raise app.UsageError("expected at least one folder of a run")
     text = build(argv[1:])
-    out = pathlib.Path(OUT.value or pathlib.Path(rundir.report(argv[1]), "page.html")).expanduser()
+    out = paths.at(paths.expand(OUT.value or os.path.join(rundir.report(argv[1]), "page.html")))
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")
     print(f"{out}: {len(text) / 1e3:.0f} kB")
@@ -143,17 +145,17 @@ def pictures(runs):
         for path in run.files:
             stems.setdefault(path.stem, []).append(path)
         shown = []
-        for stem, paths in stems.items():
+        for stem, found in stems.items():
             kind, _, source = stem.partition("_")
             if kind == "loss" and run.metrics:  # redrawn for all runs by `training`
                 continue
-            films = [path for path in paths if path.suffix == ".mp4"]
-            paths = films + [p for p in paths if p.suffix not in (".mp4", ".gif" if films else "")]
+            films = [path for path in found if path.suffix == ".mp4"]
+            found = films + [p for p in found if p.suffix not in (".mp4", ".gif" if films else "")]
             title, caption = KINDS.get(kind, (stem, ""))
             title = f"{title}, {source}" if kind in KINDS and source else title
             place = list(KINDS).index(kind) if kind in KINDS else len(KINDS)
             wide = kind not in ("embedding", "loss")
-            shown.append((place, stem, page.media(paths, caption, title, wide)))
+            shown.append((place, stem, page.media(found, caption, title, wide)))
         if shown:
             shown = "".join(markup for *_, markup in sorted(shown))
             markup += f'<h3>{page.text(run.label)}</h3>\n<div class="figures">{shown}</div>\n'

@@ -138,12 +138,12 @@ def media(paths, caption, title, wide=False):
     """Makes a figure of pictures and videos, embedded as data: URIs.
 
     Args:
-      paths: of files with a suffix in TYPES, shown one below the other.
+      paths: pathlib.Paths or epath.Paths of files with a suffix in TYPES, one below the other.
       caption, title: text.
       wide: whether pictures scroll on a narrow screen instead of shrinking.
     """
     shown, label = "", text(f"{title}. {caption}")
-    for path in map(pathlib.Path, paths):
+    for path in paths:
         kind = TYPES[path.suffix.lower()]
         data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
         if kind.startswith("video/"):

@@ -9,6 +9,7 @@ import pathlib
 import shlex
 from typing import NamedTuple
 
+from lawm_jax.data import paths
 from lawm_jax.evaluate import row_names
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.evaluate.tables import listed, mapping, real, string
@@ -23,7 +24,7 @@ class Run(NamedTuple):
     """Holds the contents of a run's folder.
 
     Attributes:
-      folder: pathlib.Path.
+      folder: pathlib.Path or, in a bucket, epath.Path.
       name, label: the folder's name; the model's name in tables, such as "noisy 1e-05".
       config, about: contents of W/config.json and W/eval/about.json, {} if missing.
       metrics: the lines of W/metrics.jsonl that have step, error and copy.
@@ -53,9 +54,9 @@ class Run(NamedTuple):
 
 def read(folder):
     """Loads the results in a run's folder; raises ValueError if it does not contain a run."""
-    folder = pathlib.Path(folder)
-    evaluations = pathlib.Path(rundir.evaluation(folder, "about")).parent
-    if not any(map(os.path.exists, (rundir.config(folder), rundir.metrics(folder), evaluations))):
+    folder = paths.at(rundir.folder(folder) if paths.is_url(folder) else folder)
+    evaluations = paths.at(rundir.evaluation(folder, "about")).parent
+    if not any(map(paths.exists, (rundir.config(folder), rundir.metrics(folder), evaluations))):
         what = "is a file" if folder.is_file() else "does not exist"
         what = "has no config.json, metrics.jsonl or eval" if folder.is_dir() else what
         raise ValueError(f"{folder}: expected the folder of a run, but it {what}")
@@ -66,7 +67,7 @@ def read(folder):
     def load(path, command):
         name = os.path.relpath(path, folder)
         try:
-            value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+            value = json.loads(paths.at(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             missing.append((name, command))
         except (OSError, ValueError, RecursionError):
@@ -78,14 +79,16 @@ def read(folder):
         return {}
 
     config = load(rundir.config(folder), train)
-    lines, metrics = [], pathlib.Path(rundir.metrics(folder))
-    if metrics.exists():
+    lines, metrics = [], rundir.metrics(folder)
+    if paths.exists(metrics):
         lines, bad = _lines(metrics)
         if bad:
             what = "the file" if bad is True else f"line {', '.join(map(str, bad))}"
-            missing.append((f"{metrics.name}: {what} cannot be read and is skipped", train))
-    elif not os.path.exists(rundir.weights(folder)):  # an exported model has none
-        missing.append((metrics.name, train))
+            missing.append(
+                (f"{os.path.basename(metrics)}: {what} cannot be read and is skipped", train)
+            )
+    elif not paths.exists(rundir.weights(folder)):  # an exported model has none
+        missing.append((os.path.basename(metrics), train))
 
     def measured(part):
         return load(rundir.evaluation(folder, part), f"{evaluate} --only {part}")
@@ -94,26 +97,26 @@ def read(folder):
     evals = {part: measured(part) for part in EVALUATIONS if part != "control"}
     evals |= {"control": {}, "plan": {}}
     driven = bool(rundir.controllers(folder))
-    if driven or os.path.exists(rundir.evaluation(folder, "control")):
+    if driven or paths.exists(rundir.evaluation(folder, "control")):
         evals["control"] = measured("control")
     plan = f"python -m lawm_jax.plan --workdir {shlex.quote(str(folder))} --task ..."
-    paths = sorted(evaluations.glob("plan_*.json"))
-    for path in paths:
+    planned = sorted(evaluations.glob("plan_*.json"))
+    for path in planned:
         for asked, rows in _plans(load(path, plan)):
             evals["plan"].setdefault(asked, []).extend(rows)
-    known = {*(path.stem for path in paths), "about", *EVALUATIONS}
+    known = {*(path.stem for path in planned), "about", *EVALUATIONS}
     unknown = [path for path in sorted(evaluations.glob("*.json")) if path.stem not in known]
     others = {path.stem: load(path, evaluate) for path in unknown}
-    if driven and not paths:
+    if driven and not planned:
         missing.append(("eval/plan_TASK.json", plan))
-    files = sorted(pathlib.Path(rundir.report(folder)).glob("*"))
+    files = sorted(paths.at(rundir.report(folder)).glob("*"))
     files = [path for path in files if path.suffix.lower() in page.TYPES]
     if not files:
         missing.append(("pictures in report/", f"{evaluate} --only pictures"))
-    skipped = pathlib.Path(rundir.skipped(folder))
-    skipped = len(_lines(skipped)[0]) if skipped.exists() else 0
+    skipped = rundir.skipped(folder)
+    skipped = len(_lines(skipped)[0]) if paths.exists(skipped) else 0
     lines = [line for line in lines if all(real(line.get(k)) for k in ("step", "error", "copy"))]
-    name = folder.resolve().name
+    name = folder.name if paths.is_url(folder) else folder.resolve().name
     return Run(folder, name, name, config, about, lines, evals, files, skipped, missing, others)
 
 
@@ -123,7 +126,7 @@ def _lines(path):
     An unfinished last line is ignored: it is still being written, or the run was killed.
     """
     try:
-        rows = path.read_bytes().split(b"\n")
+        rows = rundir.read_lines(path).split(b"\n")
     except OSError:
         return [], True
     found, bad = [], []

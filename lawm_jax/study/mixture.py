@@ -24,6 +24,8 @@ def study(workdir, asked, only_list=False):
     Raises:
       commands.Refused: a setting is invalid.
     """
+    if paths.is_url(workdir):
+        raise commands.Refused(f"workdir: expected a local folder, got {workdir}")
     workdir = os.path.abspath(paths.expand(workdir))
     stored, runs = commands.plan(workdir, asked)
     if only_list:

@@ -38,7 +38,9 @@ CONFIG = define_config(
     "FILE.py:ARGUMENTS, a file of yours or one of lawm.py (size=...,latent=...,strength=...), "
     f"controller.py, labelled.py and decoder.py, which list all fields, in {CONFIGS}.",
 )
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; created if missing.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, local or gs://BUCKET/FOLDER; created if missing."
+)
 INIT_FROM = flags.DEFINE_string(
     "init_from", None, "Run or other model from whose parameters a new run starts where they fit."
 )

@@ -8,7 +8,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from lawm_jax.data import paths
 from lawm_jax.train import exported, rundir
+
+# Codes in the messages of errors that are not of a damaged file.
+PASSING = (
+    "RESOURCE_EXHAUSTED",  # out of memory
+    "UNAVAILABLE",
+    "DEADLINE_EXCEEDED",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+)
 
 
 class Checkpoints:
@@ -24,7 +34,8 @@ class Checkpoints:
           workdir: folder of the run.
           keep: number of most recent checkpoints to keep.
           write: True for the run itself: creates the folder, deletes incomplete checkpoints and
-            renames damaged ones. False changes nothing, for readers while the run continues.
+            renames damaged ones, see `restore`. False changes nothing, for readers while the run
+            continues.
           keep_period: steps whose multiples are kept, too; None or 0 for none.
         """
         self.write = self.unread = write
@@ -34,8 +45,10 @@ class Checkpoints:
             create=write,
             cleanup_tmp_directories=write,
         )
-        workdir = rundir.folder(workdir) if write else workdir
-        self.folder = os.path.abspath(rundir.checkpoints(workdir))
+        self.folder = rundir.checkpoints(rundir.folder(workdir) if write else workdir)
+        if not paths.is_url(self.folder):
+            self.folder = os.path.abspath(self.folder)
+        self.damaged = set()  # steps in a bucket, where none is renamed
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     @property
@@ -83,6 +96,10 @@ class Checkpoints:
         Raises:
           OSError: the first checkpoint cannot be read back.
         """
+        if step in self.damaged:
+            self.manager.wait_until_finished()
+            self.manager.delete(step)
+            self.damaged.remove(step)
         rest = {key: value for key, value in state.items() if key != "params"}
         items = {"params": ocp.args.StandardSave(state["params"])}
         if rest:
@@ -119,7 +136,8 @@ class Checkpoints:
     def restore(self, like, data=None, step=None):
         """Restores the newest readable checkpoint.
 
-        Skips unreadable checkpoints with a warning, and renames them to STEP.damaged if `write`.
+        Skips unreadable checkpoints with a warning, and renames them to STEP.damaged if `write`. In
+        a bucket, where folders can't be renamed, they stay until that step is saved again.
         All processes of a run restore the same step, one that all of them can read.
 
         Args:
@@ -132,6 +150,7 @@ class Checkpoints:
 
         Raises:
           ValueError: there are checkpoints but none is readable, or `step` is not.
+          Exception: of another type if memory, the network or the permission is missing.
         """
         rest = {key: value for key, value in like.items() if key != "params"}
         problems = {}
@@ -144,7 +163,7 @@ class Checkpoints:
             except (ImportError, NameError, MemoryError):
                 raise
             except Exception as error:  # a damaged file can raise anything
-                if "RESOURCE_EXHAUSTED" in str(error):  # out of memory, not a damaged file
+                if not self._is_damage(error):
                     raise
                 problem = f"{type(error).__name__}: {str(error)[:200]}"
             if not self._on_all_processes(read is not None):
@@ -192,7 +211,16 @@ class Checkpoints:
         """Returns `ok`; in a run, whether `ok` is true on all processes."""
         return all_agree(ok) if self.write else ok
 
+    def _is_damage(self, error):
+        """Returns whether an error tells of a damaged file; otherwise, a later try may succeed."""
+        if paths.is_url(self.folder) and isinstance(error, OSError):
+            return isinstance(error, FileNotFoundError)
+        return not any(code in str(error) for code in PASSING)
+
     def _set_aside(self, steps):
+        if paths.is_url(self.folder):
+            self.damaged |= steps.keys()
+            return
         if jax.process_index() == 0:
             for step in steps:
                 path = os.path.join(self.folder, str(step))
@@ -247,7 +275,7 @@ def reader(workdir):
       FileNotFoundError: there are none.
       ValueError: an exported model's file is damaged.
     """
-    if os.path.exists(rundir.weights(workdir)):
+    if paths.exists(rundir.weights(workdir)):
         return exported.Exported(workdir)
     store = Checkpoints(workdir, write=False)
     if store.latest is None:

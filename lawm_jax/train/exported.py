@@ -9,6 +9,7 @@
 A folder like this stands in for that of a run wherever a trained model is read.
 """
 
+import contextlib
 import os
 import pathlib
 import re
@@ -36,9 +37,10 @@ class Exported:
         Raises:
           ValueError: the file is damaged, or was not written by `save_pretrained`.
         """
-        self.folder = rundir.weights(folder)
+        self.folder, self.opened = rundir.weights(folder), contextlib.ExitStack()
+        self.file = self.opened.enter_context(paths.local_copy(self.folder))
         try:
-            with safetensors.safe_open(self.folder, "numpy") as file:
+            with safetensors.safe_open(self.file, "numpy") as file:
                 self.names = list(file.keys())
                 self.latest = int((file.metadata() or {})["step"])
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
@@ -54,7 +56,7 @@ class Exported:
     def shapes(self, step):
         """Returns the parameters as a tree of jax.ShapeDtypeStruct."""
         del step
-        with safetensors.safe_open(self.folder, "numpy") as file:
+        with safetensors.safe_open(self.file, "numpy") as file:
             found = {name: file.get_tensor(name) for name in self.names}
         shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in found.items()}
         return unflatten_dict(shapes, sep="/")
@@ -68,7 +70,7 @@ class Exported:
         if step not in (None, self.latest):
             raise ValueError(f"{self.folder}: expected step {step}, got only step {self.latest}")
         wanted = flatten_dict(like["params"], sep="/")
-        found = safetensors.numpy.load_file(self.folder)
+        found = safetensors.numpy.load_file(self.file)
         expected = {f"{name} {list(x.shape)}" for name, x in wanted.items()}
         got = {f"{name} {list(x.shape)}" for name, x in found.items()}
         if expected != got:
@@ -81,7 +83,8 @@ class Exported:
         return self.latest, {"params": unflatten_dict(placed, sep="/")}
 
     def close(self):
-        """Does nothing; the file is closed."""
+        """Removes the copy of a file in a bucket."""
+        self.opened.close()
 
 
 def _place(x, like):
@@ -95,16 +98,17 @@ def find(name):
 
     Args:
       name: the name of a model that ships with the package (`SHIPPED`; a folder of that name is
-        ./NAME); or a folder; or "ORGANIZATION/NAME" on the Hugging Face Hub, which is downloaded
-        once. If several fit, the first in this order.
+        ./NAME); or a folder, local or gs://BUCKET/FOLDER; or "ORGANIZATION/NAME" on the Hugging
+        Face Hub, which is downloaded once. If several fit, the first in this order.
 
     Raises:
       FileNotFoundError: it is none of these, or there is no network.
+      ValueError, OSError, ImportError: of a URL, see `rundir.folder`.
     """
     if name in SHIPPED:
         return str(SHIPPED[name])
-    folder = paths.expand(name)
-    if os.path.isdir(folder):
+    folder = rundir.folder(name) if paths.is_url(name) else paths.expand(name)
+    if paths.is_dir(folder):
         return folder
     if os.path.isfile(folder):
         raise FileNotFoundError(f"{folder}: expected the folder of a model, got a file")
@@ -130,6 +134,8 @@ def working_copy(workdir):
       workdir: as in `find`, but an existing folder comes first.
     """
     folder = paths.expand(workdir)
+    if paths.is_url(folder):
+        return find(folder)
     if os.path.isdir(folder):
         return os.path.abspath(folder) if workdir in SHIPPED else folder
     found, copy = find(workdir), os.path.abspath(os.path.basename(str(workdir)))

@@ -4,13 +4,13 @@ A terminal shows a bar, see `progress`; a file or a pipe receives a line per log
 """
 
 import json
-import os
 import sys
 import time
 
 import jax
 
-from lawm_jax.train import progress, rundir
+from lawm_jax.data import paths
+from lawm_jax.train import lines, progress, rundir
 
 
 class Log:
@@ -20,7 +20,7 @@ class Log:
         """Opens the files.
 
         Args:
-          workdir: folder of the run; lines are appended to metrics.jsonl.
+          workdir: folder of the run; lines are appended to metrics.jsonl, see `lines`.
           steps: length of the training, for the ETA.
           batch: clips per step.
           start: the step from which the run resumes. Lines of later steps, written by an
@@ -29,11 +29,9 @@ class Log:
         self.steps, self.batch, self.active = steps, batch, jax.process_index() == 0
         self.last = self.board = self.bar = None
         self.text = ""  # beside the bar
-        self.folder, self.start = rundir.tensorboard(workdir), start
+        self.folder, self.start = paths.Staging(rundir.tensorboard(workdir)), start
         if self.active:
-            path = rundir.metrics(workdir)
-            _keep(path, start)
-            self.file = open(path, "a")
+            self.file = lines.open_steps(rundir.metrics(workdir), start)
 
     def advance(self, step):
         """Shows, on a terminal, that a step was dispatched."""
@@ -52,7 +50,6 @@ class Log:
         if not self.active:
             return
         self.file.write(json.dumps({"step": step} | metrics) + "\n")
-        self.file.flush()
         loss, speed = _describe(metrics), ""
         if "clips_per_s" in metrics:
             speed = f"  {metrics['clips_per_s']:.1f} clips/s"
@@ -64,7 +61,7 @@ class Log:
                 line += f"  ETA {_clock(left)}"
             print(line, flush=True)
         if self.board is None:  # opened after the first line is printed, because it is slow
-            self.board = _summary_writer()(self.folder, purge_step=self.start + 1)
+            self.board = _summary_writer()(self.folder.path, purge_step=self.start + 1)
         for name, value in metrics.items():
             self.board.add_scalar(name, value, step)
 
@@ -72,6 +69,14 @@ class Log:
         """Prints a line."""
         if self.active:
             print(text, flush=True)
+
+    def flush(self):
+        """Uploads what was logged, if the run's folder is in a bucket."""
+        if self.active:
+            self.file.flush()
+        if self.board is not None and self.folder.temporary:
+            self.board.flush()
+            self.folder.upload()
 
     def close(self):
         """Closes the files and the bar."""
@@ -81,6 +86,7 @@ class Log:
             self.file.close()
         if self.board is not None:
             self.board.close()
+        self.folder.close()
 
 
 class Trace:
@@ -90,7 +96,7 @@ class Trace:
 
     def __init__(self, folder, start, steps, log):
         """Plans to trace `steps` steps of a run that begins after step `start`; 0 for none."""
-        self.folder, self.log, self.running = folder, log, False
+        self.folder, self.log, self.running = paths.Staging(folder), log, False
         self.steps = range(start + self.FIRST, start + self.FIRST + steps)
         if not log.active:
             self.steps = range(0)
@@ -98,7 +104,7 @@ class Trace:
     def before(self, step):
         """Starts the trace before the first step that it covers."""
         if self.steps and step == self.steps[0]:
-            jax.profiler.start_trace(self.folder)
+            jax.profiler.start_trace(self.folder.path)
             self.running = True
 
     def after(self, step, metrics):
@@ -112,9 +118,11 @@ class Trace:
         if self.running:
             jax.profiler.stop_trace()
             self.running = False
+            self.folder.upload()
+            where = self.folder.folder
             self.log.say(
-                f"trace of steps {self.steps[0]} to {self.steps[-1]}: {self.folder}; to view it: "
-                f"pip install xprof && xprof --logdir {self.folder}"
+                f"trace of steps {self.steps[0]} to {self.steps[-1]}: {where}; to view it: "
+                f"pip install xprof && xprof --logdir {where}"
             )
 
 
@@ -144,23 +152,6 @@ def _summary_writer():
         if absent:
             del sys.modules["torch"]
     return SummaryWriter
-
-
-def _keep(path, start):
-    """Removes the lines of steps after `start`, and lines that were only partly written."""
-    if not os.path.exists(path):
-        return
-    kept = []
-    with open(path) as file:
-        for line in file:
-            try:
-                if json.loads(line)["step"] <= start:
-                    kept.append(line)
-            except ValueError:
-                continue
-    with open(path + ".tmp", "w") as file:
-        file.writelines(kept)
-    os.replace(path + ".tmp", path)
 
 
 def _clock(seconds):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from lawm_jax import world_model
+from lawm_jax.data import paths
 from lawm_jax.train import (
     accumulation,
     checkpoints,
@@ -195,7 +196,7 @@ def fit(config, workdir, init_from=None, profile=0):
 
     Args:
       config: ConfigDict as in configs/: lawm.py, labelled.py, decoder.py, controller.py.
-      workdir: folder of the run, see `rundir`.
+      workdir: folder of the run, local or gs://BUCKET/FOLDER, see `rundir`.
       init_from: folder of a run, or another model (see `exported.find`), whose parameters a new run
         starts from where names and shapes agree; a resumed run ignores it.
       profile: number of steps to trace, from the sixth on, for TensorBoard or xprof.
@@ -205,8 +206,9 @@ def fit(config, workdir, init_from=None, profile=0):
       run early, in which case its state is saved.
 
     Raises:
-      ValueError: the folder holds a run with another config or is a URL, or a config value is
-        wrong.
+      ValueError: the folder holds a run with another config or can't hold a run, or a config value
+        is wrong.
+      OSError: a bucket can't be read.
       FloatingPointError: the loss, gradient or update is not finite; the last checkpoint is kept.
       KeyboardInterrupt: Ctrl-C stopped the run; its state is saved, unless it was pressed twice.
     """
@@ -261,9 +263,9 @@ def fit(config, workdir, init_from=None, profile=0):
         with _Termination() as termination:
             done = _loop(run, config, state, start, data, store, log, termination, held_out, trace)
     finally:
-        trace.close()
-        log.close()
-        store.close()
+        with contextlib.ExitStack() as closing:  # each one, whatever another raises
+            for part in (store, log, trace):  # the last one first
+                closing.callback(part.close)
     if not done:
         return None
     params = done["params"] | {"encoder": run.frozen["encoder"]}
@@ -321,6 +323,7 @@ def _loop(run, config, state, start, data, store, log, termination, held_out, tr
             if pending is not None:
                 log.step(step, checked)
                 pending = None
+            log.flush()  # before the checkpoint, after which no step is logged again
             store.save(step, state, data, wait=last or stop)
         if stop:
             log.say(f"stopped at step {step} on request; run the same command to resume")
@@ -388,12 +391,12 @@ def check_config(workdir, config):
     """
     data = config["data"]
     size = sharding.batch_size(data, jax.device_count())
-    if os.path.exists(rundir.weights(workdir)):
+    if paths.exists(rundir.weights(workdir)):
         raise ValueError(
             f"{workdir}: expected a new --workdir or that of a run, got an exported model"
         )
     before = None
-    if rundir.has_checkpoint(workdir) and os.path.exists(rundir.config(workdir)):
+    if rundir.has_checkpoint(workdir) and paths.exists(rundir.config(workdir)):
         before = rundir.read_config(workdir)
         size = data["batch"] or before["data"]["batch"]
     config = config | {"data": data | {"batch": size}}

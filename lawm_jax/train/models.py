@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import shutil
 import warnings
 
 import jax
@@ -22,9 +21,9 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
     """Loads a trained model, without its optimizer state.
 
     Args:
-      workdir: folder of a training run, or of a model that `save` or `save_pretrained` wrote; or
-        "nano", the model that ships with the package; or "ORGANIZATION/NAME" on the Hugging Face
-        Hub, which is downloaded once.
+      workdir: folder of a training run, or of a model that `save` or `save_pretrained` wrote, local
+        or gs://BUCKET/FOLDER; or "nano", the model that ships with the package; or
+        "ORGANIZATION/NAME" on the Hugging Face Hub, which is downloaded once.
       step: step of the checkpoint; None takes the newest readable one.
       mesh: from `make_mesh`, to shard the parameters over; None uses the first device.
       decoder: folder of a run that trained a decoder for the same encoder. None uses
@@ -183,7 +182,7 @@ def _with_controller(model, params, workdir, name, step, mesh):
         folder = found[0] if len(found) == 1 else ""
     else:
         folder = rundir.controller(workdir, name)
-        if folder and not os.path.isdir(folder):
+        if folder and not paths.is_dir(folder):
             known = {os.path.basename(path): path for path in rundir.controllers(workdir)}
             known = [x if rundir.controller(workdir, x) == known[x] else known[x] for x in known]
             raise FileNotFoundError(
@@ -225,21 +224,19 @@ def save_prior(workdir, step, prior, params):
     """
     arrays = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
     options = json.dumps({"width": prior.width, "depth": prior.depth})
-    path, metadata = rundir.prior(workdir), {"prior": options, "step": str(step)}
-    safetensors.numpy.save_file(arrays, f"{path}.new", metadata)
-    shutil.copymode(rundir.config(workdir), f"{path}.new")  # not for the owner alone
-    os.replace(f"{path}.new", path)
+    metadata = {"prior": options, "step": str(step)}
+    paths.write(rundir.prior(workdir), safetensors.numpy.save(arrays, metadata))
 
 
 def with_prior(model, params, path, step, mesh):
     """Adds the prior in the file `path`, which must have been fitted to this step."""
-    if not os.path.exists(path):
+    if not paths.exists(path):
         raise FileNotFoundError(
             f"{path}: expected a learned prior, got none; fit one with "
             "`python -m lawm_jax.evaluate --only sampling`"
         )
     try:
-        with safetensors.safe_open(path, "numpy") as file:
+        with paths.local_copy(path) as copy, safetensors.safe_open(copy, "numpy") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         fitted, options = int(metadata["step"]), json.loads(metadata["prior"])

@@ -6,31 +6,36 @@
 
 An exported model has the same layout, with model.safetensors instead of checkpoints/.
 
+W may be in a bucket, gs://BUCKET/FOLDER, where no file can grow: there metrics.jsonl and
+skipped.jsonl are folders, whose files in order of their names are the parts of the file.
+
 This module does not import JAX, so that a report can be made without it.
 """
 
-import glob
+import concurrent.futures
 import os
+import re
 
 from lawm_jax.data import metadata, paths
 
 # Orbax treats these as patterns or as another file system, and would save unreadable checkpoints.
 PATTERNS = ("*", "?", "[", "\\")
 BUCKETS = ("gs:", "s3:")
+MARKS = "._=+@,-"
+BUCKET_FOLDER = rf"gs://[\w.-]+(/[\w{re.escape(MARKS)}]+)+"
 
 
 def folder(workdir):
     """Returns the absolute path of a folder to which a run can write, with `~` expanded.
 
     Raises:
-      ValueError: it is a URL, or its name cannot hold checkpoints.
+      ValueError: its name cannot hold checkpoints, or it is a URL other than gs://BUCKET/FOLDER.
+      OSError: the bucket cannot be read.
+      ImportError: it is in a bucket, and the packages that read from buckets are missing.
     """
+    if paths.is_url(workdir):
+        return _in_bucket(workdir)
     path = os.path.abspath(paths.expand(workdir))
-    if "://" in str(workdir):
-        raise ValueError(
-            f"workdir: expected a local folder, such as a mounted bucket (see launch/README.md), "
-            f"got {str(workdir)!r}"
-        )
     if os.path.isfile(path):
         raise ValueError(f"workdir: expected a folder, got a file, {path!r}")
     wrong = [x for x in PATTERNS if x in path] + [x for x in BUCKETS if x in path.split(os.sep)]
@@ -42,6 +47,31 @@ def folder(workdir):
             f"folders named {' '.join(BUCKETS)}, which Orbax can't write to, got {path!r}"
         )
     return path
+
+
+def _in_bucket(workdir):
+    """Returns the URL of a folder in a bucket that can be read."""
+    url = paths.identity(workdir)
+    if not url.startswith("gs://"):
+        raise ValueError(
+            "workdir: expected a local folder or gs://BUCKET/FOLDER, the only URL to which Orbax "
+            f"can write, got {str(workdir)!r}; of other buckets, mount one as a folder"
+        )
+    if not re.fullmatch(BUCKET_FOLDER, url, re.ASCII):
+        raise ValueError(
+            f"workdir: expected gs://BUCKET/FOLDER of ASCII letters, digits and {MARKS}, got "
+            f"{str(workdir)!r}"
+        )
+    bucket = "/".join(url.split("/")[:3])
+    try:
+        found, problem = paths.exists(bucket), "it does not exist or you may not read it"
+    except ImportError:
+        raise
+    except Exception as error:  # of the network or the credentials, from several libraries
+        found, problem = False, f"{type(error).__name__}: {error}"
+    if not found:
+        raise OSError(f"workdir: expected a bucket that can be read, got {bucket}: {problem}")
+    return url
 
 
 def config(workdir):
@@ -90,11 +120,24 @@ def report(workdir):
 
 def write_config(workdir, text):
     """Writes the config atomically."""
-    path = config(folder(workdir))
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".tmp", "w") as file:
-        file.write(text)
-    os.replace(path + ".tmp", path)
+    paths.write(config(folder(workdir)), text)
+
+
+def read_lines(path):
+    """Returns the bytes of metrics.jsonl or skipped.jsonl, of all its parts if it is in a bucket.
+
+    Raises:
+      OSError: it is missing or can't be read.
+    """
+    if not paths.is_url(path):
+        return paths.at(path).read_bytes()
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return b"".join(pool.map(lambda part: part.read_bytes(), parts(path)))
+
+
+def parts(path):
+    """Lists the parts of a file in a bucket that lines are appended to, as `epath.Path`s."""
+    return [paths.at(path) / name for name in paths.names(path) if name.endswith(".jsonl")]
 
 
 def read_config(workdir):
@@ -105,7 +148,7 @@ def read_config(workdir):
       ValueError: it is damaged, or not a config of a run.
     """
     path = config(workdir)
-    if not os.path.exists(path):
+    if not paths.exists(path):
         raise FileNotFoundError(f"{path}: not found; expected the folder of a training run")
     loaded = metadata.load(path, "the config of a training run")
     for name in ("encoder", "data"):
@@ -128,8 +171,8 @@ def upgrade(config):
 
 def has_checkpoint(workdir):
     """Returns whether a run has a checkpoint, or an exported model its parameters."""
-    steps = glob.glob(os.path.join(glob.escape(checkpoints(workdir)), "[0-9]*"))
-    return bool(steps) or os.path.exists(weights(workdir))
+    steps = [name for name in paths.names(checkpoints(workdir)) if name[0] in "0123456789"]
+    return bool(steps) or paths.exists(weights(workdir))
 
 
 def decoder(workdir):
@@ -141,22 +184,23 @@ def decoder(workdir):
 def controllers(workdir):
     """Lists the folders of a world model's trained controllers: W/controller[/NAME]."""
     first = _inside(workdir, "controller")
-    others = sorted(glob.glob(os.path.join(glob.escape(first), "*")))
+    others = [os.path.join(first, name) for name in paths.names(first) if name[0] != "."]
     return [path for path in (first, *others) if has_checkpoint(path)]
 
 
 def controller(workdir, name):
     """Returns the folder of a controller, given by its name in W/controller or its path."""
+    if paths.is_url(name):
+        return name
     path = _inside(workdir, "controller", name)
-    return path if name and os.path.isdir(path) else paths.expand(name)
+    return path if name and paths.is_dir(path) else paths.expand(name)
 
 
 def bounds(workdir):
     """Returns the runs W/bounds/NAME to compare a world model with: name -> folder."""
     parent = _inside(workdir, "bounds")
-    names = sorted(os.listdir(parent)) if os.path.isdir(parent) else []
-    runs = {name: os.path.join(parent, name) for name in names}
-    return {name: path for name, path in runs.items() if os.path.exists(config(path))}
+    runs = {name: os.path.join(parent, name) for name in paths.names(parent)}
+    return {name: path for name, path in runs.items() if paths.exists(config(path))}
 
 
 def _inside(workdir, *names):

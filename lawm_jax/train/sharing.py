@@ -2,8 +2,6 @@
 
 import json
 import os
-import pathlib
-import shutil
 
 import huggingface_hub
 import jax
@@ -11,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from lawm_jax.data import catalog
+from lawm_jax.data import catalog, paths
 from lawm_jax.train import checkpoints, exported, models, rundir
 
 TAGS = ["world-model", "latent-actions", "video", "jax"]
@@ -41,15 +39,16 @@ def save_pretrained(folder, workdir, sources=None, card=None):
             "lawm.save(workdir, model, params) writes a model and its parameters to such a folder"
         )
     folder, workdir = rundir.folder(folder), exported.find(workdir)
-    if os.path.exists(rundir.config(folder)):
+    if paths.exists(rundir.config(folder)):
         raise ValueError(f"{folder}: expected a folder without a model, got one with config.json")
     runs = [workdir, *filter(None, [rundir.decoder(workdir)]), *rundir.controllers(workdir)]
     for run in runs:
-        _export(run, os.path.normpath(os.path.join(folder, os.path.relpath(run, workdir))), sources)
-    if os.path.exists(rundir.prior(workdir)):
-        shutil.copyfile(rundir.prior(workdir), rundir.prior(folder))
+        inside = os.path.relpath(run, workdir)
+        _export(run, folder if inside == "." else os.path.join(folder, inside), sources)
+    if paths.exists(rundir.prior(workdir)):
+        paths.write(rundir.prior(folder), paths.at(rundir.prior(workdir)).read_bytes())
     text = card or _card(rundir.read_config(folder), checkpoints.newest(folder))
-    pathlib.Path(folder, "README.md").write_text(text, encoding="utf-8")
+    paths.write(os.path.join(folder, "README.md"), text)
 
 
 def metadata(**more):
@@ -96,8 +95,7 @@ def _export(run, folder, sources):
     arrays = {name: np.asarray(x) for name, x in jax.device_get(arrays).items()}
     config = _without_paths(rundir.read_config(run), sources or {})
     rundir.write_config(folder, json.dumps(config, indent=1, sort_keys=True))
-    safetensors.numpy.save_file(arrays, rundir.weights(folder), {"step": str(step)})
-    shutil.copymode(rundir.config(folder), rundir.weights(folder))  # not for the owner alone
+    paths.write(rundir.weights(folder), safetensors.numpy.save(arrays, {"step": str(step)}))
 
 
 def _without_paths(config, sources):
