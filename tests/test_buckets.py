@@ -5,6 +5,7 @@ The bucket is emulated (tests/gcs.py): pip install gcsfs gcp-storage-emulator.
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -287,6 +288,28 @@ def test_all_commands_read_and_write_a_run_in_a_bucket(killed):
     expected, got = lawm.load(workdir, prior=True), lawm.load("gs://bucket/shared", prior=True)
     assert got[0] == expected[0] and "prior" in got[1]
     assert_same(got[1], jax.device_get(expected[1]))
+
+
+@pytest.mark.faults
+def test_random_kills_change_nothing_in_a_bucket(config, options, straight):
+    kills, rng = int(os.environ.get("LAWM_KILLS", "20")), random.Random(0)
+    begin = time.monotonic()
+    whole = start(options, "gs://bucket/runs/whole")
+    assert whole.communicate()[1] is None and whole.returncode == 0
+    takes, done, finished = time.monotonic() - begin, 0, 0
+    while done < kills:
+        workdir, left = f"gs://bucket/runs/random{finished}", 3
+        while left and done < kills:
+            process = start(options, workdir)
+            time.sleep(rng.uniform(0.3, 1.1) * takes)
+            process.kill()
+            if process.wait() == 0:
+                break
+            left, done = left - 1, done + 1
+        _, params = loop.fit(config, workdir)
+        assert_same((log(workdir), jax.device_get(params)), straight)
+        finished += 1
+    print(f"{kills} kills of {finished} runs, 0 divergences, {time.monotonic() - begin:.0f} s")
 
 
 @pytest.mark.slow
