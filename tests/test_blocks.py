@@ -1,6 +1,7 @@
 """Attention, rotary positions and the stack of blocks, against numpy and against plain loops."""
 
 import importlib.util
+import inspect
 import types
 
 import flax.linen as nn
@@ -82,7 +83,10 @@ def dense_jax(q, k, v, causal):
 
 def mesh_of(platform, devices):
     """Returns an abstract mesh of absent devices."""
-    device = jax.sharding.AbstractDevice(platform, None, platform)
+    kind = {"tpu": "TPU v5", "cpu": "cpu", "cuda": "NVIDIA H100 80GB HBM3"}[platform]
+    about = dict(device_kind=kind, num_cores=None, platform=platform)
+    known = inspect.signature(jax.sharding.AbstractDevice).parameters  # jax 0.7: no platform
+    device = jax.sharding.AbstractDevice(**{k: v for k, v in about.items() if k in known})
     return jax.sharding.AbstractMesh(
         (devices, 1), ("data", "fsdp"), (blocks.AUTO,) * 2, abstract_device=device
     )

@@ -143,14 +143,21 @@ def kernel(q, block=0):
     B, heads, T, N, dim = q.shape
     if device is None or set(mesh.axis_types) != {AUTO} or B % mesh.size:
         return None
-    if device.platform == "tpu" and T > 1 and T * N > SHORT and T * N % 128 == 0:
+    platform = _platform(device)
+    if platform == "tpu" and T > 1 and T * N > SHORT and T * N % 128 == 0:
         from lawm_jax.nn import splash  # slow to import
 
         return functools.partial(splash.attention, mesh=mesh, block=block)
-    if device.platform in GPUS and T * N >= SHORT:
+    if platform in GPUS and T * N >= SHORT:
         if cudnn.supported(T * N, heads, dim, q.dtype):
             return functools.partial(cudnn.attention, mesh=mesh)
     return None
+
+
+def _platform(device):
+    """Returns the platform of an abstract device, which before jax 0.8 had only its kind."""
+    kinds = {"TPU": "tpu", "cpu": "cpu"}
+    return getattr(device, "platform", None) or kinds.get(device.device_kind[:3], "gpu")
 
 
 def cached_attention(q, k, v, past):
