@@ -322,7 +322,8 @@ def aot(result):
         total, room = (x / 2**30 for x in (one["memory"]["total"], one["hbm"]))
         sizes = [f"{total:.1f}", f"{room:.0f}", "yes" if one["fits"] else "no"]
         hours = f"{1e6 / one['clips'] / 3600:.1f}"
-        about = [f"`{size}`{note}", f"`{where}`", one["batch"] // one["chips"], one["attention"]]
+        attention = one.get("attention", "splash")  # results of before, of which TPUs' are left
+        about = [f"`{size}`{note}", f"`{where}`", one["batch"] // one["chips"], attention]
         rows.append([*about, *sizes, f"{one['clips']:.0f}", hours])
     order = {f"`{size}`": i for i, size in enumerate(("base", "large", "huge", "giant"))}
     return [heading, *sorted(rows[1:], key=lambda row: order[re.match(r"`\w+`", row[0])[0]])]
