@@ -331,12 +331,22 @@ def noisy(moments, noise, beta):
         raise ValueError(
             f"moments: expected an even last axis (mean, log-variance), got {moments.shape}"
         )
-    mean, log_var = jnp.split(moments, 2, axis=-1)
-    log_var = jnp.clip(log_var, -10, 6)
-    kl = 0.5 * (jnp.square(mean) + jnp.exp(log_var) - 1 - log_var).sum(-1)
+    mean, log_var = _mean_and_log_variance(moments)
+    kl = nats(moments).sum(-1)
     if noise is None:
         return mean, beta * kl
     return mean + jnp.exp(0.5 * log_var) * noise, beta * kl
+
+
+def nats(moments):
+    """Computes KL(q || N(0, 1)) of each dimension of noisy latents: [..., 2A] -> [..., A], nats."""
+    mean, log_var = _mean_and_log_variance(moments)
+    return 0.5 * (jnp.square(mean) + jnp.exp(log_var) - 1 - log_var)
+
+
+def _mean_and_log_variance(moments):
+    mean, log_var = jnp.split(moments, 2, axis=-1)
+    return mean, jnp.clip(log_var, -10, 6)
 
 
 def energy(z, l1, floor=1.0):

@@ -98,7 +98,7 @@ def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
         run("lawm_jax.train", config, *SHORT, f"--workdir={folder}")
     out = run("lawm_jax.evaluate", f"--workdir={work}")
     assert "of copying (deterministic " in out
-    parts = "prediction", "leakage", "transfer", "content", "sampling"
+    parts = "prediction", "ablation", "leakage", "transfer", "content", "scene", "sampling"
     results = {part: json.loads((work / "eval" / f"{part}.json").read_text()) for part in parts}
     assert all(found.keys() == {"nav", "panda"} for found in results.values())
     for name, rows in results["prediction"].items():
@@ -118,6 +118,11 @@ def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
         assert cycle == metrics
         content = results["content"][name][0]
         assert content["name"] == "noisy" and len(content["probe"]["r2"]) == 3
+        assert len(content["matched"]) == 3 and len(content["latents"]["nats_by_dimension"]) == 16
+        assert [row["name"] for row in results["ablation"][name]] == ["copy last frame", "noisy"]
+        scene = {row["name"]: row for row in results["scene"][name]}
+        assert scene.keys() == {"noisy", "the state's components", "real actions"}
+        assert scene["the state's components"]["source"]["mean"] > 0.9
         assert {"N(0, I)", "learned prior"} <= {row["name"] for row in results["sampling"][name]}
         kinds = "rollout", "transfer", "cycle", "cut", "embedding"
         assert all((work / "report" / f"{kind}_{name}.png").exists() for kind in kinds)

@@ -138,6 +138,30 @@ def test_a_new_evaluation_is_a_module_and_a_line(small, few, monkeypatch, capsys
     assert "how far states lie from zero" in page
 
 
+def test_a_run_is_compared_with_the_controls_of_its_latents(small, monkeypatch, capsys):
+    held_out = functools.partial(clips.held_out, most=16, items=4)
+    monkeypatch.setattr(clips, "held_out", held_out)
+    evaluate_run.evaluate(small, only=["ablation", "content", "scene"])
+    out = capsys.readouterr().out
+    assert all(claim in out for claim in ("own latents", "content ", "beyond PCA", "no scene"))
+    found = {
+        path.stem: json.loads(path.read_text())["panda"]
+        for path in pathlib.Path(small, "eval").glob("*.json")
+        if path.stem in ("ablation", "content", "scene")
+    }
+    copy, noisy = found["ablation"]
+    assert copy["name"] == "copy last frame" and len(noisy["controls"]) == 4
+    (row,) = found["content"]
+    assert len(row["matched"]) == 3 and len(row["latents"]["nats_by_dimension"]) == 16
+    names = [row["name"] for row in found["scene"]]
+    assert names == ["noisy", "the state's components", "real actions"]
+    assert all(row["chance"] == 0.25 for row in found["scene"])
+    page = report.build([small])
+    for heading in ("Ablation of the latent actions", "Scene in the latent actions"):
+        assert f"<h2>{heading}</h2>" in page
+    assert "noisy 1e-5, the step before&#x27;s" in page
+
+
 def test_clips_in_which_nothing_changes_are_refused_and_end_no_other_evaluation(
     small, few, monkeypatch, capsys
 ):

@@ -15,13 +15,15 @@ import lawm_jax as lawm
 from lawm_jax import world_model
 from lawm_jax.data import catalog
 from lawm_jax.evaluate import (
+    ablation,
     batched,
+    content,
     context,
     leakage,
     pictures,
     prediction,
-    probing,
     sampling,
+    scene,
     transfer,
 )
 from lawm_jax.evaluate import run as evaluate_run
@@ -227,6 +229,7 @@ def test_questions_that_need_an_inverse_model_are_not_asked_of_it(
     assert names == ["copy last frame", "labelled", "decoder alone"]
     assert "real actions are known only for unmodified clips" in capsys.readouterr().out
     assert leakage.run(asked) is None and transfer.run(asked) is None
-    assert probing.run(asked) == [] and sampling.run(asked) is None
+    assert content.run(asked) == [] and scene.run(asked) is ablation.run(asked) is None
+    assert sampling.run(asked) is None
     pictures.draw(asked)
     assert not list(tmp_path.iterdir())

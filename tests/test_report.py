@@ -13,12 +13,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from lawm_jax.evaluate import ablation as ablation_
+from lawm_jax.evaluate import content as content_
 from lawm_jax.evaluate import control as control_
 from lawm_jax.evaluate import figures as pictures
 from lawm_jax.evaluate import leakage as leakage_
 from lawm_jax.evaluate import prediction as prediction_
-from lawm_jax.evaluate import probing
 from lawm_jax.evaluate import sampling as sampling_
+from lawm_jax.evaluate import scene as scene_
 from lawm_jax.evaluate import transfer as transfer_
 from lawm_jax.report import __main__ as report_module
 from lawm_jax.report import figures, page, results, sections
@@ -73,7 +75,22 @@ def transfer(kind):
 def content(kind):
     probe = {"names": ["x", "yaw"], "r2": [interval(0.153), interval(-0.617)]}
     describe = {"dimension": 7.53, "nats": 103.21, "codes": {"used": 11, "of": 16}}
-    return [{"name": kind, "probe": probe, "latents": describe}]
+    matched = {"name": "yaw", "added": interval(0.4417), "state": interval(0.2219)}
+    return [{"name": kind, "probe": probe, "latents": describe, "matched": [matched]}]
+
+
+def ablation(kind):
+    row = {"name": kind, "error": interval(0.29), "gain": interval(0.0712), "best": "zero"}
+    row |= {"share": interval(0.7341), "controls": [{"name": "zero", "error": interval(0.3417)}]}
+    return [{"name": "copy last frame", "error": interval(0.36)}, row]
+
+
+def scene(kind):
+    rows = [(kind, 0.1123, interval(0.0843)), ("the state's components", 0.9637, interval(1))]
+    return [
+        {"name": name, "episode": interval(x), "chance": 0.0313, "share": share}
+        for name, x, share in rows
+    ]
 
 
 def sampling(kind):
@@ -159,7 +176,7 @@ def runs(tmp_path_factory):
     write(run / "skipped.jsonl", '{"path": "a"}\n{"path": "b"}\n')
     about = {"commit": "b49c3a8", "machine": "2 cores", "versions": {"jax": "0.10.2"}}
     write(run / "eval" / "about.json", about | {"seconds": 142.0, "date": "2026-11-23"})
-    for part in leakage, transfer, content, sampling:
+    for part in ablation, leakage, transfer, content, scene, sampling:
         write(run / "eval" / f"{part.__name__}.json", {"panda": part("noisy")})
     write(root / "weak" / "eval" / "leakage.json", "{ this is no JSON")
     for folder, error in ("first & best", 0.0931), ("weak", 0.1874):
@@ -363,6 +380,8 @@ def test_a_summary_on_top_gives_each_claim_its_verdict_number_and_what_the_paper
     assert answers["content", "panda", best] == "partly"  # of x, not of yaw
     assert answers["control", "panda", best] == "holds"
     assert answers["control", "panda", weak] == "fails"  # worse than without action
+    assert answers["beyond PCA", "panda", best] == answers["own latents", "panda", best] == "holds"
+    assert answers["no scene", "panda", best] == "partly"
     assert answers["sampling", "panda", best] == "fails"
     assert {x["claim"] for x in rows} >= {"transfer", "planning", "acting"}
     found = next(x["finding"] for x in rows if x["claim"] == "prediction")
@@ -489,7 +508,9 @@ def test_no_value_of_a_damaged_row_ends_the_report():
         leakage_.tables: leakage("noisy"),
         transfer_.cycle_tables: transfer("noisy")["cycle"],
         transfer_.locality_tables: transfer("noisy")["locality"],
-        probing.tables: content("noisy"),
+        content_.tables: content("noisy"),
+        ablation_.tables: ablation("noisy"),
+        scene_.tables: scene("noisy"),
         sampling_.tables: sampling("noisy"),
         control_.tables: control(0.3),
     }

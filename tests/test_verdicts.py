@@ -40,6 +40,22 @@ def test_prediction_is_better_than_copying_and_than_no_latents(relative, paired,
     assert judge("prediction", rows, "sparse") == {}
 
 
+@pytest.mark.parametrize(
+    "share,answer",
+    [
+        (interval(0.6, 1.1), "holds"),
+        (interval(0.1, 0.7), "partly"),
+        (interval(-0.1, 0.2), "fails"),
+        (interval(-0.1, 0.6), "undecided"),
+        (None, "undecided"),  # there is no gain
+    ],
+)
+def test_at_least_half_of_the_gain_needs_the_own_latents(share, answer):
+    rows = [{"name": "noisy", "gain": interval(0.1, 0.2), "share": share, "best": "zero"}]
+    assert judge("ablation", rows) == {"own latents": answer}
+    assert judge("ablation", [{"name": "copy last frame"}], "copy last frame") == {}
+
+
 @pytest.mark.parametrize("leak,answer", [(-0.1, "holds"), (0.6, "fails"), (None, "undecided")])
 def test_a_leak_above_a_half_fails(leak, answer):
     rows = [{"name": "noisy", "relative": interval(0.8, 0.9), "leak": leak, "flag": None}]
@@ -79,6 +95,36 @@ def test_content_is_partly_there_if_a_probe_finds_some_real_actions(lows, answer
     probe = {"names": ["x", "y"][: len(lows)], "r2": [interval(x, x + 0.1) for x in lows]}
     rows = [{"name": "noisy", "probe": probe, "latents": {"dimension": 3.0}}]
     assert judge("content", rows) == {"content": answer}
+
+
+@pytest.mark.parametrize(
+    "lows,answer",
+    [
+        ((0.02, 0.3), "holds"),
+        ((0.3, -0.2), "partly"),
+        ((-0.1, -0.05), "undecided"),
+        ((-0.2, -0.3), "fails"),
+    ],
+)
+def test_latents_that_add_nothing_to_the_states_components_fail(lows, answer):
+    added = [{"name": str(i), "added": interval(x, x + 0.1)} for i, x in enumerate(lows)]
+    rows = [{"name": "noisy", "latents": {}, "probe": None, "matched": added}]
+    assert judge("content", rows) == {"content": "undecided", "beyond PCA": answer}
+
+
+@pytest.mark.parametrize(
+    "share,answer",
+    [
+        (interval(-0.1, 0.3), "holds"),
+        (interval(0.1, 0.3), "partly"),
+        (interval(0.3, 0.7), "undecided"),
+        (interval(0.6, 1.2), "fails"),
+        (None, "undecided"),  # the state does not tell the scene
+    ],
+)
+def test_latents_tell_less_than_half_of_what_the_state_tells_of_the_scene(share, answer):
+    rows = [{"name": "noisy", "episode": interval(0.1, 0.2), "chance": 0.1, "share": share}]
+    assert judge("scene", rows) == {"no scene": answer}
 
 
 @pytest.mark.parametrize(
@@ -132,10 +178,27 @@ def damaged(x):
             yield changed
 
 
+def measured_rows(part):
+    """Returns rows of an evaluation of the model that ships, or some like them."""
+    result = json.loads((ROOT / "benchmarks" / "results" / "nano-2-core-epyc.json").read_text())
+    one, other = interval(0.1, 0.2), {"name": "zero", "error": interval(0.3, 0.4)}
+    if part == "plan":
+        return result["plans"][0]["plans"][0]["rows"]
+    if part == "ablation":
+        row = {"name": "noisy", "gain": one, "share": one, "best": "zero", "controls": [other]}
+        return [{"name": "copy last frame", "error": one}, row]
+    if part == "scene":
+        rows = [{"name": name, "episode": one} for name in ("noisy", "the state's components")]
+        return [row | {"chance": 0.1, "share": one} for row in rows]
+    rows = result[part]["panda"]
+    return (
+        [row | {"matched": [other | {"added": one}]} for row in rows] if part == "content" else rows
+    )
+
+
 @pytest.mark.parametrize("part", [*EVALUATIONS, "plan"])
 def test_no_damaged_result_ends_a_report(part):
-    result = json.loads((ROOT / "benchmarks" / "results" / "nano-2-core-epyc.json").read_text())
-    rows = result["plans"][0]["plans"][0]["rows"] if part == "plan" else result[part]["panda"]
+    rows = measured_rows(part)
     if part != "transfer":
         rows = [{k: v for k, v in row.items() if k not in ("rollout", "pixels")} for row in rows][
             :3

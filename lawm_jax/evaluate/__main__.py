@@ -6,9 +6,12 @@ Examples:
   lawm evaluate --workdir runs/first --data walks=mini:nav
 
   prediction  how well latent actions explain the next states, one and several steps ahead
+  ablation    how much of that needs the latent action of the step itself
   leakage     whether latent actions encode the next frame instead of an action
   transfer    whether they have the same effect in another clip, at the same image position
-  content     what they encode: a linear probe for real actions, dimension, codes in use
+  content     what they encode: a linear probe for real actions, beside one from the current
+              state; dimensions, codes in use
+  scene       whether they tell the episode and the data source
   control     rollouts from real actions, for data sources with a controller in W/controller
   sampling    whether sampled latent actions have the distribution and effect of inferred ones
   pictures    rollouts, transfer, cycles and scene cuts

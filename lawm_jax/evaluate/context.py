@@ -6,7 +6,7 @@ import functools
 import jax
 import numpy as np
 
-from lawm_jax import latents, world_model
+from lawm_jax import latents
 from lawm_jax.evaluate import batched, clips, leakage, pixels
 
 
@@ -32,6 +32,7 @@ class Source:
       learned: training latents and the prior fitted to them (see `priors.fit_to_run`), or None.
       controllers: kind -> (model, params), the main model with each of its controllers.
       samples: name -> latents, set by `sampling` for the embedding picture.
+      peers: the list of all Sources under evaluation, this one included.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Source:
         if self.clips.video is not None and self.model.decoder is not None:
             self.pixels = pixels.Pixels(self.model, self.params, self.clips, distance)
         self.learned, self.controllers, self.samples = None, {}, {}
+        self.peers, self._z = [self], {}
         count = len(set(self.clips.episodes))
         self.pairs = self.main in self.inferring and count > 2
         if self.main in self.labelled:
@@ -109,6 +111,12 @@ class Source:
         """The codes [K, A] of the main model, or None if its latents are not discrete."""
         return self.params["latent"].get("codebook") if "latent" in self.params else None
 
+    def z(self, name):
+        """Returns the mean latents of a model for all clips, [n, T-1, A]; inferred once."""
+        if name not in self._z:
+            self._z[name] = self.models[name].infer(self.clips.s)
+        return self._z[name]
+
     def codes(self, name, z):
         """Returns the codes of a model's latents z [n, T-1, A], and K; None if not discrete."""
         model, params = self.loaded[name]
@@ -118,12 +126,15 @@ class Source:
         return np.asarray(latents.nearest(codebook, z)), len(codebook)
 
     def nats(self, name):
-        """Returns the KL of each latent from N(0, I), [n, T-1]; None for other latent kinds."""
+        """Returns the KL of each dimension of noisy latents from N(0, 1), [n, T-1, A], or None."""
         model, params = self.loaded[name]
         if not model.latent.random:
             return None
-        cost = jax.jit(lambda params, s: world_model.infer_actions(model, params, s)[1])
-        return batched.in_batches(cost, params)(self.clips.s) / model.latent.strength
+
+        def function(params, s):
+            return latents.nats(model.inverse.apply({"params": params["inverse"]}, s))
+
+        return batched.in_batches(jax.jit(function), params)(self.clips.s)
 
     def by_frame(self, models):
         """Makes each frame a time step, since real actions lead from one frame to the next.

@@ -5,13 +5,24 @@ Each is a module with three functions: `run` evaluates one data source and retur
 To add one, write a module and add a line here. Needs no JAX, so that the report can import it.
 """
 
-from lawm_jax.evaluate import control, leakage, prediction, probing, sampling, transfer
+from lawm_jax.evaluate import (
+    ablation,
+    content,
+    control,
+    leakage,
+    prediction,
+    sampling,
+    scene,
+    transfer,
+)
 
 EVALUATIONS = {
     "prediction": prediction,
+    "ablation": ablation,
     "leakage": leakage,
     "transfer": transfer,
-    "content": probing,
+    "content": content,
+    "scene": scene,
     "control": control,
     "sampling": sampling,
 }

@@ -1,85 +1,19 @@
-"""What latent actions encode: a linear probe for real actions, and statistics of the latent space.
+"""Linear probes: what a linear map reads off latent actions, and off the state before them.
 
-Source: ours; linear probes after Alain & Bengio 2016, the sparsity measure of Hoyer 2004, the
-effective dimension (participation ratio) as in Gao et al. 2017.
+A policy acts according to what it sees, so the current state already tells real actions in part.
+The R² of a probe of latents is evidence as far as it exceeds that of as many principal components
+of the state.
+
+Source: linear probes after Alain & Bengio 2016; the comparison with the state is ours.
 """
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics, verdicts
-from lawm_jax.evaluate.tables import Column, Table, listed, mapping, real
+from lawm_jax.evaluate import metrics
 
-# Ridge penalty per training row, on standardized latents: suppresses unused dimensions.
+# Ridge penalty per training row, on standardized inputs: suppresses unused dimensions.
 PENALTY = 1e-2
-KNOWN = {  # columns of `describe`; other statistics are titled with their keys
-    "dimension": Column("effective dimension", "latents.dimension", 2),
-    "near_zero": Column("fraction near zero", "latents.near_zero", 2),
-    "hoyer": Column("Hoyer sparsity", "latents.hoyer", 2),
-    "codes used": Column("codes in use", "latents.codes used", 0),
-    "codes of": Column("codes in total", "latents.codes of", 0),
-}
-
-
-def run(source):
-    """Describes and probes the latents of the models of a `context.Source`."""
-    rows, u = [], source.clips.actions
-    for name in source.latents:
-        z = source.models[name].infer(source.clips.s)
-        row = {"name": name, "latents": describe(z, *source.codes(name, z), source.nats(name))}
-        row["probe"] = None
-        if u is not None and source.pairs:
-            row["probe"] = probe(z, align(u, source.clips.s.shape[1]), source.clips.episodes)
-        rows.append(row)
-    return rows
-
-
-def tables(rows):
-    """Returns the rows of `run` as two Tables: the probe and the statistics of the latents."""
-    probed, told = [], []
-    for row in rows:
-        probe = mapping(row.get("probe"))
-        pairs = zip(*(listed(probe.get(key)) for key in ("names", "r2")), strict=False)
-        probed.append({"name": row["name"], "probe": {str(name): r2 for name, r2 in pairs}})
-        told.append({"name": row["name"], "latents": _flat(mapping(row.get("latents")))})
-    names = dict.fromkeys(name for row in probed for name in row["probe"])
-    r2 = tuple(Column(f"R² of {name}", f"probe.{name}", 2, "higher") for name in names)
-    names = {k: v for row in told for k, v in row["latents"].items() if v is not None}
-    use = tuple(
-        KNOWN.get(name)
-        or Column(name.replace("_", " "), f"latents.{name}", 0 if isinstance(x, int) else 2)
-        for name, x in names.items()
-    )
-    return [Table("linear probe", r2, probed), Table("statistics of the latents", use, told)]
-
-
-def judge(rows, name):
-    """Judges whether a linear probe predicts all real actions (R² above 0.5), or some (above 0)."""
-    row = verdicts.by_name(rows).get(name)
-    if row is None:
-        return []
-    probe, paper = mapping(row.get("probe")), "not measured"
-    names = enumerate(listed(probe.get("names")))
-    found = {str(x): verdicts.measured(probe, f"r2.{i}") for i, x in names}
-    found = {x: r2 for x, r2 in found.items() if r2}
-    if not found:
-        used = mapping(row.get("latents")).get("dimension")
-        text = "real actions are not known"
-        text += f"; the latents use {used:.1f} dimensions" if real(used) else ""
-        return [verdicts.Verdict("content", verdicts.UNDECIDED, text, paper)]
-    good = [verdicts.above(r2, 0.5) for r2 in found.values()]
-    some = any(verdicts.above(r2, 0) for r2 in found.values())
-    answer = verdicts.HOLDS if all(good) else verdicts.PARTLY if some else verdicts.FAILS
-    text = ", ".join(f"{x} {verdicts.short(r2, 2)}" for x, r2 in found.items())
-    return [verdicts.Verdict("content", answer, f"R² of real actions: {text}", paper)]
-
-
-def _flat(values):
-    """Flattens nested dicts, except intervals: {"a": {"b": 1}} -> {"a b": 1}."""
-    flat = {}
-    for name, x in values.items():
-        nested = isinstance(x, dict) and "mean" not in x
-        flat |= {f"{name} {key}": y for key, y in x.items()} if nested else {name: x}
-    return flat
+ROWS = 1000  # states to which principal components are fitted, at most
 
 
 def align(u, steps):
@@ -138,21 +72,41 @@ def probe(z, u, episodes, names=None):
         )
     if not np.isfinite(u).all():
         raise ValueError("u: expected finite values, got NaN or infinity")
-    unique, index = np.unique(episodes, return_inverse=True)
-    if len(index) != n or len(unique) < 2:
+    unique, count = np.unique(episodes), len(episodes)
+    if count != n or len(unique) < 2:
         raise ValueError(
-            f"episodes: expected {n} names from at least 2 episodes, got {len(index)} with "
+            f"episodes: expected {n} names from at least 2 episodes, got {count} with "
             f"{len(unique)} different names"
         )
-    # Puts a random half of the episodes, each with all its clips, into the second fold.
-    second = np.random.default_rng(0).permutation(len(unique))[index] >= len(unique) / 2
-    error, spread = np.empty((n, U)), np.empty((n, U))
-    for test in (second, ~second):
-        mean, predict = ridge(z[~test].reshape(-1, z.shape[2]), u[~test].reshape(-1, U))
-        error[test] = np.square(predict(z[test]) - u[test]).sum(1)
-        spread[test] = np.square(mean - u[test]).sum(1)
+    error, spread = _errors([z, z], u, episodes)
     r2 = [_r2(*pair, episodes) for pair in zip(error.T, spread.T, strict=True)]
     return {"names": names, "r2": r2}
+
+
+def second_fold(episodes):
+    """Puts a random half of the episodes, each with all its clips, into the second fold: [n]."""
+    names, index = np.unique(episodes, return_inverse=True)
+    return np.random.default_rng(0).permutation(len(names))[index] >= len(names) / 2
+
+
+def _errors(inputs, u, episodes):
+    """Computes squared errors of a ridge regression by two-fold cross-validation over episodes.
+
+    Args:
+      inputs: [2, n, T-1, k], the inputs x of both folds.
+      u: [n, T-1, U].
+      episodes: [n] str.
+
+    Returns:
+      error, spread: [n, U], of the ridge and of the training half's mean, sums over steps.
+    """
+    n, _, U = u.shape
+    error, spread, second = np.empty((n, U)), np.empty((n, U)), second_fold(episodes)
+    for x, test in zip(inputs, (second, ~second), strict=True):
+        mean, predict = ridge(x[~test].reshape(-1, x.shape[2]), u[~test].reshape(-1, U))
+        error[test] = np.square(predict(x[test]) - u[test]).sum(1)
+        spread[test] = np.square(mean - u[test]).sum(1)
+    return error, spread
 
 
 def ridge(x, y):
@@ -179,63 +133,82 @@ def _r2(error, spread, episodes):
     return {key: None if value is None else 1 - value for key, value in turned.items()}
 
 
-def describe(z, codes=None, K=None, nats=None):
-    """Computes statistics of how latent actions use their space.
+def some(s, clips):
+    """Takes at most ROWS states, evenly spaced, of clips s [n, T, N, D]: [m, N D].
+
+    Args:
+      s: the last step of a clip, which has no latent, is left out.
+      clips: [k] int, indices of the clips to take them from.
+    """
+    steps = s.shape[1] - 1
+    count = len(clips) * steps
+    chosen = np.linspace(0, count - 1, min(ROWS, count)).round().astype(int)
+    clip, step = np.divmod(chosen, steps)
+    return s[np.asarray(clips)[clip], step].reshape(len(chosen), -1)
+
+
+def principal(x, width):
+    """Fits principal components to states x [m, N D].
+
+    Returns:
+      A function of clips [n, T, N, D] that returns the first `width` components of the states of
+      all steps but the last, [n, T-1, width] (m - 1 if that is less, of a single state one
+      that is zero).
+    """
+    from sklearn.decomposition import PCA
+
+    if len(x) < 2:
+        return lambda s: np.zeros((len(s), s.shape[1] - 1, 1), s.dtype)
+    fitted = PCA(min(width, len(x) - 1, x.shape[1]), random_state=0).fit(x)
+
+    def project(s, batch=64):
+        parts = [s[i : i + batch, :-1] for i in range(0, len(s), batch)]
+        parts = [fitted.transform(x.reshape(-1, x[0, 0].size)) for x in parts]
+        return np.concatenate(parts).reshape(len(s), s.shape[1] - 1, -1)
+
+    return project
+
+
+def components(s, episodes, width):
+    """Computes the state's components of both folds of `probe`, fitted out of fold.
+
+    Args:
+      s: [n, T, N, D], states of the clips.
+      episodes: [n] str.
+      width: number of components.
+
+    Returns:
+      [2, n, T-1, width], fitted to the clips outside the second fold, and to those in it.
+    """
+    second = second_fold(episodes)
+    return [principal(some(s, np.flatnonzero(~x)), width)(s) for x in (second, ~second)]
+
+
+def beside_state(z, u, states, episodes):
+    """Probes latents, the state's components, and both together, on the same folds.
 
     Args:
       z: [n, T-1, A] latent actions.
-      codes: [n, T-1] int, the code of each discrete latent.
-      K: number of codes.
-      nats: KL divergence of noisy latents from the prior, any shape: the cost returned by
-        `infer_actions`, divided by beta.
+      u: [n, T-1, U] real actions, aligned.
+      states: from `components`.
+      episodes: [n] str.
 
     Returns:
-      dict of `width` (A) and:
-        dimension: participation ratio of the eigenvalues of the covariance: A for equal variance in
-          all directions, 1 for a line, 0 for a constant.
-        norm: mean L2 norm.
-        near_zero: share of values whose magnitude is at most a hundredth of the root mean square
-          of all values.
-        hoyer: mean Hoyer sparsity: 0 for equal magnitudes, 1 for a single nonzero value; None if
-          all values are zero or A is 1.
-        nats: mean, or None.
-        codes: {"used", "of", "perplexity"} or None; the perplexity is 2^(entropy of code usage in
-          bits), K for uniform usage.
-
-    Raises:
-      ValueError: z is not [n, T-1, A], or codes are given without K or are not in 0 to K - 1.
+      One dict per action: `name`, `latents`, `state` and `both`, intervals of R² as from
+      `probe`, and `added`, the interval of R² of both minus R² of the state, paired over
+      episodes. All are None for an action that always equals its mean.
     """
-    if z.ndim != 3 or not z.size:
-        raise ValueError(f"z: expected [n, T-1, A], got {z.shape}")
-    if codes is not None and (K is None or np.min(codes) < 0 or np.max(codes) >= K):
-        raise ValueError(
-            f"codes, K: expected codes from 0 to K - 1, got {np.min(codes)} to {np.max(codes)} "
-            f"and K = {K}"
-        )
-    A = z.shape[-1]
-    flat = z.reshape(-1, A).astype(np.float64)
-    centered = flat - flat.mean(0)
-    cov = centered.T @ centered / len(flat)
-    squares = np.square(cov).sum()  # sum of squared eigenvalues; the trace is their sum
-    norm, rms = np.linalg.norm(flat, axis=1), np.sqrt(np.square(flat).mean())
-    some = norm > 0
-    hoyer = None
-    if A > 1 and some.any():
-        l1 = np.abs(flat[some]).sum(1)
-        hoyer = float(((A**0.5 - l1 / norm[some]) / (A**0.5 - 1)).mean())
-    return {
-        "width": A,
-        "dimension": float(np.trace(cov) ** 2 / squares) if squares > 0 else 0.0,
-        "norm": float(norm.mean()),
-        "near_zero": float((np.abs(flat) <= 0.01 * rms).mean()),
-        "hoyer": hoyer,
-        "nats": None if nats is None else float(np.mean(nats)),
-        "codes": None if codes is None else _usage(np.asarray(codes), K),
-    }
-
-
-def _usage(codes, K):
-    counts = np.bincount(codes.ravel(), minlength=K)
-    used = counts[counts > 0] / counts.sum()
-    perplexity = float(2 ** -(used * np.log2(used)).sum())
-    return {"used": len(used), "of": int(K), "perplexity": perplexity}
+    inputs = {"latents": [z, z], "state": states}
+    inputs["both"] = [np.concatenate([z, x], 2) for x in states]
+    found = {name: _errors(x, u, episodes) for name, x in inputs.items()}
+    rows = []
+    for i in range(u.shape[2]):
+        row = {"name": f"action {i}", "added": None}
+        spread = found["both"][1][:, i]
+        for name, (error, _) in found.items():
+            row[name] = _r2(error[:, i], spread, episodes)
+        if spread.any():
+            gain = found["state"][0][:, i] - found["both"][0][:, i]
+            row["added"] = metrics.ratio(gain, spread, episodes)
+        rows.append(row)
+    return rows

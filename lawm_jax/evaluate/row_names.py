@@ -6,6 +6,7 @@ LABELLED = "labelled"  # conditioned on real actions
 INFERRED = "inferred latents"
 COPIES_FUTURE = "copies the future"  # a control
 DECODER_ALONE = "decoder alone"  # decodes the true states
+STATE, REAL_ACTIONS = "the state's components", "real actions"  # controls of scene
 # Planning baselines, which need no model.
 TRUTH_HELD = "truth, held"
 NO_ACTION = "no action"

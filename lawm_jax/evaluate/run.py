@@ -127,6 +127,7 @@ def _open_sources(config, loaded, folders, without, options):
             print(f"skipping {error}")
         else:
             sources.append(source)
+            source.peers = sources
     _show_progress()
     if not sources:
         raise ValueError("data: expected a source whose held-out clips change over time, got none")

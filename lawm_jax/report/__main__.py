@@ -204,6 +204,7 @@ def configs(runs):
 # The sections that show each evaluation; any other evaluation gets `sections.other`.
 SECTIONS = {
     "prediction": (sections.prediction, sections.capacity),
+    "ablation": (sections.ablation,),
     "leakage": (sections.leakage,),
     "transfer": (sections.transfer, sections.locality),
     "control": (
@@ -213,6 +214,7 @@ SECTIONS = {
         sections_planning.closed,
     ),
     "content": (sections.content,),
+    "scene": (sections.scene,),
     "sampling": (sections.sampling,),
 }
 

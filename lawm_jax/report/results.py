@@ -17,7 +17,12 @@ from lawm_jax.report import figures, page
 from lawm_jax.train import rundir
 
 BOUNDS = row_names.COPY, row_names.DETERMINISTIC, row_names.NONE
-CONTROLS = row_names.COPIES_FUTURE, row_names.DECODER_ALONE  # prefixes of the names of control rows
+CONTROLS = (  # prefixes of the names of control rows
+    row_names.COPIES_FUTURE,
+    row_names.DECODER_ALONE,
+    row_names.STATE,
+    row_names.REAL_ACTIONS,
+)
 
 
 class Run(NamedTuple):

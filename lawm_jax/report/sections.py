@@ -102,6 +102,20 @@ def prediction(runs):
     return "Prediction, one and several steps ahead", markup + _absent(runs, "prediction")
 
 
+def ablation(runs):
+    """Builds the section on controls with other latents."""
+    markup = page.paragraph(
+        "How much of the gain over copying the last frame needs the latent action of the step "
+        "itself? The forward model gets other ones: of another episode, of the step before, zero "
+        "or random. Ideally, all are no better than copying. The share compares the best of them "
+        "with the inferred ones: 0 if it is as good, 1 if it is only as good as copying."
+    )
+    markup += summary.box(runs, "ablation")
+    ours = _all(results.merged(runs, "ablation"), EVALUATIONS["ablation"].tables)
+    markup += page.folded(TABLES, ours)
+    return "Ablation of the latent actions", markup + _absent(runs, "ablation")
+
+
 def capacity(runs):
     """Builds the section on error versus capacity, if runs of a kind differ in strength."""
     drawings = ""
@@ -191,17 +205,32 @@ def locality(runs):
 
 
 def content(runs):
-    """Builds the section on the content of latents: probes, codes in use, effective dimension."""
+    """Builds the section on the content of latents: probes, codes in use, dimensions."""
     markup = page.paragraph(
         "What do latent actions encode? A linear probe predicts the recorded actions from them: an "
-        "R² of 1 means perfect prediction, 0 no information. The effective dimension is the number "
-        "of directions that they use; near 1, they have collapsed. Of discrete latents, a large "
-        "share of the codes should be in use."
+        "R² of 1 means perfect prediction, 0 no information. The current state tells some actions, "
+        "too: the second table has the R² of as many of its principal components, and what latent "
+        "actions add. The effective dimension and the effective rank are numbers of directions "
+        "that they use; near 1, they have collapsed. Of discrete latents, a large share of the "
+        "codes should be in use."
     )
     markup += summary.box(runs, "content")
     ours = _all(results.merged(runs, "content"), EVALUATIONS["content"].tables)
     markup += page.folded(TABLES, ours)
     return "Content of the latent actions", markup + _absent(runs, "content")
+
+
+def scene(runs):
+    """Builds the section on what latents tell of the scene."""
+    markup = page.paragraph(
+        "Do latent actions tell the scene? Nearest centroids, of the first half of each episode, "
+        "name the episode of the latent actions of the second half. Ideally, they do so no better "
+        "than by chance; the share of the state's is 1 if they tell as much as the state's "
+        "principal components. Real actions may tell the episode a little, too."
+    )
+    markup += summary.box(runs, "scene")
+    markup += page.folded(TABLES, _all(results.merged(runs, "scene"), EVALUATIONS["scene"].tables))
+    return "Scene in the latent actions", markup + _absent(runs, "scene")
 
 
 def sampling(runs):
