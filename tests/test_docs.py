@@ -245,7 +245,7 @@ def derived(name, result):
     if name == "aot":
         for one in result:
             yield from (one["memory"]["total"] / 2**30, one["hbm"] / 2**30)
-            yield one["batch"] / one["chips"]
+            yield from (one["batch"] / one["chips"], 1e6 / one["clips"] / 3600)
     if name == "data":
         speeds = result["days"][-1]["clips per CPU second"]
         decord = statistics.median(speeds["raw 720p, decord"])
