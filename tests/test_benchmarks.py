@@ -1,11 +1,14 @@
 """The copies in PyTorch that the benchmarks compare with are copies; and each benchmark runs."""
 
 import dataclasses
+import importlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 import lawm_jax as lawm
 from lawm_jax import world_model
@@ -146,9 +149,24 @@ def test_latents_that_the_copy_lacks_are_refused(tiny):
         torch_training.make(model, params)
 
 
-def test_attention_is_measured_both_ways_where_there_is_a_kernel(monkeypatch):
-    from benchmarks import attention
+@pytest.fixture
+def load():
+    """Imports modules whose flags have the same names, which they have to themselves."""
+    loaded = []
 
+    def load(name):
+        loaded.append(importlib.import_module(f"benchmarks.{name}"))
+        return loaded[-1]
+
+    yield load
+    for module in loaded:
+        for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]:
+            delattr(flags.FLAGS, flag.name)
+        del sys.modules[module.__name__]
+
+
+def test_attention_is_measured_both_ways_where_there_is_a_kernel(load, monkeypatch):
+    attention = load("attention")
     shape = attention.shapes("tiny", jax.device_count())["forward model"]
     rows, peak = attention.measure(shape, 2, 1)
     assert [*rows] == ["XLA"] and rows["XLA"]["difference"] == 0 and peak > 0
@@ -165,9 +183,10 @@ def test_attention_is_measured_both_ways_where_there_is_a_kernel(monkeypatch):
     assert rows["kernel"]["difference"] > 0.1 and rows["XLA"]["difference"] == 0
 
 
-def test_exponents_are_those_of_the_costs_with_intervals_of_the_rounds(monkeypatch):
-    from benchmarks import scaling, train_steps
+def test_exponents_are_those_of_the_costs_with_intervals_of_the_rounds(load, monkeypatch):
+    from benchmarks import train_steps
 
+    scaling = load("scaling")
     seconds = [[1.0, 1.0, 5.0], [4.0, 4.0, 4.0], [16.0, 16.0, 16.0]]  # a square, and a disturbance
     found = scaling.summarize({"values": [1, 2, 4], "CPU seconds": seconds, "FLOPs": [3, 6, 12]})
     assert found["exponent"] == pytest.approx(2) and found["expected"] == pytest.approx(1)
