@@ -160,7 +160,7 @@ def load():
 
     yield load
     for module in loaded:
-        for flag in flags.FLAGS.flags_by_module_dict()[module.__name__]:
+        for flag in [*flags.FLAGS.flags_by_module_dict()[module.__name__]]:
             delattr(flags.FLAGS, flag.name)
         del sys.modules[module.__name__]
 
