@@ -86,7 +86,7 @@ USAGE = {
     f"{TINY} --config.data.fps=few": "--config.data.fps: expected a number, got few",
     f"{TINY} --config.encoder.causal=x": "--config.encoder.causal: expected true or false, got x",
     f"{TINY} --config.data=1": "--config.data: expected one of its fields, as in .*, got 1",
-    "lawm evaluate --workdir W --only leak": "--only: expected one of prediction, leakage, .*",
+    "lawm evaluate --workdir W --only leak": "--only: expected one of prediction, ablation, .*",
     "lawm evaluate --workdir W --data x": "--data: expected NAME=SOURCE, got 'x'",
     "lawm plan --workdir W --task arm": "--task: expected one of panda, .*, got arm",
     "lawm study mixture --workdir W --config.stepss=3": "--config.stepss: .*--config.steps?",
@@ -226,7 +226,7 @@ def test_a_fault_keeps_its_traceback_and_a_message_does_with_lawm_traceback(monk
         (
             "raise KeyboardInterrupt",
             130,
-            "lawm: interrupted; the same command continues from the last checkpoint\n",
+            "lawm: interrupted; the same command continues the run\n",
         ),
         ("raise SystemExit('W: busy')", 1, "lawm: error: W: busy\n"),
         ("raise SystemExit(143)", 143, ""),

@@ -288,13 +288,16 @@ def _keys(pattern):
     found = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
     if not found:
         raise ValueError(
-            f"videos: no file with one of the suffixes {' '.join(SUFFIXES)} in {pattern!r}"
+            f"videos: no file with one of the suffixes {' '.join(SUFFIXES)} in {pattern!r}; of "
+            f"videos in tar files: webdataset:{pattern}"
         )
     return found
 
 
 def _local_keys(pattern):
     pattern = paths_.expand(pattern)
+    if pattern.lower().endswith(".tar"):
+        raise ValueError(f"videos: expected a video, got a tar file; name it webdataset:{pattern}")
     if os.path.isfile(pattern):
         return {pattern: os.path.basename(pattern)}
     if os.path.isdir(pattern):

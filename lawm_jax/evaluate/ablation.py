@@ -23,6 +23,7 @@ COLUMNS = (
     Column("minus inferred", "paired", 4, "higher", signed=True),
     Column("share of the gain from z", "share", 2, "higher"),
 )
+LEAST = 0.05  # share of the gain below which nothing of note needs the latent
 OTHER, EARLIER = "another episode's", "the step before's"
 ZERO, RANDOM = "zero", "random"
 
@@ -136,7 +137,7 @@ def judge(rows, name):
         return [verdicts.Verdict("own latents", verdicts.UNDECIDED, text, "not measured")]
     if verdicts.above(share, 0.5):
         answer = verdicts.HOLDS
-    elif verdicts.above(share, 0):
+    elif verdicts.above(share, LEAST):
         answer = verdicts.PARTLY
     else:
         answer = verdicts.FAILS if verdicts.below(share, 0.5) else verdicts.UNDECIDED

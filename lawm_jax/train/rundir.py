@@ -33,6 +33,8 @@ def folder(workdir):
       OSError: the bucket cannot be read.
       ImportError: it is in a bucket, and the packages that read from buckets are missing.
     """
+    if not os.fspath(workdir):
+        raise ValueError("workdir: expected a folder, got ''")
     if paths.is_url(workdir):
         return _in_bucket(workdir)
     path = os.path.abspath(paths.expand(workdir))
