@@ -164,20 +164,26 @@ def test_a_stream_resumes_from_its_state_with_the_same_batches(
         same(take(stream, 2), later[:2])
 
 
+def processes_share(settings):
+    """Asserts that 2 and 4 processes read the parts of the batches of one; returns those."""
+    whole = take(pipeline.clips(settings), 4)
+    for count in 2, 4:
+        shares = [
+            take(pipeline.clips(settings, process_index=i, process_count=count), 4)
+            for i in range(count)
+        ]
+        for step, batch in enumerate(whole):
+            for key in batch:
+                parts = np.concatenate([share[step][key] for share in shares])
+                np.testing.assert_array_equal(parts, batch[key])
+    return whole
+
+
 def test_one_two_and_four_processes_read_the_same_global_batches(
     everything, folder, broken, labelled
 ):
     for settings in config(everything, holdout=0.0), config(labelled=labelled):
-        whole = take(pipeline.clips(settings), 4)
-        for count in 2, 4:
-            shares = [
-                take(pipeline.clips(settings, process_index=i, process_count=count), 4)
-                for i in range(count)
-            ]
-            for step, batch in enumerate(whole):
-                for key in batch:
-                    parts = np.concatenate([share[step][key] for share in shares])
-                    np.testing.assert_array_equal(parts, batch[key])
+        processes_share(settings)
     with pytest.raises(ValueError, match="data.batch: expected a multiple of 3, got 4"):
         pipeline.clips(settings, process_count=3)
 

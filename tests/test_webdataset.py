@@ -17,7 +17,7 @@ import fsspec
 import numpy as np
 import pytest
 from drawing import every, write
-from test_data import SIZE, F, config, same, take
+from test_data import SIZE, F, config, processes_share, same, take
 
 from lawm_jax.data import catalog, container, pipeline, tar_index, video, webdataset
 from lawm_jax.ingest import plans
@@ -186,16 +186,7 @@ def test_a_sparse_member_is_refused_by_name(tmp_path, films):
 
 def test_one_two_and_four_processes_and_workers_read_the_same_batches(shards):
     settings = config(f"webdataset:{shards}")
-    whole = take(pipeline.clips(settings), 4)
-    for count in 2, 4:
-        shares = [
-            take(pipeline.clips(settings, process_index=i, process_count=count), 4)
-            for i in range(count)
-        ]
-        for step, batch in enumerate(whole):
-            for key in batch:
-                parts = np.concatenate([share[step][key] for share in shares])
-                np.testing.assert_array_equal(parts, batch[key])
+    whole = processes_share(settings)
     settings.data.workers = 2
     stream = pipeline.clips(settings)
     same(take(stream, 2), whole[:2])

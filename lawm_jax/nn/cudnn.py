@@ -59,8 +59,8 @@ def supported(tokens, heads, head_dim, dtype):
     x = jax.ShapeDtypeStruct((1, tokens, heads, head_dim), dtype)
     run = functools.partial(jax.nn.dot_product_attention, implementation=IMPLEMENTATION)
     try:
-        _refuse_old_gpus()
         jax.eval_shape(lambda *qkv: jax.vjp(run, *qkv)[0], x, x, x)
+        _refuse_old_gpus()  # after cuDNN is found, which AMD's GPUs don't have
     except (NotImplementedError, RuntimeError) as error:
         _LOG.warning("attention: XLA's, which keeps its logits in memory, not cuDNN's: %s", error)
         return False

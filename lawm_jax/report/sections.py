@@ -110,9 +110,7 @@ def ablation(runs):
         "or random. Ideally, all are no better than copying. The share compares the best of them "
         "with the inferred ones: 0 if it is as good, 1 if it is only as good as copying."
     )
-    markup += summary.box(runs, "ablation")
-    ours = _all(results.merged(runs, "ablation"), EVALUATIONS["ablation"].tables)
-    markup += page.folded(TABLES, ours)
+    markup += _answer(runs, "ablation")
     return "Ablation of the latent actions", markup + _absent(runs, "ablation")
 
 
@@ -214,9 +212,7 @@ def content(runs):
         "that they use; near 1, they have collapsed. Of discrete latents, a large share of the "
         "codes should be in use."
     )
-    markup += summary.box(runs, "content")
-    ours = _all(results.merged(runs, "content"), EVALUATIONS["content"].tables)
-    markup += page.folded(TABLES, ours)
+    markup += _answer(runs, "content")
     return "Content of the latent actions", markup + _absent(runs, "content")
 
 
@@ -228,8 +224,7 @@ def scene(runs):
         "than by chance; the share of the state's is 1 if they tell as much as the state's "
         "principal components. Real actions may tell the episode a little, too."
     )
-    markup += summary.box(runs, "scene")
-    markup += page.folded(TABLES, _all(results.merged(runs, "scene"), EVALUATIONS["scene"].tables))
+    markup += _answer(runs, "scene")
     return "Scene in the latent actions", markup + _absent(runs, "scene")
 
 
@@ -264,6 +259,12 @@ def _all(sources, lay_out, first="model"):
     """Makes the tables of all `sources`, from `merged`; `lay_out` maps rows to `Table`s."""
     made = [tables(source, lay_out(named(rows)), first) for source, rows in sources.items()]
     return "".join(made)
+
+
+def _answer(runs, name):
+    """Returns the verdicts of an evaluation and, folded, its tables."""
+    tables = _all(results.merged(runs, name), EVALUATIONS[name].tables)
+    return summary.box(runs, name) + page.folded(TABLES, tables)
 
 
 def _absent(runs, part, key=None):
