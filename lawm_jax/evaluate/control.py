@@ -86,6 +86,26 @@ def compare(models, s, actions, episodes, pixels=None, batch=16):
     Raises:
       ValueError: the number of actions is not T - 1, or a model has no controller.
     """
+    rolled = roll_out(models, s, actions, batch)
+    errors, rows = {k: np.abs(x - s[:, 1:]).mean((2, 3)) for k, x in rolled.items()}, []
+    inferred = errors.get(row_names.INFERRED)
+    for name, error in errors.items():
+        paired = None
+        if inferred is not None and name != row_names.INFERRED:
+            paired = metrics.interval((error - inferred).mean(1), episodes)
+        row = {"name": name, "error": metrics.interval(error.mean(1), episodes), "paired": paired}
+        row["rollout"] = [metrics.interval(x, episodes) for x in error.T]
+        if pixels:
+            row["pixels"] = pixels.measure(rolled[name][pixels.chosen])
+        rows.append(row)
+    return rows
+
+
+def roll_out(models, s, actions, batch=16):
+    """Computes the rollouts that `compare` compares, name -> states [n, T-1, N, D].
+
+    Arguments and errors are as in `compare`.
+    """
     if actions is None or actions.shape[:2] != (len(s), s.shape[1] - 1):
         got = None if actions is None else actions.shape
         raise ValueError(f"actions: expected [{len(s)}, {s.shape[1] - 1}, U], got {got}")
@@ -101,15 +121,4 @@ def compare(models, s, actions, episodes, pixels=None, batch=16):
     rolled[f"{first}, {row_names.NO_ACTION}"] = batched.driven(
         model, params, s[:, 0], np.zeros_like(actions), batch
     )
-    errors, rows = {k: np.abs(x - s[:, 1:]).mean((2, 3)) for k, x in rolled.items()}, []
-    inferred = errors.get(row_names.INFERRED)
-    for name, error in errors.items():
-        paired = None
-        if inferred is not None and name != row_names.INFERRED:
-            paired = metrics.interval((error - inferred).mean(1), episodes)
-        row = {"name": name, "error": metrics.interval(error.mean(1), episodes), "paired": paired}
-        row["rollout"] = [metrics.interval(x, episodes) for x in error.T]
-        if pixels:
-            row["pixels"] = pixels.measure(rolled[name][pixels.chosen])
-        rows.append(row)
-    return rows
+    return rolled

@@ -157,6 +157,26 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
     """
     episodes = _two_or_more(episodes, len(s))
     metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
+    found = errors(models, s_cut, s, first, distance, main, truth)
+    copy = found[row_names.COPY]
+    copied, rows = _ratio(*copy, episodes), []
+    for name, (cut, without) in found.items():
+        row = {"name": name, "metric": metric, "with": metrics.interval(cut, episodes)}
+        row["without"] = metrics.interval(without, episodes)
+        row["ratio"] = _ratio(cut, without, episodes)
+        row["relative"] = _ratio(cut, copy[0], episodes)
+        rows.append(row | _judge(row["ratio"], copied))
+    return rows
+
+
+def errors(models, s_cut, s, first, distance=None, main=None, truth=None):
+    """Computes the errors of each clip at the first step after a cut and at the same step without.
+
+    Arguments and errors are as in `measure`.
+
+    Returns:
+      name of a row -> (with a cut, without), [n] each.
+    """
     distance = distance or latent_l1
     if s_cut.shape != s.shape:
         raise ValueError(f"s_cut: expected the shape of s, {s.shape}, got {s_cut.shape}")
@@ -171,19 +191,10 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
         random, scale = np.random.default_rng(0), latent_l1(predicted[name][1], real[1]).mean()
         noisy = tuple(x + np.float32(scale) * _laplace(random, x.shape) for x in real)
         predicted[f"{row_names.COPIES_FUTURE} (error of {name})"] = noisy
-    errors = {
-        name: [np.asarray(distance(*pair)) for pair in zip(states, truth, strict=True)]
+    return {
+        name: tuple(np.asarray(distance(*pair)) for pair in zip(states, truth, strict=True))
         for name, states in predicted.items()
     }
-    copy = errors[row_names.COPY]
-    copied, rows = _ratio(*copy, episodes), []
-    for name, (cut, without) in errors.items():
-        row = {"name": name, "metric": metric, "with": metrics.interval(cut, episodes)}
-        row["without"] = metrics.interval(without, episodes)
-        row["ratio"] = _ratio(cut, without, episodes)
-        row["relative"] = _ratio(cut, copy[0], episodes)
-        rows.append(row | _judge(row["ratio"], copied))
-    return rows
 
 
 def latent_l1(predicted, truth):

@@ -155,19 +155,24 @@ def cycle(models, s, episodes, context=1, distance=None, truth=None):
     if not 0 < context < s.shape[1]:
         raise ValueError(f"context: expected 1 to {s.shape[1] - 1} steps, got {context}")
     _check(episodes, len(s))
-    pairs = partners(episodes, 2)
     metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
-    distance = distance or latent_l1
-    truth = s[:, context:] if truth is None else truth
+    asked = episodes, context, distance, truth
     return [
-        {"name": name, "metric": metric}
-        | _cycle_row(*_cycle_errors(model, s, *pairs, context, distance, truth), episodes)
+        {"name": name, "metric": metric} | _cycle_row(*cycle_errors(model, s, *asked), episodes)
         for name, model in models.items()
     ]
 
 
-def _cycle_errors(model, s, b, third, context, distance, truth):
-    """Computes the errors [n] of A with its own, transferred and third-clip latents."""
+def cycle_errors(model, s, episodes, context=1, distance=None, truth=None):
+    """Computes the errors of `cycle`: of A with its own, transferred and third-clip latents.
+
+    Arguments are as in `cycle`, for one model.
+
+    Returns:
+      Three arrays [n].
+    """
+    b, third = partners(episodes, 2)
+    distance, truth = distance or latent_l1, s[:, context:] if truth is None else truth
     z, start = model.infer(s), s[:, :context]
     transferred = np.concatenate([start[b], _follow(model, start[b], z[b], z)], axis=1)
     latents = z, model.infer(transferred), z[third]

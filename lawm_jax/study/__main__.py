@@ -56,7 +56,7 @@ def main(argv):
 
     for config in (CONFIG.value, CONTROLLER.value):
         settings.check(config)
-    asked = commands.Settings(
+    asked = mixture.Settings(
         model=commands.Config(*given("config")),
         controller=commands.Config(*given("controller")),
         inside=INSIDE.value,

@@ -3,6 +3,8 @@
 Source: Garrido et al. 2026, Table S3.
 """
 
+import contextlib
+import dataclasses
 import json
 import os
 
@@ -11,6 +13,37 @@ import numpy as np
 from lawm_jax.data import paths
 from lawm_jax.evaluate import metrics, row_names, tables
 from lawm_jax.study import commands, runner
+from lawm_jax.train import rundir
+
+KINDS = ("sparse", "noisy", "discrete", "none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a study consists of, as on the command line.
+
+    Attributes:
+      model, controller: `commands.Config` of the world models and of the controllers.
+      inside: name of the in-domain data source.
+      outside: names of the other data sources, or None for all others in the mixture.
+      task: as in `lawm_jax.plan`.
+      shares: shares of `inside` in the mixture, in percent, as text.
+      kinds: kinds of latents, some of `KINDS`.
+      steps: training steps of the world models, or None for the config's.
+      seeds: number of runs per share and kind.
+      planner: options of `lawm_jax.plan`: `episodes`, `samples`, `iterations`.
+    """
+
+    model: commands.Config
+    controller: commands.Config
+    inside: str
+    outside: list | None
+    task: str
+    shares: list
+    kinds: list
+    steps: int | None
+    seeds: int
+    planner: dict
 
 
 def study(workdir, asked, only_list=False):
@@ -18,7 +51,7 @@ def study(workdir, asked, only_list=False):
 
     Args:
       workdir: folder of the study, created if missing.
-      asked: commands.Settings.
+      asked: Settings.
       only_list: whether to print the remaining commands instead of running them.
 
     Raises:
@@ -27,7 +60,7 @@ def study(workdir, asked, only_list=False):
     if paths.is_url(workdir):
         raise commands.Refused(f"workdir: expected a local folder, got {workdir}")
     workdir = os.path.abspath(paths.expand(workdir))
-    stored, runs = commands.plan(workdir, asked)
+    stored, runs = plan(workdir, asked)
     if only_list:
         runner.show(stored, runs)
         return
@@ -42,13 +75,113 @@ def study(workdir, asked, only_list=False):
         _report(runs, workdir, asked.inside)
 
 
+def plan(workdir, asked):
+    """Lists the runs of a study, and the commands that store the states that they share.
+
+    Args:
+      workdir: absolute path of the study's folder.
+      asked: Settings.
+
+    Returns:
+      stored: command lines, each a list; empty if training reads video instead of stored states.
+      runs: list of commands.Run.
+
+    Raises:
+      commands.Refused: a setting is invalid.
+    """
+    outside, shares = _outside(asked), [_percent(text) for text in asked.shares]
+    if not asked.kinds or not set(asked.kinds) <= set(KINDS):
+        raise commands.Refused(f"kinds: expected some of {', '.join(KINDS)}, got {asked.kinds}")
+    config = asked.model.value
+    video = {name: config.data.sources[name] for name in [asked.inside, *outside]}
+    stored, sources = commands.stored_states(workdir, asked.model, video)
+    runs = [
+        _run(workdir, asked, kind, share, seed, stored, sources, video[asked.inside])
+        for seed in range(config.seed, config.seed + asked.seeds)
+        for share in dict.fromkeys(shares)
+        for kind in dict.fromkeys(asked.kinds)
+    ]
+    return stored, runs
+
+
+def _run(workdir, asked, kind, share, seed, stored, sources, video):
+    """Makes a `commands.Run`.
+
+    Args:
+      workdir, asked, stored: see `plan`.
+      kind, share, seed: kind of latent, share of `inside` in percent, seed of both trainings.
+      sources: name -> data source to train on, `inside` first.
+      video: data source `inside` as video. Planning needs video, not states: `plan` then draws the
+        same clips for every model.
+    """
+    model, controller, inside, task = asked.model, asked.controller, asked.inside, asked.task
+    folder = os.path.join(workdir, "mixture", f"{kind}-{share:g}-{seed}")
+    small = os.path.join(folder, "controller", inside)
+    latent = commands.with_argument(model.file, f"latent={kind}")
+    weights = _weights(model.value.data.mixture, sources, inside, share)
+    options = model.options | ({"steps": asked.steps} if asked.steps else {})
+    options |= {"seed": seed, "data.sources": sources, "data.mixture": weights}
+    theirs = {"seed": seed, "model": folder, "data.videos": sources[inside]}
+    data = f"{inside}={sources[inside]}"
+    planner = dict(workdir=folder, task=task, data=f"{task}={video}", controller=small)
+    planner["json"] = os.path.join(folder, "plan.json")
+    lines = [
+        commands.command("train", dict(config=latent, workdir=folder), config=options),
+        commands.command(
+            "train",
+            dict(config=controller.file, workdir=small),
+            config=controller.options | theirs,
+        ),
+        commands.command("evaluate", dict(workdir=folder, only="prediction", data=data)),
+        commands.command("plan", planner | asked.planner),
+    ]
+    steps = {folder: asked.steps or model.value.steps, small: controller.value.steps}
+    configs = [json.loads(x.value.to_json_best_effort()) for x in (model, controller)]
+    settings = [configs, stored, lines]
+    prediction = rundir.evaluation(folder, "prediction"), inside
+    results = {"plan": (planner["json"], None), "prediction": prediction}
+    labels = dict(kind=kind, share=share, seed=seed)
+    return commands.Run(labels, folder, lines, steps, results, settings)
+
+
+def _outside(asked):
+    """Returns the names of the out-of-domain sources."""
+    data = asked.model.value.data
+    weights = {name: weight for name, weight in data.mixture.items() if weight > 0}
+    if data.videos or asked.inside not in data.sources:
+        got = f"data.videos={data.videos}" if data.videos else ", ".join(data.sources)
+        raise commands.Refused(
+            f"inside: expected a data source of the config ({got}), got {asked.inside!r}"
+        )
+    others = weights.keys() - {asked.inside}
+    names = sorted(others) if asked.outside is None else asked.outside
+    if not names or not set(names) <= others:
+        raise commands.Refused(
+            f"outside: expected other data sources of the mixture, {sorted(others)}, got {names}"
+        )
+    return names
+
+
+def _percent(text):
+    with contextlib.suppress(ValueError):
+        if 0 <= float(text) <= 100:
+            return float(text)
+    raise commands.Refused(f"shares: expected numbers from 0 to 100, got {text!r}")
+
+
+def _weights(mixture, names, inside, share):
+    """Returns mixture weights: `share` percent `inside`, the rest split as in `mixture`."""
+    outside = [name for name in names if name != inside]
+    whole = sum(mixture[name] for name in outside)
+    rest = {name: (100 - share) / 100 * mixture[name] / whole for name in outside}
+    return {name: round(float(w), 9) for name, w in ({inside: share / 100} | rest).items()}
+
+
 def _report(runs, workdir, inside):
     """Compares all runs; writes W/mixture.json and W/mixture.png and prints a table."""
     from lawm_jax.report import figures
 
-    cases = [dict(kind=run.kind, share=run.share, seed=run.seed) for run in runs]
-    results = map(runner.result, runs)
-    found = compare([case | result for case, result in zip(cases, results, strict=True)])
+    found = compare([run.labels | runner.result(run) for run in runs])
     with open(os.path.join(workdir, "mixture.json"), "w", encoding="utf-8") as file:
         json.dump({"inside": inside} | found, file, indent=1, allow_nan=False)
     lines = {}

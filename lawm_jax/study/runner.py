@@ -27,7 +27,7 @@ def claimed(workdir):
 
 
 def show(stored, runs):
-    """Prints the commands of all unfinished runs; arguments as from `commands.plan`."""
+    """Prints the commands of all unfinished runs; arguments as in `run_all`."""
     todo = [run for run in runs if result(run) is None]
     for line in (stored if todo else []) + [line for run in todo for line in run.commands]:
         print(_shown(line))
@@ -37,7 +37,8 @@ def run_all(stored, runs, each):
     """Prints the amount of work and runs the commands of all unfinished runs.
 
     Args:
-      stored, runs: from `commands.plan`.
+      stored: command lines that come first, each a list.
+      runs: list of `commands.Run`.
       each: sentence that says what a run does.
     """
     todo = [run for run in runs if result(run) is None]
@@ -74,8 +75,8 @@ def result(run):
 def _record(run):
     """Saves a finished run's results with its settings and checkpoints in study.json."""
     found = {"settings": run.settings, "checkpoints": [*map(_newest, run.steps)]}
-    found["plan"] = _read(os.path.join(run.folder, "plan.json"))
-    found["prediction"] = _read(rundir.evaluation(run.folder, "prediction"))[run.inside]
+    for name, (path, key) in run.results.items():
+        found[name] = _read(path) if key is None else _read(path)[key]
     path = os.path.join(run.folder, "study.json")
     with open(f"{path}.new", "w", encoding="utf-8") as file:
         json.dump(found, file, indent=1, allow_nan=False)
