@@ -184,7 +184,10 @@ def test_wrong_flags_are_refused(flags, message, tmp_path):
 
 def test_an_unknown_study_and_a_second_one_in_a_folder_are_refused(tmp_path):
     done = study(f"--workdir={tmp_path}", name="weather")
-    assert done.returncode and "NAME: expected one of mixture, got weather" in done.stderr
+    assert (
+        done.returncode
+        and "NAME: expected one of claims, scaling, mixture, measures, got weather" in done.stderr
+    )
     with open(tmp_path / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = study(f"--workdir={tmp_path}", "--config=configs/lawm.py:size=tiny")

@@ -304,13 +304,7 @@ def locality(models, s, episodes, merge):
     target, groups = s[other[clip], t][:, None], np.asarray(episodes)[clip]
     chance, rows = metrics.interval(region.mean((1, 2)), groups), []
     for name, model in models.items():
-        z = model.infer(s)
-        mean = np.broadcast_to(z.mean((0, 1)), (len(clip), 1, z.shape[2])).astype(z.dtype)
-        prediction = model.predict(target, z[clip, t][:, None])
-        changes = {
-            "share": _size(prediction - target, merge)[:, 0],
-            "action": _size(prediction - model.predict(target, mean), merge)[:, 0],
-        }
+        changes = _changes(model, model.infer(s), clip, t, target, merge)
         row = {"name": name, "count": len(clip), "chance": chance, "effect": None, "note": None}
         for key, change in changes.items():
             row[key] = _shares(change, region, groups) if change.any() else nothing
@@ -321,6 +315,46 @@ def locality(models, s, episodes, merge):
             row["note"] = "the latents have no effect"
         rows.append(row)
     return rows
+
+
+def shares_of_effect(model, s, episodes, merge):
+    """Computes where the change due to each transition's latent lies: see `locality`.
+
+    Args:
+      model: Batched.
+      s, episodes, merge: as in `locality`.
+
+    Returns:
+      clip: [m] int, the clip of each transition; those whose latent has no effect are left out.
+      inside, mirrored: [m], share of the change in the region and in its mirror image.
+      chance: [m], the region's share of the image.
+    """
+    other = partners(episodes, 1)[0]
+    clip, t, region, _ = sources(s, merge)
+    target = s[other[clip], t][:, None]
+    change = _changes(model, model.infer(s), clip, t, target, merge)["action"]
+    some = change.sum((1, 2)) > 0
+    clip, change, region = clip[some], change[some], region[some]
+    inside, mirrored = (_share(change, x) for x in (region, region[..., ::-1]))
+    return clip, inside, mirrored, region.mean((1, 2))
+
+
+def _changes(model, z, clip, t, target, merge):
+    """Computes the change of each cell, [m, rows, columns], predicted and due to the action.
+
+    Args:
+      model: Batched.
+      z: [n, T-1, A], inferred latents.
+      clip, t: [m], transitions whose latents are applied.
+      target: [m, 1, N, D], the states that they are applied to.
+      merge: cells per side of a token.
+    """
+    mean = np.broadcast_to(z.mean((0, 1)), (len(clip), 1, z.shape[2])).astype(z.dtype)
+    prediction = model.predict(target, z[clip, t][:, None])
+    return {
+        "share": _size(prediction - target, merge)[:, 0],
+        "action": _size(prediction - model.predict(target, mean), merge)[:, 0],
+    }
 
 
 def example(s, episodes, merge):
@@ -358,9 +392,13 @@ def _shares(change, region, groups):
     """Computes the shares in the region and its mirror image, over nonzero changes."""
     some = change.sum((1, 2)) > 0
     change, region, groups = change[some], region[some], groups[some]
-    share = lambda mask: (change * mask).sum((1, 2)) / change.sum((1, 2))  # noqa: E731
     masks = {"region": region, "mirrored": region[..., ::-1]}
-    return {key: metrics.interval(share(mask), groups) for key, mask in masks.items()}
+    return {key: metrics.interval(_share(change, mask), groups) for key, mask in masks.items()}
+
+
+def _share(change, mask):
+    """Returns the share of a change [m, rows, columns] within a mask, [m]."""
+    return (change * mask).sum((1, 2)) / change.sum((1, 2))
 
 
 def _check(episodes, n):

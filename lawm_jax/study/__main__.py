@@ -1,22 +1,24 @@
 """Runs a study of many training runs, one after the other; the same command resumes it.
 
 Examples:
+  lawm study claims --workdir runs/claims --quick
   lawm study mixture --workdir runs/mixture --list
-  lawm study mixture --workdir runs/mixture
   lawm study mixture --workdir runs/noisy --kinds noisy --shares 0,50,100 --seeds 3
 
-mixture: how does planning depend on the share of in-domain video in the world model's training
-data? For each share, kind of latent and seed, it trains a world model and a controller, and plans.
-It prints a table and writes W/mixture.json and W/mixture.png. See docs/control.md.
+claims: which claims of the paper hold on small models? Trains world models of several kinds,
+capacities and seeds, and decides each claim by a rule; --quick decides three in 15 minutes.
+scaling: how does the error fall with training steps, width and episodes?
+mixture: how does planning depend on the share of in-domain video in the training data?
+measures: measures one run for the other studies, episode by episode: W/measures.json.
+
+Each writes W/NAME.json and prints a table. See docs/results.md and docs/control.md.
 """
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lawm_jax.train import command
-from lawm_jax.train.flags import define_config
-
-STUDIES = ("mixture",)
+from lawm_jax.train.flags import define_config, named
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study, created if missing.")
 CONFIG = define_config(
@@ -35,9 +37,16 @@ SHARES = flags.DEFINE_list(
 )
 KINDS = flags.DEFINE_list("kinds", "sparse,noisy", "Kinds of latents.")
 STEPS = flags.DEFINE_integer(
-    "steps", None, "Training steps of the world models. Default: the config's.", lower_bound=1
+    "steps",
+    None,
+    "Training steps of the world models. Default: 600, 150 with --quick; mixture: the config's.",
+    lower_bound=1,
 )
-SEEDS = flags.DEFINE_integer("seeds", 1, "Number of runs per share and kind.", lower_bound=1)
+SEEDS = flags.DEFINE_integer(
+    "seeds", None, "Number of runs of each kind. Default: 3; mixture: 1.", lower_bound=1
+)
+QUICK = flags.DEFINE_bool("quick", False, "claims: decide three claims about noisy latents.")
+DATA = flags.DEFINE_list("data", None, "measures: NAME=SOURCE of each data source.")
 EPISODES = flags.DEFINE_integer("episodes", 64, "As in lawm_jax.plan.", lower_bound=1)
 SAMPLES = flags.DEFINE_integer("samples", None, "As in lawm_jax.plan.", lower_bound=1)
 ITERATIONS = flags.DEFINE_integer("iterations", None, "As in lawm_jax.plan.", lower_bound=1)
@@ -52,10 +61,43 @@ def main(argv):
         raise app.UsageError(f"NAME: expected one of {', '.join(STUDIES)}, got {got}")
     logging.set_verbosity(logging.WARNING)
     from lawm_jax.data import settings
-    from lawm_jax.study import commands, mixture
+    from lawm_jax.study import commands
 
     for config in (CONFIG.value, CONTROLLER.value):
         settings.check(config)
+    try:
+        STUDIES[argv[1]]()
+    except commands.Refused as error:
+        raise app.UsageError(f"--{error}") from error
+
+
+def _claims():
+    from lawm_jax.study import claims
+
+    claims.study(WORKDIR.value, _several_seeds(), QUICK.value, LIST.value)
+
+
+def _scaling():
+    from lawm_jax.study import scaling
+
+    scaling.study(WORKDIR.value, _several_seeds(), LIST.value)
+
+
+def _several_seeds():
+    from lawm_jax.study import cases, commands
+
+    return cases.Settings(
+        model=commands.Config(*given("config")),
+        controller=commands.Config(*given("controller")),
+        steps=STEPS.value,
+        seeds=SEEDS.value or 3,
+        episodes=EPISODES.value,
+    )
+
+
+def _mixture():
+    from lawm_jax.study import commands, mixture
+
     asked = mixture.Settings(
         model=commands.Config(*given("config")),
         controller=commands.Config(*given("controller")),
@@ -65,13 +107,23 @@ def main(argv):
         shares=SHARES.value,
         kinds=KINDS.value,
         steps=STEPS.value,
-        seeds=SEEDS.value,
+        seeds=SEEDS.value or 1,
         planner=dict(episodes=EPISODES.value, samples=SAMPLES.value, iterations=ITERATIONS.value),
     )
-    try:
-        mixture.study(WORKDIR.value, asked, LIST.value)
-    except commands.Refused as error:
-        raise app.UsageError(f"--{error}") from error
+    mixture.study(WORKDIR.value, asked, LIST.value)
+
+
+def _measures():
+    from lawm_jax.study import commands, measures
+    from lawm_jax.train import cpu
+
+    if not DATA.value:
+        raise commands.Refused("data: expected NAME=SOURCE, ..., got none")
+    cpu.keep_memory()
+    measures.measure(WORKDIR.value, dict(map(named, DATA.value)))
+
+
+STUDIES = {"claims": _claims, "scaling": _scaling, "mixture": _mixture, "measures": _measures}
 
 
 def given(name):

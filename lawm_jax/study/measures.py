@@ -1,0 +1,142 @@
+"""Measures a trained model on held-out clips, episode by episode, for studies.
+
+Evaluations report intervals over episodes; a study also needs to pair models and to count seeds,
+so it needs the value of every episode.
+"""
+
+import json
+import os
+
+import jax
+import ml_collections
+import numpy as np
+
+from lawm_jax.data import paths
+from lawm_jax.evaluate import (
+    clips,
+    context,
+    control,
+    leakage,
+    prediction,
+    priors,
+    row_names,
+    sampling,
+    transfer,
+)
+from lawm_jax.train import models, rundir
+
+TRAINING = 64  # training clips whose latents samplers may use
+
+
+def measure(workdir, sources):
+    """Measures a run and writes WORKDIR/measures.json.
+
+    Args:
+      workdir: folder of a world model's run, with controllers in WORKDIR/controller.
+      sources: name -> data source, whose held-out clips are used.
+
+    The file holds, for each source, `episodes`, a list of E names, and `values`: measure -> list of
+    E means over clips (None if the episode has none), or a number that has no value by episode. See
+    the functions below.
+    """
+    config = ml_collections.ConfigDict(rundir.read_config(workdir))
+    config.data.videos, config.data.sources = "", ml_collections.ConfigDict(sources)
+    config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(sources, 1.0))
+    loaded = models.load(workdir, controller="")
+    found = {}
+    for name, spec in sources.items():
+        source = context.Source(config, name, {config.latent.kind: loaded}, folder=None)
+        for folder in models.controllers_of(workdir, name, spec):
+            kind = rundir.read_config(folder)["controller"]["kind"]
+            source.controllers[kind] = models.load(workdir, controller=folder)
+        values = one_step(source)
+        if source.pairs and source.latents:
+            values |= at_cut(source) | cycle(source) | acted(source) | auc(source)
+        if source.controllers:
+            values |= driven(source)
+        found[name] = _by_episode(values, source.clips.episodes)
+    path = os.path.join(workdir, "measures.json")
+    paths.write(path, json.dumps(found, allow_nan=False))
+    return path
+
+
+def one_step(source):
+    """Measures the error one step ahead, and that of copying: see `prediction`."""
+    s, z = source.clips.s, source.z(source.main)
+    predicted = source.models[source.main].predict(s[:, :-1], z)
+    return {
+        "error": prediction.per_step(predicted, s[:, 1:]).mean(1),
+        "copying": prediction.per_step(s[:, :-1], s[:, 1:]).mean(1),
+    }
+
+
+def at_cut(source):
+    """Measures errors at a scene cut and without one, of the model and of copying: `leakage`."""
+    s = source.clips.s
+    found = leakage.errors(source.inferring, source.cut[1], s, s.shape[1] // 2, main=())
+    model, copying = found[source.main], found[row_names.COPY]
+    return {"cut": model[0], "uncut": model[1], "copying cut": copying[0]} | {
+        "copying uncut": copying[1]
+    }
+
+
+def cycle(source):
+    """Measures rollouts by own, transferred and other latents: `transfer.cycle`."""
+    model = source.models[source.main]
+    found = transfer.cycle_errors(model, source.clips.s, source.clips.episodes)
+    return dict(zip(("own", "cycled", "shuffled"), found, strict=True))
+
+
+def acted(source):
+    """Measures the shares of a latent's effect, in the transitions of each clip: `transfer`."""
+    model, s = source.models[source.main], source.clips.s
+    given = model, s, source.clips.episodes, source.model.merge
+    clip, *shares = transfer.shares_of_effect(*given)
+    names = "effect inside", "effect mirrored", "effect by chance"
+    return {name: (clip, x) for name, x in zip(names, shares, strict=True) if len(clip)}
+
+
+def auc(source):
+    """Measures how well a classifier tells samples from inferred latents: `sampling`."""
+    model, batched = source.model, source.models[source.main]
+    s, groups = source.clips.s, np.asarray(source.clips.episodes)
+    z = batched.draw(s, 0)
+    flat, groups = priors.flat(z), np.repeat(groups, z.shape[1])
+    known = clips.training(source.config, source.name, source.encode, TRAINING)
+    known, found = priors.flat(batched.draw(known.s, 0)), {}
+    if np.ptp(flat, axis=0).max() == 0:
+        return found
+    for i, (name, way) in enumerate(model.latent.samplers(source.params.get("latent")).items()):
+        drawn = np.asarray(way(jax.random.key(i + 1), flat.shape, known))
+        found[f"AUC of {name}"] = sampling.two_sample(drawn, flat, np.tile(groups, 2))["auc"][
+            "mean"
+        ]
+    return found
+
+
+def driven(source):
+    """Measures rollouts from real actions through each controller: `control`."""
+    s, actions = source.clips.s, source.clips.actions
+    rolled = control.roll_out(source.controllers, s, actions)
+    errors = {name: np.abs(x - s[:, 1:]).mean((1, 2, 3)) for name, x in rolled.items()}
+    return {f"driven, {name}": error for name, error in errors.items()}
+
+
+def _by_episode(values, episodes):
+    """Averages values over the clips of each episode.
+
+    Args:
+      values: name -> [n], a value per clip; or clips [m] and values [m]; or a number, which stays.
+      episodes: [n] str.
+    """
+    names, index = np.unique(episodes, return_inverse=True)
+    found = {"episodes": names.tolist(), "values": {}}
+    for name, x in values.items():
+        if np.ndim(x) == 0:
+            found["values"][name] = float(x)
+            continue
+        clip, x = x if isinstance(x, tuple) else (np.arange(len(index)), x)
+        count = np.bincount(index[clip], minlength=len(names))
+        total = np.bincount(index[clip], x, minlength=len(names))
+        found["values"][name] = [t / n if n else None for t, n in zip(total, count, strict=True)]
+    return found
