@@ -124,8 +124,12 @@ def test_an_error_in_a_config_of_ones_own_names_the_file_and_the_line(tmp_path):
 
 
 def test_a_mistake_that_shows_later_is_one_line_and_status_1(tmp_path):
+    (tmp_path / "file").write_text("")
     lines = {
         f"{TINY} --config.data.videos=/nowhere": "train: error: videos: no such file or folder",
+        f"{TINY[:-1]}gs:/b/x": "train: error: workdir: expected a folder, got 'gs:/b/x'; did you "
+        "mean gs://b/x?",
+        f"{TINY[:-1]}file/x": "train: error: workdir: expected a folder, got a file, '",
         "lawm evaluate --workdir ./none": "evaluate: error: ./none: not found; expected a run",
         "lawm plan --workdir ./none --task panda": "plan: error: ./none: not found; expected a run",
         "lawm play --workdir ./none": "play: error: ./none: not found; expected a run",

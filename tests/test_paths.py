@@ -120,3 +120,9 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="full"):
         paths.write(path, "second")
     assert path.read_bytes() == b"first"
+
+
+def test_a_file_that_cannot_be_written_is_named_with_the_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot be written: File exists: '.*file/a.json'"):
+        paths.write(tmp_path / "file" / "a.json", "x")

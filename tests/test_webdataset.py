@@ -478,8 +478,12 @@ def test_samples_of_a_single_shard_are_split_and_their_videos_stay_together(
 
 
 def test_what_is_no_tar_file_or_not_there_is_an_error(films, shards, tmp_path, monkeypatch):
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "7.tar.gz").write_bytes(b"")
     for where, message in (
-        (tmp_path / "none", r"no tar files \*.tar in '.*none'"),
+        (tmp_path / "none", r"no tar files \*.tar in '.*none'; there is no such file or folder"),
+        (packed, "no tar files .*; 7.tar.gz: expected uncompressed tar files"),
         (tmp_path / "none.tar", "none.tar: no such file"),
         (tmp_path / "a.tar.gz", "a.tar.gz: expected uncompressed tar files"),
         (f"{tmp_path}/{{0..9}}.tgz", "0.tgz: expected uncompressed tar files"),

@@ -80,15 +80,23 @@ def write(path, content):
     Args:
       path: of the file. Nothing is renamed in a bucket, where a file appears as a whole.
       content: bytes, or a str to encode as UTF-8.
+
+    Raises:
+      OSError: it cannot be written; of a local file, the message says so.
     """
     content = content.encode() if isinstance(content, str) else content
     if is_url(path):
         at(path).write_bytes(content)
         return
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(f"{path}.tmp", "wb") as file:
-        file.write(content)
-    os.replace(f"{path}.tmp", path)
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with open(f"{path}.tmp", "wb") as file:
+            file.write(content)
+        os.replace(f"{path}.tmp", path)
+    except OSError as error:
+        raise OSError(
+            error.errno, f"cannot be written: {error.strerror or error}", str(path)
+        ) from error
 
 
 @contextlib.contextmanager

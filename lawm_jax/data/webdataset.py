@@ -127,8 +127,21 @@ def find(name, where):
         shards = [shard for found in pool.map(status, batches) for shard in found]
     if all(shard.problem for shard in shards):
         reason = "".join(f"; {shard.url}: {shard.problem}" for shard in shards[:1])
-        raise ValueError(f"{name}: no tar files *.tar in {where!r}{reason}")
+        raise ValueError(f"{name}: no tar files *.tar in {where!r}{reason or _instead(where)}")
     return shards, list(keys.values())
+
+
+def _instead(where):
+    """Says what a local path without tar files is or holds instead, for an error; "" otherwise."""
+    if "://" in where or glob.has_magic(where) or "{" in where:
+        return ""
+    if not os.path.exists(where):
+        return "; there is no such file or folder"
+    if not os.path.isdir(where):
+        return ""
+    packed = [path for path in paths.below(where) if path.lower().endswith(_PACKED)]
+    some = f"{packed[0]}: expected uncompressed tar files, read at any offset" if packed else ""
+    return f"; {some}" if some else ""
 
 
 def _patterns(name, where):
@@ -306,6 +319,7 @@ def _warn(name, index):
     if len(damaged):
         some = [index.item(one, index.counts[one, 0] - 1) for one in damaged[:3]]
         text = "; ".join(f"{one}: {one.problem}" for one in some)
+        text += f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
         _say("%s: %d of %d tar files are damaged or missing: %s", name, len(damaged), count, text)
 
 

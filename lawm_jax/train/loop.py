@@ -425,13 +425,24 @@ def _differences(a, b):
     return sorted(key for key in a.keys() | b.keys() if a.get(key, a) != b.get(key, b))
 
 
+def _data(data):
+    """Names the data of a run, with their shares if there are several."""
+    if data["videos"]:
+        return str(data["videos"])
+    weights = {name: weight for name, weight in data["mixture"].items() if weight > 0}
+    whole = sum(weights.values())
+    share = lambda name: f" {100 * weights[name] / whole:.3g} %" if len(weights) > 1 else ""  # noqa: E731
+    return ", ".join(f"{data['sources'][name]}{share(name)}" for name in sorted(weights))
+
+
 def _describe(run, config, workdir):
     count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     devices, what = run.mesh.devices.ravel(), run.objective.describe(run.model, config)
     text = (
         f"{workdir}: {what}, {count(run.like['params']):.2f} M trainable parameters, "
         f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, "
-        f"batches of {config['data']['batch']} clips of {config['data']['frames']} frames"
+        f"batches of {config['data']['batch']} clips of {config['data']['frames']} frames of "
+        f"{_data(config['data'])}"
     )
     if run.mesh.shape["fsdp"] > 1:
         text += ", mesh " + " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())

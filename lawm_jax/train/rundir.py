@@ -13,8 +13,11 @@ This module does not import JAX, so that a report can be made without it.
 """
 
 import concurrent.futures
+import logging
 import os
 import re
+import sys
+import threading
 
 from lawm_jax.data import metadata, paths
 
@@ -37,9 +40,19 @@ def folder(workdir):
         raise ValueError("workdir: expected a folder, got ''")
     if paths.is_url(workdir):
         return _in_bucket(workdir)
+    if found := re.fullmatch(r"(gs|s3):/?([^/].*)", os.fspath(workdir)):
+        raise ValueError(
+            f"workdir: expected a folder, got {str(workdir)!r}; did you mean {found[1]}://{found[2]}?"
+        )
     path = os.path.abspath(paths.expand(workdir))
-    if os.path.isfile(path):
-        raise ValueError(f"workdir: expected a folder, got a file, {path!r}")
+    parent = path
+    while not os.path.lexists(parent):
+        parent = os.path.dirname(parent)
+    if not os.path.isdir(parent):
+        at = "" if parent == path else f", below {parent!r}"
+        raise ValueError(f"workdir: expected a folder, got a file, {path!r}{at}")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ValueError(f"workdir: expected a folder to write to, got {path!r}: no permission")
     wrong = [x for x in PATTERNS if x in path] + [x for x in BUCKETS if x in path.split(os.sep)]
     if not wrong and not path.isprintable():
         wrong = ["characters that can't be printed"]
@@ -65,12 +78,19 @@ def _in_bucket(workdir):
             f"{str(workdir)!r}"
         )
     bucket = "/".join(url.split("/")[:3])
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
+    waits = f"{bucket}: no answer yet, trying for up to a minute"
+    notice = threading.Timer(5.0, print, [waits], dict(file=sys.stderr, flush=True))
+    notice.daemon = True
+    notice.start()
     try:
         found, problem = paths.exists(bucket), "it does not exist or you may not read it"
     except ImportError:
         raise
     except Exception as error:  # of the network or the credentials, from several libraries
         found, problem = False, f"{type(error).__name__}: {error}"
+    finally:
+        notice.cancel()
     if not found:
         raise OSError(f"workdir: expected a bucket that can be read, got {bucket}: {problem}")
     return url
