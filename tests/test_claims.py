@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from lawm_jax.evaluate import clips, context, leakage, metrics, prediction, transfer
-from lawm_jax.study import cases, claims, measures, rules, scaling, statistics
+from lawm_jax.evaluate import clips, context, leakage, metrics, prediction, tables, transfer
+from lawm_jax.study import cases, claims, measures, rules, scaling
 from lawm_jax.train import models
 
 E, SEEDS = 16, 3
@@ -92,7 +92,7 @@ def test_p_values_are_corrected_over_all_claims_of_the_study():
     alone, among = decide(ideal(), ["controller"]), decide(ideal())
     assert among["controller"]["holds"] == alone["controller"]["holds"]
     twice = [2 * min(row["holds"], row["fails"]) for row in among.values()]
-    assert [row["p"] for row in among.values()] == statistics.holm(twice)
+    assert [row["p"] for row in among.values()] == tables.holm(twice)
 
 
 def test_exponents_are_slopes_of_the_logarithm(get_config):

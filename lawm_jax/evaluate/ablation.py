@@ -14,7 +14,7 @@ Source: ours.
 
 import numpy as np
 
-from lawm_jax.evaluate import leakage, metrics, prediction, row_names, verdicts
+from lawm_jax.evaluate import comparisons, leakage, metrics, prediction, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table, listed, mapping, string
 
 COLUMNS = (
@@ -103,9 +103,7 @@ def compare(predict, s, z, controls, episodes):
     row = _errors(error, copy, episodes) | {"gain": gain, "best": best}
     row["share"] = metrics.ratio(errors[best] - error, copy - error, episodes) if gains else None
     row["controls"] = [
-        {"name": name}
-        | _errors(x, copy, episodes)
-        | {"paired": metrics.interval(x - error, episodes)}
+        {"name": name} | _errors(x, copy, episodes) | comparisons.paired(x - error, episodes)
         for name, x in errors.items()
     ]
     return row

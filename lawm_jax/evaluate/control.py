@@ -5,7 +5,7 @@ Source: Garrido et al. 2026, section 5 and Tables S1 and S2.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics, prediction, row_names, verdicts
+from lawm_jax.evaluate import comparisons, metrics, prediction, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table
 
 COLUMNS = (
@@ -90,10 +90,10 @@ def compare(models, s, actions, episodes, pixels=None, batch=16):
     errors, rows = {k: np.abs(x - s[:, 1:]).mean((2, 3)) for k, x in rolled.items()}, []
     inferred = errors.get(row_names.INFERRED)
     for name, error in errors.items():
-        paired = None
+        paired = {"paired": None, "test": None}
         if inferred is not None and name != row_names.INFERRED:
-            paired = metrics.interval((error - inferred).mean(1), episodes)
-        row = {"name": name, "error": metrics.interval(error.mean(1), episodes), "paired": paired}
+            paired = comparisons.paired((error - inferred).mean(1), episodes)
+        row = {"name": name, "error": metrics.interval(error.mean(1), episodes)} | paired
         row["rollout"] = [metrics.interval(x, episodes) for x in error.T]
         if pixels:
             row["pixels"] = pixels.measure(rolled[name][pixels.chosen])

@@ -7,7 +7,7 @@ Source: Garrido et al. 2026, section 5 and Figure 4.
 
 import numpy as np
 
-from lawm_jax.evaluate import metrics, row_names, verdicts
+from lawm_jax.evaluate import comparisons, metrics, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table, listed, mapping
 
 COLUMNS = (
@@ -100,17 +100,16 @@ def compare(models, s, episodes, pixels=None):
     copy, rows = one_step[row_names.COPY], []
     for name, error in one_step.items():
         later = per_step(rolled[name], s[:, 1:]).T
-        paired = None
+        paired = {"paired": None, "test": None}
         bound = one_step.get(row_names.DETERMINISTIC)
         if bound is not None and name not in (row_names.COPY, row_names.DETERMINISTIC):
-            paired = metrics.interval(error - bound, episodes)
+            paired = comparisons.paired(error - bound, episodes)
         row = {
             "name": name,
             "error": metrics.interval(error, episodes),
             "relative": metrics.ratio(error, copy, episodes),
-            "paired": paired,
             "rollout": [metrics.interval(x, episodes) for x in later],
-        }
+        } | paired
         if pixels:
             row["pixels"] = pixels.measure(rolled[name][pixels.chosen])
         rows.append(row)

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+LEVEL = 0.05  # of significance, after correction
+
 
 class Column(NamedTuple):
     """Describes a column of a results table.
@@ -80,6 +82,52 @@ def _lines(source, table):
     title = ", ".join(x for x in (source, table.caption) if x)
     lines = ["   ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in cells]
     return [f"{title} [95 % interval]", *(f"  {line}".rstrip() for line in lines)]
+
+
+def sentences(table):
+    """States what may be concluded from the paired differences of a table.
+
+    A difference is stated if its p-value, corrected by Holm's method over all rows of the table, is
+    below `LEVEL`; otherwise the clips do not support one.
+
+    Args:
+      table: Table. Of its columns, those of paired differences are called "minus OTHER"; rows have
+        the results of `comparisons.paired`.
+
+    Returns:
+      One sentence per tested row.
+    """
+    column = next((c for c in table.columns if c.title.startswith("minus ")), None)
+    rows = [row for row in table.rows if column and real(at(row, "test.p"))]
+    found, other = [], column.title.removeprefix("minus ") if column else ""
+    for row, p in zip(rows, holm([row["test"]["p"] for row in rows]), strict=True):
+        difference, d = at(row, column.key), at(row, "test.d")
+        shown = show(difference, column.digits, "+")
+        tested = f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
+        tested += f" over {len(rows)} comparisons" if len(rows) > 1 else ""
+        if p >= LEVEL:
+            found.append(
+                f"{row['name']}: no difference from {other} is supported ({shown}, {tested})."
+            )
+            continue
+        which = "higher" if difference["mean"] > 0 else "lower"
+        found.append(
+            f"{row['name']}: {which} than {other} ({shown}, {tested}, effect size {d:+.1f})."
+        )
+    return found
+
+
+def holm(values):
+    """Adjusts p-values of several tests by Holm's method, in the given order; None stays None.
+
+    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    """
+    known = sorted((p, i) for i, p in enumerate(values) if p is not None)
+    adjusted, largest = [None] * len(values), 0.0
+    for rank, (p, i) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * p))
+        adjusted[i] = largest
+    return adjusted
 
 
 def show(x, digits=3, sign=""):

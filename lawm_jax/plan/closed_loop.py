@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from lawm_jax.envs import policies
-from lawm_jax.evaluate import metrics, row_names
+from lawm_jax.evaluate import comparisons, metrics, row_names
 from lawm_jax.plan import tasks
 from lawm_jax.plan.search import make_search
 
@@ -282,6 +282,7 @@ def summarize(paths, radius, groups):
         row = {"name": name, "success": interval(path[:, -1] <= radius)}
         row["reached"] = interval(path[:, 1:].min(1) <= radius)
         row["distance"] = interval(path[:, -1])
-        row["paired"] = interval(path[:, -1] - paths[row_names.NO_ACTION][:, -1])
+        less = path[:, -1] - paths[row_names.NO_ACTION][:, -1]
+        row |= comparisons.paired(less, groups)
         rows.append(row | {"path": path.mean(0).tolist()})
     return rows

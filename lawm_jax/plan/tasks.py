@@ -9,7 +9,7 @@ Source: Garrido et al. 2026, section 6; the baselines but V-JEPA 2-AC's are ours
 import numpy as np
 
 from lawm_jax.data import poses
-from lawm_jax.evaluate import batched, metrics, row_names
+from lawm_jax.evaluate import batched, comparisons, metrics, row_names
 from lawm_jax.evaluate import clips as clips_
 from lawm_jax.plan import baselines, search
 
@@ -123,7 +123,7 @@ def reach(
         error = interval(errors[name])
         row = {"name": name, "error": error, "score": metrics.action_score(error)}
         row["correlation"] = _correlation(plan[:, :, :3].sum(1), moved)
-        row["paired"] = interval(errors[name] - errors[row_names.NO_ACTION])
+        row |= comparisons.paired(errors[name] - errors[row_names.NO_ACTION], clips.episodes)
         row["clips"] = errors[name].tolist()
         rows.append(row | {"distance": None if distance is None else interval(distance)})
     return rows
@@ -201,7 +201,7 @@ def walk(
             }
         last, true = (poses.follow(x)[:, -1] for x in (plan, u))
         row["correlation"] = _correlation(last, true)
-        row["paired"] = interval(ate - errors[row_names.MEAN_ACTION][0])
+        row |= comparisons.paired(ate - errors[row_names.MEAN_ACTION][0], clips.episodes)
         row["clips"] = ate.tolist()
         rows.append(row | {"distance": None if distance is None else interval(distance)})
     return rows

@@ -8,7 +8,7 @@ import shlex
 from lawm_jax.evaluate import prediction as evaluated
 from lawm_jax.evaluate import row_names
 from lawm_jax.evaluate.evaluations import EVALUATIONS
-from lawm_jax.evaluate.tables import at, drawable, filled, listed, mapping, real, string
+from lawm_jax.evaluate.tables import at, drawable, filled, listed, mapping, real, sentences, string
 from lawm_jax.evaluate.verdicts import measured
 from lawm_jax.report import figures, page, results, summary
 
@@ -54,6 +54,8 @@ def tables(source, made, first="model"):
         title = ", ".join(x for x in (source, table.caption) if x)
         markup += page.table([(first, None), *heads], cells, title) if cells else ""
         notes = [f"{row['name']}: {row['note']}." for row in table.rows if row.get("note")]
+        if stated := " ".join(sentences(table)):
+            notes.append(stated)
         markup += "".join(page.paragraph(note, "note") for note in notes)
     return markup
 

@@ -1,11 +1,11 @@
 """The paper's claims, as rules that are fixed before any run.
 
 A claim is a set of contrasts: combinations of measures that are above 0 if the claim is true. The
-effect of a contrast has a value for every training seed and held-out episode, see
-`statistics.crossed`. A claim holds if all of its contrasts are above 0, and fails if one of them is
-below 0; otherwise it is undecided at this size. Its p-value for holding is the largest of its
-contrasts, that for failing the smallest times their number. Twice the smaller of the two, corrected
-by Holm's method over all claims of the study, decides at 0.05.
+effect of a contrast has a value for every training seed and held-out episode; its interval counts
+both, see `comparisons.crossed`. A claim holds if all of its contrasts are above 0, and fails if one
+of them is below 0; otherwise it is undecided at this size. Its p-value for holding is the largest
+of its contrasts, that for failing the smallest times their number. Twice the smaller of the two,
+corrected by Holm's method over all claims of the study, decides at 0.05.
 
 Source: Garrido et al. 2026, sections 5 and 6, appendix B; the thresholds are ours.
 """
@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lawm_jax.evaluate import row_names, verdicts
-from lawm_jax.study import statistics
+from lawm_jax.evaluate import comparisons, row_names, tables, verdicts
 from lawm_jax.study.cases import NAV, PANDA
 
 LEVEL = 0.05
@@ -341,7 +340,7 @@ def decide(measures, names):
       names: of `CLAIMS`; Holm's correction is over these.
 
     Returns:
-      name -> dict of `text`, `paper`, `contrasts` (text -> see `statistics.crossed`), `holds` and
+      name -> dict of `text`, `paper`, `contrasts` (text -> see `comparisons.crossed`), `holds` and
       `fails`, the p-values of both, `p`, the corrected one, and `answer`, one of "holds", "fails"
       and "undecided". A claim without its measures has `missing` and no contrasts.
     """
@@ -355,7 +354,7 @@ def decide(measures, names):
             row |= {"contrasts": {}, "missing": error.args[0]}
         found[name] = {"text": claim.text, "paper": claim.paper} | row | _p_values(row["contrasts"])
     smaller = [_smaller(row) for row in found.values()]
-    for row, p in zip(found.values(), statistics.holm(smaller), strict=True):
+    for row, p in zip(found.values(), tables.holm(smaller), strict=True):
         row["p"], row["answer"] = p, verdicts.UNDECIDED
         if p is not None and p < LEVEL:
             row["answer"] = verdicts.HOLDS if row["holds"] < row["fails"] else verdicts.FAILS
@@ -372,7 +371,7 @@ def _tested(effect):
     complete = np.isfinite(effect).all(0)
     if not complete.any():
         raise Missing("an episode with the measure for all seeds")
-    return statistics.crossed(effect[:, complete])
+    return comparisons.crossed(effect[:, complete])
 
 
 def _p_values(contrasts):

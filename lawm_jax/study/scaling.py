@@ -71,7 +71,7 @@ def listed(config):
 def compare(measures, config):
     """Computes exponents of the error: the slope of its logarithm over that of the factor.
 
-    The slope is that of least squares, for each seed and episode, see `statistics.crossed`.
+    The slope is that of least squares, for each seed and episode, see `comparisons.crossed`.
 
     Args:
       measures: `rules.Measures`.

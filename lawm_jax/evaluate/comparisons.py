@@ -1,7 +1,34 @@
-"""Statistics of studies: effects over training seeds and held-out episodes, and corrections."""
+"""Statistics of comparisons: tests of paired differences, over seeds too, and corrections."""
 
 import numpy as np
 from scipy import stats
+
+from lawm_jax.evaluate import metrics
+
+
+def paired(difference, groups):
+    """Tests a paired difference of two models or controls on the same clips.
+
+    Args:
+      difference: [n], the difference for each clip.
+      groups: [n] labels, such as the episode of each clip.
+
+    Returns:
+      paired: the interval of the mean, see `metrics.interval`.
+      test: None with fewer than 2 groups or if all groups differ equally, else a dict of `p`, the
+        two-sided p-value of Student's t-test of the groups' means, and `d`, the effect size: their
+        mean divided by their standard deviation (Cohen's d of paired differences).
+    """
+    difference = np.asarray(difference, np.float64)
+    _, index = np.unique(groups, return_inverse=True)
+    means = np.bincount(index, difference) / np.bincount(index)
+    found = {"paired": metrics.interval(difference, groups), "test": None}
+    deviation = means.std(ddof=1) if len(means) > 1 else 0.0
+    if deviation > 0:
+        d = float(means.mean() / deviation)
+        p = float(2 * stats.t.sf(abs(d) * np.sqrt(len(means)), len(means) - 1))
+        found["test"] = {"p": p, "d": d}
+    return found
 
 
 def crossed(values, level=0.95):
@@ -56,16 +83,3 @@ def _variance(values):
         larger = S if seeds > episodes else E
         return max(seeds, episodes), larger - 1
     return variance, variance**2 / parts
-
-
-def holm(values):
-    """Adjusts p-values of several tests by Holm's method, in the given order; None stays None.
-
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
-    """
-    known = sorted((p, i) for i, p in enumerate(values) if p is not None)
-    adjusted, largest = [None] * len(values), 0.0
-    for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
-        adjusted[i] = largest
-    return adjusted
