@@ -403,6 +403,19 @@ def nano_plans(result):
     return rows
 
 
+def claims(result):
+    """The paper's claims: one row per claim, failed ones first, with the contrast that decides."""
+    order = "fails", "undecided", "holds"
+    rows = [["claim", "answer", "p", "the contrast that speaks least for it"]]
+    for name, row in sorted(result["claims"].items(), key=lambda x: order.index(x[1]["answer"])):
+        tested = row["contrasts"].items()
+        text, effect = max(tested, key=lambda x: x[1]["above"], default=("not measured", None))
+        shown = f"{text}: {interval(effect, 3, '+')}" if effect else text
+        p = "" if row["p"] is None else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+        rows.append([f"`{name}`", row["answer"], p, shown])
+    return rows
+
+
 TABLES = {
     "nano": ("nano-2-core-epyc.json", nano),
     "nano-plans": ("nano-2-core-epyc.json", nano_plans),
