@@ -141,13 +141,15 @@ def test_a_new_evaluation_is_a_module_and_a_line(small, few, monkeypatch, capsys
 def test_a_run_is_compared_with_the_controls_of_its_latents(small, monkeypatch, capsys):
     held_out = functools.partial(clips.held_out, most=16, items=4)
     monkeypatch.setattr(clips, "held_out", held_out)
-    evaluate_run.evaluate(small, only=["ablation", "content", "scene"])
+    asked = "ablation", "bias", "algebra", "content", "flow", "scene", "invariance"
+    evaluate_run.evaluate(small, only=asked)
     out = capsys.readouterr().out
-    assert all(claim in out for claim in ("own latents", "content ", "beyond PCA", "no scene"))
+    claims = "own latents", "beyond bias", "algebra", "content ", "beyond PCA", "flow ", "no scene"
+    assert all(claim in out for claim in claims) and "same action" in out
     found = {
         path.stem: json.loads(path.read_text())["panda"]
         for path in pathlib.Path(small, "eval").glob("*.json")
-        if path.stem in ("ablation", "content", "scene")
+        if path.stem in asked
     }
     copy, noisy = found["ablation"]
     assert copy["name"] == "copy last frame" and len(noisy["controls"]) == 4
@@ -157,7 +159,10 @@ def test_a_run_is_compared_with_the_controls_of_its_latents(small, monkeypatch, 
     assert names == ["noisy", "the state's components", "real actions"]
     assert all(row["chance"] == 0.25 for row in found["scene"])
     page = report.build([small])
-    for heading in ("Ablation of the latent actions", "Scene in the latent actions"):
+    assert len(found["algebra"][0]["two_steps"]) == 4 and found["flow"][0]["flow"][0]["latents"]
+    assert [row["name"] for row in found["invariance"]] == names
+    headings = "Ablation of the latent actions", "Scene in the latent actions", "Bias", "Flow"
+    for heading in (*headings, "Algebra", "Invariance"):
         assert f"<h2>{heading}</h2>" in page
     assert "noisy 1e-5, the step before&#x27;s" in page
 

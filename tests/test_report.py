@@ -14,9 +14,13 @@ import PIL.Image
 import pytest
 
 from lawm_jax.evaluate import ablation as ablation_
+from lawm_jax.evaluate import algebra as algebra_
+from lawm_jax.evaluate import bias as bias_
 from lawm_jax.evaluate import content as content_
 from lawm_jax.evaluate import control as control_
 from lawm_jax.evaluate import figures as pictures
+from lawm_jax.evaluate import flow as flow_
+from lawm_jax.evaluate import invariance as invariance_
 from lawm_jax.evaluate import leakage as leakage_
 from lawm_jax.evaluate import prediction as prediction_
 from lawm_jax.evaluate import sampling as sampling_
@@ -83,6 +87,30 @@ def ablation(kind):
     row = {"name": kind, "error": interval(0.29), "gain": interval(0.0712), "best": "zero"}
     row |= {"share": interval(0.7341), "controls": [{"name": "zero", "error": interval(0.3417)}]}
     return [{"name": "copy last frame", "error": interval(0.36)}, row]
+
+
+def bias(kind):
+    values = dict(correlation=0.9317, before=0.6153, after=0.5719, chance=0.4021, left=0.0613)
+    return [{"name": kind, "count": 43} | {key: interval(x) for key, x in values.items()}]
+
+
+def algebra(kind):
+    ahead = [("copy last frame", 0.4617, None), ("sum of two latents", 0.3913, interval(0.4271))]
+    ahead = [{"name": name, "error": interval(x), "kept": kept} for name, x, kept in ahead]
+    errors = dict(additivity=0.5137, reversal=1.0471, identity=0.9733)
+    return [{"name": kind, "two_steps": ahead} | {key: interval(x) for key, x in errors.items()}]
+
+
+def flow(kind):
+    probed = {"latents": interval(0.8913), "state": interval(0.1177), "added": interval(0.7731)}
+    flows = [probed | {"name": f"flow {axis}, mean"} for axis in "xy"]
+    return [{"name": kind, "moving": interval(0.3017), "flow": flows}]
+
+
+def invariance(kind):
+    values = dict(within=0.2411, between=0.0913, any_within=0.0531, any_between=0.0017)
+    values |= dict(gain=0.0896, kept=0.3807)
+    return [{"name": kind} | {key: interval(x) for key, x in values.items()}]
 
 
 def scene(kind):
@@ -176,7 +204,8 @@ def runs(tmp_path_factory):
     write(run / "skipped.jsonl", '{"path": "a"}\n{"path": "b"}\n')
     about = {"commit": "b49c3a8", "machine": "2 cores", "versions": {"jax": "0.10.2"}}
     write(run / "eval" / "about.json", about | {"seconds": 142.0, "date": "2026-11-23"})
-    for part in ablation, leakage, transfer, content, scene, sampling:
+    parts = ablation, leakage, transfer, bias, algebra, content, flow, scene, invariance, sampling
+    for part in parts:
         write(run / "eval" / f"{part.__name__}.json", {"panda": part("noisy")})
     write(root / "weak" / "eval" / "leakage.json", "{ this is no JSON")
     for folder, error in ("first & best", 0.0931), ("weak", 0.1874):
@@ -381,7 +410,9 @@ def test_a_summary_on_top_gives_each_claim_its_verdict_number_and_what_the_paper
     assert answers["control", "panda", best] == "holds"
     assert answers["control", "panda", weak] == "fails"  # worse than without action
     assert answers["beyond PCA", "panda", best] == answers["own latents", "panda", best] == "holds"
-    assert answers["no scene", "panda", best] == "partly"
+    assert answers["no scene", "panda", best] == answers["same action", "panda", best] == "partly"
+    assert answers["beyond bias", "panda", best] == answers["flow", "panda", best] == "holds"
+    assert answers["algebra", "panda", best] == "fails"
     assert answers["sampling", "panda", best] == "fails"
     assert {x["claim"] for x in rows} >= {"transfer", "planning", "acting"}
     found = next(x["finding"] for x in rows if x["claim"] == "prediction")
@@ -510,7 +541,11 @@ def test_no_value_of_a_damaged_row_ends_the_report():
         transfer_.locality_tables: transfer("noisy")["locality"],
         content_.tables: content("noisy"),
         ablation_.tables: ablation("noisy"),
+        bias_.tables: bias("noisy"),
+        algebra_.tables: algebra("noisy"),
+        flow_.tables: flow("noisy"),
         scene_.tables: scene("noisy"),
+        invariance_.tables: invariance("noisy"),
         sampling_.tables: sampling("noisy"),
         control_.tables: control(0.3),
     }

@@ -88,6 +88,43 @@ def test_locality_is_more_than_in_the_mirror_image_and_by_chance(inside, mirror,
 
 
 @pytest.mark.parametrize(
+    "before,after,answer",
+    [
+        (interval(0.3, 0.4), interval(0.6, 0.7), "holds"),
+        (interval(0.6, 0.7), interval(0.3, 0.5), "undecided"),
+        (interval(0.6, 0.7), interval(0.2, 0.3), "fails"),
+        (interval(0.6, 0.7), None, "fails"),  # nothing is left without the bias
+        (None, None, "undecided"),  # no effect
+    ],
+)
+def test_the_response_without_bias_lies_where_the_scene_moves(before, after, answer):
+    row = {"name": "noisy", "before": before, "after": after, "chance": interval(0.4, 0.4)}
+    assert judge("bias", [row]) == {"beyond bias": answer}
+    assert judge("bias", [row], "sparse") == {}
+
+
+@pytest.mark.parametrize(
+    "errors,kept,answer",
+    [
+        ((0.1, 0.2, 0.3), 0.7, "holds"),
+        ((0.1, 0.2, 0.3), 0.4, "partly"),
+        ((0.1, 0.8, 0.9), None, "partly"),
+        ((0.6, 0.8, 0.9), None, "fails"),
+        ((0.6, 0.8, 0.9), 0.1, "fails"),
+        ((0.45, 0.8, 0.9), None, "fails"),
+        ((0.45, 0.45, 0.45), None, "undecided"),
+    ],
+)
+def test_the_algebra_holds_if_all_errors_are_small_and_sums_predict(errors, kept, answer):
+    row = dict(zip(("additivity", "reversal", "identity"), errors, strict=True))
+    row = {key: interval(x, x + 0.1) for key, x in row.items()} | {"name": "noisy"}
+    kept = None if kept is None else interval(kept, kept + 0.05)
+    row["two_steps"] = [{"name": "sum of two latents", "kept": kept}]
+    assert judge("algebra", [row]) == {"algebra": answer}
+    assert judge("algebra", [row | {"identity": None}]) == {}
+
+
+@pytest.mark.parametrize(
     "lows,answer",
     [((0.6, 0.7), "holds"), ((0.6, 0.1), "partly"), ((-0.1, -0.2), "fails"), ((), "undecided")],
 )
@@ -113,6 +150,29 @@ def test_latents_that_add_nothing_to_the_states_components_fail(lows, answer):
 
 
 @pytest.mark.parametrize(
+    "x,y,answer",
+    [
+        ((0.6, 0.2), (0.7, 0.1), "holds"),  # R² of latents, and what they add
+        ((0.6, 0.2), (0.1, 0.1), "partly"),
+        ((0.6, -0.2), (0.7, -0.1), "fails"),  # the state tells as much
+        ((-0.1, 0.1), (-0.1, 0.1), "undecided"),
+    ],
+)
+def test_the_mean_flow_is_told_by_latents_and_not_by_the_state(x, y, answer):
+    def probed(name, latents, added):
+        values = {
+            "latents": interval(latents, latents + 0.1),
+            "added": interval(added, added + 0.1),
+        }
+        return {"name": name} | values
+
+    rows = [{"name": "noisy", "flow": [probed("flow x, mean", *x), probed("flow y, mean", *y)]}]
+    assert judge("flow", rows) == {"flow": answer}
+    still = {"name": "flow x, mean", "latents": None, "added": None}  # nothing moves
+    assert judge("flow", [{"name": "noisy", "flow": [still]}]) == {}
+
+
+@pytest.mark.parametrize(
     "share,answer",
     [
         (interval(-0.1, 0.3), "holds"),
@@ -125,6 +185,23 @@ def test_latents_that_add_nothing_to_the_states_components_fail(lows, answer):
 def test_latents_tell_less_than_half_of_what_the_state_tells_of_the_scene(share, answer):
     rows = [{"name": "noisy", "episode": interval(0.1, 0.2), "chance": 0.1, "share": share}]
     assert judge("scene", rows) == {"no scene": answer}
+
+
+@pytest.mark.parametrize(
+    "gain,kept,answer",
+    [
+        (0.5, interval(0.6, 0.8), "holds"),
+        (0.2, interval(0.3, 0.6), "partly"),
+        (-0.1, interval(-0.1, 0.2), "fails"),
+        (-0.1, interval(-0.4, 0.6), "undecided"),
+        (-0.1, None, "undecided"),
+    ],
+)
+def test_an_action_is_the_same_elsewhere_if_half_of_the_likeness_is_kept(gain, kept, answer):
+    row = dict.fromkeys(("within", "between", "any_between"), interval(0.1, 0.2))
+    row |= {"name": "noisy", "gain": interval(gain, gain + 0.15), "kept": kept}
+    assert judge("invariance", [row]) == {"same action": answer}
+    assert judge("invariance", [row | {"within": None}]) == {}
 
 
 @pytest.mark.parametrize(
@@ -187,6 +264,18 @@ def measured_rows(part):
     if part == "ablation":
         row = {"name": "noisy", "gain": one, "share": one, "best": "zero", "controls": [other]}
         return [{"name": "copy last frame", "error": one}, row]
+    if part == "algebra":
+        row = {"name": "noisy", "additivity": one, "reversal": one, "identity": one}
+        return [row | {"two_steps": [{"name": "sum of two latents", "error": one, "kept": one}]}]
+    if part == "bias":
+        row = {"name": "noisy", "correlation": one, "before": one, "after": one, "chance": one}
+        return [row | {"left": one, "note": "none"}]
+    if part == "flow":
+        probed = {"name": "flow x, mean", "latents": one, "state": one, "added": one}
+        return [{"name": "noisy", "moving": one, "flow": [probed]}]
+    if part == "invariance":
+        row = dict.fromkeys(("within", "between", "any_between", "gain", "kept"), one)
+        return [row | {"name": "noisy"}]
     if part == "scene":
         rows = [{"name": name, "episode": one} for name in ("noisy", "the state's components")]
         return [row | {"chance": 0.1, "share": one} for row in rows]

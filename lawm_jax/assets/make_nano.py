@@ -93,7 +93,8 @@ def commands(folder):
 def results(workdir):
     """Returns the tables of all evaluations and plans in a run's folder."""
     text = []
-    for name in ("prediction", "ablation", "leakage", "content", "scene", "control", "sampling"):
+    names = "prediction", "ablation", "leakage", "bias", "algebra", "content", "flow", "scene"
+    for name in (*names, "invariance", "control", "sampling"):
         found = json.loads(pathlib.Path(rundir.evaluation(workdir, name)).read_text())
         for source, rows in found.items():
             text.append(tables.text(source, EVALUATIONS[name].tables(rows)))

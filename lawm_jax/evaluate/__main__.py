@@ -9,9 +9,13 @@ Examples:
   ablation    how much of that needs the latent action of the step itself
   leakage     whether latent actions encode the next frame instead of an action
   transfer    whether they have the same effect in another clip, at the same image position
+  bias        whether predictions depend on them where the scene can move, or at fixed positions
+  algebra     whether they add up over two steps
   content     what they encode: a linear probe for real actions, beside one from the current
               state; dimensions, codes in use
+  flow        whether a linear map reads the motion in the image off them
   scene       whether they tell the episode and the data source
+  invariance  whether equal real actions have the same latent action in another scene
   control     rollouts from real actions, for data sources with a controller in W/controller
   sampling    whether sampled latent actions have the distribution and effect of inferred ones
   pictures    rollouts, transfer, cycles and scene cuts

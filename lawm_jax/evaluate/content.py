@@ -33,18 +33,16 @@ KNOWN = {  # columns of `describe`; other statistics are titled with their keys
 
 def run(source):
     """Describes and probes the latents of the models of a `context.Source`."""
-    rows, u, states = [], source.clips.actions, {}
+    rows, u = [], source.clips.actions
     s, episodes = source.clips.s, source.clips.episodes
     for name in source.latents:
         z = source.z(name)
         row = {"name": name, "latents": describe(z, *source.codes(name, z), source.nats(name))}
         row |= {"probe": None, "matched": None}
         if u is not None and source.pairs:
-            aligned, A = probing.align(u, s.shape[1]), z.shape[2]
+            aligned, states = probing.align(u, s.shape[1]), source.components(z.shape[2])
             row["probe"] = probing.probe(z, aligned, episodes)
-            if A not in states:
-                states[A] = probing.components(s, episodes, A)
-            row["matched"] = probing.beside_state(z, aligned, states[A], episodes)
+            row["matched"] = probing.beside_state(z, aligned, states, episodes)
         rows.append(row)
     return rows
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from lawm_jax import latents
-from lawm_jax.evaluate import batched, clips, leakage, pixels
+from lawm_jax.evaluate import batched, clips, leakage, pixels, probing
 
 
 class Still(ValueError):
@@ -76,7 +76,7 @@ class Source:
         if self.clips.video is not None and self.model.decoder is not None:
             self.pixels = pixels.Pixels(self.model, self.params, self.clips, distance)
         self.learned, self.controllers, self.samples = None, {}, {}
-        self.peers, self._z = [self], {}
+        self.peers, self._z, self._components = [self], {}, {}
         count = len(set(self.clips.episodes))
         self.pairs = self.main in self.inferring and count > 2
         if self.main in self.labelled:
@@ -116,6 +116,13 @@ class Source:
         if name not in self._z:
             self._z[name] = self.models[name].infer(self.clips.s)
         return self._z[name]
+
+    def components(self, width):
+        """Returns `probing.components` of the clips, as wide as latents; computed once."""
+        if width not in self._components:
+            found = probing.components(self.clips.s, self.clips.episodes, width)
+            self._components[width] = found
+        return self._components[width]
 
     def codes(self, name, z):
         """Returns the codes of a model's latents z [n, T-1, A], and K; None if not discrete."""

@@ -7,8 +7,12 @@ To add one, write a module and add a line here. Needs no JAX, so that the report
 
 from lawm_jax.evaluate import (
     ablation,
+    algebra,
+    bias,
     content,
     control,
+    flow,
+    invariance,
     leakage,
     prediction,
     sampling,
@@ -21,8 +25,12 @@ EVALUATIONS = {
     "ablation": ablation,
     "leakage": leakage,
     "transfer": transfer,
+    "bias": bias,
+    "algebra": algebra,
     "content": content,
+    "flow": flow,
     "scene": scene,
+    "invariance": invariance,
     "control": control,
     "sampling": sampling,
 }

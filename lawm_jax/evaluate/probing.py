@@ -184,7 +184,7 @@ def components(s, episodes, width):
     return [principal(some(s, np.flatnonzero(~x)), width)(s) for x in (second, ~second)]
 
 
-def beside_state(z, u, states, episodes):
+def beside_state(z, u, states, episodes, names=None):
     """Probes latents, the state's components, and both together, on the same folds.
 
     Args:
@@ -192,6 +192,7 @@ def beside_state(z, u, states, episodes):
       u: [n, T-1, U] real actions, aligned.
       states: from `components`.
       episodes: [n] str.
+      names: U names of the actions; None for "action 0", "action 1", ...
 
     Returns:
       One dict per action: `name`, `latents`, `state` and `both`, intervals of R² as from
@@ -203,7 +204,7 @@ def beside_state(z, u, states, episodes):
     found = {name: _errors(x, u, episodes) for name, x in inputs.items()}
     rows = []
     for i in range(u.shape[2]):
-        row = {"name": f"action {i}", "added": None}
+        row = {"name": names[i] if names else f"action {i}", "added": None}
         spread = found["both"][1][:, i]
         for name, (error, _) in found.items():
             row[name] = _r2(error[:, i], spread, episodes)
