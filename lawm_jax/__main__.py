@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "trains a world model, a decoder, a controller or a baseline",
     "evaluate": "evaluates a trained model on held-out clips",
     "plan": "plans real actions, open loop or in the simulator",
+    "export": "exports latent actions as arrays for other programs",
     "report": "builds a web page from the results of runs",
     "ingest": "converts a data set to records that are fast to read",
     "study": "runs a study of many training runs",

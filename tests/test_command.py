@@ -90,6 +90,8 @@ USAGE = {
     "lawm evaluate --workdir W --data x": "--data: expected NAME=SOURCE, got 'x'",
     "lawm plan --workdir W --task arm": "--task: expected one of panda, .*, got arm",
     "lawm study mixture --workdir W --config.stepss=3": "--config.stepss: .*--config.steps?",
+    "lawm export --workdir W": "expected --out, got none",
+    "lawm export --workdir W --out . ": "--out: expected a folder that does not exist, got .*",
     "lawm ingest": "expected --videos or --source, and not both",
     "lawm ingest --videos W --size 0": "--size: expected 8 to .*, got 0",
 }

@@ -153,7 +153,7 @@ def flags_of(module):
 
 CONFIGS = [get("").to_dict() for get in (world.get_config, labelled.get_config)]
 CONFIGS += [get("").to_dict() for get in (controller.get_config, decoder.get_config)]
-COMMANDS = ("train", "evaluate", "plan", "report", "ingest", "study", "aot")
+COMMANDS = ("train", "evaluate", "plan", "export", "report", "ingest", "study", "aot")
 MODULES = [f"lawm_jax.{name}" for name in COMMANDS] + ["lawm_jax.envs.policies"]
 MODULES += [f"benchmarks.{name}" for name in ("train_step", "encoder", "planner", "data")]
 SCRIPTS = "\n".join(path.read_text() for path in (ROOT / "launch").glob("*.sh"))

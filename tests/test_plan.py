@@ -29,9 +29,9 @@ from lawm_jax.evaluate import context, metrics, tables
 from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.evaluate.clips import Clips, fixed
 from lawm_jax.nn.controller import Controller
-from lawm_jax.plan import baselines, columns, search, tasks
+from lawm_jax.plan import baselines, columns, protocols, search, tasks
 from lawm_jax.plan import run as plan_run
-from lawm_jax.train import models, objectives
+from lawm_jax.train import models, objectives, rundir
 
 encode = jax.jit(world_model.encode, static_argnums=0)
 init_controller = jax.jit(world_model.init_controller, static_argnums=0)
@@ -163,6 +163,21 @@ def test_a_vehicle_that_holds_its_action_is_followed(world):
     assert "ate_waypoints" not in found["model"]
     text = tables.text("nav", columns.tables("plans of 8 steps", list(found.values())))
     assert "nav, plans of 8 steps" in text and "nearest training window" in text
+
+
+def test_straight_lines_that_turn_at_their_ends_are_found_from_a_context(world):
+    nwm = protocols.PROTOCOLS["nwm"]
+    random = np.random.default_rng(0)
+    u = np.zeros((12, 11, 3), np.float32)
+    u[:, :, 0] = random.normal(0.219, 0.019, (12, 1))
+    u[:, 10, 2] = random.normal(0, 0.3, 12)  # the last of 8 steps after 4 known states
+    s = random.normal(size=(12, 1, 4, 8)).astype(np.float32)
+    s = np.concatenate([s, s + np.einsum("btu,und->btnd", u.cumsum(1), PATTERN)], 1)
+    clips, training = Clips(s, None, u, np.arange(12).astype(str)), episodes(16, 9, 1)
+    few = dict(samples=300, elites=10, iterations=12)
+    found = rows(tasks.walk({"model": world}, clips, training, options=few, protocol=nwm))
+    assert found["model"]["ate"]["mean"] < 0.01 and found["model"]["yaw"]["mean"] < 0.01
+    assert found["random action"]["ate"]["mean"] > 0.2
 
 
 def matrices(actions):
@@ -393,15 +408,19 @@ def test_the_command_passes_its_flags_on():
     code = """
 from absl import app
 from lawm_jax.plan import __main__, run
+from lawm_jax.plan import protocols
 assert __main__.TASKS == list(run.TASKS)
+assert __main__.PROTOCOLS == list(protocols.PROTOCOLS)
 run.plan = lambda *given, **more: print(given, {k: v for k, v in more.items() if v is not None})
 flags = "--data=panda=x --controller=c --planner=mppi --episodes=2 --horizon=4 --horizon=3 "
-flags += "--samples=5 --iterations=6 --bound=0.5 --chunk=7 --closed-loop --json=f"
+flags += "--samples=5 --iterations=6 --bound=0.5 --chunk=7 --closed-loop --json=f "
+flags += "--protocol=nwm --episodes_from=e.csv"
 app.run(__main__.main, ["plan", "--workdir=W", "--task=panda", *flags.split()])
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     expected = dict(data="panda=x", controller="c", planner="mppi", episodes=2, horizon=[4, 3])
     expected |= dict(samples=5, iterations=6, bound=0.5, chunk=7, closed_loop=True, json_file="f")
+    expected |= dict(protocol="nwm", episodes_from="e.csv")
     assert done.stdout == f"{('W', 'panda')} {expected}\n", done.stderr
 
 
@@ -422,6 +441,54 @@ def test_flags_out_of_range_are_errors_before_work_begins(flags, why):
     done = command("plan", "--workdir=nowhere", "--task=panda", *flags)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert re.search(f"error: (--bound=.*)?{why}", done.stderr)
+
+
+def test_a_protocol_sets_what_no_flag_sets(run, monkeypatch, tmp_path):
+    seen = []
+    original, read = tasks.load, rundir.read_config
+
+    def zoomed(folder):
+        config = read(folder)
+        config["data"]["resize"] = 73
+        return config
+
+    monkeypatch.setattr(rundir, "read_config", zoomed)
+
+    def load(config, *given):
+        seen.append((config.data.resize, config.data.size, given[4]))
+        return original(config, *given)
+
+    monkeypatch.setattr(tasks, "load", load)
+    rows_ = [{"episode": "test/0003.mp4", "start": 5}, {"episode": "test/0001", "start": 60}]
+    (tmp_path / "clips.json").write_text(json.dumps(rows_))
+    few = dict(samples=24, iterations=2, episodes_from=str(tmp_path / "clips.json"))
+    path = plan_run.plan(str(run), "panda", protocol="jepa-wms", **few)
+    written = json.loads(pathlib.Path(path).read_text())
+    assert written["protocol"] == "jepa-wms" and written["episodes"] == 2
+    assert path.endswith("_iterations=2_protocol=jepa-wms_episodes_from=clips.json.json")
+    (plan,) = written["plans"]
+    assert plan["horizon"] == 3 and [x[-8:] for x in plan["names"]] == ["0003.mp4", "0001.mp4"]
+    few = dict(samples=8, episodes=2, controller="panda", data="recon=mini:nav")
+    path = plan_run.plan(str(run), "recon", protocol="nwm", **few)
+    (plan,) = json.loads(pathlib.Path(path).read_text())["plans"]
+    assert plan["horizon"] == 8 and rows(plan["rows"])["none"]["ate"]["mean"] > 0
+    assert seen == [(64, 64, 4), (73, 64, 12)]  # the full height; 4 known states and 8 ahead
+
+
+@pytest.mark.parametrize(
+    "task, asked, why",
+    [
+        ("nav", dict(protocol="nwm"), "protocol: expected --task recon for nwm, got nav; .*recon="),
+        ("recon", dict(protocol="jepa-wms"), "expected --task panda or droid for jepa-wms"),
+        ("panda", dict(protocol="mine"), "protocol: expected one of paper, jepa-wms, nwm"),
+        ("panda", dict(protocol="jepa-wms", closed_loop=True), "closed-loop: .* got jepa-wms"),
+        ("panda", dict(episodes_from="x.csv", closed_loop=True), "closed-loop: .* got one"),
+        ("recon", dict(protocol="nwm", samples=5), "samples: expected at least 6 for cem, got 5"),
+    ],
+)
+def test_a_protocol_that_cannot_be_is_refused(task, asked, why):
+    with pytest.raises(plan_run.Refused, match=why):
+        plan_run.plan("nowhere", task, **asked)
 
 
 def test_a_new_planner_is_a_function_and_a_line(run, monkeypatch):

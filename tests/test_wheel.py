@@ -65,7 +65,7 @@ def test_the_wheel_brings_configs_and_data(wheel):
 def test_help_is_a_screen_and_names_every_command(lawm):
     text = lawm("--help")
     assert len(text.splitlines()) <= 24 and max(map(len, text.splitlines())) <= 80
-    for name in ("train", "evaluate", "plan", "report", "ingest", "study", "aot", "play"):
+    for name in ("train", "evaluate", "plan", "export", "report", "ingest", "study", "aot", "play"):
         assert f"\n  {name} " in text
 
 

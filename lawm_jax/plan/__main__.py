@@ -15,6 +15,7 @@ from absl import app, flags, logging
 
 from lawm_jax.train import command
 
+PROTOCOLS = ["paper", "jepa-wms", "nwm"]
 TASKS = ["panda", "droid", "nav", "recon"]
 
 WORKDIR = flags.DEFINE_string(
@@ -26,12 +27,25 @@ DATA = flags.DEFINE_string(
     None,
     "Data source as TASK=SOURCE, if the run's config lacks it or the run read stored states.",
 )
+PROTOCOL = flags.DEFINE_enum(
+    "protocol",
+    "paper",
+    PROTOCOLS,
+    "Candidates, Gaussian, limits, context and crop: those of the paper, or of the code of "
+    "jepa-wms (panda, droid) or nwm (recon). Other flags come before it.",
+)
+EPISODES_FROM = flags.DEFINE_string(
+    "episodes_from",
+    None,
+    "List of clips to plan on: a CSV file with the columns episode and start, or a JSON list of "
+    "objects with these fields.",
+)
 PLANNER = flags.DEFINE_string("planner", "cem", "cem, icem, mppi, gradient or cem_gradient.")
 EPISODES = flags.DEFINE_integer(
     "episodes",
     None,
     "Number of clips or, with --closed-loop, scenes; the same ones for all runs. Default: 64 clips "
-    "or 32 scenes.",
+    "(nwm: 100) or 32 scenes; of a list, all.",
     lower_bound=1,
 )
 CLOSED_LOOP = flags.DEFINE_bool(
@@ -51,15 +65,16 @@ CONTROLLER = flags.DEFINE_string(
     "source, of kind state if there is one.",
 )
 SAMPLES = flags.DEFINE_integer(
-    "samples", None, "Number of candidates. Default: as in the paper.", lower_bound=1
+    "samples", None, "Number of candidates. Default: the protocol's.", lower_bound=1
 )
 ITERATIONS = flags.DEFINE_integer(
-    "iterations", None, "Number of planner iterations. Default: as in the paper.", lower_bound=1
+    "iterations", None, "Number of planner iterations. Default: the protocol's.", lower_bound=1
 )
 BOUND = flags.DEFINE_float(
     "bound",
     None,
-    "Limit of planned actions, in standard deviations of training actions. Default: no limit.",
+    "Limit of planned actions, in standard deviations of the initial Gaussian, which is by default "
+    "that of training actions. Default: no limit, or the protocol's.",
 )
 CHUNK = flags.DEFINE_integer(
     "chunk",
@@ -96,6 +111,8 @@ def main(argv):
             chunk=CHUNK.value,
             closed_loop=CLOSED_LOOP.value,
             json_file=JSON.value,
+            protocol=PROTOCOL.value,
+            episodes_from=EPISODES_FROM.value,
         )
     except run.Refused as error:
         raise app.UsageError(f"--{error}") from error

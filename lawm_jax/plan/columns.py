@@ -11,6 +11,8 @@ REACH = (
     Column("error, m", "error", 3, "lower"),
     Column("minus no action", "paired", 3, "lower", signed=True),
     Column("Action Score", "score", 1, "higher"),
+    Column("orientation, rad", "orientation", 3, "lower"),
+    Column("gripper", "gripper", 3, "lower"),
     *(Column(f"correlation {x}", f"correlation.{i}", 2, "higher") for i, x in enumerate("xyz")),
     *LAST,
 )

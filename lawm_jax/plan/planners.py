@@ -2,7 +2,8 @@
 
 All planners take (cost, key, mean, std, ...) and return the best plan and its cost. Each is a
 single `lax.scan` with no host callbacks: jit it or call it inside a jitted function. The initial
-mean is the first candidate, so the returned plan never costs more (except with `cem`'s `average`).
+mean is the first candidate, so the returned plan never costs more (except with `cem`'s `average`
+and `keep_mean`).
 
 An infinite cost means infeasible, and NaN counts as infinite; infeasible plans are neither returned
 nor used to update the search. All planners but the gradient-based ones depend on the order of costs
@@ -41,11 +42,12 @@ def cem(
     high=np.inf,
     chunk=None,
     average=False,
+    keep_mean=True,
 ):
     """Plans with the cross-entropy method.
 
     Each iteration samples plans from a Gaussian and refits it to the cheapest ones (the elites);
-    the mean is always one of the candidates. The standard deviation is the unbiased estimate, with
+    the mean is one of the candidates. The standard deviation is the unbiased estimate, with
     n - 1, as in jepa-wms, V-JEPA 2, NWM and stable-worldmodel: with 10 elites, the biased estimate
     would halve it in 15 iterations. With one elite it is 0. If there are fewer feasible plans than
     elites, the missing elites contribute the old standard deviation.
@@ -60,6 +62,7 @@ def cem(
       chunk: maximum number of candidates evaluated at once, which bounds the memory; None for all.
       average: whether to return the final mean, as jepa-wms, V-JEPA 2 and NWM do, instead of the
         cheapest plan seen; if the final mean is infeasible, the cheapest plan is returned.
+      keep_mean: whether the mean is one of the candidates; it is in jepa-wms and is not in NWM.
 
     Returns:
       plan: [T, U], the cheapest plan seen.
@@ -73,7 +76,8 @@ def cem(
     2005, "A Tutorial on the Cross-Entropy Method" (smoothed updating).
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
-    end = _refit(cost, key, mean, std, clip, samples, elites, iterations, momentum, chunk)
+    asked = samples, elites, iterations, momentum, chunk
+    end = _refit(cost, key, mean, std, clip, *asked, keep_mean=keep_mean)
     if not average:
         return end.best
     last = clip(end.mean[None])
@@ -347,11 +351,12 @@ def _refit(
     exponent=0.0,
     kept=0,
     decay=1.0,
+    keep_mean=True,
 ):
     """Runs a cross-entropy search and returns its final _Search.
 
     Args:
-      cost, key, mean, std, samples, elites, iterations, momentum, chunk: as in `cem`.
+      cost, key, mean, std, samples, elites, iterations, momentum, chunk, keep_mean: as in `cem`.
       clip: function from `_check`.
       exponent, decay: as in `icem`; 0 and 1 for `cem`.
       kept: number of elites that are kept as candidates.
@@ -364,8 +369,9 @@ def _refit(
     def iterate(last, x):
         mean, std, best = last.mean, last.std, last.best
         key, size = x
-        noise = colored_noise(key, (samples - 1, *mean.shape), exponent)
-        plans = clip(jnp.concatenate([mean[None], mean[None] + std[None] * noise]))
+        first = mean[None][: int(keep_mean)]
+        noise = colored_noise(key, (samples - len(first), *mean.shape), exponent)
+        plans = clip(jnp.concatenate([first, mean[None] + std[None] * noise]))
         if decay == 1:
             costs = _in_chunks(_prices(cost), plans, chunk)
         else:  # shapes are fixed within a scan, but whole chunks can be skipped

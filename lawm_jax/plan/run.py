@@ -16,7 +16,7 @@ from lawm_jax import latents
 from lawm_jax.data import catalog, paths
 from lawm_jax.evaluate import batched, clips, row_names, tables
 from lawm_jax.plan import closed_loop as closed_loop_
-from lawm_jax.plan import columns, search, tasks
+from lawm_jax.plan import columns, listed, protocols, search, tasks
 from lawm_jax.train import exported, models, rundir, sharding
 
 # For each task: kind, horizons, meters between waypoints.
@@ -27,6 +27,7 @@ TASKS = {
     "recon": ("walk", (8, 4), 0.25),
 }
 CLOSED = {"panda": (3,), "nav": (8,)}  # horizons of the tasks with a simulator
+DEFAULTS = ("planner", "cem"), ("protocol", "paper")  # which names of results leave out
 TRAINING = 256  # training clips, for baselines and the scale of actions
 
 
@@ -49,6 +50,8 @@ def plan(
     chunk=None,
     closed_loop=False,
     json_file=None,
+    protocol="paper",
+    episodes_from=None,
 ):
     """Plans real actions with a trained model, prints a table and writes the results as JSON.
 
@@ -59,13 +62,17 @@ def plan(
       data: "TASK=SOURCE", if the run's config lacks the data source.
       controller: folder, or name within WORKDIR/controller; None for the data source's controller.
       planner: one of `search.PLANNERS`.
-      episodes: number of clips (None for 64) or, with closed_loop, scenes (None for 32).
-      horizon: list of plan lengths in steps, None for the task's defaults.
-      samples, iterations: the planner's options; None for the paper's values.
-      bound: limit of plans in standard deviations of training actions; None for no limit.
+      episodes: number of clips (None for the protocol's) or, with closed_loop, scenes (None for
+        32).
+      horizon: list of plan lengths in steps, None for the protocol's or the task's.
+      samples, iterations: the planner's options; None for the protocol's values.
+      bound: limit of plans in standard deviations of the initial Gaussian; None for the protocol's.
       chunk: number of candidates predicted at once; None to fit the memory.
       closed_loop: whether to act in the simulator, replanning at every step.
       json_file: output path; None for a file in WORKDIR/eval named after the non-default arguments.
+      protocol: a key of `protocols.PROTOCOLS`, whose settings the other arguments override.
+      episodes_from: path of a list of clips, see `listed.read`, of which the first `episodes` are
+        taken, or None for clips at fixed random positions.
 
     Returns:
       The path of the JSON file.
@@ -80,21 +87,25 @@ def plan(
             f"closed-loop: expected --task {' or '.join(CLOSED)}, which have a simulator, got "
             f"{task}"
         )
-    _check_samples(task, planner, samples)
+    rules = _protocol(task, protocol, closed_loop, episodes_from)
+    _check_samples(task, planner, samples, rules)
+    chosen = listed.read(episodes_from)[:episodes] if episodes_from else None
     workdir = exported.working_copy(workdir)
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
     spec = _source(config, task, data)
     loaded, found, windows = _models(workdir, config, task, spec, controller)
-    count = episodes or (32 if closed_loop else 64)
+    count = len(chosen) if chosen else episodes or (32 if closed_loop else rules.episodes)
     scenes = _scenes(task, spec, count) if closed_loop else None
-    horizons = horizon or (CLOSED[task] if scenes else TASKS[task][1])
+    horizons = horizon or (CLOSED[task] if scenes else rules.horizons or TASKS[task][1])
     model = next(iter(loaded.values()))[0]
     config.encoder.repeat = model.repeat
-    least = max(horizons) + 1
+    least = max(horizons) + rules.context
     config.data.update(videos="", frames=max(config.data.frames, least))
     config.data.sources = ml_collections.ConfigDict({task: spec})
     config.data.mixture = ml_collections.ConfigDict({task: 1.0})
     config.data.augment.update(crop=False, flip=0.0, jitter=0.0, cut=0.0)
+    if rules.full_height:
+        config.data.resize = config.data.size
     options = {"samples": samples, "iterations": iterations, "chunk": chunk}
     options = {key: value for key, value in options.items() if value is not None}
     asked = dict(planner=planner, options=options, bound=bound, windows=windows)
@@ -103,19 +114,26 @@ def plan(
     if scenes:
         plans = _closed(config, task, loaded, scenes, horizons, asked)
     else:
-        plans = _open(config, task, loaded, count, horizons, asked, least)
+        before = rules.context - 1
+        given = chosen and functools.partial(listed.load, rows=chosen, before=before)
+        asked["protocol"] = rules
+        plans = _open(config, task, loaded, count, horizons, asked, least, given)
     result = {
         "task": task,
         "source": spec,
         "controller": found,
         "controller_kind": model.controller.kind if found else None,
-        "episodes": count,
+        "episodes": len(plans[0]["names"]) if "names" in plans[0] else count,
+        "protocol": protocol,
         "planner": {"name": planner, "bound": bound} | options,
         "seconds": round(time.monotonic() - begin),
         "plans": plans,
     }
     given = dict(data=data, controller=controller, planner=planner, episodes=episodes)
     given |= dict(horizon=horizon, samples=samples, iterations=iterations, bound=bound, chunk=chunk)
+    given |= dict(
+        protocol=protocol, episodes_from=episodes_from and os.path.basename(episodes_from)
+    )
     name = result_name(task, closed_loop, given)
     path = paths.expand(json_file) if json_file else rundir.evaluation(workdir, name)
     paths.write(path, json.dumps(result, indent=1, allow_nan=False))
@@ -132,34 +150,54 @@ def result_name(task, closed_loop, given):
     """
     text = ""
     for key, value in given.items():
-        if value is not None and (key, value) != ("planner", "cem"):
+        if value is not None and (key, value) not in DEFAULTS:
             value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             text += f"_{key}={value.removeprefix(f'{task}=')}"
     text = re.sub(r"[^\w.,=-]+", "-", text)
     return f"plan_{task}{'_closed' if closed_loop else ''}{text}"
 
 
-def _check_samples(task, planner, samples):
+def _protocol(task, name, closed_loop, episodes_from):
+    """Returns the `Protocol` of that name, if it is defined for what is asked."""
+    if name not in protocols.PROTOCOLS:
+        known = ", ".join(protocols.PROTOCOLS)
+        raise Refused(f"protocol: expected one of {known}, got {name!r}")
+    found = protocols.PROTOCOLS[name]
+    if task not in found.tasks:
+        raise Refused(
+            f"protocol: expected --task {' or '.join(found.tasks)} for {name}, got {task}; other "
+            f"data in the task's place: --data {found.tasks[-1]}=SOURCE"
+        )
+    if closed_loop and (name != "paper" or episodes_from):
+        what = f"--protocol paper, got {name}" if name != "paper" else "no --episodes_from, got one"
+        raise Refused(f"closed-loop: expected {what}")
+    return found
+
+
+def _check_samples(task, planner, samples, protocol):
     """Rejects unknown planners and fewer candidates than the planner needs."""
     if planner not in search.PLANNERS:
         raise Refused(f"planner: expected one of {', '.join(search.PLANNERS)}, got {planner!r}")
     options = {
         k: x.default for k, x in inspect.signature(search.PLANNERS[planner]).parameters.items()
     }
-    options |= tasks.WALK if (planner, TASKS[task][0]) == ("cem", "walk") else {}
+    if planner == "cem":
+        usual = tasks.WALK if TASKS[task][0] == "walk" else tasks.REACH
+        options |= protocol.options or usual
     least = 2 if planner == "mppi" else options.get("elites", 0) + 1
     if samples is not None and samples < least:
         raise Refused(f"samples: expected at least {least} for {planner}, got {samples}")
 
 
-def _open(config, task, models, count, horizons, asked, frames):
-    """Plans on `count` held-out clips of `frames` frames, prints tables: one dict per horizon."""
+def _open(config, task, models, count, horizons, asked, frames, listed):
+    """Plans on clips as `tasks.load` loads them, prints tables: one dict per horizon."""
     kind, _, spacing = TASKS[task]
     ask = tasks.reach
     if kind == "walk":
         ask = functools.partial(tasks.walk, spacing=spacing)
     first = next(iter(models.values()))  # all models share one encoder
-    episodes, training = tasks.load(config, task, *first, count, frames, TRAINING)
+    episodes, training = tasks.load(config, task, *first, count, frames, TRAINING, listed)
+    count = len(episodes.episodes)  # less than asked if a listed clip cannot be read
     plans = []
     for horizon in horizons:
         with tqdm.tqdm(total=count * len(models), unit="plan", disable=None) as bar:

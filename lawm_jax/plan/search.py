@@ -45,6 +45,8 @@ def search(
     seed=0,
     window=None,
     progress=None,
+    straight=False,
+    past=None,
 ):
     """Plans all episodes, minimizing the L2 distance between the last predicted state and the goal.
 
@@ -58,6 +60,10 @@ def search(
       seed: seed of the planner.
       window: maximum number of steps in the model's context, see `world_model.rollout_actions`.
       progress: function called with the number of episodes in each group that is planned, or None.
+      straight: whether plans are expanded by `straight_line` instead of repeated.
+      past: the context before `start`: states [n, C-1, N, D] and latent actions [n, C-1, A], each
+        leading to the next state. The model then sees the last C states at every step, and
+        `window` is unused. None for no context.
 
     Returns:
       u: float32 [n, H hold, U].
@@ -68,13 +74,14 @@ def search(
       ValueError: start and goal differ in shape, the model has no controller, or the planner or one
         of its options is unknown.
     """
-    n, run = len(start), make_search(model, std, planner, options, hold, window)
+    n, run = len(start), make_search(model, std, planner, options, hold, window, straight)
     keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
     size = min(n, PER_DEVICE_ON_CPU * jax.device_count()) if jax.default_backend() == "cpu" else n
     groups = np.arange(-(-n // size) * size).clip(max=n - 1).reshape(-1, size)
     found = []
     for i in groups:
-        found.append(run(params, keys[i], start[i], goal[i], mean[i]))
+        before = () if past is None else (past[0][i], past[1][i])
+        found.append(run(params, keys[i], start[i], goal[i], mean[i], *before))
         if progress:
             jax.block_until_ready(found[-1])
             progress(len(set(i.tolist())))  # the last group may repeat an episode
@@ -82,11 +89,11 @@ def search(
     return u, distance
 
 
-def make_search(model, std, planner="cem", options=None, hold=1, window=None):
+def make_search(model, std, planner="cem", options=None, hold=1, window=None, straight=False):
     """Builds the function behind `search`, compiled once for many searches on all devices.
 
     Args:
-      model, std, planner, options, hold, window: as in `jitted`.
+      model, std, planner, options, hold, window, straight: as in `jitted`.
 
     Returns:
       A function as `jitted` returns.
@@ -95,25 +102,25 @@ def make_search(model, std, planner="cem", options=None, hold=1, window=None):
       ValueError: as in `search`, in part when the function is called.
     """
     mesh = Mesh(np.array(jax.devices()), ("devices",))
-    run, everywhere = jitted(model, std, mesh, planner, options, hold, window)
+    run, everywhere = jitted(model, std, mesh, planner, options, hold, window, straight)
     return lambda *args: run(*jax.device_put(args, everywhere))
 
 
-def jitted(model, std, mesh, planner="cem", options=None, hold=1, window=None):
+def jitted(model, std, mesh, planner="cem", options=None, hold=1, window=None, straight=False):
     """Builds the jitted function of a search.
 
     Tasks are sharded over all devices or, if there are fewer tasks than devices, candidates are.
 
     Args:
-      model, std, planner, options, hold, window: as in `search`. The option `chunk`, by default
-        from `most_candidates`, is the number of candidates predicted at once by each device or,
-        if candidates are sharded, by all devices together.
+      model, std, planner, options, hold, window, straight: as in `search`. The option `chunk`, by
+        default from `most_candidates`, is the number of candidates predicted at once by each device
+        or, if candidates are sharded, by all devices together.
       mesh: jax.sharding.Mesh with one axis, of devices that need not be attached to compile.
 
     Returns:
-      A function of params, keys [n], start and goal [n, N, D] and the means [n, H, U] of the
-      planner's initial Gaussians that returns u and distance as in `search`; and the sharding of
-      its arguments.
+      A function of params, keys [n], start and goal [n, N, D], the means [n, H, U] of the
+      planner's initial Gaussians and, if there is a context, its states and latents, that returns
+      u and distance as in `search`; and the sharding of its arguments.
 
     Raises:
       ValueError: as in `search`, in part when the function is called.
@@ -124,49 +131,102 @@ def jitted(model, std, mesh, planner="cem", options=None, hold=1, window=None):
     if not options.keys() <= known.keys():
         raise ValueError(f"options: expected options of {planner}, got {sorted(options)}")
     samples = options.get("samples", known["samples"].default)
+    expand = functools.partial(straight_line if straight else _repeated, hold=hold)
     device = mesh.devices.flat[0]
 
     @functools.partial(jax.jit, compiler_options=cpu.options(device.platform))
-    def run(params, keys, start, goal, mean):
+    def run(params, keys, start, goal, mean, *past):
         if start.ndim != 3 or start.shape != goal.shape:
             raise ValueError(
                 f"start, goal: expected states of the same shape [n, N, D], got {start.shape} and "
                 f"{goal.shape}"
             )
         n, N, D = start.shape
-        most = most_candidates(model, N, D, std.shape[0] * hold, window, device)
+        seen = past[0].shape[1] + 1 if past else window
+        most = most_candidates(model, N, D, std.shape[0] * hold, seen, device)
         shard_tasks = n >= mesh.size  # else candidates, for which devices wait for one another
         chunk = options.get("chunk") or min(most if shard_tasks else most * mesh.size, samples)
         solve = functools.partial(PLANNERS[planner], **options | {"chunk": chunk})
 
         def solve_task(task):
-            key, start, goal, mean = task
-            cost = _cost(model, params, start, goal, hold, window)
+            key, start, goal, mean, *past = task
+            if past:
+                last = _with_context(model, params, start, *past)
+            else:
+                last = _from_start(model, params, start, window)
+            cost = _cost(last, goal, expand)
             cost = cost if shard_tasks else planners.spread(cost, mesh)
             plan, least = solve(cost, key, mean, std)
-            return jnp.repeat(plan, hold, axis=0), least
+            return expand(plan[None])[0], least
 
         def solve_some(*tasks):
             at_once = 1 if "chunk" in options else max(1, min(n, most // samples))
             return jax.lax.map(solve_task, tasks, batch_size=at_once)
 
         solve_all = planners.spread(solve_some, mesh) if shard_tasks else solve_some
-        return solve_all(keys, start, goal, mean)
+        return solve_all(keys, start, goal, mean, *past)
 
     return run, NamedSharding(mesh, PartitionSpec())
 
 
-def _cost(model, params, start, goal, hold, window):
-    """Builds the cost of plans [P, H, U] from a state [N, D]: [P], L2 distance to the goal."""
-    no_latents = jnp.zeros((1, 0, model.latent.dim))
-    cache = world_model.prefill(model, params, start[None, None], no_latents)
+def straight_line(plans, hold):
+    """Expands single actions to straight lines that turn only at their ends, as NWM's candidates.
+
+    Args:
+      plans: [P, 1, 3]: the move of each step along x and y in the frame of the start, in meters,
+        and the turn in the last step, in radians.
+      hold: number of steps, at least 2.
+
+    Returns:
+      [P, hold, 3]: the same move at each step. The first step also turns into the direction of the
+      move, and the last one by the turn.
+
+    Source: `generate_actions` of github.com/facebookresearch/nwm, planning_eval.py.
+    """
+    x, y, turn = jnp.moveaxis(plans[:, 0], 1, 0)
+    turns = jnp.zeros((len(plans), hold)).at[:, 0].set(jnp.arctan2(y, x)).at[:, -1].add(turn)
+    return jnp.stack([*(jnp.broadcast_to(a[:, None], turns.shape) for a in (x, y)), turns], -1)
+
+
+def _repeated(plans, hold):
+    return jnp.repeat(plans, hold, axis=1)
+
+
+def _cost(last, goal, expand):
+    """Builds the cost of plans [P, H, U]: [P], L2 distance of their last state to the goal."""
 
     def cost(plans):
-        u = jnp.repeat(plans, hold, axis=1)
-        last = world_model.rollout_actions(model, params, cache, u, window)[:, -1]
-        return jnp.sqrt(jnp.square(last - goal[None]).mean((1, 2)))
+        return jnp.sqrt(jnp.square(last(expand(plans)) - goal[None]).mean((1, 2)))
 
     return cost
+
+
+def _from_start(model, params, start, window):
+    """Builds the function of actions u [P, T, U] to the last state [P, N, D], from one [N, D]."""
+    no_latents = jnp.zeros((1, 0, model.latent.dim))
+    cache = world_model.prefill(model, params, start[None, None], no_latents)
+    return lambda u: world_model.rollout_actions(model, params, cache, u, window)[:, -1]
+
+
+def _with_context(model, params, start, s, z):
+    """Builds the same function for a context s [C-1, N, D] and z [C-1, A] before the state.
+
+    Every step is predicted from the last C states, with time positions from 0.
+    """
+    context = jnp.concatenate([s, start[None]])
+
+    def last(u):
+        def step(seen, action):
+            states, latents = seen
+            new = world_model.map_actions(model, params, action[:, None], states[:, -1:])
+            latents = jnp.concatenate([latents, new], 1)
+            ahead = world_model.predict(model, params, states, latents)[:, -1:]
+            return (jnp.concatenate([states[:, 1:], ahead], 1), latents[:, 1:]), None
+
+        first = (jnp.broadcast_to(x[None], (len(u), *x.shape)) for x in (context, z))
+        return jax.lax.scan(step, tuple(first), u.swapaxes(0, 1))[0][0][:, -1]
+
+    return last
 
 
 def candidate_bytes(model, N, D, steps, window=None):

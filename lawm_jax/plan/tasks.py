@@ -6,19 +6,22 @@ by the end state that the model predicts.
 Source: Garrido et al. 2026, section 6; the baselines but V-JEPA 2-AC's are ours.
 """
 
+import functools
+
 import numpy as np
 
 from lawm_jax.data import poses
 from lawm_jax.evaluate import batched, comparisons, metrics, row_names
 from lawm_jax.evaluate import clips as clips_
-from lawm_jax.plan import baselines, search
+from lawm_jax.plan import baselines, protocols, search
 
+PAPER = protocols.PROTOCOLS["paper"]
 # The paper's settings of CEM for manipulation and navigation; other planners use their defaults.
 REACH = dict(samples=300, elites=10, iterations=15)
 WALK = dict(samples=120, elites=5, iterations=1, average=True)
 
 
-def load(config, name, model, params, count, frames, training):
+def load(config, name, model, params, count, frames, training, listed=None):
     """Loads held-out clips to plan on and training clips, encoding each frame independently.
 
     Args:
@@ -27,20 +30,22 @@ def load(config, name, model, params, count, frames, training):
       model, params: the model whose encoder is used; one frame must be one time step.
       count, training: number of held-out and of training clips.
       frames: frames of a held-out clip; the last state can be a goal.
+      listed: function of (config, name, encode) that loads other clips of `frames` frames instead
+        of `count` held-out ones, or None.
 
     Returns:
       clips, training: `Clips`.
 
     Raises:
       ValueError: the data source holds states of a video encoder, which depend on frames between
-        start and goal; or as in `clips.fixed`.
+        start and goal; or as in `clips.fixed` or `listed`.
     """
     import ml_collections
 
     encode = batched.frame_encoder(model, params)
     short = ml_collections.ConfigDict(config.to_dict())
     short.data.frames = frames
-    held_out = clips_.fixed(short, name, encode, count)
+    held_out = (listed or functools.partial(clips_.fixed, count=count))(short, name, encode)
     if held_out.video is None and not model.encoder.alone:
         raise ValueError(
             f"{name}: expected video, to encode start and goal independently, got states"
@@ -68,13 +73,12 @@ def reach(
     seed=0,
     windows=None,
     progress=None,
+    protocol=PAPER,
 ):
     """Plans manipulation with models and compares the plans with baselines that need no model.
 
-    The planner's initial Gaussian has mean 0 and the standard deviation of training actions. For
-    DROID, jepa-wms uses a standard deviation of 0.1, clips positions at 0.1 and the gripper at
-    0.75, plans on every 8th frame of Franka clips and returns the final mean (`average`). Here
-    plans are only clipped if `bound` is given, and the cheapest plan seen is returned.
+    By default the planner's initial Gaussian has mean 0 and the standard deviation of training
+    actions, plans are only clipped if `bound` is given, and the cheapest plan seen is returned.
 
     Args:
       models: name -> (model, params), each with a controller or labeled, all with the same
@@ -87,6 +91,7 @@ def reach(
       windows: name -> maximum number of steps in the model's context, see
         `world_model.rollout_actions`; None for all.
       progress: as in `search.search`; called for each model.
+      protocol: a `protocols.Protocol`; `options` and `bound` come before it.
 
     Returns:
       One dict per row, baselines first, with `name` and:
@@ -105,15 +110,13 @@ def reach(
     """
     u = true_actions("clips", clips, horizon, least=3)
     true_actions("training", training, horizon, least=3)
-    initial = gaussian(training, horizon)
-    options = (REACH if planner == "cem" else {}) | _bounds(initial, bound) | (options or {})
-    plans = _plans(
-        models, clips, training, u, initial, planner, options, 1, seed, windows, progress
-    )
+    initial = _initial(protocol, training, horizon, held=False)
+    options = _options(protocol, REACH, planner, initial, bound, options)
+    asked = planner, options, 1, seed, windows, progress, protocol
+    plans = _plans(models, clips, None, training, u, initial, *asked)
     moved = u[:, :, :3].sum(1)
-    errors = {
-        name: np.abs(plan[:, :, :3].sum(1) - moved).sum(1) for name, (plan, _) in plans.items()
-    }
+    away = {name: np.abs((plan - u).sum(1)) for name, (plan, _) in plans.items()}
+    errors = {name: x[:, :3].sum(1) for name, x in away.items()}
 
     def interval(x):
         return metrics.interval(x, clips.episodes)
@@ -124,6 +127,9 @@ def reach(
         row = {"name": name, "error": error, "score": metrics.action_score(error)}
         row["correlation"] = _correlation(plan[:, :, :3].sum(1), moved)
         row |= comparisons.paired(errors[name] - errors[row_names.NO_ACTION], clips.episodes)
+        if u.shape[2] == 7:
+            row["orientation"] = interval(away[name][:, 3:6].sum(1))
+            row["gripper"] = interval(away[name][:, 6])
         row["clips"] = errors[name].tolist()
         rows.append(row | {"distance": None if distance is None else interval(distance)})
     return rows
@@ -141,19 +147,19 @@ def walk(
     spacing=None,
     windows=None,
     progress=None,
+    protocol=PAPER,
 ):
     """Plans navigation with models and compares the plans with baselines that need no model.
 
-    Each plan repeats a single action, which gives a straight line or, if it turns, an arc. The
-    planner's initial Gaussian has the mean and standard deviation, over all training windows of
-    `horizon` steps, of each window's mean action. In NWM, plans are straight lines that turn only
-    in the last step, the Gaussians are fixed per data set, and the context has 4 frames instead of
-    one.
+    By default each plan repeats a single action, which gives a straight line or, if it turns, an
+    arc, and the planner's initial Gaussian has the mean and standard deviation, over all training
+    windows of `horizon` steps, of each window's mean action.
 
     Args:
-      models, planner, seed, windows, progress: as in `reach`.
+      models, planner, seed, windows, progress, protocol: as in `reach`.
       clips, training: as in `reach`, with actions [n, T-1, 3]: move forward, move left (meters),
-        turn left (radians).
+        turn left (radians). The first `protocol.context` states of clips are known, and the goal is
+        `horizon` steps after the last of them.
       horizon: number of steps, at least 2.
       options: as in `reach`; those of CEM default to `WALK`.
       bound: maximum distance of an action from the Gaussian's mean, in its standard deviations, or
@@ -177,14 +183,15 @@ def walk(
     """
     if horizon < 2:
         raise ValueError(f"horizon: expected at least 2 steps, got {horizon}")
-    u = true_actions("clips", clips, horizon, exactly=3)
+    true_actions("clips", clips, horizon + protocol.context - 1, exactly=3)
     true_actions("training", training, horizon, exactly=3)
-    initial = gaussian(training, horizon, held=True)
-    options = (WALK if planner == "cem" else {}) | _bounds(initial, bound) | (options or {})
+    past, clips = _split(clips, protocol.context - 1)
+    u = clips.actions[:, :horizon]
+    initial = _initial(protocol, training, horizon, held=True)
+    options = _options(protocol, WALK, planner, initial, bound, options)
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
-    plans = _plans(
-        models, clips, training, u, initial, planner, options, horizon, seed, windows, progress
-    )
+    asked = planner, options, horizon, seed, windows, progress, protocol
+    plans = _plans(models, clips, past, training, u, initial, *asked)
     plans = {row_names.TRUTH_HELD: (held, None)} | plans
     errors = {name: metrics.trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
 
@@ -251,23 +258,88 @@ def true_actions(name, clips, horizon, least=0, exactly=None):
     return clips.actions[:, :horizon]
 
 
-def _bounds(gaussian, bound):
-    """Returns low and high, `bound` standard deviations from the mean; {} if `bound` is None."""
-    if bound is None:
-        return {}
+def _initial(protocol, training, horizon, held):
+    """Returns mean and std [H, U] of a protocol's initial Gaussian; arguments as in `gaussian`."""
+    mean, std = gaussian(training, horizon, held)
+    if protocol.std is None:
+        return mean, std
+    return tuple(np.broadcast_to(x, mean.shape) for x in (protocol.mean, protocol.std))
+
+
+def _options(protocol, usual, planner, gaussian, bound, options):
+    """Returns the planner's options: the given ones, then the bounds, then the protocol's."""
+    found = dict(protocol.options or usual) if planner == "cem" else {}
     mean, std = gaussian[0][0], gaussian[1][0]  # the same for all steps
-    return {"low": mean - bound * std, "high": mean + bound * std}
+    if bound is not None:
+        found |= {"low": mean - bound * std, "high": mean + bound * std}
+    elif protocol.limits:
+        if len(mean) > len(protocol.limits):
+            raise ValueError(
+                f"training: expected actions of at most {len(protocol.limits)} values, for which "
+                f"the protocol has limits, got {len(mean)}"
+            )
+        high = np.array(protocol.limits[: len(mean)])
+        found |= {"low": -high, "high": high}
+    return found | (options or {})
 
 
-def _plans(models, clips, training, u, gaussian, planner, options, hold, seed, windows, progress):
+def _split(clips, before):
+    """Splits clips into the first `before` steps, None if 0, and what follows."""
+    if not before:
+        return None, clips
+    video = clips.video
+    first = clips._replace(s=clips.s[:, :before], actions=clips.actions[:, :before], video=None)
+    rest = clips._replace(s=clips.s[:, before:], actions=clips.actions[:, before:])
+    return first, rest._replace(video=None if video is None else video[:, before:])
+
+
+def _plans(
+    models,
+    clips,
+    past,
+    training,
+    u,
+    gaussian,
+    planner,
+    options,
+    hold,
+    seed,
+    windows,
+    progress,
+    protocol,
+):
     """Computes all plans: name -> (actions [n, horizon, U], distance [n] or None)."""
     start, goal, (mean, std) = clips.s[:, 0], clips.s[:, u.shape[1]], gaussian
     plans = baselines.plans(start, goal, training, u, mean, std, hold, seed)
+    if protocol.straight:
+        drawn = search.straight_line(plans[row_names.RANDOM_ACTION][:, :1], hold)
+        plans[row_names.RANDOM_ACTION] = moves_of_line(drawn)
     plans = {name: (plan, None) for name, plan in plans.items()}
     for name, (model, params) in models.items():
-        asked = mean, std, planner, options, hold, seed, (windows or {}).get(name), progress
-        plans[name] = search.search(model, params, start, goal, *asked)
+        window = protocol.window or (windows or {}).get(name)
+        asked = mean, std, planner, options, hold, seed, window, progress, protocol.straight
+        known = None
+        if past is not None:  # latents are inferred; a labeled model maps the true actions
+            infer = batched.batched(model, params, actions=past.actions).infer
+            known = past.s, infer(np.concatenate([past.s, start[:, None]], 1))
+        plan, distance = search.search(model, params, start, goal, *asked, known)
+        plans[name] = (moves_of_line(plan) if protocol.straight else plan), distance
     return plans
+
+
+def moves_of_line(u):
+    """Converts a straight line in the frame of the start to motions in the vehicle's own frame.
+
+    Args:
+      u: [n, H, 3], from `search.straight_line`.
+
+    Returns:
+      The actions [n, H, 3] that `poses.follow` integrates to that line: after the first step, which
+      turns into the direction of the line, each step moves forward.
+    """
+    own = np.array(u)
+    own[:, 1:, 0], own[:, 1:, 1] = np.hypot(own[:, 1:, 0], own[:, 1:, 1]), 0.0
+    return own
 
 
 def _correlation(a, b):

@@ -158,7 +158,11 @@ def _plans(found):
         "iterations": "iterations",
         "bound": "standard deviations at most",
     }
-    settings = [f"{planner[key]:g} {what}" for key, what in known.items() if real(planner.get(key))]
+    protocol = string(found.get("protocol"))
+    settings = [f"protocol {protocol}"] if protocol not in (None, "paper") else []
+    settings += [
+        f"{planner[key]:g} {what}" for key, what in known.items() if real(planner.get(key))
+    ]
     if real(found.get("episodes")):
         settings.append(f"{found['episodes']} clips")
     of = {"controller": controller and pathlib.PurePath(controller).name}

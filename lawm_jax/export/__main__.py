@@ -1,0 +1,59 @@
+"""Exports latent actions, states and labels of data sources as arrays that other programs read.
+
+Examples:
+  lawm export --workdir nano --out latents
+  lawm export --workdir runs/first --data street=/data/street --limit 1000 --out latents
+  lawm export --workdir nano --to lary --out lary
+
+  arrays  .npz files of many clips each, and export.json, which describes them
+  lary    a file per step and a CSV per split, as the regression of LARYBench reads them
+
+Clips are at fixed positions and do not overlap. OUT appears when the export is complete. See
+docs/evaluate.md.
+"""
+
+from absl import app, flags, logging
+
+from lawm_jax.train import command
+from lawm_jax.train.flags import named
+
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run, W; or nano, the model that ships."
+)
+OUT = flags.DEFINE_string("out", None, "Folder to write to, which must not exist.")
+TO = flags.DEFINE_enum("to", "arrays", ["arrays", "lary"], "Form of the files.")
+DATA = flags.DEFINE_multi_string(
+    "data",
+    [],
+    "Data source to export instead of the run's own, as NAME=SOURCE, with SOURCE as in the "
+    "config's data.sources; may be repeated.",
+)
+LIMIT = flags.DEFINE_integer(
+    "limit",
+    None,
+    "Maximum number of clips of each source and split, spread over its episodes. Default: all.",
+    lower_bound=1,
+)
+STATES = flags.DEFINE_bool(
+    "states", True, "Also write the encoder's states, which are by far the largest; only of arrays."
+)
+flags.mark_flags_as_required(["workdir", "out"])
+
+
+def main(argv):
+    """Parses the flags and exports."""
+    logging.set_verbosity(logging.WARNING)
+    from lawm_jax.train import cpu
+
+    cpu.keep_memory()
+    from lawm_jax.export import run
+
+    data = dict(named(text) for text in DATA.value)
+    try:
+        run.export(WORKDIR.value, OUT.value, TO.value, data, LIMIT.value, STATES.value)
+    except run.Refused as error:
+        raise app.UsageError(f"--{error}") from error
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,121 @@
+"""Clips that a file lists by episode and start, such as those of other authors' evaluations."""
+
+import csv
+import io
+import json
+import os
+
+from lawm_jax.data import catalog, episodes, frames, metadata, paths
+from lawm_jax.evaluate import clips
+
+
+def read(path):
+    """Reads a list of clips.
+
+    Args:
+      path: a CSV file with the columns `episode` and `start`, or a JSON file with a list of objects
+        of these fields; others are ignored. An episode is an item of the data source, the name of
+        its file with or without the suffix, or its path below the data's folder; `start` is the
+        recorded step, from 0, at which plans start.
+
+    Returns:
+      A list of (episode, start).
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it has another form, or no rows.
+    """
+    path = paths.expand(path)
+    if not paths.exists(path) or paths.is_dir(path):
+        raise FileNotFoundError(f"{path}: expected a list of clips, got no such file")
+    text = paths.at(path).read_bytes().decode("utf-8-sig", "replace")
+    try:
+        asked = json.loads if path.lower().endswith(".json") else _table
+        found = metadata.check(path, "content", asked(text), "a list")
+    except (json.JSONDecodeError, RecursionError, csv.Error) as error:
+        raise ValueError(f"{path}: expected a list of clips, got: {error}") from error
+    rows = []
+    for number, row in enumerate(found, 1):
+        row = row if isinstance(row, dict) else {}
+        episode, start = row.get("episode"), str(row.get("start")).strip()
+        if episode in (None, "") or not (start.isascii() and start.isdigit()):
+            raise ValueError(
+                f"{path}: row {number}: expected an episode and its start, a number from 0, got "
+                f"{episode!r} and {row.get('start')!r}"
+            )
+        rows.append((str(episode), int(start)))
+    if not rows:
+        raise ValueError(f"{path}: expected rows with episode and start, got none")
+    return rows
+
+
+def _table(text):
+    return list(csv.DictReader(io.StringIO(text, newline="")))
+
+
+def load(config, name, encode, rows, before=0):
+    """Loads the listed clips of a data source as `Clips`, of its training and its test split.
+
+    Clips that cannot be read are reported and left out.
+
+    Args:
+      config: a run's config, whose `data.frames` is the number of frames of a clip.
+      name: name of the data source.
+      encode: as in `clips.held_out`.
+      rows: from `read`.
+      before: number of frames of a clip before its start.
+
+    Raises:
+      ValueError: the source has no such episode or several, an episode does not have the clip, the
+        source is not one of recorded episodes, or no clip can be read.
+    """
+    sources = {split: catalog.source(config, name, split) for split in ("test", "train")}
+    if not isinstance(sources["test"], episodes.Episodes):
+        raise ValueError(f"{name}: expected a source of recorded episodes, got videos")
+    known = {}
+    for split, source in sources.items():
+        for item in source.items:
+            for key in _names(source, item):
+                known.setdefault(key, {})[str(item)] = split, item
+    found, trained = [], 0
+    for episode, start in rows:
+        fits = known.get(episode, {})
+        if len(fits) != 1:
+            raise ValueError(
+                f"episodes_from: expected the name of one episode of {name}, such as "
+                f"{sources['test'].items[0]}, got {episode!r}, which {len(fits)} have"
+            )
+        ((split, item),) = fits.values()
+        try:
+            found.append(_clip(sources[split], item, start, before))
+            trained += split == "train"
+        except frames.UnreadableVideo as error:
+            print(f"skipped a listed clip: {error}")
+    if not found:
+        raise ValueError(f"episodes_from: expected clips of {name} that can be read, got none")
+    if trained:
+        print(f"{trained} of {len(found)} listed clips are of the training split of {name}")
+    return clips.collect(found, [str(clip["episode"]) for clip in found], encode)
+
+
+def _names(source, item):
+    """Returns the names of an episode: its identity, and the ends of its path."""
+    parts = str(item).rstrip("/").split("/")
+    ends = {"/".join(parts[i:]) for i in range(len(parts))}
+    return {episodes.identity(source, item), *ends, *(os.path.splitext(x)[0] for x in ends)}
+
+
+def _clip(source, item, start, before):
+    """Reads the clip of one item whose frame `before` is the step `start`."""
+    first = start - before * source.stride
+    with source.open(item) as episode:
+        last = episode.length - 1 - (source.frames - 1 - before) * source.stride
+        if first < 0 or start > last:
+            raise ValueError(
+                f"episodes_from: expected a start of {item} from {before * source.stride} to "
+                f"{last}, got {start}"
+            )
+        clip = source.read(item, episode, first, source.view)
+    if "actions" not in clip:
+        raise ValueError(f"{source.name}: expected clips with actions, got {sorted(clip)}")
+    return clip
