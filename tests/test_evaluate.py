@@ -4,7 +4,9 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
+import time
 import types
 
 import conftest
@@ -14,7 +16,7 @@ import pytest
 
 import configs.lawm
 from lawm_jax.data import pipeline
-from lawm_jax.evaluate import clips, evaluations, tables, verdicts
+from lawm_jax.evaluate import clips, controllers, evaluations, labels, tables, verdicts
 from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.report import __main__ as report
 
@@ -167,6 +169,28 @@ def test_a_run_is_compared_with_the_controls_of_its_latents(small, monkeypatch, 
     assert "noisy 1e-5, the step before&#x27;s" in page
 
 
+def test_slow_evaluations_of_a_run_are_in_its_report(small, monkeypatch, capsys):
+    monkeypatch.setattr(clips, "held_out", functools.partial(clips.held_out, most=12, items=4))
+    monkeypatch.setattr(labels, "COUNTS", (1, 2))
+    monkeypatch.setattr(controllers, "fit", functools.partial(controllers.fit, steps=2))
+    evaluate_run.evaluate(small, only=["surprise", "distractors", "labels"])
+    out = capsys.readouterr().out
+    assert all(claim in out for claim in (" surprise ", " distractors ", " few labels "))
+    found = {
+        name: json.loads(pathlib.Path(small, "eval", f"{name}.json").read_text())["panda"]
+        for name in ("surprise", "distractors", "labels")
+    }
+    assert len(found["surprise"]) == 3 * 2 and all(row["error"] for row in found["surprise"])
+    assert all(0 <= row["nats"]["mean"] <= 1 for row in found["surprise"][1::2])
+    kinds = {row["metric"] for row in found["distractors"]}
+    assert kinds == {"moving background", "camera shake", "color drift"}
+    assert {row["episodes"] for row in found["labels"]} == {None, 1, 2}
+    page = report.build([small])
+    for heading in ("Surprise", "Distractors", "Labeled episodes"):
+        section = page.split(f"<h2>{heading}</h2>")[1].split("</section>")[0]
+        assert "<table" in section and "Not measured" not in section
+
+
 def test_clips_in_which_nothing_changes_are_refused_and_end_no_other_evaluation(
     small, few, monkeypatch, capsys
 ):
@@ -187,3 +211,38 @@ def test_clips_in_which_nothing_changes_are_refused_and_end_no_other_evaluation(
     still = {"a", "b"}
     with pytest.raises(ValueError, match="data: expected a source whose held-out clips change"):
         evaluate_run.evaluate(small, only=["prediction"], data=given)
+
+
+def test_slow_evaluations_run_on_request_only_and_each_one_says_how_long_it_took(
+    small, few, monkeypatch, capsys
+):
+    ran = []
+
+    def asked(name):
+        module = types.ModuleType(name, "Asks nothing.")
+        module.run = lambda source: ran.append(name) or time.sleep(0.3 if name == "b" else 0)
+        return module
+
+    known = {name: asked(name) for name in "abc"}
+    for module in evaluate_run, evaluations:
+        monkeypatch.setattr(module, "EVALUATIONS", known)
+        monkeypatch.setattr(module, "SLOW", ("b", "c"))
+    monkeypatch.setattr(evaluate_run.pictures, "draw", lambda source: ran.append("pictures"))
+    evaluate_run.evaluate(small)
+    assert ran == ["a", "pictures"]
+    assert capsys.readouterr().out.endswith("; --all adds b, c\n")
+    ran.clear()
+    evaluate_run.evaluate(small, only=["a", "b"])
+    out = capsys.readouterr().out
+    about = json.loads(pathlib.Path(small, "eval", "about.json").read_text())
+    assert ran == ["a", "b"] and about["parts"].keys() == {"encoding", "a", "b"}
+    assert 0.3 <= about["parts"]["b"] and about["parts"]["a"] < 0.1
+    assert sum(about["parts"].values()) <= about["seconds"] + 1
+    slowest = max(about["parts"], key=about["parts"].get)
+    last = rf"evaluated in {about['seconds']} s; slowest: {slowest} \d+ s\n"
+    assert re.fullmatch(last, out.splitlines(keepends=True)[-1])
+
+
+def test_all_and_only_are_not_asked_together():
+    asked = conftest.run_module("evaluate", "--workdir=x", "--all", "--only=prediction")
+    assert asked.returncode == 2 and "expected --all or --only, got both" in asked.stderr

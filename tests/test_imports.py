@@ -63,6 +63,7 @@ ALLOWED = {
     "evaluate.metrics": ("data.poses",),
     "evaluate.figures": ("data.mp4", "evaluate.row_names"),
     "evaluate.batched": ("world_model", "train.sharding"),
+    "evaluate.controllers": ("configs", "nn.controller", "train.*", "evaluate.batched"),
     "evaluate.run": ("data.*", "train.*", "evaluate.*"),
     "evaluate.*": ("world_model", "latents", "nn.*", "data.*", "evaluate.*"),
     "plan.planners": (),

@@ -157,3 +157,42 @@ def test_pictures_of_other_shapes_are_an_error():
 )
 def test_an_interval_is_written_with_its_bounds_or_says_that_it_has_none(x, digits, sign, text):
     assert tables.show(x, digits, sign) == text
+
+
+def test_the_area_under_the_curve_is_that_of_sklearn_and_its_interval_resamples_episodes():
+    from sklearn.metrics import roc_auc_score
+
+    random = np.random.default_rng(0)
+    groups = np.repeat(list("abcdefgh"), [1, 2, 3, 4, 5, 6, 7, 8])
+    n = len(groups)
+    negative = random.integers(0, 9, n)  # with ties
+    positive = random.integers(3, 12, n)
+    label = np.repeat([1, 0], n)
+    found = metrics.auc(positive, negative, groups)
+    expected = roc_auc_score(label, np.concatenate([positive, negative]))
+    assert found["mean"] == pytest.approx(expected, abs=1e-12)
+
+    clips = [np.flatnonzero(groups == name) for name in "abcdefgh"]
+    drawn = [np.concatenate([clips[i] for i in random.integers(0, 8, 8)]) for _ in range(1500)]
+    areas = [
+        roc_auc_score(np.repeat([1, 0], len(i)), np.concatenate([positive[i], negative[i]]))
+        for i in drawn
+    ]
+    assert [found["low"], found["high"]] == pytest.approx(
+        np.quantile(areas, [0.025, 0.975]), abs=0.01
+    )
+
+    other = random.integers(0, 9, n), negative
+    less = roc_auc_score(label, np.concatenate(other))
+    difference = metrics.auc(positive, negative, groups, minus=other)
+    assert difference["mean"] == pytest.approx(expected - less, abs=1e-12)
+    same = metrics.auc(positive, negative, groups, minus=(positive, negative))
+    assert same == dict(mean=0, low=0, high=0)
+
+
+def test_an_area_under_the_curve_of_one_episode_has_no_interval_and_lengths_must_agree():
+    assert metrics.auc([2, 3], [1, 2], ["a", "a"]) == dict(mean=0.875, low=None, high=None)
+    with pytest.raises(ValueError, match="negative: expected 2 values, as many as positive, got 1"):
+        metrics.auc([1, 2], [1])
+    with pytest.raises(ValueError, match="groups: expected 2 labels, got 3"):
+        metrics.auc([1, 2], [1, 2], list("abc"))

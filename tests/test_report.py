@@ -126,6 +126,28 @@ def sampling(kind):
     return [row | {"energy_null": 0.0017, "change": float("nan")}]
 
 
+def labels(kind):
+    errors = {"1 episode": 0.4127, "10 episodes": 0.3619, "inferred latents": 0.3001}
+    errors |= {"10 episodes, no action": 0.5003}
+    counts = dict(zip(errors, (1, 10), strict=False))
+    return [
+        {
+            "name": name,
+            "error": interval(x),
+            "paired": interval(x - 0.3001),
+            "episodes": counts.get(name),
+        }
+        for name, x in errors.items()
+    ]
+
+
+def surprise(kind):
+    return [
+        {"name": name, "metric": "a cut", "error": interval(x), "paired": interval(0.0417)}
+        for name, x in (("copy last frame", 0.8123), (kind, 0.8717))
+    ]
+
+
 def control(error):
     """Makes rows of control with an error of inferred latents, and two controllers'."""
     errors = {"copy last frame": 0.4312, "inferred latents": error, "state": error + 0.0123}
@@ -205,7 +227,7 @@ def runs(tmp_path_factory):
     about = {"commit": "b49c3a8", "machine": "2 cores", "versions": {"jax": "0.10.2"}}
     write(run / "eval" / "about.json", about | {"seconds": 142.0, "date": "2026-11-23"})
     parts = ablation, leakage, transfer, bias, algebra, content, flow, scene, invariance, sampling
-    for part in parts:
+    for part in (*parts, surprise, labels):
         write(run / "eval" / f"{part.__name__}.json", {"panda": part("noisy")})
     write(root / "weak" / "eval" / "leakage.json", "{ this is no JSON")
     for folder, error in ("first & best", 0.0931), ("weak", 0.1874):
@@ -323,6 +345,16 @@ def test_what_several_runs_say_alike_comes_once_and_bounds_frame_the_models(read
         "noisy 1e-3",
         "none",
     ]
+
+
+def test_controllers_of_few_episodes_are_a_curve_between_no_action_and_inferred_latents(made, read):
+    lost = "+0.1126 [+0.1026, +0.1226]"
+    assert ["1 episode", "0.4127 [0.4027, 0.4227]", lost] in read.rows
+    section = made.read_text(encoding="utf-8").split("<h2>Labeled episodes</h2>")[1]
+    section = section.split("</section>")[0]
+    assert section.count("<svg") == 1 and "error of open-loop rollouts from real" in section
+    for label in ("noisy 1e-5: no action", "noisy 1e-5: inferred latents", "labeled episodes"):
+        assert label in section
 
 
 def test_real_actions_and_plans_are_in_tables_beside_what_needs_no_model(read):
@@ -464,6 +496,10 @@ def test_missing_parts_are_named_with_the_command_that_makes_them(runs, read):
     train = f"python -m lawm_jax.train --config ... --workdir {runs}/started"
     assert ("started", "config.json", train) in missing
     assert not any(name == "first & best" for name, *_ in missing)
+    assert (
+        "Not measured yet: python -m lawm_jax.evaluate --workdir W --only distractors"
+        in " ".join(read.words)
+    )
     assert "Not measured for noisy 1e-3, started: " in " ".join(read.words)
 
 
@@ -472,8 +508,9 @@ def test_runs_capacity_curves_training_and_skipped_files_are_shown(made, read):
     assert "b49c3a8" in "".join(read.words) and "jax 0.10.2" in "".join(read.words)
     assert read.words.count("1e-3") >= 1 and "one-step error relative to copying" in read.words
     assert "training error relative to copying" in read.words
-    # Rollouts, capacity, led by actions, plans by two planners, a way, closed loop, training.
-    assert made.read_text().count("<svg") == 8
+    # Rollouts, capacity, led by actions, few labels, plans by two planners, a way, closed loop,
+    # training.
+    assert made.read_text().count("<svg") == 9
 
 
 def test_a_damaged_line_is_left_out_and_named_and_an_unknown_evaluation_is_shown(tmp_path):
@@ -486,7 +523,7 @@ def test_a_damaged_line_is_left_out_and_named_and_an_unknown_evaluation_is_shown
     (run / "eval").mkdir()
     (run / "eval" / "prediction.json").write_bytes(b"\xff\xfe")
     (run / "eval" / "leakage.json").write_bytes(b"[" * 100_000)
-    write(run / "eval" / "surprise.json", {"panda": 0.7351})
+    write(run / "eval" / "unknown.json", {"panda": 0.7351})
     found = results.read(run)
     assert [row["step"] for row in found.metrics] == [1, 2, 3] and found.skipped == 1
     named = [what for what, _ in found.missing]
@@ -495,7 +532,7 @@ def test_a_damaged_line_is_left_out_and_named_and_an_unknown_evaluation_is_shown
         *named
     }
     text = report_module.build([run])
-    assert "eval/surprise.json" in text and "0.7351" in text and "line 2, 4, 5" in text
+    assert "eval/unknown.json" in text and "0.7351" in text and "line 2, 4, 5" in text
     assert len(pictures.parse_metrics((run / "metrics.jsonl").read_bytes())) == 4
 
 

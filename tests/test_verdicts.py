@@ -228,6 +228,77 @@ def test_sampling_holds_if_the_best_sampler_is_indistinguishable(low, high, answ
     assert judge("sampling", rows) == {"sampling": answer}
 
 
+@pytest.mark.parametrize(
+    "copy,gains,answer",
+    [
+        (0.8, (0.1, 0.2, 0.1), "holds"),
+        (0.8, (0.1, 0.0, 0.1), "partly"),
+        (0.8, (0.0, 0.0, 0.0), "undecided"),
+        (0.8, (-0.1, -0.06, -0.1), "fails"),
+        (1.0, (0.1, 0.1, 0.1), "undecided"),  # copying always tells
+    ],
+)
+def test_surprise_is_more_than_that_of_copying(copy, gains, answer):
+    rows = []
+    for metric, gain in zip(("an object teleports", "colors change", "a cut"), gains, strict=True):
+        rows.append({"name": "copy last frame", "metric": metric, "error": interval(copy, copy)})
+        row = {"error": interval(0.8, 0.9), "paired": interval(gain - 0.05, gain + 0.05)}
+        rows.append({"name": "noisy", "metric": metric} | row)
+    assert judge("surprise", rows) == {"surprise": answer}
+    assert judge("surprise", rows, "sparse") == {}
+
+
+@pytest.mark.parametrize(
+    "lost,answer",
+    [
+        ((0.2, 0.1, 0.3), "holds"),
+        ((0.2, 0.1, 0.9), "partly"),
+        ((0.5, 0.5, 0.9), "undecided"),
+        ((0.9, 1.5, 0.9), "fails"),
+    ],
+)
+def test_distractors_cost_less_than_half(lost, answer):
+    kinds = "moving background", "camera shake", "color drift"
+    rows = [
+        {"name": "noisy", "metric": kind, "lost": interval(x - 0.1, x + 0.1), "cycle": None}
+        for kind, x in zip(kinds, lost, strict=True)
+    ]
+    assert judge("distractors", rows) == {"distractors": answer}
+    cycle = [row | {"lost": interval(0, 0.1), "cycle": row["lost"]} for row in rows]
+    assert judge("distractors", cycle) == {"distractors": answer}
+    nothing = [row | {"lost": None} for row in rows]
+    assert judge("distractors", nothing) == {"distractors": "undecided"}
+    assert judge("distractors", rows, "sparse") == {}
+
+
+@pytest.mark.parametrize(
+    "lost,answer,text",
+    [
+        ({1: 0.08, 10: 0.06, 100: 0.05}, "holds", "1 suffices; "),
+        ({1: 0.3, 10: 0.06, 100: 0.05}, "holds", "10 suffice; "),
+        ({1: 0.3, 10: 0.10, 100: 0.05}, "partly", "100 suffice; "),
+        ({1: 0.3, 10: 0.2, 100: 0.10}, "undecided", "error by"),
+        ({1: 0.3, 10: 0.2, 100: 0.15}, "fails", "error by"),
+    ],
+)
+def test_few_labels_are_at_most_10_episodes(lost, answer, text):
+    wide = interval(0.1, 0.9)  # which decides nothing
+    rows = [
+        {
+            "name": f"{k} episodes",
+            "episodes": k,
+            "error": wide,
+            "paired": interval(x - 0.01, x + 0.01),
+        }
+        for k, x in lost.items()
+    ]
+    rows += [{"name": "inferred latents", "error": wide, "paired": None}]
+    rows += [{"name": "100 episodes, no action", "error": wide, "paired": interval(0.19, 0.21)}]
+    ((claim, got, said, _),) = EVALUATIONS["labels"].judge(rows, "noisy")
+    assert (claim, got) == ("few labels", answer) and said.startswith(text)
+    assert judge("labels", rows[:-1]) == {}
+
+
 @pytest.mark.parametrize("key,claim", [("error", "planning"), ("ate", "planning")])
 @pytest.mark.parametrize("gain,answer", [(-0.1, "holds"), (0.1, "fails"), (0.0, "undecided")])
 def test_plans_are_compared_with_their_baseline_clip_by_clip(key, claim, gain, answer):
@@ -279,6 +350,14 @@ def measured_rows(part):
     if part == "scene":
         rows = [{"name": name, "episode": one} for name in ("noisy", "the state's components")]
         return [row | {"chance": 0.1, "share": one} for row in rows]
+    if part == "surprise":
+        names = "copy last frame", "noisy"
+        return [{"name": name, "metric": "a cut", "error": one, "paired": one} for name in names]
+    if part == "distractors":
+        return [{"name": "noisy", "metric": "camera shake", "lost": one, "cycle": one}]
+    if part == "labels":
+        names = "3 episodes", "inferred latents", "3 episodes, no action"
+        return [{"name": name, "error": one, "paired": one, "episodes": 3} for name in names]
     rows = result[part]["panda"]
     return (
         [row | {"matched": [other | {"added": one}]} for row in rows] if part == "content" else rows

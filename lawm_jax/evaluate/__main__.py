@@ -3,6 +3,7 @@
 Examples:
   lawm evaluate --workdir nano
   lawm evaluate --workdir runs/first --only prediction --only leakage
+  lawm evaluate --workdir runs/first --all
   lawm evaluate --workdir runs/first --data walks=mini:nav
 
   prediction  how well latent actions explain the next states, one and several steps ahead
@@ -20,11 +21,17 @@ Examples:
   sampling    whether sampled latent actions have the distribution and effect of inferred ones
   pictures    rollouts, transfer, cycles and scene cuts
 
+and, with --all:
+
+  surprise    whether the error tells a teleported object, changed colors or a cut
+  distractors whether latent actions stay the same before a moving background
+  labels      how many labeled episodes a controller needs
+
 Runs in W/bounds/NAME are compared, too. `lawm report W` builds a page of the results. See
 docs/evaluate.md.
 """
 
-from absl import flags, logging
+from absl import app, flags, logging
 
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import command
@@ -34,8 +41,12 @@ WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, W; or nano, the model that ships."
 )
 ONLY = flags.DEFINE_multi_enum(
-    "only", None, [*EVALUATIONS, "pictures"], "Evaluation to run; may be repeated. Default: all."
+    "only",
+    None,
+    [*EVALUATIONS, "pictures"],
+    "Evaluation to run; may be repeated. Default: all that are quick.",
 )
+ALL = flags.DEFINE_bool("all", False, "Run slow evaluations, too.")
 DATA = flags.DEFINE_multi_string(
     "data",
     [],
@@ -63,6 +74,8 @@ flags.mark_flags_as_required(["workdir"])
 def main(argv):
     """Parses the flags and evaluates."""
     logging.set_verbosity(logging.WARNING)
+    if ALL.value and ONLY.value:
+        raise app.UsageError("expected --all or --only, got both")
     from lawm_jax.train import cpu
 
     cpu.keep_memory()
@@ -71,7 +84,7 @@ def main(argv):
     data = dict(named(text) for text in DATA.value)
     run.evaluate(
         WORKDIR.value,
-        ONLY.value,
+        [*EVALUATIONS, "pictures"] if ALL.value else ONLY.value,
         data,
         DECODER.value,
         DISTANCE.value,

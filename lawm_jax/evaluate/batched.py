@@ -128,7 +128,7 @@ def in_batches(function, params, batch=16):
     Returns:
       A function of numpy arrays [n, ...] that returns a numpy array [n, ...].
     """
-    mesh = _mesh(params)
+    mesh = mesh_of(params)
     if mesh is not None:
         own = batch if jax.default_backend() != "cpu" else -(-batch // mesh.size)
         batch = own * mesh.size
@@ -153,7 +153,7 @@ def in_batches(function, params, batch=16):
     return run
 
 
-def _mesh(params):
+def mesh_of(params):
     """Returns the mesh that the parameters are on, or None."""
     found = {getattr(getattr(x, "sharding", None), "mesh", None) for x in jax.tree.leaves(params)}
     return found.pop() if len(found) == 1 else None

@@ -35,11 +35,27 @@ def held_out(config, name, encode, most=256, items=128, without=()):
     Raises:
       ValueError: no clip can be read.
     """
+    found = _fixed(config, name, "test", encode, most, items, without)
+    if found is None:
+        raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
+    return found
+
+
+def labelled(config, name, encode, items, most=1024):
+    """Loads fixed clips of at most `items` training episodes as `Clips`; None if none can be read.
+
+    Other arguments are as in `held_out`.
+    """
+    return _fixed(config, name, "train", encode, most, items)
+
+
+def _fixed(config, name, split, encode, most, items, without=()):
+    """Loads clips at fixed positions; None if none can be read."""
     from lawm_jax.data import pipeline
 
-    clips = list(pipeline.episodes(config, name, most=items, without=without))
+    clips = list(pipeline.episodes(config, name, split, most=items, without=without))
     if not clips:
-        raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
+        return None
     chosen = np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int)
     clips = [clips[i] for i in chosen]
     return collect(clips, [str(clip["episode"]) for clip in clips], encode)

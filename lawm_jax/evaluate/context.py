@@ -132,8 +132,13 @@ class Source:
         codebook = params["latent"]["codebook"]
         return np.asarray(latents.nearest(codebook, z)), len(codebook)
 
-    def nats(self, name):
-        """Returns the KL of each dimension of noisy latents from N(0, 1), [n, T-1, A], or None."""
+    def nats(self, name, s=None):
+        """Returns the KL of each dimension of noisy latents from N(0, 1), [n, T-1, A], or None.
+
+        Args:
+          name: name of the model.
+          s: [n, T, N, D], other clips than the source's.
+        """
         model, params = self.loaded[name]
         if not model.latent.random:
             return None
@@ -141,7 +146,7 @@ class Source:
         def function(params, s):
             return latents.nats(model.inverse.apply({"params": params["inverse"]}, s))
 
-        return batched.in_batches(jax.jit(function), params)(self.clips.s)
+        return batched.in_batches(jax.jit(function), params)(self.clips.s if s is None else s)
 
     def by_frame(self, models):
         """Makes each frame a time step, since real actions lead from one frame to the next.

@@ -3,6 +3,8 @@
 Each is a module with three functions: `run` evaluates one data source and returns rows for JSON,
 `tables` formats rows for the terminal and the report, and `judge` states their verdicts on a model.
 To add one, write a module and add a line here. Needs no JAX, so that the report can import it.
+
+Those in `SLOW` run with --all or if --only names them; all others run by default.
 """
 
 from lawm_jax.evaluate import (
@@ -11,12 +13,15 @@ from lawm_jax.evaluate import (
     bias,
     content,
     control,
+    distractors,
     flow,
     invariance,
+    labels,
     leakage,
     prediction,
     sampling,
     scene,
+    surprise,
     transfer,
 )
 
@@ -33,4 +38,8 @@ EVALUATIONS = {
     "invariance": invariance,
     "control": control,
     "sampling": sampling,
+    "surprise": surprise,
+    "distractors": distractors,
+    "labels": labels,
 }
+SLOW = "surprise", "distractors", "labels"

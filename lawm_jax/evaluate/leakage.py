@@ -186,7 +186,7 @@ def errors(models, s_cut, s, first, distance=None, main=None, truth=None):
     truth = real if truth is None else truth
     predicted = {row_names.COPY: (s_cut[:, first - 1 : first], s[:, first - 1 : first])}
     for name, model in models.items():
-        predicted[name] = tuple(_next(model, x, first) for x in (s_cut, s))
+        predicted[name] = tuple(predict_step(model, x, first) for x in (s_cut, s))
     for name in list(models)[:1] if main is None else main:
         random, scale = np.random.default_rng(0), latent_l1(predicted[name][1], real[1]).mean()
         noisy = tuple(x + np.float32(scale) * _laplace(random, x.shape) for x in real)
@@ -197,15 +197,24 @@ def errors(models, s_cut, s, first, distance=None, main=None, truth=None):
     }
 
 
+def predict_step(model, s, step):
+    """Predicts a step of clips from the true past and the latents inferred up to that step.
+
+    Args:
+      model: Batched.
+      s: float32 [n, T, N, D].
+      step: 1 to T - 1.
+
+    Returns:
+      [n, 1, N, D].
+    """
+    z = model.infer(s[:, : step + 1])
+    return model.predict(s[:, :step], z)[:, -1:]
+
+
 def latent_l1(predicted, truth):
     """Computes the mean absolute difference of each clip, [n, ...] each -> [n]."""
     return np.abs(predicted - truth).mean(tuple(range(1, truth.ndim)))
-
-
-def _next(model, s, first):
-    """Predicts step `first` from the true past and the inferred latents: -> [n, 1, N, D]."""
-    z = model.infer(s[:, : first + 1])
-    return model.predict(s[:, :first], z)[:, -1:]
 
 
 def _laplace(random, shape):

@@ -54,6 +54,49 @@ def ratio(a, b, groups=None, level=0.95, samples=4000, seed=0):
     return _bootstrap(a, b, groups, level, samples, seed)
 
 
+def auc(positive, negative, groups=None, minus=None, level=0.95, samples=4000, seed=0):
+    """Computes the area under the ROC curve of a score, with its bootstrap `interval`.
+
+    Args:
+      positive, negative: [n], a score of each clip in two conditions, of which the first should
+        have the higher ones. All n^2 pairs of clips are compared; a tie counts half.
+      groups, level, samples, seed: as in `interval`, with the same resamples.
+      minus: another such pair of scores, for the paired difference of both areas.
+
+    Returns:
+      {"mean", "low", "high"}, floats, of 0.5 for a score that tells nothing and 1 for one that
+      always tells; low and high are None if there is only one group.
+
+    Raises:
+      ValueError: there are no values, or arguments differ in length.
+    """
+    wins = _wins(positive, negative)
+    if minus is not None:
+        wins = wins - _wins(*minus)
+    groups = np.arange(len(wins)) if groups is None else np.asarray(groups)
+    if len(groups) != len(wins):
+        raise ValueError(f"groups: expected {len(wins)} labels, got {len(groups)}")
+    member = np.unique(groups)[:, None] == groups
+    G, size = len(member), member.sum(1)
+    sums = member.astype(np.float64) @ wins @ member.T
+    result = {"mean": float(wins.mean()), "low": None, "high": None}
+    if G > 1:
+        drawn = np.random.default_rng(seed).integers(0, G, (samples, G))
+        times = np.apply_along_axis(np.bincount, 1, drawn, minlength=G)  # a group is drawn
+        found = ((times @ sums) * times).sum(1) / np.square(times @ size)
+        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+        result |= {"low": float(low), "high": float(high)}
+    return result
+
+
+def _wins(positive, negative):
+    """Compares all pairs, [n] and [n] -> [n, n]: 1 where the first is higher, 0.5 for a tie."""
+    a, b = _per_clip("positive", positive), _per_clip("negative", negative)
+    if len(a) != len(b):
+        raise ValueError(f"negative: expected {len(a)} values, as many as positive, got {len(b)}")
+    return np.sign(a[:, None] - b) / 2 + 0.5
+
+
 def psnr(a, b):
     """Computes the peak signal-to-noise ratio of images, 10 log10(255^2 / mean squared error).
 

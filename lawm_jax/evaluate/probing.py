@@ -78,7 +78,7 @@ def probe(z, u, episodes, names=None):
             f"episodes: expected {n} names from at least 2 episodes, got {count} with "
             f"{len(unique)} different names"
         )
-    error, spread = _errors([z, z], u, episodes)
+    error, spread = errors([z, z], u, episodes)
     r2 = [_r2(*pair, episodes) for pair in zip(error.T, spread.T, strict=True)]
     return {"names": names, "r2": r2}
 
@@ -89,22 +89,24 @@ def second_fold(episodes):
     return np.random.default_rng(0).permutation(len(names))[index] >= len(names) / 2
 
 
-def _errors(inputs, u, episodes):
+def errors(inputs, u, episodes, tested=None):
     """Computes squared errors of a ridge regression by two-fold cross-validation over episodes.
 
     Args:
       inputs: [2, n, T-1, k], the inputs x of both folds.
       u: [n, T-1, U].
       episodes: [n] str.
+      tested: like `inputs`, the inputs on which the ridge is tested; None for the same.
 
     Returns:
       error, spread: [n, U], of the ridge and of the training half's mean, sums over steps.
     """
     n, _, U = u.shape
     error, spread, second = np.empty((n, U)), np.empty((n, U)), second_fold(episodes)
-    for x, test in zip(inputs, (second, ~second), strict=True):
+    tested = inputs if tested is None else tested
+    for x, y, test in zip(inputs, tested, (second, ~second), strict=True):
         mean, predict = ridge(x[~test].reshape(-1, x.shape[2]), u[~test].reshape(-1, U))
-        error[test] = np.square(predict(x[test]) - u[test]).sum(1)
+        error[test] = np.square(predict(y[test]) - u[test]).sum(1)
         spread[test] = np.square(mean - u[test]).sum(1)
     return error, spread
 
@@ -201,7 +203,7 @@ def beside_state(z, u, states, episodes, names=None):
     """
     inputs = {"latents": [z, z], "state": states}
     inputs["both"] = [np.concatenate([z, x], 2) for x in states]
-    found = {name: _errors(x, u, episodes) for name, x in inputs.items()}
+    found = {name: errors(x, u, episodes) for name, x in inputs.items()}
     rows = []
     for i in range(u.shape[2]):
         row = {"name": names[i] if names else f"action {i}", "added": None}

@@ -7,6 +7,7 @@ INFERRED = "inferred latents"
 COPIES_FUTURE = "copies the future"  # a control
 DECODER_ALONE = "decoder alone"  # decodes the true states
 STATE, REAL_ACTIONS = "the state's components", "real actions"  # controls of scene
+CHANGE = "the change's components"  # a control of distractors
 # Planning baselines, which need no model.
 TRUTH_HELD = "truth, held"
 NO_ACTION = "no action"

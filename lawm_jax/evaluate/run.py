@@ -1,5 +1,7 @@
 """Evaluates a trained model on held-out clips, prints verdicts and writes results."""
 
+import collections
+import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
@@ -17,7 +19,7 @@ import ml_collections
 
 from lawm_jax.data import catalog, paths, pipeline
 from lawm_jax.evaluate import context, figures, pictures, priors, tables, verdicts
-from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.evaluate.evaluations import EVALUATIONS, SLOW
 from lawm_jax.train import checkpoints, exported, models, rundir, sharding
 
 TRAINED = ("predictor", "inverse", "latent")  # trained parts of the parameters
@@ -31,7 +33,7 @@ def evaluate(
     Args:
       workdir: folder of the run, local or in a bucket, or another model, see
         `exported.working_copy`.
-      only: subset of `EVALUATIONS` and "pictures", or None for all.
+      only: subset of `EVALUATIONS` and "pictures", or None for all but those in `SLOW`.
       data: name -> data source to use instead of the run's own, as in a config's data.sources.
       decoder: folder of a decoder's run, or None for WORKDIR/decoder.
       distance: perceptual distance, see `perceptual.load`.
@@ -41,7 +43,8 @@ def evaluate(
     Raises:
       ValueError: no data source has a clip to evaluate, or one does not fit the model.
     """
-    begin, workdir = time.monotonic(), exported.working_copy(workdir)
+    begin, seconds = time.monotonic(), collections.Counter()
+    workdir = exported.working_copy(workdir)
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
     own = config.copy_and_resolve_references()
     main, folders = config.latent.kind, rundir.bounds(workdir)
@@ -57,46 +60,87 @@ def evaluate(
     shown = paths.Staging(rundir.report(workdir))
     os.makedirs(shown.path, exist_ok=True)
 
-    asked = {name: x for name, x in EVALUATIONS.items() if only is None or name in only}
-    draws = only is None or "pictures" in only
+    named = [name for name in (*EVALUATIONS, "pictures") if name not in SLOW]
+    named = named if only is None else only
+    asked = {name: x for name, x in EVALUATIONS.items() if name in named}
     options = dict(folder=shown.path, distance=distance, embedding=embedding)
-    sources = _open_sources(config, loaded, folders, without, options)
-    if "sampling" in asked and loaded[main][0].latent.inferred:
-        _show_progress("fitting a prior")
-        learned = priors.fit_to_run(own, sources[0])
-        _show_progress()
-        models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
-        for source in sources:
-            source.learned = learned
-    if "control" in asked and loaded[main][0].latent.inferred:
-        for source in sources:
-            source.controllers = _controllers(workdir, source.name, config, mesh, *loaded[main])
-    results = {name: {} for name in asked}
-    for source in sources:
-        clips = source.clips.episodes
-        print(f"{source.name}: {len(clips)} clips of {len(set(clips))} episodes", flush=True)
-        for name, evaluation in asked.items():
-            _show_progress(name)
-            found = evaluation.run(source)
-            _show_progress()
-            if found:
-                results[name][source.name] = found
-                _print(evaluation, found, source, verbose)
-        if draws:
-            _show_progress("pictures")
-            pictures.draw(source)
-            _show_progress()
+    with _timed(seconds, "encoding"):
+        sources = _open_sources(config, loaded, folders, without, options)
+    if loaded[main][0].latent.inferred:
+        if "sampling" in asked:
+            with _timed(seconds, "sampling", "fitting a prior"):
+                _add_prior(own, workdir, sources)
+        if "control" in asked:
+            for x in sources:
+                x.controllers = _controllers(workdir, x.name, config, mesh, *loaded[main])
+    results = _ask(sources, asked, "pictures" in named, seconds, verbose)
     for name, found in results.items():
         _write(rundir.evaluation(workdir, name), found, merge=bool(data))
-    if draws:
+    if "pictures" in named:
         _curve(shown.path, {main: workdir} | folders)
         shown.close()
         print(f"pictures and videos: {shown.folder}")
     if asked:
         print(f"all tables: {os.path.dirname(rundir.evaluation(workdir, name))}/*.json, --verbose")
     print(f"the page with everything: python -m lawm_jax.report {shlex.quote(str(workdir))}")
-    about = _about(workdir, loaded[main][1], time.monotonic() - begin)
+    total = time.monotonic() - begin
+    about = _about(workdir, loaded[main][1]) | {"seconds": round(total)}
+    about["parts"] = {name: round(x, 1) for name, x in seconds.items()}
     _write(rundir.evaluation(workdir, "about"), about)
+    slowest = max(seconds, key=seconds.get)
+    print(
+        f"evaluated in {total:.0f} s; slowest: {slowest} {seconds[slowest]:.0f} s"
+        + (f"; --all adds {', '.join(SLOW)}" if only is None and SLOW else "")
+    )
+
+
+def _ask(sources, asked, draws, seconds, verbose):
+    """Runs evaluations on all sources, prints verdicts and, if `draws`, draws pictures.
+
+    Args:
+      sources: list of context.Source.
+      asked: name -> evaluation.
+      draws: whether to draw pictures.
+      seconds: Counter to which the time of each evaluation is added.
+      verbose: as in `evaluate`.
+
+    Returns:
+      name of the evaluation -> {name of the source: what its `run` returned}.
+    """
+    results = {name: {} for name in asked}
+    for source in sources:
+        clips = source.clips.episodes
+        print(f"{source.name}: {len(clips)} clips of {len(set(clips))} episodes", flush=True)
+        for name, evaluation in asked.items():
+            with _timed(seconds, name):
+                found = evaluation.run(source)
+            if found:
+                results[name][source.name] = found
+                _print(evaluation, found, source, verbose)
+        if draws:
+            with _timed(seconds, "pictures"):
+                pictures.draw(source)
+    return results
+
+
+def _add_prior(config, workdir, sources):
+    """Fits a prior to a run's latents, saves it, and sets `learned` of the sources."""
+    learned = priors.fit_to_run(config, sources[0])
+    models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
+    for source in sources:
+        source.learned = learned
+
+
+@contextlib.contextmanager
+def _timed(seconds, name, shown=""):
+    """Adds the time that the `with` body takes to seconds[name] and shows what it computes."""
+    begin = time.monotonic()
+    _show_progress(shown or name)
+    try:
+        yield
+    finally:
+        _show_progress()
+        seconds[name] += time.monotonic() - begin
 
 
 def _show_progress(name=""):
@@ -119,16 +163,14 @@ def _open_sources(config, loaded, folders, without, options):
     sources = []
     for name in catalog.names(config):
         models_ = comparable(name, loaded, folders)
-        _show_progress(f"encoding {name}")
         try:
             source = context.Source(config, name, models_, without=without.get(name, ()), **options)
         except context.Still as error:
-            _show_progress()
+            _show_progress()  # clears the line
             print(f"skipping {error}")
         else:
             sources.append(source)
             source.peers = sources
-    _show_progress()
     if not sources:
         raise ValueError("data: expected a source whose held-out clips change over time, got none")
     return sources
@@ -214,7 +256,7 @@ def _write(path, found, merge=False):
     paths.write(path, json.dumps(found, indent=1, allow_nan=False))
 
 
-def _about(workdir, params, seconds):
+def _about(workdir, params):
     """Collects the provenance of results: checkpoint step, commit, machine, versions and date."""
     root = pathlib.Path(__file__).parents[2]
     git = subprocess.run(
@@ -230,7 +272,6 @@ def _about(workdir, params, seconds):
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "numpy")},
         "date": datetime.date.today().isoformat(),
-        "seconds": round(seconds),
     }
 
 

@@ -174,10 +174,25 @@ def cycle_errors(model, s, episodes, context=1, distance=None, truth=None):
     b, third = partners(episodes, 2)
     distance, truth = distance or latent_l1, s[:, context:] if truth is None else truth
     z, start = model.infer(s), s[:, :context]
-    transferred = np.concatenate([start[b], _follow(model, start[b], z[b], z)], axis=1)
-    latents = z, model.infer(transferred), z[third]
+    latents = z, transferred(model, start[b], z, z[b]), z[third]
     predicted = [_follow(model, start, z, x) for x in latents]
     return [np.asarray(distance(x, truth)) for x in predicted]
+
+
+def transferred(model, start, z, own=None):
+    """Infers latents again from their rollout in other clips.
+
+    Args:
+      model: Batched.
+      start: [n, C, N, D], the first C states of the other clips.
+      z: [n, T-1, A], latents to transfer.
+      own: [n, T-1, A], latents of the other clips, used within the context; not needed if C is 1.
+
+    Returns:
+      [n, T-1, A].
+    """
+    ahead = _follow(model, start, z if own is None else own, z)
+    return model.infer(np.concatenate([start, ahead], axis=1))
 
 
 def _follow(model, start, own, latents):

@@ -213,6 +213,7 @@ SECTIONS = {
         sections_planning.walk,
         sections_planning.closed,
     ),
+    "labels": (sections_planning.labels,),
     "content": (sections.content,),
     "scene": (sections.scene,),
     "sampling": (sections.sampling,),

@@ -82,7 +82,7 @@ def shares(path, lines, bounds, xlabel, ylabel):
     return finish(figure, path)
 
 
-def curves(path, lines, xlabel, ylabel, muted=()):
+def curves(path, lines, xlabel, ylabel, muted=(), log=False):
     """Plots curves with their intervals as bands.
 
     Args:
@@ -90,6 +90,7 @@ def curves(path, lines, xlabel, ylabel, muted=()):
       lines: name -> [(x, interval)].
       xlabel, ylabel: axis labels.
       muted: names of reference lines, drawn gray and without bands.
+      log: whether x is logarithmic, with a tick at each value of x.
     """
     plt, many = pyplot(), len(lines) > 5
     figure, axis = plt.subplots(figsize=(6.3 if many else 4.9, 3.1))
@@ -103,7 +104,13 @@ def curves(path, lines, xlabel, ylabel, muted=()):
         if not grey and None not in low + high:
             axis.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
     axis.set(xlabel=xlabel, ylabel=ylabel)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    if log:
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, ticks)
+        axis.minorticks_off()
+    else:
+        axis.xaxis.get_major_locator().set_params(integer=True)
     place = dict(loc="center left", bbox_to_anchor=(1, 0.5)) if many else {}
     axis.legend(frameon=False, fontsize=8, **place)
     return finish(figure, path)

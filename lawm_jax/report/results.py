@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from lawm_jax.data import paths
 from lawm_jax.evaluate import row_names
-from lawm_jax.evaluate.evaluations import EVALUATIONS
+from lawm_jax.evaluate.evaluations import EVALUATIONS, SLOW
 from lawm_jax.evaluate.tables import listed, mapping, real, string
 from lawm_jax.report import figures, page
 from lawm_jax.train import rundir
@@ -21,6 +21,7 @@ CONTROLS = (  # prefixes of the names of control rows
     row_names.COPIES_FUTURE,
     row_names.DECODER_ALONE,
     row_names.STATE,
+    row_names.CHANGE,
     row_names.REAL_ACTIONS,
 )
 
@@ -96,7 +97,10 @@ def read(folder):
         missing.append((os.path.basename(metrics), train))
 
     def measured(part):
-        return load(rundir.evaluation(folder, part), f"{evaluate} --only {part}")
+        path = rundir.evaluation(folder, part)
+        if part in SLOW and not paths.exists(path):
+            return {}  # not asked for
+        return load(path, f"{evaluate} --only {part}")
 
     about = load(rundir.evaluation(folder, "about"), evaluate)
     evals = {part: measured(part) for part in EVALUATIONS if part != "control"}

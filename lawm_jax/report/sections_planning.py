@@ -1,8 +1,9 @@
 """Builds the report's sections on real actions: controllers and planning."""
 
-from lawm_jax.evaluate import row_names
+from lawm_jax.evaluate import row_names, verdicts
 from lawm_jax.evaluate.evaluations import EVALUATIONS
-from lawm_jax.evaluate.tables import drawable, mapping
+from lawm_jax.evaluate.tables import drawable, mapping, real
+from lawm_jax.evaluate.verdicts import measured
 from lawm_jax.plan import columns
 from lawm_jax.report import figures, page, results, summary
 from lawm_jax.report.sections import NOT_COMPARABLE, TABLES, absent, named, rollouts, tables
@@ -65,6 +66,47 @@ def control(runs):
     command = "python -m lawm_jax.evaluate --workdir W --only control"
     markup += _missing(runs, lambda run: run.evals["control"], command)
     return "Control with real actions", markup
+
+
+def labels(runs):
+    """Builds the section on controllers of few labeled episodes, with a curve per data source."""
+    markup = page.paragraph(
+        "How many labeled episodes does a controller need? Controllers are trained on the real "
+        "actions of more and more training episodes. Ideally, few episodes lead nearly as close to "
+        "the video as inferred latents do, and far closer than no action."
+    )
+    markup += summary.box(runs, "labels")
+    sources = results.merged(runs, "labels")
+    ours = [tables(x, EVALUATIONS["labels"].tables(named(rows))) for x, rows in sources.items()]
+    markup += page.folded(TABLES, "".join(ours))
+    for source in sources:
+        lines, muted = _by_episodes(runs, source)
+        if lines:
+            axes = "labeled episodes", "state error"
+            svg = figures.curves(None, lines | muted, *axes, muted=muted, log=True)
+            caption = f"{source}: error of open-loop rollouts from real actions, 95 % intervals."
+            markup += page.drawing(svg, caption)
+    command = "python -m lawm_jax.evaluate --workdir W --only labels"
+    return "Labeled episodes", markup + absent(runs, lambda run: run.evals["labels"], command)
+
+
+def _by_episodes(runs, source):
+    """Returns the curves and the reference lines of a source: name -> [(episodes, interval)]."""
+    lines, muted = {}, {}
+    for run in runs:
+        rows = verdicts.by_name(run.evals["labels"].get(source))
+        errors = {name: measured(row, "error") for name, row in rows.items()}
+        errors = {name: error for name, error in errors.items() if error}
+        counted = {rows[name].get("episodes"): error for name, error in errors.items()}
+        counted = {k: error for k, error in counted.items() if real(k) and k > 0}
+        if not counted:
+            continue
+        lines[run.label] = sorted(counted.items())
+        for kind in (row_names.INFERRED, row_names.NO_ACTION):
+            label = kind if len(runs) == 1 else f"{run.label}: {kind}"
+            for error in (x for name, x in errors.items() if name.endswith(kind)):
+                muted[label] = [(k, error) for k in (min(counted), max(counted))]
+    return lines, muted
 
 
 def reach(runs):
