@@ -269,6 +269,16 @@ def planner_memory(result):
     return rows
 
 
+def swm(result):
+    """Success in stable-worldmodel's environments: one row per environment and agent."""
+    rows = [["environment", "agent", "success, %", "of each seed, %"]]
+    for env, day in {day["env"]: day for day in result["days"]}.items():
+        for name, one in day["agents"].items():
+            seeds = ", ".join(f"{x:.0f}" for x in one["seeds"])
+            rows.append([env, name, interval(one["success"], 1), seeds])
+    return rows
+
+
 def scaling(result):
     """How costs grow: one row per quantity."""
     rows = [["quantity", "values", "CPU seconds grow with the power", "expected"]]
@@ -431,6 +441,7 @@ TABLES = {
     "train-step": ("train-step-2-core-epyc.json", train_step),
     "planner": ("planner-2-core-epyc.json", planner),
     "planner-memory": ("planner-2-core-epyc.json", planner_memory),
+    "swm": ("swm-2-core-epyc.json", swm),
     "scaling": ("scaling-2-core-epyc.json", scaling),
     "encoder": ("encoder-2-core-epyc.json", encoder),
     "faults": ("faults-2-core-epyc.json", faults),

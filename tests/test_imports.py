@@ -69,6 +69,7 @@ ALLOWED = {
     "plan.planners": (),
     "plan.columns": ("evaluate.row_names", "evaluate.tables", "evaluate.verdicts"),
     "plan.search": ("world_model", "train.cpu", "plan.planners"),
+    "plan.policy": ("evaluate.batched", "plan.search"),
     "plan.baselines": ("evaluate.row_names",),
     "plan.protocols": (),
     "plan.listed": ("data.*", "evaluate.clips"),

@@ -255,10 +255,25 @@ def test_a_damaged_record_is_reported_and_replaced(robot, tmp_path):
     assert names == {str(shard), str(shard).replace("00001", "00002")}
 
 
+def test_records_are_read_at_a_fraction_of_their_rate_with_all_actions(robot, tmp_path):
+    ingest(f"mini:{robot}", tmp_path / "out")
+    half = config(f"records:{tmp_path}/out", frames=3, fps=2.0)
+    clips = list(pipeline.episodes(half, "videos"))
+    assert len({clip["episode"] for clip in clips}) > 2
+    for clip in clips:
+        shown = np.array(numbers(clip["video"]))
+        assert np.diff(shown).tolist() == [2, 2]
+        np.testing.assert_array_equal(clip["state"][:, 0], shown)
+        actions = clip["actions"].reshape(2, 2, 3)  # steps, actions of a step, their width
+        np.testing.assert_array_equal(actions[..., 0], [[n + 0.5, n + 1.5] for n in shown[:-1]])
+    drawn = next(pipeline.clips(half))["video"]
+    assert all(np.diff(numbers(video)).tolist() == [2, 2] for video in drawn)
+
+
 def test_a_wrong_rate_a_wrong_folder_and_wrong_flags_are_answered(robot, tmp_path):
     ingest(f"mini:{robot}", tmp_path / "out")
-    with pytest.raises(ValueError, match="data.fps: expected 4, the rate .* was ingested, got 2"):
-        pipeline.clips(config(f"records:{tmp_path}/out", fps=2.0))
+    with pytest.raises(ValueError, match="data.fps: expected 4, the rate .* fraction of it, got 3"):
+        pipeline.clips(config(f"records:{tmp_path}/out", fps=3.0))
     with pytest.raises(ValueError, match="expected a folder written by lawm_jax.ingest"):
         pipeline.clips(config(f"records:{tmp_path}"))
     for options, text in (

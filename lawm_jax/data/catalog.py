@@ -14,6 +14,7 @@ from lawm_jax.data import (
     paths,
     recon,
     records,
+    swm,
     tfds,
     video,
     webdataset,
@@ -28,6 +29,7 @@ KINDS = {
     "droid": droid.source,
     "tfds": tfds.source,
     "webdataset": webdataset.source,
+    "swm": swm.source,
 }
 
 

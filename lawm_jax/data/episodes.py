@@ -163,6 +163,16 @@ def stride(name, rate, fps):
     return steps
 
 
+def rate(name, text):
+    """Returns a rate that a user wrote, in frames per second; ValueError unless it is positive."""
+    try:
+        if 0 < float(text) < math.inf:
+            return float(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{name}: rate: expected a positive number of frames per second, got {text!r}")
+
+
 @functools.cache
 def _say(name, rate, steps, fps):
     """Logs the rate at which a source is read, once."""

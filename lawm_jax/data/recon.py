@@ -12,17 +12,15 @@ isolated_nwm_infer.py), Open X-Embodiment's conversion 3.
 
 import contextlib
 import logging
-import math
 import os
 
 import numpy as np
 
-from lawm_jax.data import episodes, frames, paths, poses
+from lawm_jax.data import episodes, frames, hdf5, paths, poses
 
 RATE = 4.0  # frames per second
 
 _KEYS = "images/rgb_left", "jackal/position", "jackal/yaw"
-_MOST = 2**28  # limit of the bytes per read; a header may claim more
 _LOG = logging.getLogger(__name__)
 
 
@@ -47,7 +45,7 @@ def source(name, where, split, data, view, rate=RATE):
     Raises:
       ValueError: there are no files, or `rate` isn't positive or is less than `data.fps`.
     """
-    stride = episodes.stride(name, _positive(name, rate), data.fps)
+    stride = episodes.stride(name, episodes.rate(name, rate), data.fps)
     folder = paths.expand(where)
     keys = paths.below(folder, (".hdf5",))
     if not keys:
@@ -59,15 +57,6 @@ def source(name, where, split, data, view, rate=RATE):
     return episodes.Episodes(name, items, _open, data.frames, stride, view)
 
 
-def _positive(name, rate):
-    try:
-        if 0 < float(rate) < math.inf:
-            return float(rate)
-    except ValueError:
-        pass
-    raise ValueError(f"{name}: rate: expected a positive number of frames per second, got {rate!r}")
-
-
 @contextlib.contextmanager
 def _open(path):
     """Opens a trajectory, and turns every error in it into `UnreadableVideo`."""
@@ -75,7 +64,7 @@ def _open(path):
 
     try:
         with h5py.File(path, "r", locking=False) as file:  # some network disks lack file locks
-            images, position, yaw = (_dataset(file, key) for key in _KEYS)
+            images, position, yaw = (hdf5.array(file, key) for key in _KEYS)
             for key, found, axes in zip(_KEYS, (images, position, yaw), (1, 2, 1), strict=True):
                 if found.ndim < axes or axes == 2 and found.shape[1] < 2:
                     raise ValueError(f"{key}: expected [F{', 2' * (axes == 2)}], got {found.shape}")
@@ -102,31 +91,6 @@ def _open(path):
             yield episodes.Episode(len(images), arrays)
     except (OSError, KeyError, RuntimeError, ValueError) as error:  # h5py raises all of these
         raise episodes.UnreadableVideo(path, str(error)) from error
-
-
-def _dataset(file, name):
-    """Returns a dataset whose data lies in this file; refuses links to other files.
-
-    HDF5 itself follows links, virtual datasets and external storage to any path.
-    """
-    import h5py
-
-    for prefix in name.split("/")[0], name:
-        link = file.get(prefix, getlink=True)
-        if link is None:
-            raise ValueError(f"no dataset {name}")
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{prefix} is a link, which isn't followed")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
-        raise ValueError(f"{name} is not an array")
-    if found.is_virtual or found.external:
-        raise ValueError(f"{name} stores its data in other files, which aren't opened")
-    if found.dtype.itemsize * math.prod(found.chunks or ()) > _MOST:
-        raise ValueError(
-            f"{name} is too large: {found.dtype.itemsize} bytes per item, chunks of {found.chunks}"
-        )
-    return found
 
 
 def _bytes(image):

@@ -31,6 +31,8 @@ OPTIONS = "group_size:1,uncompressed"  # of the writer; allows reading single re
 def source(name, where, split, data, view):
     """Opens ingested data: the source `records:DIR`.
 
+    If clips skip ingested frames, their actions are all those between two frames, concatenated.
+
     Args:
       name: name used in error messages.
       where: the folder written by `python -m lawm_jax.ingest`.
@@ -43,15 +45,18 @@ def source(name, where, split, data, view):
       `encoder` describes their encoder.
 
     Raises:
-      ValueError: the ingest is missing or incomplete, has another rate or a closer crop than
-        `view`, or holds states of clips with another number of frames or another view.
+      ValueError: the ingest is missing or incomplete, `data.fps` is no whole fraction of its rate,
+        it has a closer crop than `view`, or it holds states of clips with another number of frames
+        or another view.
     """
     where = paths.expand(where)
     info = read_info(where)
-    if not 0.9 < info["fps"] / data.fps < 1.1:
+    # Clips of several frames per state can't be taken apart.
+    stride = 1 if "steps" in info else max(1, round(info["fps"] / data.fps))
+    if not 0.9 < info["fps"] / stride / data.fps < 1.1:
         raise ValueError(
-            f"data.fps: expected {info['fps']:g}, the rate at which {name} was ingested, got "
-            f"{data.fps:g}"
+            f"data.fps: expected {info['fps']:g}, the rate at which {name} was ingested, or a "
+            f"whole fraction of it, got {data.fps:g}"
         )
     encoder, count = info["encoder"], data.frames
     if "steps" in info:  # a record is one clip
@@ -66,16 +71,17 @@ def source(name, where, split, data, view):
         raise ValueError(f"{name}: there are no records to {split} on")
     trim = _trim(name, info, view) if view else None
     shards = _Shards(os.path.join(where, split), ends, info.get("source", ""), trim)
-    files = Files(info["lengths"][split], data.frames) if "lengths" in info else None
+    span = (data.frames - 1) * stride + 1
+    files = Files(info["lengths"][split], span) if "lengths" in info else None
     encoder = encoder and json.dumps(encoder)
-    return episodes.Episodes(name, range(ends[-1]), shards, count, 1, view, encoder, files)
+    return episodes.Episodes(name, range(ends[-1]), shards, count, stride, view, encoder, files)
 
 
 class Files:
     """Groups records by video or episode, so that long and short ones are drawn equally often."""
 
     def __init__(self, lengths, frames):
-        """Stores the frame counts of each file's records, in order, and the frames of a clip."""
+        """Stores the frame counts of each file's records, in order, and those that a clip spans."""
         self._ends = np.cumsum([len(records) for records in lengths], dtype=np.int64)
         starts = [max(0, length - frames + 1) for records in lengths for length in records]
         # Number of possible clip starts before each record.
@@ -338,7 +344,9 @@ def arrays(stored, indices, view, trim=None):
         if len(indices) == len(stored["states"]):  # whole clip; may have more frames than states
             return clip | {key: stored[key] for key in ("actions", "state") if key in stored}
     if "actions" in stored:
-        clip["actions"] = stored["actions"][indices[:-1]]
+        taken = stored["actions"][indices[0] : indices[-1]]
+        width = int(np.diff(indices).max(initial=1)) * taken.shape[1]
+        clip["actions"] = taken.reshape(len(indices) - 1, width)
     if "state" in stored:
         clip["state"] = stored["state"][indices]
     if "states" in stored:

@@ -76,12 +76,31 @@ def search(
     """
     n, run = len(start), make_search(model, std, planner, options, hold, window, straight)
     keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
-    size = min(n, PER_DEVICE_ON_CPU * jax.device_count()) if jax.default_backend() == "cpu" else n
+    return in_groups(run, params, (keys, start, goal, mean, *(past or ())), at_once(n), progress)
+
+
+def at_once(n):
+    """Returns how many of n tasks to plan in one program."""
+    return min(n, PER_DEVICE_ON_CPU * jax.device_count()) if jax.default_backend() == "cpu" else n
+
+
+def in_groups(run, params, tasks, size, progress=None):
+    """Plans any number of tasks in groups of one size, for which the function is compiled once.
+
+    Args:
+      run: from `make_search`.
+      params, tasks: its arguments; those after params are arrays of n tasks.
+      size: number of tasks in a group; the last group repeats its last task.
+      progress: as in `search`.
+
+    Returns:
+      u, distance: as in `search`.
+    """
+    n = len(tasks[0])
     groups = np.arange(-(-n // size) * size).clip(max=n - 1).reshape(-1, size)
     found = []
     for i in groups:
-        before = () if past is None else (past[0][i], past[1][i])
-        found.append(run(params, keys[i], start[i], goal[i], mean[i], *before))
+        found.append(run(params, *(x[i] for x in tasks)))
         if progress:
             jax.block_until_ready(found[-1])
             progress(len(set(i.tolist())))  # the last group may repeat an episode
@@ -151,10 +170,10 @@ def jitted(model, std, mesh, planner="cem", options=None, hold=1, window=None, s
         def solve_task(task):
             key, start, goal, mean, *past = task
             if past:
-                last = _with_context(model, params, start, *past)
+                ahead = _from_context(model, params, start, *past)
             else:
-                last = _from_start(model, params, start, window)
-            cost = _cost(last, goal, expand)
+                ahead = from_start(model, params, start, window)
+            cost = goal_cost(lambda plans: ahead(expand(plans)), goal)
             cost = cost if shard_tasks else planners.spread(cost, mesh)
             plan, least = solve(cost, key, mean, std)
             return expand(plan[None])[0], least
@@ -192,41 +211,49 @@ def _repeated(plans, hold):
     return jnp.repeat(plans, hold, axis=1)
 
 
-def _cost(last, goal, expand):
-    """Builds the cost of plans [P, H, U]: [P], L2 distance of their last state to the goal."""
+def goal_cost(ahead, goal):
+    """Builds the cost of plans: the L2 distance of their last predicted state to the goal.
+
+    Args:
+      ahead: function of plans [P, H, U] to the states that they lead to, [P, T, N, D].
+      goal: [N, D].
+
+    Returns:
+      A function of plans [P, H, U] to costs [P].
+    """
 
     def cost(plans):
-        return jnp.sqrt(jnp.square(last(expand(plans)) - goal[None]).mean((1, 2)))
+        return jnp.sqrt(jnp.square(ahead(plans)[:, -1] - goal[None]).mean((1, 2)))
 
     return cost
 
 
-def _from_start(model, params, start, window):
-    """Builds the function of actions u [P, T, U] to the last state [P, N, D], from one [N, D]."""
+def from_start(model, params, start, window=None):
+    """Builds the function of actions u [P, T, U] to the states [P, T, N, D] after one [N, D]."""
     no_latents = jnp.zeros((1, 0, model.latent.dim))
     cache = world_model.prefill(model, params, start[None, None], no_latents)
-    return lambda u: world_model.rollout_actions(model, params, cache, u, window)[:, -1]
+    return lambda u: world_model.rollout_actions(model, params, cache, u, window)
 
 
-def _with_context(model, params, start, s, z):
+def _from_context(model, params, start, s, z):
     """Builds the same function for a context s [C-1, N, D] and z [C-1, A] before the state.
 
     Every step is predicted from the last C states, with time positions from 0.
     """
     context = jnp.concatenate([s, start[None]])
 
-    def last(u):
+    def ahead(u):
         def step(seen, action):
             states, latents = seen
             new = world_model.map_actions(model, params, action[:, None], states[:, -1:])
             latents = jnp.concatenate([latents, new], 1)
-            ahead = world_model.predict(model, params, states, latents)[:, -1:]
-            return (jnp.concatenate([states[:, 1:], ahead], 1), latents[:, 1:]), None
+            state = world_model.predict(model, params, states, latents)[:, -1:]
+            return (jnp.concatenate([states[:, 1:], state], 1), latents[:, 1:]), state[:, 0]
 
         first = (jnp.broadcast_to(x[None], (len(u), *x.shape)) for x in (context, z))
-        return jax.lax.scan(step, tuple(first), u.swapaxes(0, 1))[0][0][:, -1]
+        return jax.lax.scan(step, tuple(first), u.swapaxes(0, 1))[1].swapaxes(0, 1)
 
-    return last
+    return ahead
 
 
 def candidate_bytes(model, N, D, steps, window=None):
