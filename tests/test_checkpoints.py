@@ -196,6 +196,18 @@ def test_a_run_keeps_the_batch_that_it_began_with_on_other_devices(get_config, t
         loop.check_config(str(tmp_path), config | {"data": data | {"batch": 8}})
 
 
+def test_a_run_that_began_before_an_option_existed_continues_with_its_default(get_config, tmp_path):
+    config = json.loads(get_config("size=tiny").to_json())
+    before = json.loads(json.dumps(config))
+    del before["predictor"]["block"]
+    (tmp_path / "config.json").write_text(json.dumps(before))
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    assert loop.check_config(str(tmp_path), config) == config
+    config["predictor"]["block"] = 128
+    with pytest.raises(ValueError, match="got other values of: predictor.block$"):
+        loop.check_config(str(tmp_path), config)
+
+
 TWO = """
 import os, sys, warnings
 import jax, jax.numpy as jnp, numpy as np

@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from test_plan import PATTERN, episodes, rows, world  # noqa: F401
@@ -11,6 +12,7 @@ from test_simulate import MANIFEST, nav_episode, panda_episode, skip_unless
 from lawm_jax.envs import policies, simulators
 from lawm_jax.evaluate import tables
 from lawm_jax.plan import closed_loop, columns
+from lawm_jax.plan.search import make_search
 
 SCALE = 0.03, 0.02, 0.04
 OPTIONS = dict(samples=64, elites=8, iterations=8)
@@ -102,6 +104,33 @@ def test_a_held_plan_leads_there_too(world):  # noqa: F811
     _, found = evaluate(world, task(held=True, radius=0.045), horizon=4)
     assert found["model"]["success"]["mean"] == 1
     assert found["model"]["distance"]["mean"] < 0.25 * found["no action"]["distance"]["mean"]
+
+
+@pytest.mark.parametrize("speed", [0.03, -0.03])
+def test_a_held_plan_stops_at_a_goal_ahead_and_at_one_behind(world, speed):  # noqa: F811
+    asks = task(lambda point, random: itertools.repeat([speed, 0, 0]), held=True, radius=0.012)
+    u = np.random.default_rng(0).uniform([-0.03, -0.001, -0.001], [0.05, 0.001, 0.001], (64, 6, 3))
+    clips = training()._replace(actions=u.astype(np.float32))
+    scenes = closed_loop.draw_scenes(asks, 3)
+    found = rows(closed_loop.evaluate({"model": world}, encode, asks, scenes, clips, 6))
+    assert found["no action"]["distance"]["mean"] == pytest.approx(0.12)
+    assert found["mean action"]["success"]["mean"] == 0
+    assert found["model"]["success"]["mean"] == 1  # it is there, and stays
+    assert max(found["model"]["path"][-2:]) < 0.012
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+def test_the_cost_is_that_of_the_last_or_of_the_nearest_predicted_state(world, nearest):  # noqa: F811
+    model, params = world
+    std, mean = np.full((4, 3), 0.01, np.float32), np.float32([[[0.05, 0, 0]]]).repeat(4, 1)
+    run = make_search(model, std, "cem", OPTIONS, nearest=nearest)
+    start = np.zeros((1, 4, 8), np.float32)
+    goal = start + 0.1 * PATTERN[0]
+    u, distance = run(params, jax.random.split(jax.random.key(0), 1), start, goal, mean)
+    states = np.einsum("tu,und->tnd", np.asarray(u[0]).cumsum(0), PATTERN)
+    away = np.sqrt(np.square(states - goal).mean((1, 2)))
+    assert float(distance[0]) == pytest.approx(away.min() if nearest else away[-1], abs=1e-5)
+    assert (away.argmin() < 3) == nearest
 
 
 def test_actions_stay_within_those_of_training(world):  # noqa: F811

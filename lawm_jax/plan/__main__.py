@@ -55,7 +55,7 @@ HORIZON = flags.DEFINE_multi_integer(
     "horizon",
     None,
     "Number of steps of a plan; may be repeated. Default: 3 for panda and droid, 8 and 4 for nav "
-    "and recon (only 8 with --closed-loop).",
+    "and recon (7 with --closed-loop).",
     lower_bound=1,
 )
 CONTROLLER = flags.DEFINE_string(

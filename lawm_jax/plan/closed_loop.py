@@ -186,6 +186,11 @@ def evaluate(
     search is initialized with the previous plan shifted by one step. Plans are limited to the range
     of training actions.
 
+    A held plan can't slow down, so it would pass a goal that is nearer than its end. Its cost is
+    therefore the distance of the predicted state that is nearest to the goal, and its Gaussian, see
+    `gaussian`, is centered at standing still at each step. If no held plan leads nearer to the goal
+    than the image itself, the action is 0.
+
     Args:
       models: name -> (model, params), as in `tasks.reach`.
       encode: function of video uint8 [1, 1, H, W, 3] to states [1, 1, N, D], with the models'
@@ -214,7 +219,7 @@ def evaluate(
         too short.
     """
     tasks.true_actions("training", training, horizon)
-    mean, std = tasks.gaussian(training, horizon, task.held)
+    mean, std = gaussian(training, horizon, task.held)
     low, high = training.actions.min((0, 1)), training.actions.max((0, 1))
     if bound is not None:
         low = np.maximum(low, mean[0] - bound * std[0])
@@ -224,20 +229,33 @@ def evaluate(
     hold = horizon if task.held else 1
     asked, windows = (std, planner, settings, hold), windows or {}
     searches = {
-        name: functools.partial(make_search(model, *asked, windows.get(name)), params)
+        name: functools.partial(
+            make_search(model, *asked, windows.get(name), nearest=task.held), params
+        )
         for name, (model, params) in models.items()
     }
+    see = lambda picture: encode(picture[None, None])[:, 0]  # noqa: E731
     paths = {}
     for i, scene in enumerate(scenes):
         key = jax.random.fold_in(jax.random.key(seed), i)
         agents = _without_model(scene, training.actions, np.random.default_rng([seed, i]))
         for name, search in searches.items():
-            agents[name] = _planned(search, encode, scene, mean, key)
+            agents[name] = planned(search, see, scene.picture, mean, key)
         for name, agent in agents.items():
             paths.setdefault(name, []).append(run_episode(scene, agent, task.limit))
         if progress:
             progress(i + 1)
     return summarize(paths, task.radius, [scene.group for scene in scenes])
+
+
+def gaussian(training, horizon, held):
+    """Computes the planner's initial Gaussian, as `tasks.gaussian`, but always with mean 0.
+
+    The second moment of held actions is that of training, so that candidates go back as often as
+    ahead.
+    """
+    mean, std = tasks.gaussian(training, horizon, held)
+    return (np.zeros_like(mean), np.hypot(mean, std)) if held else (mean, std)
 
 
 def _without_model(scene, actions, random):
@@ -252,17 +270,29 @@ def _without_model(scene, actions, random):
     }
 
 
-def _planned(search, encode, scene, mean, key):
-    """Returns an agent that plans at every step: `agent` as in `run_episode`."""
-    see = lambda picture: encode(picture[None, None])[:, 0]  # noqa: E731
-    goal, last = see(scene.picture), mean
+def planned(search, see, picture, mean, key):
+    """Returns an agent that plans at every step.
+
+    Args:
+      search: function from `make_search`, of all arguments but params.
+      see: function of an image uint8 [H, W, 3] to its state [1, N, D].
+      picture: uint8 [H, W, 3], the image at the goal.
+      mean: [H / hold, U], of the planner's initial Gaussian.
+      key: PRNG key.
+
+    Returns:
+      `agent` as in `run_episode`.
+    """
+    goal, last = see(picture), mean
 
     def act(t, simulator):
         nonlocal last
-        keys = jax.random.fold_in(key, t)[None]
-        u = np.asarray(search(keys, see(simulator.render()), goal, last[None])[0][0])
-        # Shifts the plan by one step; a held plan is kept.
-        last = np.concatenate([u[1:], mean[-1:]])[: len(mean)]
+        keys, s = jax.random.fold_in(key, t)[None], see(simulator.render())
+        u, distance = (np.asarray(x[0]) for x in search(keys, s, goal, last[None]))
+        if len(mean) == len(u):  # not held
+            last = np.concatenate([u[1:], mean[-1:]])
+        elif distance >= np.sqrt(np.square(s - goal).mean()):
+            return np.zeros_like(u[0])
         return u[0]
 
     return act

@@ -26,7 +26,8 @@ TASKS = {
     "nav": ("walk", (8, 4), None),
     "recon": ("walk", (8, 4), 0.25),
 }
-CLOSED = {"panda": (3,), "nav": (8,)}  # horizons of the tasks with a simulator
+# Horizons of the tasks with a simulator; 7 steps are what a model sees in clips of 8 frames.
+CLOSED = {"panda": (3,), "nav": (7,)}
 DEFAULTS = ("planner", "cem"), ("protocol", "paper")  # which names of results leave out
 TRAINING = 256  # training clips, for baselines and the scale of actions
 

@@ -74,7 +74,7 @@ def search(
       ValueError: start and goal differ in shape, the model has no controller, or the planner or one
         of its options is unknown.
     """
-    n, run = len(start), make_search(model, std, planner, options, hold, window, straight)
+    n, run = len(start), make_search(model, std, planner, options, hold, window, straight=straight)
     keys, mean = jax.random.split(jax.random.key(seed), n), np.repeat(mean[None], n, 0)
     return in_groups(run, params, (keys, start, goal, mean, *(past or ())), at_once(n), progress)
 
@@ -108,11 +108,13 @@ def in_groups(run, params, tasks, size, progress=None):
     return u, distance
 
 
-def make_search(model, std, planner="cem", options=None, hold=1, window=None, straight=False):
+def make_search(
+    model, std, planner="cem", options=None, hold=1, window=None, *, straight=False, nearest=False
+):
     """Builds the function behind `search`, compiled once for many searches on all devices.
 
     Args:
-      model, std, planner, options, hold, window, straight: as in `jitted`.
+      model, std, planner, options, hold, window, straight, nearest: as in `jitted`.
 
     Returns:
       A function as `jitted` returns.
@@ -121,11 +123,24 @@ def make_search(model, std, planner="cem", options=None, hold=1, window=None, st
       ValueError: as in `search`, in part when the function is called.
     """
     mesh = Mesh(np.array(jax.devices()), ("devices",))
-    run, everywhere = jitted(model, std, mesh, planner, options, hold, window, straight)
+    run, everywhere = jitted(
+        model, std, mesh, planner, options, hold, window, straight=straight, nearest=nearest
+    )
     return lambda *args: run(*jax.device_put(args, everywhere))
 
 
-def jitted(model, std, mesh, planner="cem", options=None, hold=1, window=None, straight=False):
+def jitted(
+    model,
+    std,
+    mesh,
+    planner="cem",
+    options=None,
+    hold=1,
+    window=None,
+    *,
+    straight=False,
+    nearest=False,
+):
     """Builds the jitted function of a search.
 
     Tasks are sharded over all devices or, if there are fewer tasks than devices, candidates are.
@@ -135,6 +150,8 @@ def jitted(model, std, mesh, planner="cem", options=None, hold=1, window=None, s
         default from `most_candidates`, is the number of candidates predicted at once by each device
         or, if candidates are sharded, by all devices together.
       mesh: jax.sharding.Mesh with one axis, of devices that need not be attached to compile.
+      nearest: whether the cost of a plan is the distance of its predicted state nearest to the goal
+        instead of its last one, so that a plan may reach the goal after any of its steps.
 
     Returns:
       A function of params, keys [n], start and goal [n, N, D], the means [n, H, U] of the
@@ -173,7 +190,7 @@ def jitted(model, std, mesh, planner="cem", options=None, hold=1, window=None, s
                 ahead = _from_context(model, params, start, *past)
             else:
                 ahead = from_start(model, params, start, window)
-            cost = goal_cost(lambda plans: ahead(expand(plans)), goal)
+            cost = goal_cost(lambda plans: ahead(expand(plans)), goal, nearest)
             cost = cost if shard_tasks else planners.spread(cost, mesh)
             plan, least = solve(cost, key, mean, std)
             return expand(plan[None])[0], least
@@ -211,19 +228,22 @@ def _repeated(plans, hold):
     return jnp.repeat(plans, hold, axis=1)
 
 
-def goal_cost(ahead, goal):
-    """Builds the cost of plans: the L2 distance of their last predicted state to the goal.
+def goal_cost(ahead, goal, nearest=False):
+    """Builds the cost of plans: the L2 distance of a predicted state to the goal.
 
     Args:
       ahead: function of plans [P, H, U] to the states that they lead to, [P, T, N, D].
       goal: [N, D].
+      nearest: whether that state is the one nearest to the goal, instead of the last one.
 
     Returns:
       A function of plans [P, H, U] to costs [P].
     """
 
     def cost(plans):
-        return jnp.sqrt(jnp.square(ahead(plans)[:, -1] - goal[None]).mean((1, 2)))
+        states = ahead(plans)
+        states = states if nearest else states[:, -1:]
+        return jnp.sqrt(jnp.square(states - goal[None, None]).mean((2, 3))).min(1)
 
     return cost
 

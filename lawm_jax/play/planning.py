@@ -97,32 +97,31 @@ class Planner:
             self._scenes[source.task] = closed_loop.draw_scenes(task, number + 1)
         scene = self._scenes[source.task][number]
         (horizon,) = plan_run.CLOSED[source.task]
-        run, mean = self._search(source, horizon)
+        run, mean = self._search(source, horizon, acting=True)
         see = lambda picture: self.world.encode(picture[None])  # noqa: E731
-        goal, last, pictures = see(scene.picture), mean, []
+        act = closed_loop.planned(run, see, scene.picture, mean, jax.random.key(0))
+        pictures = []
 
         def agent(t, simulator):
-            nonlocal last
-            picture = simulator.render().copy()
-            pictures.append(picture)
-            key = jax.random.split(jax.random.key(t), 1)
-            u = np.asarray(run(key, see(picture), goal, last[None])[0][0])
-            last = np.concatenate([u[1:], mean[-1:]])[: len(mean)]
-            return u[0]
+            pictures.append(simulator.render().copy())
+            return act(t, simulator)
 
         distances = closed_loop.run_episode(scene, agent, task.limit)
         return pictures, scene.picture, distances, task.radius
 
-    def _search(self, source, steps):
+    def _search(self, source, steps, acting=False):
         """Returns the search for plans of `steps` steps, and the mean of its Gaussian [H, U]."""
         model, params = self.world.controllers[source.name]
         held = source.task is not None and plan_run.TASKS[source.task][0] == "walk"
         mean, std = tasks.gaussian(source, steps, held)
-        key = source.name, steps
+        limits = dict(low=mean[0] - 3 * std[0], high=mean[0] + 3 * std[0])
+        if acting:
+            mean, std = closed_loop.gaussian(source, steps, held)
+        key = source.name, steps, acting
         if key not in self._searches:
             hold = steps if held else 1
-            limits = dict(low=mean[0] - 3 * std[0], high=mean[0] + 3 * std[0])
             options = (tasks.WALK if held else OPTIONS) | limits
-            found = search.make_search(model, std, "cem", options, hold, self.world.window)
+            asked = std, "cem", options, hold, self.world.window
+            found = search.make_search(model, *asked, nearest=acting and held)
             self._searches[key] = lambda *x: found(params, *x)
         return self._searches[key], mean

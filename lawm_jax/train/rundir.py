@@ -183,6 +183,8 @@ def upgrade(config):
     for section in config.values():
         if isinstance(section, dict):
             section.pop("unroll", None)  # a former option of networks
+    if "predictor" in config:
+        config["predictor"].setdefault("block", 0)
     if "optim" in config:
         config["optim"].setdefault("ema", 0.0)
     if "objective" not in config:
