@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 
+from lawm_jax.data import mini
 from lawm_jax.evaluate import clips, context, leakage, metrics, prediction, tables, transfer
 from lawm_jax.study import cases, claims, measures, rules, scaling
 from lawm_jax.train import models
@@ -153,3 +154,25 @@ def test_a_part_of_the_episodes_is_every_nth_of_training_and_all_of_the_test(tmp
     config.data.sources.panda = "droid:/data"
     with pytest.raises(ValueError, match="config: expected data.sources.panda=mini:FOLDER"):
         cases.link_parts(str(tmp_path), config, asked, ["panda"])
+
+
+@pytest.mark.slow
+def test_the_quick_study_decides_three_claims_and_resumes(tmp_path):
+    small = tmp_path / "small" / "panda"
+    for split, count in (("train", 8), ("test", 4)):
+        (small / split).mkdir(parents=True)
+        for file in sorted(os.listdir(os.path.join(mini.FOLDER, "panda", split)))[: 2 * count]:
+            os.symlink(os.path.join(mini.FOLDER, "panda", split, file), small / split / file)
+    flags = [f"--workdir={tmp_path}/W", "--quick", "--seeds=1", "--steps=2"]
+    flags += ["--config=lawm.py:size=tiny", f"--config.data.sources.panda=mini:{small}"]
+    done = conftest.run_module("study", "claims", *flags, timeout=600)
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "W" / "claims.json", encoding="utf-8") as file:
+        found = json.load(file)
+    assert set(found["claims"]) == {"capacity", "leakage", "cycle"}
+    assert found["seeds"] == 1 and found["hours"] > 0 and found["commit"]
+    assert {row["case"] for row in found["curves"]} == {x.name for x in claims.quick_cases()}
+    assert all(row["contrasts"] for row in found["claims"].values())
+    assert (tmp_path / "W" / "claims.png").stat().st_size > 10_000
+    again = conftest.run_module("study", "claims", *flags, timeout=600)
+    assert "5 runs, 5 of them done" in again.stdout and "$ python" not in again.stdout

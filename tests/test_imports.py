@@ -97,7 +97,7 @@ ALLOWED = {
     "export.run": ("latents", "data.*", "train.*", "evaluate.batched", "export.*"),
     "study.commands": ("world_model",),
     "study.runner": ("train.rundir",),
-    "study.cases": ("data.*", "study.*"),
+    "study.cases": ("data.*", "evaluate.run", "study.*"),
     "study.measures": ("data.paths", "evaluate.*", "train.*"),
     "study.rules": ("evaluate.*", "study.*"),
     "study.*": ("data.paths", "evaluate.*", "report.figures", "train.rundir", "study.*"),

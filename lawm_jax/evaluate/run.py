@@ -257,16 +257,20 @@ def _write(path, found, merge=False):
 
 
 def _about(workdir, params):
-    """Collects the provenance of results: checkpoint step, commit, machine, versions and date."""
+    """Collects the checkpoint's step, the number of trained parameters, and `provenance`."""
+    trained = {key: value for key, value in params.items() if key in TRAINED}
+    count = sum(x.size for x in jax.tree.leaves(trained))
+    return {"step": checkpoints.newest(workdir), "parameters": count} | provenance()
+
+
+def provenance():
+    """Returns where results come from, as JSON: commit, machine, versions and date."""
     root = pathlib.Path(__file__).parents[2]
     git = subprocess.run(
         ["git", "-C", str(root), "describe", "--always", "--dirty"], capture_output=True, text=True
     )
     device = jax.devices()[0]
-    trained = {key: value for key, value in params.items() if key in TRAINED}
     return {
-        "step": checkpoints.newest(workdir),
-        "parameters": sum(x.size for x in jax.tree.leaves(trained)),
         "commit": git.stdout.strip() or None,
         "machine": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} CPU cores",
         "python": platform.python_version(),

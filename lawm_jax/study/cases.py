@@ -103,6 +103,20 @@ def run(workdir, asked, cases, names, only_list=False):
         return {(x.labels["case"], x.labels["seed"]): runner.result(x) for x in runs}
 
 
+def about(asked, results):
+    """Returns what was run, as JSON: steps, seeds, hours and `provenance` of the evaluation.
+
+    Args:
+      asked: Settings.
+      results: from `run`.
+    """
+    from lawm_jax.evaluate.run import provenance  # imports JAX
+
+    minutes = [result.get("minutes") for result in results.values()]
+    hours = None if None in minutes else round(sum(minutes) / 60, 2)
+    return {"seeds": asked.seeds, "steps": asked.steps, "hours": hours} | provenance()
+
+
 def plan(workdir, asked, cases, names=(PANDA, NAV)):
     """Lists the runs of cases, seed by seed, and the commands that store their states.
 

@@ -38,7 +38,7 @@ def study(workdir, asked, quick=False, only_list=False):
     measures = rules.Measures(results, what["kinds"], what["sources"])
     found = rules.decide(measures, what["names"])
     curves = rules.curves(measures, [case.name for case in listed])
-    about = {"seeds": asked.seeds, "steps": asked.steps, "quick": quick}
+    about = {"quick": quick} | cases.about(asked, results)
     path = os.path.join(paths.expand(workdir), "claims.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(about | {"claims": found, "curves": curves}, file, indent=1, allow_nan=False)

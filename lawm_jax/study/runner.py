@@ -52,14 +52,15 @@ def run_all(stored, runs, each):
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them done. {each}", flush=True)
     for line in stored if todo else []:
         _call(line)
-    begin = time.monotonic()
+    begin = last = time.monotonic()
     for done, run in enumerate(todo, 1):
         for line in run.commands:
             _call(line)
             for folder, steps in run.steps.items():
                 if f"--workdir={folder}" in line and _newest(folder) < steps:
                     sys.exit(f"{folder}: stopped early; run the same command to resume the study")
-        _record(run)
+        before, last = last, time.monotonic()
+        _record(run, (last - before) / 60)
         minutes = (time.monotonic() - begin) / done / 60
         left = f"{minutes:.1f} minutes per run, {minutes * (len(todo) - done):.0f} minutes left"
         print(f"{done} of {len(todo)} runs: {left}", flush=True)
@@ -72,9 +73,10 @@ def result(run):
     return found if same and found["checkpoints"] == [*map(_newest, run.steps)] else None
 
 
-def _record(run):
-    """Saves a finished run's results with its settings and checkpoints in study.json."""
+def _record(run, minutes):
+    """Saves a finished run's results with its settings, checkpoints and minutes in study.json."""
     found = {"settings": run.settings, "checkpoints": [*map(_newest, run.steps)]}
+    found["minutes"] = round(minutes, 2)
     for name, (path, key) in run.results.items():
         found[name] = _read(path) if key is None else _read(path)[key]
     path = os.path.join(run.folder, "study.json")

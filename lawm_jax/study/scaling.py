@@ -31,7 +31,7 @@ def study(workdir, asked, only_list=False):
     if results is None:
         return
     rows = compare(rules.Measures(results, (), (PANDA, NAV)), config)
-    about = {"seeds": asked.seeds, "steps": asked.steps}
+    about = cases.about(asked, results)
     path = os.path.join(paths.expand(workdir), "scaling.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(about | {"rows": rows}, file, indent=1, allow_nan=False)
