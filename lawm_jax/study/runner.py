@@ -15,8 +15,12 @@ from lawm_jax.train import rundir
 
 @contextlib.contextmanager
 def claimed(workdir):
-    """Locks the workdir until all processes of this study have ended."""
+    """Locks the workdir until all processes of this study have ended.
+
+    The runs share compiled programs in W/cache, unless JAX_COMPILATION_CACHE_DIR names a folder.
+    """
     os.makedirs(workdir, exist_ok=True)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(workdir, "cache"))
     with open(os.path.join(workdir, "lock"), "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
