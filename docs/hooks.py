@@ -435,6 +435,7 @@ TABLES = {
     "walk": ("planning-2-core-epyc.json", walk),
     "closed-panda": ("planning-2-core-epyc.json", closed_panda),
     "closed-nav": ("planning-2-core-epyc.json", closed_nav),
+    "claims-quick": ("claims-quick-2-core-epyc.json", claims),
     "mixture": ("mixture-2-core-epyc.json", mixture),
     "data": ("data-2-core-epyc.json", data),
     "memory": ("data-2-core-epyc.json", memory),

@@ -278,8 +278,7 @@ def _curve(m, name, source):
 
 CLAIMS = {
     "capacity": Claim(
-        "The strength of sparse and noisy latents sweeps the range from no latents to "
-        "unconstrained ones.",
+        "The strength of the regularizer sweeps the range from no latents to unconstrained ones.",
         "Figure 4",
         _capacity,
     ),
