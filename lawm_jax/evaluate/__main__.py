@@ -3,7 +3,6 @@
 Examples:
   lawm evaluate --workdir nano
   lawm evaluate --workdir runs/first --only prediction --only leakage
-  lawm evaluate --workdir runs/first --all
   lawm evaluate --workdir runs/first --data walks=mini:nav
 
   prediction  how well latent actions explain the next states, one and several steps ahead
