@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 
 import conftest
 import ml_collections
@@ -154,6 +155,19 @@ def test_a_part_of_the_episodes_is_every_nth_of_training_and_all_of_the_test(tmp
     config.data.sources.panda = "droid:/data"
     with pytest.raises(ValueError, match="config: expected data.sources.panda=mini:FOLDER"):
         cases.link_parts(str(tmp_path), config, asked, ["panda"])
+
+
+@pytest.mark.parametrize("name,flag", [("claims", "--kinds=noisy"), ("scaling", "--quick")])
+def test_a_flag_of_another_study_is_refused(name, flag, tmp_path):
+    done = conftest.run_module("study", name, f"--workdir={tmp_path}", flag, "--list")
+    wrong = flag.partition("=")[0]
+    assert done.returncode == 2 and f"{wrong}: {name} does not use it" in done.stderr
+
+
+def test_the_data_that_listed_commands_read_are_there(tmp_path):
+    done = conftest.run_module("study", "claims", f"--workdir={tmp_path}", "--list")
+    folders = re.findall(r"--source=mini:(/\S+)", done.stdout)
+    assert len(folders) == 2 and all(os.path.isdir(x) for x in folders), done.stderr
 
 
 @pytest.mark.slow

@@ -88,6 +88,9 @@ USAGE = {
     f"{TINY} --config.data=1": "--config.data: expected one of its fields, as in .*, got 1",
     "lawm evaluate --workdir W --only leak": "--only: expected one of prediction, ablation, .*",
     "lawm evaluate --workdir W --data x": "--data: expected NAME=SOURCE, got 'x'",
+    "lawm evaluate --workdir W --data x=a --data x=b": "--data: expected each name once, got x.*",
+    "lawm study": "NAME: expected one of claims, .*, got none",
+    "lawm study claims": "--workdir: expected the folder of the study, got none",
     "lawm plan --workdir W --task arm": "--task: expected one of panda, .*, got arm",
     "lawm study mixture --workdir W --config.stepss=3": "--config.stepss: .*--config.steps?",
     "lawm export --workdir W": "expected --out, got none",
@@ -123,6 +126,14 @@ def test_an_error_in_a_config_of_ones_own_names_the_file_and_the_line(tmp_path):
     assert "none.py: expected a ConfigDict from get_config, got None" in none
     assert "an error in unclosed.py, line 2:\n" in unclosed and "SyntaxError" in unclosed
     assert "lawm train: error: --config: expected size=tiny" in big and "Traceback" not in big
+
+
+def test_a_place_that_cannot_be_written_is_a_message_and_a_missing_file_is_none(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, message in (("file/x", True), ("none/x", False)):
+        with pytest.raises(OSError) as raised:
+            open(tmp_path / path, "w")
+        assert command.is_message(raised.value) == message
 
 
 def test_a_mistake_that_shows_later_is_one_line_and_status_1(tmp_path):

@@ -137,8 +137,9 @@ def test_actions_of_several_frames_per_step_are_those_between_the_steps():
         lary._seven("arm", wide)
 
 
-def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
+def test_an_export_that_fails_leaves_what_was_there(run, tmp_path, monkeypatch):
     out = tmp_path / "out"
+    (tmp_path / "out.part").mkdir()
 
     def fail(*_):
         raise OSError("no space left")
@@ -146,7 +147,12 @@ def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "write", fail)
     with pytest.raises(OSError, match="no space"):
         export_run.export(run, str(out), limit=1)
-    assert not os.listdir(tmp_path)
+    assert os.listdir(tmp_path) == ["out.part"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        export_run.Refused, match="out: expected a folder to write to, got .*file/x"
+    ):
+        export_run.export(run, str(tmp_path / "file" / "x"), limit=1)
 
 
 def test_what_cannot_be_exported_is_refused(run, get_config, tmp_path):

@@ -465,7 +465,8 @@ def test_a_protocol_sets_what_no_flag_sets(run, monkeypatch, tmp_path):
     path = plan_run.plan(str(run), "panda", protocol="jepa-wms", **few)
     written = json.loads(pathlib.Path(path).read_text())
     assert written["protocol"] == "jepa-wms" and written["episodes"] == 2
-    assert path.endswith("_iterations=2_protocol=jepa-wms_episodes_from=clips.json.json")
+    assert re.search(r"_protocol=jepa-wms_episodes_from=clips.json-\w{6}.json$", path)
+    assert written["episodes_from"] == few["episodes_from"]
     (plan,) = written["plans"]
     assert plan["horizon"] == 3 and [x[-8:] for x in plan["names"]] == ["0003.mp4", "0001.mp4"]
     few = dict(samples=8, episodes=2, controller="panda", data="recon=mini:nav")

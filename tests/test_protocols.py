@@ -177,8 +177,8 @@ def test_a_listed_clip_that_is_not_there_is_an_error_and_a_damaged_one_is_left_o
     config, tmp_path, capsys
 ):
     for (episode, start), why in {
-        ("0003", 2): "expected the name of one episode .* got '0003', which 2 have",
-        ("test/9999", 2): "got 'test/9999', which 0 have",
+        ("0003", 2): "expected the name of one episode .* got '0003', the name of 2",
+        ("test/9999", 2): "got 'test/9999', the name of none",
         ("test/0003", 1): "expected a start of .*0003.mp4 from 2 to 60, got 1",
         ("test/0003", 61): "from 2 to 60, got 61",
     }.items():
@@ -198,7 +198,7 @@ def test_a_listed_clip_that_is_not_there_is_an_error_and_a_damaged_one_is_left_o
     "name, text, why",
     [
         ("a.csv", "episode,start\n0001,-1\n", "row 1: expected an episode and its start.*'-1'"),
-        ("a.csv", "name\n0001\n", "row 1: .* got None and None"),
+        ("a.csv", "name\n0001\n", "row 1: expected episode and start, got name"),
         ("a.csv", "episode,start\n", "expected rows with episode and start, got none"),
         ("a.json", "[1]", "row 1: expected"),
         ("a.json", '[{"episode": "a", "start": 1.5}]', "row 1: .* got 'a' and 1.5"),

@@ -49,8 +49,8 @@ the true actions, too.
 
 **Limits.** It knows this arm, this table and these rooms at 128 x 128 pixels, and nothing else. It
 sees 8 frames; longer rollouts slide that window. Of the walks it learned turns better than speed:
-plans of straight lines are no better than the mean action, and acting on them reaches half of the
-goals (below). One training run, one seed.
+plans are no better than the mean action, and acting on them reaches two fifths of
+the goals (below). One training run, one seed.
 
 ## Metrics
 

@@ -34,7 +34,7 @@ from absl import app, flags, logging
 
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import command
-from lawm_jax.train.flags import named
+from lawm_jax.train.flags import sources
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, W; or nano, the model that ships."
@@ -80,7 +80,7 @@ def main(argv):
     cpu.keep_memory()
     from lawm_jax.evaluate import run
 
-    data = dict(named(text) for text in DATA.value)
+    data = sources(DATA.value)
     run.evaluate(
         WORKDIR.value,
         [*EVALUATIONS, "pictures"] if ALL.value else ONLY.value,

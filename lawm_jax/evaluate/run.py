@@ -73,7 +73,8 @@ def evaluate(
         if "control" in asked:
             for x in sources:
                 x.controllers = _controllers(workdir, x.name, config, mesh, *loaded[main])
-    results = _ask(sources, asked, "pictures" in named, seconds, verbose)
+    told = verbose or only is not None
+    results = _ask(sources, asked, "pictures" in named, seconds, verbose, told)
     for name, found in results.items():
         _write(rundir.evaluation(workdir, name), found, merge=bool(data))
     if "pictures" in named:
@@ -81,12 +82,16 @@ def evaluate(
         shown.close()
         print(f"pictures and videos: {shown.folder}")
     if asked:
-        print(f"all tables: {os.path.dirname(rundir.evaluation(workdir, name))}/*.json, --verbose")
+        print(f"all tables: {os.path.dirname(rundir.evaluation(workdir, name))}/*.json")
     print(f"the page with everything: python -m lawm_jax.report {shlex.quote(str(workdir))}")
     total = time.monotonic() - begin
     about = _about(workdir, loaded[main][1]) | {"seconds": round(total)}
     about["parts"] = {name: round(x, 1) for name, x in seconds.items()}
-    _write(rundir.evaluation(workdir, "about"), about)
+    path = rundir.evaluation(workdir, "about")
+    if only is not None and paths.exists(path):  # keeps the times of evaluations of before
+        before = json.loads(paths.at(path).read_text(encoding="utf-8"))
+        about["parts"] = before.get("parts", {}) | about["parts"]
+    _write(path, about)
     slowest = max(seconds, key=seconds.get)
     print(
         f"evaluated in {total:.0f} s; slowest: {slowest} {seconds[slowest]:.0f} s"
@@ -94,7 +99,7 @@ def evaluate(
     )
 
 
-def _ask(sources, asked, draws, seconds, verbose):
+def _ask(sources, asked, draws, seconds, verbose, told):
     """Runs evaluations on all sources, prints verdicts and, if `draws`, draws pictures.
 
     Args:
@@ -103,6 +108,7 @@ def _ask(sources, asked, draws, seconds, verbose):
       draws: whether to draw pictures.
       seconds: Counter to which the time of each evaluation is added.
       verbose: as in `evaluate`.
+      told: whether to name evaluations that do not apply to a source.
 
     Returns:
       name of the evaluation -> {name of the source: what its `run` returned}.
@@ -117,6 +123,8 @@ def _ask(sources, asked, draws, seconds, verbose):
             if found:
                 results[name][source.name] = found
                 _print(evaluation, found, source, verbose)
+            elif told:
+                print(f"{source.name}: {name} does not apply to this source and model")
         if draws:
             with _timed(seconds, "pictures"):
                 pictures.draw(source)

@@ -15,7 +15,7 @@ docs/evaluate.md.
 from absl import app, flags, logging
 
 from lawm_jax.train import command
-from lawm_jax.train.flags import named
+from lawm_jax.train.flags import sources
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, W; or nano, the model that ships."
@@ -48,7 +48,7 @@ def main(argv):
     cpu.keep_memory()
     from lawm_jax.export import run
 
-    data = dict(named(text) for text in DATA.value)
+    data = sources(DATA.value)
     try:
         run.export(WORKDIR.value, OUT.value, TO.value, data, LIMIT.value, STATES.value)
     except run.Refused as error:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 
 import jax
 import ml_collections
@@ -148,7 +149,7 @@ def _described(config, name):
     text = config.data.videos or config.data.sources[name]
     spec = catalog.parse(name, text)
     kind = os.path.basename(spec.where) if spec.kind == "mini" else spec.kind
-    return {"source": text, "units": UNITS.get(kind, "as recorded")}
+    return {"source": text, "units": UNITS.get(kind, "as recorded, if there are labels")}
 
 
 def _new(out):
@@ -163,10 +164,16 @@ def _new(out):
 
 @contextlib.contextmanager
 def _whole(out):
-    """Yields the folder OUT.part, which becomes OUT at the end or, after an error, is deleted."""
-    part = f"{out}.part"
-    shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
-    os.makedirs(part)
+    """Yields a new folder beside OUT that becomes OUT at the end, or is deleted after an error."""
+    parent, name = os.path.split(out)
+    try:
+        os.makedirs(parent, exist_ok=True)
+        part = tempfile.mkdtemp(prefix=f"{name}.part-", dir=parent)
+    except OSError as error:
+        raise Refused(f"out: expected a folder to write to, got {out}: {error.strerror}") from error
+    mask = os.umask(0)
+    os.umask(mask)
+    os.chmod(part, 0o777 & ~mask)  # as of other folders
     try:
         yield part
         os.rename(part, out)

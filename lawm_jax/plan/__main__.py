@@ -32,7 +32,7 @@ PROTOCOL = flags.DEFINE_enum(
     "paper",
     PROTOCOLS,
     "Candidates, Gaussian, limits, context and crop: those of the paper, or of the code of "
-    "jepa-wms (panda, droid) or nwm (recon). Other flags come before it.",
+    "jepa-wms (panda, droid) or nwm (recon). Other flags take precedence.",
 )
 EPISODES_FROM = flags.DEFINE_string(
     "episodes_from",

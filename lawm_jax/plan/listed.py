@@ -1,9 +1,11 @@
 """Clips that a file lists by episode and start, such as those of other authors' evaluations."""
 
 import csv
+import hashlib
 import io
 import json
 import os
+import re
 
 from lawm_jax.data import catalog, episodes, frames, metadata, paths
 from lawm_jax.evaluate import clips
@@ -37,16 +39,25 @@ def read(path):
     rows = []
     for number, row in enumerate(found, 1):
         row = row if isinstance(row, dict) else {}
-        episode, start = row.get("episode"), str(row.get("start")).strip()
-        if episode in (None, "") or not (start.isascii() and start.isdigit()):
+        if not {"episode", "start"} <= row.keys():
+            got = ", ".join(str(key) for key in row) or "none"
+            raise ValueError(f"{path}: row {number}: expected episode and start, got {got}")
+        episode, start = row["episode"], str(row["start"]).strip()
+        if episode in (None, "") or not re.fullmatch(r"\d+(\.0*)?", start, re.ASCII):
             raise ValueError(
-                f"{path}: row {number}: expected an episode and its start, a number from 0, got "
-                f"{episode!r} and {row.get('start')!r}"
+                f"{path}: row {number}: expected an episode and its start, a whole number from 0, "
+                f"got {episode!r} and {row['start']!r}"
             )
-        rows.append((str(episode), int(start)))
+        rows.append((str(episode), int(start.split(".")[0])))
     if not rows:
         raise ValueError(f"{path}: expected rows with episode and start, got none")
     return rows
+
+
+def label(path):
+    """Returns a name of a list for file names: that of the file, and a hash of its content."""
+    content = paths.at(paths.expand(path)).read_bytes()
+    return f"{os.path.basename(path)}-{hashlib.sha256(content).hexdigest()[:6]}"
 
 
 def _table(text):
@@ -83,7 +94,7 @@ def load(config, name, encode, rows, before=0):
         if len(fits) != 1:
             raise ValueError(
                 f"episodes_from: expected the name of one episode of {name}, such as "
-                f"{sources['test'].items[0]}, got {episode!r}, which {len(fits)} have"
+                f"{sources['test'].items[0]}, got {episode!r}, the name of {len(fits) or 'none'}"
             )
         ((split, item),) = fits.values()
         try:

@@ -111,7 +111,8 @@ def plan(
     options = {key: value for key, value in options.items() if value is not None}
     asked = dict(planner=planner, options=options, bound=bound, windows=windows)
     what = f"{count} {'scenes' if scenes else 'clips'}, {' and '.join(map(str, horizons))} steps"
-    print(f"{workdir}: planning {task} with {planner}, {what}; compiling", flush=True)
+    by = planner if protocol == "paper" else f"{planner} as {protocol}"
+    print(f"{workdir}: planning {task} with {by}, {what}; compiling", flush=True)
     if scenes:
         plans = _closed(config, task, loaded, scenes, horizons, asked)
     else:
@@ -126,15 +127,14 @@ def plan(
         "controller_kind": model.controller.kind if found else None,
         "episodes": len(plans[0]["names"]) if "names" in plans[0] else count,
         "protocol": protocol,
+        "episodes_from": episodes_from,
         "planner": {"name": planner, "bound": bound} | options,
         "seconds": round(time.monotonic() - begin),
         "plans": plans,
     }
     given = dict(data=data, controller=controller, planner=planner, episodes=episodes)
     given |= dict(horizon=horizon, samples=samples, iterations=iterations, bound=bound, chunk=chunk)
-    given |= dict(
-        protocol=protocol, episodes_from=episodes_from and os.path.basename(episodes_from)
-    )
+    given |= dict(protocol=protocol, episodes_from=episodes_from and listed.label(episodes_from))
     name = result_name(task, closed_loop, given)
     path = paths.expand(json_file) if json_file else rundir.evaluation(workdir, name)
     paths.write(path, json.dumps(result, indent=1, allow_nan=False))

@@ -91,7 +91,7 @@ def reach(
       windows: name -> maximum number of steps in the model's context, see
         `world_model.rollout_actions`; None for all.
       progress: as in `search.search`; called for each model.
-      protocol: a `protocols.Protocol`; `options` and `bound` come before it.
+      protocol: a `protocols.Protocol`; `options` and `bound` take precedence.
 
     Returns:
       One dict per row, baselines first, with `name` and:

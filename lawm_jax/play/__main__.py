@@ -16,7 +16,7 @@ import socket
 from absl import app, flags, logging
 
 from lawm_jax.train import command
-from lawm_jax.train.flags import named
+from lawm_jax.train.flags import sources
 
 WORKDIR = flags.DEFINE_string(
     "workdir", "nano", "Folder of the run; or an exported model, by default the one that ships."
@@ -52,7 +52,7 @@ def main(argv):
     cpu.keep_memory()
     from lawm_jax.play import load, server
 
-    data = dict(named(text) for text in DATA.value)
+    data = sources(DATA.value)
     server.serve(load.load(WORKDIR.value, data, SOURCE.value), PORT.value)
 
 

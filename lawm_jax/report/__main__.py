@@ -64,9 +64,8 @@ def main(argv):
     if len(argv) < 2:
         raise app.UsageError("expected at least one folder of a run")
     text = build(argv[1:])
-    out = paths.at(paths.expand(OUT.value or os.path.join(rundir.report(argv[1]), "page.html")))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    out = paths.expand(OUT.value or os.path.join(rundir.report(argv[1]), "page.html"))
+    paths.write(out, text)
     print(f"{out}: {len(text) / 1e3:.0f} kB")
 
 

@@ -11,7 +11,7 @@ scaling: how does the error fall with training steps, width and episodes?
 mixture: how does planning depend on the share of in-domain video in the training data?
 measures: measures one run for the other studies, episode by episode: W/measures.json.
 
-Each writes W/NAME.json and prints a table. See docs/results.md and docs/control.md.
+Each writes W/NAME.json and prints a table. See docs/claims.md and docs/control.md.
 """
 
 from absl import app, flags, logging
@@ -51,7 +51,12 @@ EPISODES = flags.DEFINE_integer("episodes", 64, "As in lawm_jax.plan.", lower_bo
 SAMPLES = flags.DEFINE_integer("samples", None, "As in lawm_jax.plan.", lower_bound=1)
 ITERATIONS = flags.DEFINE_integer("iterations", None, "As in lawm_jax.plan.", lower_bound=1)
 LIST = flags.DEFINE_bool("list", False, "Only print the remaining commands.")
-flags.mark_flags_as_required(["workdir"])
+# Flags that a study uses, beside --workdir.
+USED = {
+    "claims": ("config", "controller", "steps", "seeds", "episodes", "quick", "list"),
+    "scaling": ("config", "controller", "steps", "seeds", "list"),
+    "measures": ("data",),
+}
 
 
 def main(argv):
@@ -59,6 +64,12 @@ def main(argv):
     if len(argv) != 2 or argv[1] not in STUDIES:
         got = " ".join(argv[1:]) or "none"
         raise app.UsageError(f"NAME: expected one of {', '.join(STUDIES)}, got {got}")
+    if not WORKDIR.value:
+        raise app.UsageError("--workdir: expected the folder of the study, got none")
+    for flag in (x for x in globals().values() if isinstance(x, flags.FlagHolder)):
+        used = USED.get(argv[1], (flag.name,) if flag.name not in ("quick", "data") else ())
+        if flag.present and flag.name not in ("workdir", *used):
+            raise app.UsageError(f"--{flag.name}: {argv[1]} does not use it")
     logging.set_verbosity(logging.WARNING)
     from lawm_jax.data import settings
     from lawm_jax.study import commands

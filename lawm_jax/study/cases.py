@@ -89,6 +89,7 @@ def run(workdir, asked, cases, names, only_list=False):
         raise commands.Refused(f"workdir: expected a local folder, got {workdir}")
     workdir = os.path.abspath(paths.expand(workdir))
     stored, runs = plan(workdir, asked, cases, names)
+    link_parts(workdir, asked.model.value, cases, names)
     if only_list:
         runner.show(stored, runs)
         return None
@@ -98,7 +99,6 @@ def run(workdir, asked, cases, names, only_list=False):
         f"{sum(len(x.tasks) for x in cases)} sets of {asked.episodes} plans."
     )
     with runner.claimed(workdir):
-        link_parts(workdir, asked.model.value, cases, names)
         runner.run_all(stored, runs, each)
         return {(x.labels["case"], x.labels["seed"]): runner.result(x) for x in runs}
 
@@ -143,7 +143,10 @@ def plan(workdir, asked, cases, names=(PANDA, NAV)):
         video |= {f"{x}-{every}": f"mini:{_part(workdir, x, every)}" for x in names}
     stored, sources = commands.stored_states(workdir, asked.model, video)
     if not stored:
-        raise commands.Refused("config: expected an encoder whose states can be stored")
+        raise commands.Refused(
+            "config: expected an encoder of single frames and no random views, so that states can "
+            f"be stored, got {config.encoder.name}"
+        )
     seeds = range(config.seed, config.seed + asked.seeds)
     given = stored, sources, names
     runs = [_run(workdir, asked, case, seed, *given) for seed in seeds for case in cases]

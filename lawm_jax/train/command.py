@@ -6,6 +6,7 @@ An error is reported in one line, without its traceback, only if it is a message
 
 import difflib
 import dis
+import errno
 import logging
 import multiprocessing
 import os
@@ -22,6 +23,8 @@ MESSAGES = ValueError, OSError, ImportError, RuntimeError, FloatingPointError
 TRACERS = "jax", "flax"
 WIDTH = 100
 USAGE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
+# Errors of the system that a path on the command line causes, not the code.
+PLACES = errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR
 # Patterns of absl's messages, and what is printed instead.
 REWORDED = {
     r"flag --([^=]+)=(.*): Failed to parse .* as a ConfigDict.*": (
@@ -88,8 +91,11 @@ def is_message(error):
 
     It is if the package's own code raised it by a `raise` statement and it is of one of the types
     `MESSAGES`. Errors that a called function, an operator or JAX raised are none; nor are those of
-    checks that failed while JAX traced a function, which a mistake in the code causes.
+    checks that failed while JAX traced a function, which a mistake in the code causes. An error of
+    the system about a place that can't be written, see `PLACES`, is a message, too.
     """
+    if isinstance(error, OSError) and error.errno in PLACES and error.filename:
+        return True
     if not isinstance(error, MESSAGES) or hasattr(error, "__notes__"):  # JAX adds notes
         return False
     frames, at = [], error.__traceback__

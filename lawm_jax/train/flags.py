@@ -116,6 +116,15 @@ def _fields(config, path=""):
     return names
 
 
+def sources(texts):
+    """Returns name -> source of the NAME=SOURCE of --data; UsageError if a name is given twice."""
+    found = [named(text) for text in texts]
+    for i, (name, _) in enumerate(found):
+        if name in dict(found[:i]):
+            raise app.UsageError(f"--data: expected each name once, got {name} twice")
+    return dict(found)
+
+
 def named(text):
     """Splits the NAME=SOURCE of --data; raises UsageError if it has another form."""
     name, _, spec = text.partition("=")
