@@ -326,6 +326,8 @@ def test_motion_of_everything_or_of_mirror_images_does_not_qualify():
         assert [row["count"] for row in rows] == [0] * 4
         assert rows[0]["share"] == {"region": None, "mirrored": None}
         assert transfer.example(merged(s), EPISODES, 2) is None
+        found = transfer.shares_of_effect(next(iter(MODELS.values())), merged(s), EPISODES, 2)
+        assert [len(x) for x in found] == [0] * 4
         text = tables.text("squares", transfer.locality_tables(rows))
         assert "no transition moves only one region of the image" in text
         json.dumps(rows, allow_nan=False)

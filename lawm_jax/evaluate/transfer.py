@@ -346,6 +346,8 @@ def shares_of_effect(model, s, episodes, merge):
     """
     other = partners(episodes, 1)[0]
     clip, t, region, _ = sources(s, merge)
+    if not len(clip):
+        return clip, *(np.zeros(0) for _ in range(3))
     target = s[other[clip], t][:, None]
     change = _changes(model, model.infer(s), clip, t, target, merge)["action"]
     some = change.sum((1, 2)) > 0
