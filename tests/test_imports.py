@@ -95,7 +95,7 @@ ALLOWED = {
     "export.arrays": (),
     "export.lary": ("data.paths", "evaluate.probing"),
     "export.run": ("latents", "data.*", "train.*", "evaluate.batched", "export.*"),
-    "study.commands": ("world_model",),
+    "study.commands": ("data.paths", "world_model"),
     "study.runner": ("train.rundir",),
     "study.cases": ("data.*", "evaluate.run", "study.*"),
     "study.measures": ("data.paths", "evaluate.*", "train.*"),

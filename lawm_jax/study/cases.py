@@ -5,7 +5,7 @@ import glob
 import json
 import os
 
-from lawm_jax.data import catalog, paths
+from lawm_jax.data import catalog
 from lawm_jax.study import commands, runner
 
 PANDA, NAV = "panda", "nav"
@@ -85,9 +85,7 @@ def run(workdir, asked, cases, names, only_list=False):
     Raises:
       commands.Refused: a setting is invalid.
     """
-    if paths.is_url(workdir):
-        raise commands.Refused(f"workdir: expected a local folder, got {workdir}")
-    workdir = os.path.abspath(paths.expand(workdir))
+    workdir = commands.local(workdir)
     stored, runs = plan(workdir, asked, cases, names)
     link_parts(workdir, asked.model.value, cases, names)
     if only_list:

@@ -5,6 +5,8 @@ import os
 import sys
 from typing import Any, NamedTuple
 
+from lawm_jax.data import paths
+
 
 class Refused(ValueError):
     """Signals an invalid setting; the message begins with the setting's name."""
@@ -48,6 +50,13 @@ class Run(NamedTuple):
     steps: dict
     results: dict
     settings: list
+
+
+def local(workdir):
+    """Returns the absolute path of a study's folder; raises `Refused` if it is a URL."""
+    if paths.is_url(workdir):
+        raise Refused(f"workdir: expected a local folder, got {workdir}")
+    return os.path.abspath(paths.expand(workdir))
 
 
 def stored_states(workdir, model, video):

@@ -10,7 +10,6 @@ import os
 
 import numpy as np
 
-from lawm_jax.data import paths
 from lawm_jax.evaluate import metrics, row_names, tables
 from lawm_jax.study import commands, runner
 from lawm_jax.train import rundir
@@ -57,9 +56,7 @@ def study(workdir, asked, only_list=False):
     Raises:
       commands.Refused: a setting is invalid.
     """
-    if paths.is_url(workdir):
-        raise commands.Refused(f"workdir: expected a local folder, got {workdir}")
-    workdir = os.path.abspath(paths.expand(workdir))
+    workdir = commands.local(workdir)
     stored, runs = plan(workdir, asked)
     if only_list:
         runner.show(stored, runs)
