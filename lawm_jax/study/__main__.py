@@ -1,4 +1,4 @@
-"""Runs a study of many training runs, one after the other; the same command resumes it.
+"""Runs a study of many training runs; the same command resumes it.
 
 Examples:
   lawm study claims --workdir runs/claims --quick
@@ -50,11 +50,14 @@ DATA = flags.DEFINE_list("data", None, "measures: NAME=SOURCE of each data sourc
 EPISODES = flags.DEFINE_integer("episodes", 64, "As in lawm_jax.plan.", lower_bound=1)
 SAMPLES = flags.DEFINE_integer("samples", None, "As in lawm_jax.plan.", lower_bound=1)
 ITERATIONS = flags.DEFINE_integer("iterations", None, "As in lawm_jax.plan.", lower_bound=1)
+JOBS = flags.DEFINE_integer(
+    "jobs", 1, "Number of runs at a time, each on an equal part of the CPU cores.", lower_bound=1
+)
 LIST = flags.DEFINE_bool("list", False, "Only print the remaining commands.")
 # Flags that a study uses, beside --workdir.
 USED = {
-    "claims": ("config", "controller", "steps", "seeds", "episodes", "quick", "list"),
-    "scaling": ("config", "controller", "steps", "seeds", "list"),
+    "claims": ("config", "controller", "steps", "seeds", "episodes", "quick", "jobs", "list"),
+    "scaling": ("config", "controller", "steps", "seeds", "jobs", "list"),
     "measures": ("data",),
 }
 
@@ -103,6 +106,7 @@ def _several_seeds():
         steps=STEPS.value,
         seeds=SEEDS.value or 3,
         episodes=EPISODES.value,
+        jobs=JOBS.value,
     )
 
 
@@ -120,6 +124,7 @@ def _mixture():
         steps=STEPS.value,
         seeds=SEEDS.value or 1,
         planner=dict(episodes=EPISODES.value, samples=SAMPLES.value, iterations=ITERATIONS.value),
+        jobs=JOBS.value,
     )
     mixture.study(WORKDIR.value, asked, LIST.value)
 

@@ -62,6 +62,7 @@ class Settings:
       steps: training steps of the world models; None for the study's default.
       seeds: number of training seeds.
       episodes: number of clips to plan on.
+      jobs: number of runs at a time.
     """
 
     model: commands.Config
@@ -69,10 +70,11 @@ class Settings:
     steps: int | None
     seeds: int
     episodes: int
+    jobs: int = 1
 
 
 def run(workdir, asked, cases, names, only_list=False):
-    """Runs all cases with all seeds, or resumes, one after the other.
+    """Runs all cases with all seeds, or resumes.
 
     Args:
       workdir: local folder of the study, created if missing.
@@ -97,7 +99,7 @@ def run(workdir, asked, cases, names, only_list=False):
         f"{sum(len(x.tasks) for x in cases)} sets of {asked.episodes} plans."
     )
     with runner.claimed(workdir):
-        runner.run_all(stored, runs, each)
+        runner.run_all(stored, runs, each, asked.jobs)
         return {(x.labels["case"], x.labels["seed"]): runner.result(x) for x in runs}
 
 

@@ -31,6 +31,7 @@ class Settings:
       steps: training steps of the world models, or None for the config's.
       seeds: number of runs per share and kind.
       planner: options of `lawm_jax.plan`: `episodes`, `samples`, `iterations`.
+      jobs: number of runs at a time.
     """
 
     model: commands.Config
@@ -43,6 +44,7 @@ class Settings:
     steps: int | None
     seeds: int
     planner: dict
+    jobs: int = 1
 
 
 def study(workdir, asked, only_list=False):
@@ -68,7 +70,7 @@ def study(workdir, asked, only_list=False):
         f"{asked.planner['episodes']} plans."
     )
     with runner.claimed(workdir):
-        runner.run_all(stored, runs, each)
+        runner.run_all(stored, runs, each, asked.jobs)
         _report(runs, workdir, asked.inside)
 
 

@@ -1,4 +1,4 @@
-"""Runs the commands of a study one after the other; the same commands resume it."""
+"""Runs the commands of a study; the same commands resume it."""
 
 import contextlib
 import fcntl
@@ -9,8 +9,11 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent import futures
 
 from lawm_jax.train import rundir
+
+_STOPPED = "stopped; run the same command to resume"
 
 
 @contextlib.contextmanager
@@ -37,13 +40,15 @@ def show(stored, runs):
         print(_shown(line))
 
 
-def run_all(stored, runs, each):
+def run_all(stored, runs, each, jobs=1):
     """Prints the amount of work and runs the commands of all unfinished runs.
 
     Args:
       stored: command lines that come first, each a list.
       runs: list of `commands.Run`.
       each: sentence that says what a run does.
+      jobs: number of runs at a time. If more than one, what they print is in FOLDER.log, and on
+        Linux each has an equal part of the CPU cores.
     """
     todo = [run for run in runs if result(run) is None]
     for run in todo:
@@ -54,20 +59,41 @@ def run_all(stored, runs, each):
                     f"{folder}: expected {begun} steps as before, or a new --workdir, got {steps}"
                 )
     print(f"{len(runs)} runs, {len(runs) - len(todo)} of them done. {each}", flush=True)
-    for line in stored if todo else []:
-        _call(line)
-    begin = last = time.monotonic()
-    for done, run in enumerate(todo, 1):
-        for line in run.commands:
-            _call(line)
-            for folder, steps in run.steps.items():
-                if f"--workdir={folder}" in line and _newest(folder) < steps:
-                    sys.exit(f"{folder}: stopped early; run the same command to resume the study")
-        before, last = last, time.monotonic()
-        _record(run, (last - before) / 60)
-        minutes = (time.monotonic() - begin) / done / 60
-        left = f"{minutes:.1f} minutes per run, {minutes * (len(todo) - done):.0f} minutes left"
-        print(f"{done} of {len(todo)} runs: {left}", flush=True)
+    with _Processes() as processes:
+        for line in stored if todo else []:
+            processes.call(line)
+        begin, pinned = time.monotonic(), _pin_threads(jobs)
+        with futures.ThreadPoolExecutor(jobs, initializer=pinned) as pool:
+            try:
+                submitted = [pool.submit(_finish, processes, run, jobs) for run in todo]
+                for done, each_run in enumerate(futures.as_completed(submitted), 1):
+                    each_run.result()
+                    minutes = (time.monotonic() - begin) / done / 60
+                    left = f"{minutes:.1f} minutes per run, {minutes * (len(todo) - done):.0f} left"
+                    print(f"{done} of {len(todo)} runs: {left}", flush=True)
+            except BaseException:
+                processes.stop()
+                raise
+
+
+def _pin_threads(jobs):
+    """Returns a function that gives the calling thread and its processes a part of the cores."""
+    if jobs == 1 or not hasattr(os, "sched_setaffinity"):  # macOS
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    parts = iter([cores[i::jobs] or cores for i in range(jobs)])
+    return lambda: os.sched_setaffinity(0, next(parts))
+
+
+def _finish(processes, run, jobs):
+    """Runs all commands of a run and saves its results."""
+    begin = time.monotonic()
+    for line in run.commands:
+        processes.call(line, f"{run.folder}.log" if jobs > 1 else None)
+        for folder, steps in run.steps.items():
+            if f"--workdir={folder}" in line and _newest(folder) < steps:
+                sys.exit(f"{folder}: stopped early; run the same command to resume the study")
+    _record(run, (time.monotonic() - begin) / jobs / 60)
 
 
 def result(run):
@@ -78,7 +104,7 @@ def result(run):
 
 
 def _record(run, minutes):
-    """Saves a finished run's results with its settings, checkpoints and minutes in study.json."""
+    """Saves a run's results in study.json with its settings, checkpoints and machine's minutes."""
     found = {"settings": run.settings, "checkpoints": [*map(_newest, run.steps)]}
     found["minutes"] = round(minutes, 2)
     for name, (path, key) in run.results.items():
@@ -89,25 +115,49 @@ def _record(run, minutes):
     os.replace(f"{path}.new", path)
 
 
-def _call(line):
-    """Runs a command; forwards SIGTERM to it, and exits if it was stopped or failed."""
-    print(f"\n$ {_shown(line)}", flush=True)
-    asked = []
-    process = subprocess.Popen(line, close_fds=False)  # inherits the lock
+class _Processes:
+    """Runs commands, in several threads if asked, and forwards SIGTERM to all of them."""
 
-    def stop(*_):
-        asked.append(True)
-        process.terminate()
+    def __enter__(self):
+        self._running, self._stopped = [], False
+        self._before = signal.signal(signal.SIGTERM, self.stop)
+        return self
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        code = process.wait()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    if asked or code:
-        sys.exit(
-            "stopped; run the same command to resume" if asked else f"failed with exit code {code}"
-        )
+    def __exit__(self, *_):
+        signal.signal(signal.SIGTERM, self._before)
+
+    def stop(self, *_):
+        """Stops the running commands and starts no more."""
+        self._stopped = True
+        for process in self._running:
+            process.terminate()
+
+    def call(self, line, log=None):
+        """Runs a command; exits if it was stopped or failed.
+
+        Args:
+          line: list.
+          log: path of the file to append its output to; None for the terminal.
+        """
+        if self._stopped:
+            sys.exit(_STOPPED)
+        with contextlib.nullcontext() if log is None else _opened(log) as file:
+            print(f"\n$ {_shown(line)}", file=file, flush=True)
+            # It inherits the lock.
+            process = subprocess.Popen(line, close_fds=False, stdout=file, stderr=file)
+            self._running.append(process)
+            if self._stopped:  # since the check above
+                process.terminate()
+            code = process.wait()
+            self._running.remove(process)
+        if self._stopped or code:
+            seen = f"; see {log}" if log else ""
+            sys.exit(_STOPPED if self._stopped else f"failed with exit code {code}{seen}")
+
+
+def _opened(path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    return open(path, "a", encoding="utf-8")
 
 
 def _shown(line):
