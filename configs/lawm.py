@@ -22,9 +22,9 @@ MODELS = {
     "giant": (VJEPA2_L, (1408, 22, 40), (1408, 22, 12), 128),
 }
 BASE = 32  # clips per device for size=base, whose batch size the paper does not give
-# l1, beta or number of codes. At nano size, useful values of l1 are lower than the paper's.
+# l1, beta or number of codes.
 STRENGTHS = {"sparse": 0.01, "noisy": 5e-5, "discrete": 4096, "none": 0.0, "deterministic": 0.0}
-NANO_STRENGTHS = STRENGTHS | {"sparse": 1e-4, "noisy": 1e-5, "discrete": 16}
+NANO_STRENGTHS = STRENGTHS | {"noisy": 1e-5, "discrete": 16}
 
 
 def get_config(arg=""):
@@ -95,6 +95,8 @@ def get_config(arg=""):
         strength=float(options["strength"] or default),
         reset_after=2_500_000,  # latents after which an unused code is reset (paper: 300k videos)
     )
+    if kind == "sparse":  # of its cost; with the paper's 1, its gradient hides that of small errors
+        c.latent.weight = 0.01 if small else 1.0
     c.optim = dict(muon=0.02, adamw=6.25e-4, weight_decay=0.04, b2=0.999, warmup=0.1, final=0.0)
     c.optim.ema = 0.0  # decay of the average of parameters that is evaluated; 0: the parameters
     c.optim.accumulate = 1  # microbatches per step, processed in sequence to save memory

@@ -174,9 +174,11 @@ class Sparse(Unconstrained):
 
     Attributes:
       l1: weight of the L1 norm.
+      weight: of the whole cost, relative to the prediction error; 1 in the paper.
     """
 
     l1: float
+    weight: float = 1.0
 
     kind: ClassVar[str] = "sparse"
     batchwise: ClassVar[bool] = True
@@ -187,7 +189,8 @@ class Sparse(Unconstrained):
 
     def restrict(self, params, h, noise=None, others=None):
         del params, noise
-        return sparse(h, self.l1, others=others)
+        z, cost = sparse(h, self.l1, others=others)
+        return z, self.weight * cost
 
     def sample(self, params, key, shape):
         del params
@@ -274,18 +277,18 @@ class Discrete(Unconstrained):
         return {"codebook": codebook, "idle": idle}, {"codes": in_use}
 
 
-# Name in configs -> function of (dim, strength, reset_after).
+# Name in configs -> function of (dim, strength, reset_after, weight).
 KINDS = {
-    "sparse": lambda dim, strength, reset_after: Sparse(dim, strength),
-    "noisy": lambda dim, strength, reset_after: Noisy(dim, strength),
-    "discrete": Discrete,
-    "none": lambda dim, strength, reset_after: Unconstrained(dim),
-    "deterministic": lambda dim, strength, reset_after: Deterministic(dim),
-    "labelled": lambda dim, strength, reset_after: Labelled(dim),
+    "sparse": lambda dim, strength, reset_after, weight: Sparse(dim, strength, weight),
+    "noisy": lambda dim, strength, reset_after, weight: Noisy(dim, strength),
+    "discrete": lambda dim, strength, reset_after, weight: Discrete(dim, strength, reset_after),
+    "none": lambda dim, strength, reset_after, weight: Unconstrained(dim),
+    "deterministic": lambda dim, strength, reset_after, weight: Deterministic(dim),
+    "labelled": lambda dim, strength, reset_after, weight: Labelled(dim),
 }
 
 
-def make(kind, dim, strength=0.0, reset_after=2_500_000):
+def make(kind, dim, strength=0.0, reset_after=2_500_000, weight=1.0):
     """Builds a kind of latent from a config's `latent` section.
 
     Args:
@@ -293,19 +296,20 @@ def make(kind, dim, strength=0.0, reset_after=2_500_000):
       dim: A, the latent's width (U for labelled actions).
       strength: l1 (sparse), beta (noisy) or the number of codes (discrete); otherwise unused.
       reset_after: see `Discrete`.
+      weight: see `Sparse`.
 
     Raises:
       ValueError: unknown kind, or a hyperparameter out of range.
     """
     if kind not in KINDS:
         raise ValueError(f"latent.kind: expected one of {sorted(KINDS)}, got {kind!r}")
-    return KINDS[kind](dim, strength, reset_after)
+    return KINDS[kind](dim, strength, reset_after, weight)
 
 
 def options_of(latent):
     """Returns the arguments (a dict) from which `make` builds an equal latent."""
-    options = dict(kind=latent.kind, dim=latent.dim, strength=latent.strength)
-    return options | ({"reset_after": latent.reset_after} if latent.resets else {})
+    names = "kind", "dim", "strength", "reset_after", "weight"
+    return {name: getattr(latent, name) for name in names if hasattr(latent, name)}
 
 
 def noisy(moments, noise, beta):

@@ -59,6 +59,19 @@ def test_the_sparse_cost_adds_its_terms_with_the_papers_weights():
     np.testing.assert_allclose(latents.sparse(jnp.array(h), 0.04)[1], expected, rtol=1e-5)
 
 
+def test_a_weight_scales_the_whole_sparse_cost_and_stays_with_the_model():
+    h = jax.random.normal(jax.random.key(0), (2, 3, 16))
+    costs = []
+    for weight in (1.0, 0.01):
+        latent = latents.make("sparse", dim=16, strength=0.04, weight=weight)
+        z, cost = latent.restrict({}, h)
+        np.testing.assert_array_equal(z, h)
+        costs.append(cost)
+        assert latents.make(**latents.options_of(latent)) == latent
+    np.testing.assert_allclose(costs[1], 0.01 * costs[0], rtol=1e-6)
+    assert latents.make("sparse", dim=16, strength=0.04).weight == 1.0  # of models from before
+
+
 def test_a_collapsed_sparse_batch_has_a_finite_gradient():
     grad = jax.grad(lambda h: latents.sparse(h, 0.1)[1].sum())(jnp.zeros((2, 3, 4)))
     assert np.isfinite(grad).all()
@@ -185,7 +198,7 @@ def test_a_new_kind_is_a_class_and_a_line(get_config, monkeypatch):
         def sample(self, params, key, shape):
             return jnp.ones(shape)
 
-    monkeypatch.setitem(latents.KINDS, "half", lambda dim, strength, reset_after: Half(dim))
+    monkeypatch.setitem(latents.KINDS, "half", lambda dim, strength, reset_after, weight: Half(dim))
     config = get_config("size=tiny,latent=none")
     config.latent.kind = "half"
     model = lawm.build(config)

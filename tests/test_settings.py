@@ -30,6 +30,7 @@ WRONG = {
     "predictor.depth": (0,),
     "latent.dim": (0,),
     "latent.strength": (-0.1, float("nan")),
+    "latent.weight": (0, -1.0),
     "optim.muon": (-0.02,),
     "optim.adamw": (-1e-3, float("inf")),
     "optim.weight_decay": (-0.1,),
@@ -71,7 +72,7 @@ def test_every_config_that_ships_is_in_range(size, get_config):
 
 
 def test_every_number_of_every_config_has_a_range(get_config):
-    configs = [get_config("size=base"), load_config("decoder")(), load_config("controller")()]
+    configs = [get_config("size=base,latent=sparse"), load_config("decoder")(), load_config("controller")()]
     known = {
         **settings.WHOLE,
         **settings.NUMBERS,

@@ -36,6 +36,7 @@ NUMBERS = {
     "data.augment.cut": (0, math.inf, True, False),
     "data.mixture.*": (0, math.inf, True, False),
     "latent.strength": (0, math.inf, True, False),
+    "latent.weight": (0, math.inf, False, False),
     "decoder.weight": (0, math.inf, True, False),
     "optim.muon": (0, math.inf, True, False),
     "optim.adamw": (0, math.inf, True, False),

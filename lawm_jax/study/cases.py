@@ -10,9 +10,8 @@ from lawm_jax.study import commands, runner
 
 PANDA, NAV = "panda", "nav"
 CONTROLLER_STEPS = 300
-# Regularizer strengths or numbers of codes, from low to high capacity; the middle ones are those of
-# configs/lawm.py at nano size.
-STRENGTHS = {"sparse": (1e-3, 1e-4, 1e-5), "noisy": (1e-3, 1e-5, 1e-6), "discrete": (16, 1024)}
+# Regularizer strengths or numbers of codes, from low to high capacity, for nano size.
+STRENGTHS = {"sparse": (1.0, 0.1, 0.01), "noisy": (1e-3, 1e-5, 1e-6), "discrete": (16, 1024)}
 # As cheap as 300 candidates: CEM of the paper's size takes 15 times longer.
 PLANNER = {PANDA: dict(planner="icem", samples=60, iterations=10), NAV: dict(horizon=8)}
 
