@@ -341,35 +341,30 @@ def aot(result):
 
 def nano(result):
     """The shipped model's evaluations: one row per question, one column per data source."""
-    sources = {"panda": "panda", "nav": "walks"}
-    first = {
-        name: {source: rows[0] for source, rows in result[name].items()}
-        for name in ("content", "sampling")
-    }
-    model = {"prediction": {x: by_name(rows)["noisy"] for x, rows in result["prediction"].items()}}
-    in_states = {
-        x: [r for r in y if r["metric"] == "latent L1"] for x, y in result["leakage"].items()
-    }
-    model["leakage"] = {x: by_name(rows)["noisy"] for x, rows in in_states.items()}
-    cycle = {source: found["cycle"][0] for source, found in result["transfer"].items()}
-    control = {source: by_name(rows) for source, rows in result["control"].items()}
-    prior = {source: by_name(rows)["learned prior"] for source, rows in result["sampling"].items()}
-    questions = {
-        "prediction: error one step ahead": lambda x: interval(model["prediction"][x]["error"]),
-        "relative to copying": lambda x: interval(model["prediction"][x]["relative"]),
-        "leakage: leak, 1 for a model that copies": lambda x: f"{model['leakage'][x]['leak']:+.2f}",
-        "transfer: lost in the cycle": lambda x: interval(cycle[x]["lost"], 2),
-        "content: R2 of the three actions": lambda x: ", ".join(
-            interval(r2, 2) for r2 in first["content"][x]["probe"]["r2"]
-        ),
-        "control: inferred latents": lambda x: interval(control[x]["inferred latents"]["error"]),
-        "control: controller with state": lambda x: interval(control[x]["state"]["error"]),
-        "control: no action": lambda x: interval(control[x]["state, no action"]["error"]),
-        "sampling, AUC: N(0, I)": lambda x: interval(first["sampling"][x]["auc"]),
-        "sampling, AUC: learned prior": lambda x: interval(prior[x]["auc"]),
-    }
-    rows = [[name, *map(show, sources)] for name, show in questions.items()]
-    return [["", *sources.values()], *rows]
+
+    def answers(source):
+        """Returns question -> answer."""
+        parts = "prediction", "control", "sampling"
+        predicted, driven, sampled = (by_name(result[part][source]) for part in parts)
+        leaks = by_name(row for row in result["leakage"][source] if row["metric"] == "latent L1")
+        probe = result["content"][source][0]["probe"]["r2"]
+        return {
+            "prediction: error one step ahead": interval(predicted["noisy"]["error"]),
+            "relative to copying": interval(predicted["noisy"]["relative"]),
+            "leakage: leak, 1 for a model that copies": f"{leaks['noisy']['leak']:+.2f}",
+            "transfer: lost in the cycle": interval(
+                result["transfer"][source]["cycle"][0]["lost"], 2
+            ),
+            "content: R2 of the three actions": ", ".join(interval(r2, 2) for r2 in probe),
+            "control: inferred latents": interval(driven["inferred latents"]["error"]),
+            "control: controller with state": interval(driven["state"]["error"]),
+            "control: no action": interval(driven["state, no action"]["error"]),
+            "sampling, AUC: N(0, I)": interval(result["sampling"][source][0]["auc"]),
+            "sampling, AUC: learned prior": interval(sampled["learned prior"]["auc"]),
+        }
+
+    panda, nav = answers("panda"), answers("nav")
+    return [["", "panda", "walks"], *([name, panda[name], nav[name]] for name in panda)]
 
 
 def latents(result):
@@ -385,12 +380,11 @@ def latents(result):
         cycle = by_name(result["transfer"][source]["cycle"])
         for kind, name in kinds.items():
             lost = cycle[kind]["lost"]
-            probe = (probed.get(kind) or {}).get("probe")
             cells = [source, name, interval(predicted[kind]["relative"])]
             cells += [interval(cut[kind]["relative"]), f"{cut[kind]['leak']:+.2f}"]
             cells.append("does nothing" if lost is None else interval(lost, 2))
-            means = [f"{x['mean']:.2f}" for x in (probe or {}).get("r2", [])]
-            cells.append(" / ".join(means) or "-")
+            r2 = probed.get(kind, {}).get("probe", {}).get("r2", [])
+            cells.append(" / ".join(f"{x['mean']:.2f}" for x in r2) or "-")
             drawn = by_name(result["sampling"].get(kind, {}).get(source, []))
             own = [row for key, row in drawn.items() if key not in FITTED][:1]
             drawn = own + [drawn[key] for key in FITTED[:2] if key in drawn]

@@ -14,6 +14,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT, run_module
 
@@ -165,8 +166,11 @@ def test_a_damaged_checkpoint_is_computed_again_and_replaced(killed, config, str
 
 @pytest.mark.parametrize("error", [ValueError("UNAVAILABLE: no route"), ConnectionError("reset")])
 def test_a_lost_network_is_no_damage(killed, error, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
     store = checkpoints.Checkpoints(killed[0])
-    monkeypatch.setattr(store, "_read", lambda *_: (_ for _ in ()).throw(error))
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", fail)
     with pytest.raises(type(error)):
         store.restore({"params": {}})
     assert store.damaged == set()

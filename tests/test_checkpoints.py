@@ -10,6 +10,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from conftest import ROOT
 from safetensors.numpy import save_file
@@ -118,11 +119,17 @@ def test_the_first_checkpoint_that_cannot_be_read_again_ends_the_run(tmp_path, m
 
 def test_only_the_first_checkpoint_is_read_again(tmp_path, monkeypatch):
     store, read = checkpoints.Checkpoints(tmp_path / "run"), []
-    monkeypatch.setattr(store, "_read_again", lambda step, params: read.append(step))
+    restore = ocp.PyTreeCheckpointHandler.restore
+
+    def record(handler, place, **options):
+        read.append(place.parts[-2:])
+        return restore(handler, place, **options)
+
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", record)
     for step in (1, 2, 3):
         store.save(step, STATE)
     store.close()
-    assert read == [1]
+    assert read == [("1", "params")]
 
 
 @pytest.mark.parametrize(
@@ -160,12 +167,12 @@ def test_a_damaged_prior_names_its_path(get_config, tmp_path):
 
 @pytest.mark.parametrize("error", [NameError("x"), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB")])
 def test_our_own_error_is_no_damaged_checkpoint(tmp_path, monkeypatch, error):
-    def fail(tree):
+    def fail(*args, **options):
         raise error
 
     store = checkpoints.Checkpoints(tmp_path / "run")
     store.save(1, STATE, wait=True)
-    monkeypatch.setattr(checkpoints, "_raw", fail)
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "restore", fail)
     with pytest.raises(type(error)):
         store.restore(LIKE)
     store.close()
@@ -210,7 +217,7 @@ def test_a_run_that_began_before_an_option_existed_continues_with_its_default(ge
 
 TWO = """
 import os, sys, warnings
-import jax, jax.numpy as jnp, numpy as np
+import jax, jax.numpy as jnp, numpy as np, orbax.checkpoint as ocp
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 rank, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -236,14 +243,14 @@ for shard in w.addressable_shards:
 store = checkpoints.Checkpoints(folder)
 for step in (1, 2, 3):
     store.save(step, jax.tree.map(lambda x: x * step, spread), wait=True)
-read = store._read
+read = ocp.StandardCheckpointHandler.restore
 
-def broken(step, *args):  # one process alone can't read the newest one
-    if rank == 1 and step == 3:
+def broken(handler, place, **options):  # one process alone can't read the newest one
+    if rank == 1 and place.parts[-2] == "3":
         raise OSError("Input/output error")
-    return read(step, *args)
+    return read(handler, place, **options)
 
-store._read = broken
+ocp.StandardCheckpointHandler.restore = broken
 like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), spread)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")

@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 
 from lawm_jax.data import mini
-from lawm_jax.evaluate import clips, context, leakage, metrics, prediction, tables, transfer
+from lawm_jax.evaluate import (
+    clips,
+    context,
+    cycle,
+    leakage,
+    locality,
+    metrics,
+    prediction,
+    tables,
+)
 from lawm_jax.study import cases, claims, measures, rules, scaling
 from lawm_jax.train import models
 
@@ -133,11 +142,11 @@ def test_measures_equal_those_of_the_evaluations(tmp_path, get_config, monkeypat
     row = leakage.measure(source.inferring, source.cut[1], seen.s, seen.episodes, 2)[1]
     assert mean["cut"] == pytest.approx(row["with"]["mean"])
     assert mean["uncut"] == pytest.approx(row["without"]["mean"])
-    row = transfer.cycle(source.inferring, seen.s, seen.episodes)[0]
+    row = cycle.measure(source.inferring, seen.s, seen.episodes)[0]
     for name, key in (("own", "original"), ("cycled", "cycle"), ("shuffled", "shuffled")):
         assert mean[name] == pytest.approx(row[key]["mean"])
-    row = transfer.locality(source.inferring, seen.s, seen.episodes, source.model.merge)[0]
-    clip, inside, *_ = transfer.shares_of_effect(
+    row = locality.measure(source.inferring, seen.s, seen.episodes, source.model.merge)[0]
+    clip, inside, *_ = locality.shares_of_effect(
         source.models["noisy"], seen.s, seen.episodes, source.model.merge
     )
     assert row["action"]["region"] == metrics.interval(inside, seen.episodes[clip])

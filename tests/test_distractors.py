@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from lawm_jax.evaluate import distractors, leakage, metrics, tables, transfer
+from lawm_jax.evaluate import cycle, distractors, leakage, metrics, tables
 
 EPISODES = np.repeat([f"episode {i}" for i in range(40)], 3)
 SIZE, BANDS, STEPS = 32, 4, 8
@@ -99,13 +99,13 @@ def test_latents_are_lost_in_the_cycle_as_far_as_they_are_wrong():
         infer=lambda s: np.diff(s[..., 0], axis=1),
         rollout=lambda s, z: s + np.cumsum(z, 1)[..., None],
     )
-    cycle = distractors.Cycle(model, s, EPISODES)
-    assert cycle.lost(z) == dict(mean=0, low=0, high=0)
+    measure = distractors.Cycle(model, s, EPISODES)
+    assert measure.lost(z) == dict(mean=0, low=0, high=0)
     third = leakage.partners(EPISODES, 2)[1]
-    assert cycle.lost(z[third]) == pytest.approx(dict(mean=1, low=1, high=1))
+    assert measure.lost(z[third]) == pytest.approx(dict(mean=1, low=1, high=1))
     half = np.where(np.arange(120)[:, None, None] % 3 == 0, z[third], z)  # a third of each episode
-    assert 0.2 < cycle.lost(half)["mean"] < 0.5
-    assert transfer.transferred(model, s[third, :1], z) == pytest.approx(z)
+    assert 0.2 < measure.lost(half)["mean"] < 0.5
+    assert cycle.transferred(model, s[third, :1], z) == pytest.approx(z)
     idle = types.SimpleNamespace(
         infer=model.infer, rollout=lambda s, z: s + 0 * np.cumsum(z, 1)[..., None]
     )

@@ -288,7 +288,8 @@ def test_a_marker_becomes_a_table_and_an_image_a_drawing():
 
 def test_the_api_page_has_every_public_name_and_planner():
     named = re.findall(r"^::: lawm_jax\.([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.M)
-    homes = {f"{home}.{name}" for name, home in lawm._HOME.items()}
+    homes = {f"{getattr(lawm, name).__module__}.{name}" for name in lawm.__all__}
+    homes = {home.removeprefix("lawm_jax.") for home in homes}
     planners = {f"plan.planners.{name}" for name in search.PLANNERS}
     assert homes | planners <= set(named) and len(named) == len(set(named))
 

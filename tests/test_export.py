@@ -128,13 +128,16 @@ def test_moments_of_batches_are_numpys_of_all_rows():
     assert found["count"] == 50
 
 
-def test_actions_of_several_frames_per_step_are_those_between_the_steps():
+def test_actions_of_several_frames_per_step_are_those_between_the_steps(tmp_path):
     u = np.random.default_rng(0).normal(size=(2, 7, 7))  # 8 frames, 4 steps
-    found = lary._seven("arm", {"actions": u, "latents": np.zeros((2, 3, 5))})
+    batch = {"latents": np.zeros((2, 3, 5)), "episode": ["a", "b"], "start": [0.0, 0.0]}
+    lary.write(tmp_path / "a", "arm", "train", [batch | {"actions": u}], "model", 2)
+    files = sorted((tmp_path / "a" / "regression_relative/arm/actions/train").iterdir())
+    found = np.stack([np.load(path) for path in files]).reshape(2, 3, 7)
     np.testing.assert_allclose(found[:, 1], u[:, 3] + u[:, 4], rtol=1e-6)
-    wide = {"actions": np.zeros((2, 3, 8)), "latents": np.zeros((2, 3, 5))}
+    wide = batch | {"actions": np.zeros((2, 3, 8))}
     with pytest.raises(ValueError, match="at most 7 values, .* got 8; use --to arrays"):
-        lary._seven("arm", wide)
+        lary.write(tmp_path / "b", "arm", "train", [wide], "model", 1)
 
 
 def test_an_export_that_fails_leaves_what_was_there(run, tmp_path, monkeypatch):

@@ -98,7 +98,7 @@ ALLOWED = {
     "study.commands": ("data.paths", "world_model"),
     "study.runner": ("train.rundir",),
     "study.cases": ("data.*", "evaluate.run", "study.*"),
-    "study.measures": ("data.paths", "evaluate.*", "train.*"),
+    "study.measures": ("data.catalog", "data.paths", "evaluate.*", "train.*"),
     "study.rules": ("evaluate.*", "study.*"),
     "study.*": ("data.paths", "evaluate.*", "report.figures", "train.rundir", "study.*"),
     "aot.flops": (),

@@ -7,9 +7,10 @@ import scipy.stats
 from lawm_jax.evaluate import metrics, tables
 
 
-def test_the_interval_agrees_with_scipys_percentile_bootstrap():
+def test_the_interval_agrees_with_scipys_percentile_bootstrap(monkeypatch):
     values = np.random.default_rng(0).gamma(2.0, size=60)
-    ours = metrics.interval(values, samples=20000)
+    monkeypatch.setattr(metrics, "SAMPLES", 20000)
+    ours = metrics.interval(values)
     theirs = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=20000, method="percentile", rng=np.random.default_rng(1)
     ).confidence_interval
@@ -42,11 +43,12 @@ def test_one_episode_gives_no_interval():
     assert one == {"mean": 2.0, "low": None, "high": None}
 
 
-def test_the_ratio_agrees_with_scipys_paired_percentile_bootstrap():
+def test_the_ratio_agrees_with_scipys_paired_percentile_bootstrap(monkeypatch):
     random = np.random.default_rng(0)
     b = random.gamma(4.0, size=60)
     a = b * random.uniform(0.5, 1.5, 60)
-    ours = metrics.ratio(a, b, samples=20000)
+    monkeypatch.setattr(metrics, "SAMPLES", 20000)
+    ours = metrics.ratio(a, b)
     quotient = lambda a, b, axis: a.mean(axis) / b.mean(axis)  # noqa: E731
     theirs = scipy.stats.bootstrap(
         (a, b), quotient, paired=True, n_resamples=20000, method="percentile", rng=1
@@ -56,16 +58,17 @@ def test_the_ratio_agrees_with_scipys_paired_percentile_bootstrap():
 
 
 @pytest.mark.parametrize("statistic", ["interval", "ratio"])
-def test_the_interval_holds_the_truth_as_often_as_it_says(statistic):
+def test_the_interval_holds_the_truth_as_often_as_it_says(statistic, monkeypatch):
+    monkeypatch.setattr(metrics, "SAMPLES", 500)
     random, hits = np.random.default_rng(0), 0
     for _ in range(300):
         effect = np.repeat(random.normal(size=40), 3)  # 40 episodes of 3 clips
         a, b = 2 + effect + random.normal(size=120), 8 + effect + random.normal(size=120)
         episodes = np.repeat(np.arange(40), 3)
         if statistic == "interval":
-            got, truth = metrics.interval(a, episodes, samples=500), 2
+            got, truth = metrics.interval(a, episodes), 2
         else:
-            got, truth = metrics.ratio(a, b, episodes, samples=500), 2 / 8
+            got, truth = metrics.ratio(a, b, episodes), 2 / 8
         hits += got["low"] <= truth <= got["high"]
     assert 0.9 < hits / 300 < 0.98  # 0.95, the percentile method's bias, 4 standard errors
 

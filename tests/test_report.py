@@ -18,6 +18,7 @@ from lawm_jax.evaluate import algebra as algebra_
 from lawm_jax.evaluate import bias as bias_
 from lawm_jax.evaluate import content as content_
 from lawm_jax.evaluate import control as control_
+from lawm_jax.evaluate import cycle, locality
 from lawm_jax.evaluate import figures as pictures
 from lawm_jax.evaluate import flow as flow_
 from lawm_jax.evaluate import invariance as invariance_
@@ -25,7 +26,6 @@ from lawm_jax.evaluate import leakage as leakage_
 from lawm_jax.evaluate import prediction as prediction_
 from lawm_jax.evaluate import sampling as sampling_
 from lawm_jax.evaluate import scene as scene_
-from lawm_jax.evaluate import transfer as transfer_
 from lawm_jax.report import __main__ as report_module
 from lawm_jax.report import figures, page, results, sections
 
@@ -574,8 +574,8 @@ def test_no_value_of_a_damaged_row_ends_the_report():
     parts = {
         prediction_.tables: prediction("noisy", 0.3),
         leakage_.tables: leakage("noisy"),
-        transfer_.cycle_tables: transfer("noisy")["cycle"],
-        transfer_.locality_tables: transfer("noisy")["locality"],
+        cycle.tables: transfer("noisy")["cycle"],
+        locality.tables: transfer("noisy")["locality"],
         content_.tables: content("noisy"),
         ablation_.tables: ablation("noisy"),
         bias_.tables: bias("noisy"),

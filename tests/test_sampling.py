@@ -14,7 +14,7 @@ import scipy.stats
 from conftest import write_run
 
 import lawm_jax as lawm
-from lawm_jax.evaluate import batched, priors, sampling, tables
+from lawm_jax.evaluate import batched, priors, sampling, tables, two_sample
 from lawm_jax.nn import prior
 from lawm_jax.train import models
 
@@ -104,14 +104,14 @@ def test_the_prior_draws_codes_as_often_as_the_states_ask():
 
 def test_one_distribution_cannot_be_told_from_itself():
     x, y = normal((700, 16)), normal((700, 16), 1)
-    result = sampling.two_sample(x, y)
+    result = two_sample.test(x, y)
     assert result["auc"]["mean"] == pytest.approx(0.5, abs=0.04)
     assert result["auc"]["low"] < 0.5 < result["auc"]["high"] + 0.01
     assert abs(result["energy_distance"]) < 2 * result["energy_null"]
 
 
 def test_separated_sets_are_told_apart_always():
-    result = sampling.two_sample(normal((200, 8)) + 4, normal((250, 8), 1))
+    result = two_sample.test(normal((200, 8)) + 4, normal((250, 8), 1))
     assert result["auc"]["mean"] > 0.999
     assert result["energy_distance"] > 20 * result["energy_null"]
 
@@ -119,18 +119,18 @@ def test_separated_sets_are_told_apart_always():
 def test_sets_of_equal_means_and_variances_are_told_apart_by_dependence_and_tails():
     x, y = normal((700, 8)), normal((700, 8), 1)
     x[:, 1] = 0.8 * x[:, 0] + 0.6 * x[:, 1]
-    assert sampling.two_sample(x, y)["auc"]["low"] > 0.6
+    assert two_sample.test(x, y)["auc"]["low"] > 0.6
     x = normal((700, 3))
     x[:, 1] = np.abs(x[:, 1]) * np.sign(x[:, 0] * x[:, 2])  # every pair is independent
-    assert sampling.two_sample(x, y[:, :3])["auc"]["low"] > 0.55
+    assert two_sample.test(x, y[:, :3])["auc"]["low"] > 0.55
     x = np.random.default_rng(0).laplace(size=(700, 8)) / 2**0.5
-    assert sampling.two_sample(x, y)["auc"]["low"] > 0.55
+    assert two_sample.test(x, y)["auc"]["low"] > 0.55
 
 
 @pytest.mark.parametrize("d", [0.5, 1.5])
 def test_the_auc_of_two_gaussians_is_the_closed_form(d):
     x, y = normal((1000, 1)) + d, normal((1000, 1), 1)
-    auc = sampling.two_sample(x, y)["auc"]
+    auc = two_sample.test(x, y)["auc"]
     expected = scipy.stats.norm.cdf(d / 2**0.5)
     assert auc["mean"] == pytest.approx(expected, abs=0.03)
     # Hanley & McNeil 1982: the standard error of an area A from 1000 against 1000.
@@ -145,7 +145,7 @@ def test_the_energy_distance_agrees_with_scipys_in_one_dimension():
     pairs = [scipy.spatial.distance.pdist(v) for v in (x, y)]
     sums = [2 * p.sum() for p in pairs]
     expected = biased + sums[0] / 60**2 + sums[1] / 80**2 - pairs[0].mean() - pairs[1].mean()
-    assert sampling.energy_distance(x, y) == pytest.approx(expected, rel=1e-9)
+    assert two_sample.energy_distance(x, y) == pytest.approx(expected, rel=1e-9)
 
 
 def test_the_energy_null_covers_what_other_episodes_alone_differ_by():
@@ -153,9 +153,9 @@ def test_the_energy_null_covers_what_other_episodes_alone_differ_by():
     level = normal((20, 4), 3)[groups] * 2  # each episode has its own mean
     y = level + normal((400, 4), 4)
     half = groups % 2 == 0
-    whole = sampling.two_sample(y[half], y[~half], np.concatenate([groups[half], groups[~half]]))
-    null = sampling.two_sample(y, y + 1e-3, np.tile(groups, 2))["energy_null"]
-    alone = sampling.two_sample(y, y + 1e-3)["energy_null"]
+    whole = two_sample.test(y[half], y[~half], np.concatenate([groups[half], groups[~half]]))
+    null = two_sample.test(y, y + 1e-3, np.tile(groups, 2))["energy_null"]
+    alone = two_sample.test(y, y + 1e-3)["energy_null"]
     assert null > 5 * alone
     assert whole["energy_distance"] < 2 * null
 
@@ -165,8 +165,8 @@ def test_clips_of_one_episode_stay_on_one_side_of_a_fold():
     x = normal((12, 6), 5)[groups] * 3 + 0.05 * normal((600, 6), 6)
     side = groups % 2 == 0
     both = np.concatenate([groups[side], groups[~side]])
-    assert sampling.two_sample(x[side], x[~side])["auc"]["mean"] > 0.99  # episodes by heart
-    assert sampling.two_sample(x[side], x[~side], both)["auc"]["mean"] < 0.8
+    assert two_sample.test(x[side], x[~side])["auc"]["mean"] > 0.99  # episodes by heart
+    assert two_sample.test(x[side], x[~side], both)["auc"]["mean"] < 0.8
 
 
 def model(z, s):
@@ -266,7 +266,7 @@ def test_noisy_latents_whose_aggregate_is_the_prior_cannot_be_told_from_it(tiny)
     assert rows[0]["auc"]["mean"] == pytest.approx(0.5, abs=0.06)
     assert rows[0]["energy_distance"] < rows[0]["energy_null"]
     means = priors.flat(functions.infer(s))
-    assert sampling.two_sample(normal(means.shape, 3), means)["auc"]["mean"] > 0.95
+    assert two_sample.test(normal(means.shape, 3), means)["auc"]["mean"] > 0.95
 
 
 def test_latents_that_never_change_need_no_samples():
@@ -341,11 +341,11 @@ def test_the_planar_embedding_is_the_projection_on_the_two_leading_directions():
     "call, message",
     [
         (lambda: priors.fit(normal((2, 3, 4)), normal((2, 3, 1, 5))), "z: expected"),
-        (lambda: sampling.two_sample(normal((9, 2)), normal((9, 3))), "sampled, inferred: "),
-        (lambda: sampling.two_sample(normal((9, 2)), normal((9, 2)), [1]), "groups: .*got 1 for 9"),
-        (lambda: sampling.two_sample(normal((3, 2)), normal((9, 2))), "at least 5"),
+        (lambda: two_sample.test(normal((9, 2)), normal((9, 3))), "sampled, inferred: "),
+        (lambda: two_sample.test(normal((9, 2)), normal((9, 2)), [1]), "groups: .*got 1 for 9"),
+        (lambda: two_sample.test(normal((3, 2)), normal((9, 2))), "at least 5"),
         (
-            lambda: sampling.two_sample(normal((9, 2)), normal((9, 2)), [0] * 9 + [1] * 9),
+            lambda: two_sample.test(normal((9, 2)), normal((9, 2)), [0] * 9 + [1] * 9),
             "groups: expected several that contain both",
         ),
         (lambda: sampling.embed({"a": normal((9, 2))}, method="map"), "method: .*got 'map'"),

@@ -141,7 +141,7 @@ def test_batches_hold_what_all_sources_share(numbers):
 
 
 def test_clips_that_wait_for_their_batch_are_bounded_in_bytes(numbers, monkeypatch):
-    monkeypatch.setattr(pipeline, "_BUFFER_BYTES", 10 * (2 * 64 * 64 * 3))
+    monkeypatch.setattr(pipeline, "BUFFER_BYTES", 10 * (2 * 64 * 64 * 3))
     source = Numbers("web", range(500), size=64)
     stream = pipeline.clips(numbers({"web": 1.0}, batch=64, web=source))
     next(stream)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lawm_jax.evaluate import batched, leakage, tables, transfer
+from lawm_jax.evaluate import batched, cycle, leakage, locality, tables, transfer
 
 EPISODES = np.repeat([f"episode {i}" for i in range(10)], 4)
 N, D, T = 16, 4, 6
@@ -65,8 +65,8 @@ def test_too_few_episodes_or_a_wrong_context_are_errors():
     one = np.repeat("a", len(s))
     two = np.where(np.arange(len(s)) % 2, "a", "b")
     with pytest.raises(ValueError, match="episodes: expected at least 3 different episodes, got 2"):
-        transfer.cycle({"faithful": FAITHFUL}, s, two)
-    for call in (transfer.locality, lambda _, *args: transfer.example(*args)):
+        cycle.measure({"faithful": FAITHFUL}, s, two)
+    for call in (locality.measure, lambda _, *args: locality.example(*args)):
         with pytest.raises(
             ValueError, match="episodes: expected at least 2 different episodes, got 1"
         ):
@@ -74,12 +74,12 @@ def test_too_few_episodes_or_a_wrong_context_are_errors():
         with pytest.raises(ValueError, match=r"episodes: expected 40 names, got \(39,\)"):
             call({}, s, EPISODES[1:], 1)
     with pytest.raises(ValueError, match="context: expected 1 to 5 steps, got 6"):
-        transfer.cycle({}, s, EPISODES, context=T)
+        cycle.measure({}, s, EPISODES, context=T)
 
 
 def test_latents_that_mean_the_same_everywhere_lose_nothing():
     s = rings()
-    (row,) = transfer.cycle({"faithful": FAITHFUL}, s, EPISODES)
+    (row,) = cycle.measure({"faithful": FAITHFUL}, s, EPISODES)
     expected = error(roll_out(s[:, :1], turns(s)), s[:, 1:])
     assert row["original"]["mean"] == pytest.approx(expected, rel=1e-5)
     assert row["ratio"] == pytest.approx({"mean": 1, "low": 1, "high": 1})
@@ -91,7 +91,7 @@ def test_latents_that_mean_the_same_everywhere_lose_nothing():
 
 
 def test_an_inference_that_fails_on_predictions_loses_everything():
-    (row,) = transfer.cycle({"forgetful": FORGETFUL}, rings(), EPISODES)
+    (row,) = cycle.measure({"forgetful": FORGETFUL}, rings(), EPISODES)
     assert row["lost"]["mean"] == pytest.approx(1, abs=0.15)
     assert row["lost"]["low"] < 1 < row["lost"]["high"]
     assert row["ratio"]["mean"] > 1.5
@@ -99,20 +99,20 @@ def test_an_inference_that_fails_on_predictions_loses_everything():
 
 
 def test_latents_that_do_nothing_have_a_ratio_of_1_and_a_note_that_says_so():
-    (row,) = transfer.cycle({"idle": IDLE}, rings(), EPISODES)
+    (row,) = cycle.measure({"idle": IDLE}, rings(), EPISODES)
     assert row["ratio"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
     assert row["lost"] is None
     assert row["original"] == row["cycle"] == row["shuffled"]
     note = "no clear effect of the latents: shuffling them changes the error by 0.0 %"
     assert row["note"] == note
-    assert note in tables.text("rings", transfer.cycle_tables([row]))
+    assert note in tables.text("rings", cycle.tables([row]))
 
 
 def test_a_distance_can_be_to_what_is_no_state():
     s = rings()
     distance = lambda a, b: np.abs(a + 1000 - b).mean((1, 2, 3))  # noqa: E731
-    (plain,) = transfer.cycle({"faithful": FAITHFUL}, s, EPISODES)
-    (other,) = transfer.cycle({"faithful": FAITHFUL}, s, EPISODES, 1, distance, 1000 + s[:, 1:])
+    (plain,) = cycle.measure({"faithful": FAITHFUL}, s, EPISODES)
+    (other,) = cycle.measure({"faithful": FAITHFUL}, s, EPISODES, 1, distance, 1000 + s[:, 1:])
     for key in ("original", "cycle", "shuffled"):
         assert other[key]["mean"] == pytest.approx(plain[key]["mean"], rel=1e-3, abs=1e-3)
 
@@ -127,7 +127,7 @@ def test_a_context_keeps_its_own_latents():
         return z[:, s.shape[1] - 1 :, :, None]  # the prediction is the latent
 
     model = batched.Batched(lambda s: s[:, 1:, :, 0] + 10, None, rollout)
-    (row,) = transfer.cycle({"recorder": model}, s, EPISODES, context)
+    (row,) = cycle.measure({"recorder": model}, s, EPISODES, context)
     z = s[:, 1:, :, 0] + 10
     b, third = leakage.partners(EPISODES, 2)
     join = lambda own, led: np.concatenate([own[:, :2], led[:, 2:]], 1)  # noqa: E731
@@ -146,7 +146,7 @@ def test_the_distance_of_the_caller_takes_the_place_of_the_latents():
         return np.sqrt(np.square(predicted - truth).mean((1, 2, 3)))
 
     s = rings()
-    (row,) = transfer.cycle({"idle": IDLE}, s, EPISODES, 2, root_mean_square)
+    (row,) = cycle.measure({"idle": IDLE}, s, EPISODES, 2, root_mean_square)
     expected = np.sqrt(np.square(s[:, 1:2] - s[:, 2:]).mean((1, 2, 3))).mean()
     assert row["metric"] == "root_mean_square"
     assert row["original"]["mean"] == pytest.approx(expected, rel=1e-5)
@@ -155,11 +155,11 @@ def test_the_distance_of_the_caller_takes_the_place_of_the_latents():
 def test_rows_do_not_depend_on_the_other_models_and_are_json():
     s = rings()
     models = {"idle": IDLE, "faithful": FAITHFUL}
-    rows = transfer.cycle(models, s, EPISODES)
-    assert rows[1:] == transfer.cycle({"faithful": FAITHFUL}, s, EPISODES)
+    rows = cycle.measure(models, s, EPISODES)
+    assert rows[1:] == cycle.measure({"faithful": FAITHFUL}, s, EPISODES)
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     perfect = np.zeros_like(s)
-    json.dumps(transfer.cycle(models, perfect, EPISODES), allow_nan=False)
+    json.dumps(cycle.measure(models, perfect, EPISODES), allow_nan=False)
 
 
 @pytest.mark.parametrize("merge", [1, 2, 4])
@@ -171,7 +171,7 @@ def test_cells_undo_what_encode_does(merge):
             token = row // merge * (8 // merge) + column // merge
             first = 5 * (row % merge * merge + column % merge)
             tokens[:, :, token, first : first + 5] = grid[:, :, row, column]
-    np.testing.assert_array_equal(transfer.cells(tokens, merge), grid)
+    np.testing.assert_array_equal(locality.cells(tokens, merge), grid)
 
 
 def test_cells_are_those_of_the_encoder(get_config):
@@ -185,16 +185,16 @@ def test_cells_are_those_of_the_encoder(get_config):
         model = world_model.build(config)
         params = {"encoder": world_model.init_encoder(model, video)}
         s = jax.jit(lambda v, model=model, params=params: world_model.encode(model, params, v))
-        grids.append(transfer.cells(np.asarray(s(video)), merge))
+        grids.append(locality.cells(np.asarray(s(video)), merge))
     assert grids[0].std() > 0
     np.testing.assert_allclose(*grids, rtol=1e-5, atol=1e-6)
 
 
 def test_tokens_that_are_no_square_of_cells_are_an_error():
     with pytest.raises(ValueError, match=r"x: expected a square number of tokens.*got \(15, 4\)"):
-        transfer.cells(np.zeros((15, 4)), 1)
+        locality.cells(np.zeros((15, 4)), 1)
     with pytest.raises(ValueError, match=r"x: expected .* a multiple of 4 channels, got \(16, 6\)"):
-        transfer.cells(np.zeros((16, 6)), 2)
+        locality.cells(np.zeros((16, 6)), 2)
 
 
 SIDE = 12
@@ -225,12 +225,12 @@ def merged(s, merge=2):
 
 def motion(s):
     """Infers where the image moves, and by how much: row and column of the centre, up or down."""
-    size = np.abs(np.diff(transfer.cells(s, 2), axis=1)).mean(-1)
+    size = np.abs(np.diff(locality.cells(s, 2), axis=1)).mean(-1)
     place = np.arange(SIDE)
     total = size.sum((2, 3))
     row = (size.sum(3) * place).sum(2) / total
     column = (size.sum(2) * place).sum(2) / total
-    bright = (transfer.cells(s, 2) == 4).all(-1)
+    bright = (locality.cells(s, 2) == 4).all(-1)
     centre = (bright.sum(3) * place).sum(2) / bright.sum((2, 3))
     return np.stack([row, column, np.diff(centre, axis=1)], -1).astype(np.float32)
 
@@ -239,7 +239,7 @@ def mover(everything):
     """Makes a model that moves what is at the latent's place, or everything."""
 
     def predict(s, z):
-        x = transfer.cells(s, 2).copy()
+        x = locality.cells(s, 2).copy()
         for clip, latent in zip(x, z, strict=True):
             row, column, speed = (round(float(v)) for v in latent[0])
             rows, columns = slice(row - 1, row + 2), slice(column - 1, column + 2)
@@ -263,7 +263,7 @@ MODELS = {
 
 @pytest.fixture(scope="module")
 def local():
-    rows = transfer.locality(MODELS, merged(squares()), EPISODES, 2)
+    rows = locality.measure(MODELS, merged(squares()), EPISODES, 2)
     return {row["name"]: row for row in rows}
 
 
@@ -298,7 +298,7 @@ def test_a_change_that_is_not_due_to_the_action_is_told_apart(local):
 
 def test_the_regions_are_the_moving_squares_with_a_margin():
     s = squares()
-    clip, t, region, _ = transfer.sources(merged(s), 2, most=10**6)
+    clip, t, region, _ = locality.transitions(merged(s), 2, most=10**6)
     assert len(clip) == len(EPISODES) * (T - 1)
     expected = np.zeros((SIDE, SIDE), bool)
     i = 7  # down, from t to t + 1
@@ -310,7 +310,7 @@ def test_the_regions_are_the_moving_squares_with_a_margin():
 
 
 def test_sources_are_few_and_evenly_spread():
-    clip, t, region, held = transfer.sources(merged(squares()), 2)
+    clip, t, region, held = locality.transitions(merged(squares()), 2)
     assert len(clip) == len(t) == len(region) == len(held) == 64
     order = clip * (T - 1) + t
     assert order[0] == 0 and order[-1] == len(EPISODES) * (T - 1) - 1
@@ -322,13 +322,13 @@ def test_motion_of_everything_or_of_mirror_images_does_not_qualify():
     everywhere = random.normal(size=(len(EPISODES), T, SIDE, SIDE, 32)).astype(np.float32)
     both = np.maximum(squares(), squares()[:, :, :, ::-1])
     for s in (everywhere, both, np.ones_like(both)):
-        rows = transfer.locality(MODELS, merged(s), EPISODES, 2)
+        rows = locality.measure(MODELS, merged(s), EPISODES, 2)
         assert [row["count"] for row in rows] == [0] * 4
         assert rows[0]["share"] == {"region": None, "mirrored": None}
-        assert transfer.example(merged(s), EPISODES, 2) is None
-        found = transfer.shares_of_effect(next(iter(MODELS.values())), merged(s), EPISODES, 2)
+        assert locality.example(merged(s), EPISODES, 2) is None
+        found = locality.shares_of_effect(next(iter(MODELS.values())), merged(s), EPISODES, 2)
         assert [len(x) for x in found] == [0] * 4
-        text = tables.text("squares", transfer.locality_tables(rows))
+        text = tables.text("squares", locality.tables(rows))
         assert "no transition moves only one region of the image" in text
         json.dumps(rows, allow_nan=False)
 
@@ -336,14 +336,14 @@ def test_motion_of_everything_or_of_mirror_images_does_not_qualify():
 def test_the_example_is_of_one_clip_and_a_target_of_another_episode():
     s = squares()
     s[5, 4, 2:10, 8:10] = 9  # the liveliest transition of all, on the right
-    source, t, target, region = transfer.example(merged(s), EPISODES, 2)
+    source, t, target, region = locality.example(merged(s), EPISODES, 2)
     assert (source, EPISODES[source] != EPISODES[target]) == (5, True)
     assert t in (3, 4)
     assert region.shape == (SIDE, SIDE) and region[5, 9] and not region[:, : SIDE // 2].any()
 
 
 def test_locality_comes_out_twice_as_json_and_fits_a_table(local):
-    rows = transfer.locality(MODELS, merged(squares()), EPISODES, 2)
+    rows = locality.measure(MODELS, merged(squares()), EPISODES, 2)
     assert rows == list(local.values())
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
     text = tables.text("squares", transfer.tables({"locality": rows, "cycle": []}))
@@ -359,9 +359,9 @@ def test_a_trained_models_functions_fit(tiny):
     s[3, 2, 0, :8] += 5  # one cell of the first token
     episodes = np.array(["a", "a", "b", "b", "c", "c"])
     models = {"noisy": batched.batched(model, params)}
-    (row,) = transfer.cycle(models, s, episodes, context=2)
+    (row,) = cycle.measure(models, s, episodes, context=2)
     assert row["ratio"]["low"] <= row["ratio"]["mean"] <= row["ratio"]["high"]
-    (row,) = transfer.locality(models, s, episodes, 2)
+    (row,) = locality.measure(models, s, episodes, 2)
     assert row["count"] == 2 and row["chance"]["mean"] == 4 / 16
     assert 0 < row["action"]["region"]["mean"] < 1
     json.dumps(row, allow_nan=False)

@@ -139,7 +139,7 @@ def check(name, pans):
     for start, rate, count in windows(times):
         wanted = np.searchsorted(times, start + np.arange(count) / rate + 1e-3, "right") - 1
         wanted = np.maximum(wanted, 0)  # before the first one
-        with container.opened(path) as film:
+        with OPENED(path) as film:
             asked = decode.Times(start, rate, count)
             got = list(decode.shown(film, asked, lambda frame: frame.to_ndarray()))
         assert len(got) == count
@@ -147,22 +147,24 @@ def check(name, pans):
             np.testing.assert_array_equal(picture, pictures[number])
 
 
-def refuse(*args):
+OPENED = container.opened
+
+
+def refuse(*args):  # a file is opened again where every frame is decoded
     raise AssertionError("every frame is decoded")
-    yield
 
 
 @pytest.mark.parametrize("name", FILMS)
 def test_frames_are_bit_for_bit_those_of_decoding_everything(pans, monkeypatch, name):
-    monkeypatch.setattr(decode, "_every", refuse)
+    monkeypatch.setattr(container, "opened", refuse)
     check(name, pans)
 
 
 @pytest.mark.parametrize("name", ["pyramid.mp4", "open.mp4", "open.hevc.mp4", "variable.mkv"])
 def test_frames_are_the_same_where_few_packets_fit_into_the_memory(pans, monkeypatch, name):
-    monkeypatch.setattr(decode, "_every", refuse)
+    monkeypatch.setattr(container, "opened", refuse)
     for packets in 12, 13, 14, 18:
-        monkeypatch.setattr(decode, "_PACKETS", packets)
+        monkeypatch.setattr(decode, "PACKETS", packets)
         check(name, pans)
 
 
@@ -174,10 +176,10 @@ def test_where_packets_cannot_be_relied_on_every_frame_is_decoded(pans, name):
 @pytest.mark.parametrize("name", ["pyramid.mp4", "open.mp4", "mpeg2.ts", "vp9.webm"])
 def test_decoding_everything_gives_the_same_frames(pans, monkeypatch, name):
     def doubt(*args):
-        raise decode._Doubtful
+        raise decode.Doubtful
         yield
 
-    monkeypatch.setattr(decode, "_chosen", doubt)
+    monkeypatch.setattr(decode, "plan_packets", doubt)
     check(name, pans)
 
 
@@ -228,7 +230,7 @@ def test_a_plan_holds_all_that_wanted_frames_may_refer_to(monkeypatch, seed):
     random = np.random.default_rng(seed)
     reel = Reel(random, 12)
     last = max(packet.pts for packet in reel.all)
-    monkeypatch.setattr(decode, "_PACKETS", int(random.integers(14, 60)))
+    monkeypatch.setattr(decode, "PACKETS", int(random.integers(14, 60)))
     for fps in 2.0, 6.0, 30.0:
         start = random.uniform(0, last / 50)
         times = decode.Times(start, fps, int(random.integers(1, (last / 25 - start) * fps)))
@@ -249,12 +251,12 @@ def test_a_plan_holds_all_that_wanted_frames_may_refer_to(monkeypatch, seed):
 
 def test_packets_whose_order_cannot_be_told_are_doubted_not_collected():
     late = Reel(np.random.default_rng(0), 200, delay=3000)  # shown long after they are decoded
-    with pytest.raises(decode._Doubtful):
+    with pytest.raises(decode.Doubtful):
         list(decode.plan_packets(late, decode.Times(0.0, 4.0, math.inf), grace=False))
     again = Reel(np.random.default_rng(0), 200)
     back = lambda p: p._replace(pts=p.pts - 1400, dts=p.dts and p.dts - 1400)  # noqa: E731
     again.all[1500:] = map(back, again.all[1500:])
-    with pytest.raises(decode._Doubtful):
+    with pytest.raises(decode.Doubtful):
         list(decode.plan_packets(again, decode.Times(0.0, 4.0, math.inf), grace=False))
 
 
@@ -776,7 +778,7 @@ def test_a_clip_of_a_remote_video_fetches_only_blocks_around_it(tmp_path, monkey
                 return file.read(end - start)
 
     fsspec.register_implementation("slow", Slow, clobber=True)
-    monkeypatch.setattr(container, "_BLOCK", 2**12)
+    monkeypatch.setattr(container, "BLOCK", 2**12)
     there, here = (video.read_clip(x, 1.2, F, 25.0, VIEW) for x in (f"slow://{path}", path))
     np.testing.assert_array_equal(there["video"], here["video"])
     assert max(fetched) <= 2**12 and sum(fetched) < size / 3

@@ -6,6 +6,8 @@ import os
 import urllib.parse
 from typing import NamedTuple
 
+import ml_collections
+
 from lawm_jax.data import (
     droid,
     frames,
@@ -141,3 +143,11 @@ def weights(data):
     if not any(weight > 0 for weight in found.values()):
         raise ValueError("data.mixture: expected a positive weight or data.videos, got neither")
     return found
+
+
+def with_sources(config, sources):
+    """Returns a copy of a config with other data sources, of equal weight: name -> spec."""
+    config = config.copy_and_resolve_references()
+    config.data.videos, config.data.sources = "", ml_collections.ConfigDict(sources)
+    config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(sources, 1.0))
+    return config

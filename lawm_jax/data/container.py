@@ -19,7 +19,7 @@ UnreadableVideo = frames.UnreadableVideo
 LIMIT = 30.0  # seconds of CPU time for a clip; a damaged file may keep a decoder busy for hours
 
 _WAIT = 60.0  # seconds; time-out of a local file
-_BLOCK, _BLOCKS = 2**20, 8  # of a remote file: bytes per request, and blocks to cache
+BLOCK, _BLOCKS = 2**20, 8  # of a remote file: bytes per request, and blocks to cache
 _PACKETS = 64  # maximum number of packets to read to find the first frame
 _REORDERED = 16  # packets from the start of the file that contain the first three frames shown
 BACK, _JUMP = 0.5, 10.0  # seconds back and ahead: larger steps of timestamps are discontinuities
@@ -344,7 +344,7 @@ def unreadable(path, error, start=None, where=""):
         try:
             with open(name, "rb") as file:
                 file.seek(first)
-                while file.read(_BLOCK) and (size is None or file.tell() < first + size):
+                while file.read(BLOCK) and (size is None or file.tell() < first + size):
                     pass
         except OSError as found:
             error.__cause__ = found
@@ -369,7 +369,7 @@ class Remote:
         def start():
             # The file system must stay referenced: without it, a file in an archive is closed.
             system, inside = fsspec.core.url_to_fs(url)
-            return system, system.open(inside, "rb", block_size=block or _BLOCK, **cache)
+            return system, system.open(inside, "rb", block_size=block or BLOCK, **cache)
 
         try:
             self._system, self._file = errors.retried(start, self._path)

@@ -16,7 +16,7 @@ from lawm_jax.data import container
 
 TICK = 1e-3  # seconds; Matroska rounds timestamps to it
 
-_PACKETS, _BYTES = 512, 2**25  # limits of the packets held in memory
+PACKETS, _BYTES = 512, 2**25  # limits of the packets held in memory
 _LONGEST = 600.0  # seconds that a frame may be shown; more results from a wrong timestamp
 # Seconds to seek back, tried in turn: a keyframe may come later than the index says.
 _BACK = 0.0, 2.0, 12.0, math.inf
@@ -43,7 +43,7 @@ class Times(NamedTuple):
         return min(number, self.count)
 
 
-class _Doubtful(Exception):
+class Doubtful(Exception):
     """Raised if the packets don't determine which frames are shown when."""
 
 
@@ -60,7 +60,7 @@ def shown(film, times, picture, grace=True):
 
     errors = av.FFmpegError, ValueError, ArithmeticError
     done = 0
-    with contextlib.suppress(_Doubtful, *errors):
+    with contextlib.suppress(Doubtful, *errors):
         for value in _repeated(_chosen(film, times, grace), times, picture):
             done += 1
             yield value
@@ -151,10 +151,10 @@ def _end(film, shown, grace):
 
 
 def _chosen(film, times, grace):
-    """Yields the same as `_every` but decodes as little as possible; may raise `_Doubtful`."""
+    """Yields the same as `_every` but decodes as little as possible; may raise `Doubtful`."""
     decoder = film.stream.codec_context
     if film.unordered or film.loose:
-        raise _Doubtful
+        raise Doubtful
     skips = _skips(decoder)
     due, entry, last = {}, None, -math.inf
 
@@ -163,9 +163,9 @@ def _chosen(film, times, grace):
         for frame in decoded:
             film.check()
             if frame.pts is None or not last < frame.pts <= min(due, default=math.inf):
-                raise _Doubtful
+                raise Doubtful
             if frame.pts == entry and not frame.key_frame:
-                raise _Doubtful
+                raise Doubtful
             last = frame.pts
             count = due.pop(last, 0)
             if count:
@@ -183,7 +183,7 @@ def _chosen(film, times, grace):
         yield from wanted(decoder.decode(packet))
     yield from wanted(decoder.decode(None))
     if due:
-        raise _Doubtful
+        raise Doubtful
 
 
 def plan_packets(film, times, grace):
@@ -206,7 +206,7 @@ def plan_packets(film, times, grace):
       enters: whether it is the first packet or follows skipped ones, so that the decoder restarts.
 
     Raises:
-      _Doubtful: the timestamps are inconsistent, or more packets than the queue may hold do not
+      Doubtful: the timestamps are inconsistent, or more packets than the queue may hold do not
         determine when a frame is shown.
     """
     packets = entry_packets(film, times.start)
@@ -222,7 +222,7 @@ def plan_packets(film, times, grace):
         else:
             counts.finish(max(queue, key=lambda packet: packet.pts), grace)
         if not counts.known(queue[0]):
-            raise _Doubtful
+            raise Doubtful
         needed = _needed(queue, counts)
         while queue and counts.known(queue[0]):
             packet, decode = queue.popleft(), needed.popleft()
@@ -250,13 +250,13 @@ class _Counts:
         self.horizon = -math.inf
 
     def add(self, packet):
-        """Adds the next packet in decoding order; raises _Doubtful if its timestamps are wrong."""
+        """Adds the next packet in decoding order; raises Doubtful if its timestamps are wrong."""
         pts, dts = packet.pts, packet.dts
         if pts is None or not packet.size or pts in self._counts or pts <= self._last:
-            raise _Doubtful
+            raise Doubtful
         if dts is not None:
             if pts < dts:
-                raise _Doubtful
+                raise Doubtful
             self.horizon = max(dts, self.horizon)
         self._counts[pts] = None
 
@@ -319,8 +319,8 @@ def entry_packets(film, start):
                     return itertools.chain([packet], packets)
                 break
             if top:
-                raise _Doubtful
-    raise _Doubtful
+                raise Doubtful
+    raise Doubtful
 
 
 def _fetch(film, times, packets, queue):
@@ -333,7 +333,7 @@ def _fetch(film, times, packets, queue):
         size += packet.size
         if packet.dts is not None and film.seconds(packet.dts) > times.at(times.count - 1) + TICK:
             return False
-        if len(queue) >= _PACKETS or size >= _BYTES:
+        if len(queue) >= PACKETS or size >= _BYTES:
             return True
     return False
 

@@ -13,7 +13,7 @@ import numpy as np
 from lawm_jax.data import catalog, frames, reader, settings, statistics
 from lawm_jax.data import episodes as episodes_
 
-_BUFFER_BYTES = 2**29  # of prefetched clips, per process
+BUFFER_BYTES = 2**29  # of prefetched clips, per process
 
 
 def clips(config, split="train", *, process_index=0, process_count=1, skipped=None):
@@ -87,7 +87,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     workers = max(1, data.workers)
     piece = max(n for n in range(1, 17) if batch % n == 0) if data.workers else 1
     piece_bytes = piece * sum(value.nbytes for value in shared.values())
-    buffer = max(1, min(_BUFFER_BYTES // piece_bytes, 2 * batch // piece) // workers)
+    buffer = max(1, min(BUFFER_BYTES // piece_bytes, 2 * batch // piece) // workers)
     threads = min(buffer, 16, max(1, (os.cpu_count() or 1) // workers))
 
     def example(index):  # of this process's block of each batch

@@ -15,7 +15,7 @@ Source: ours.
 import numpy as np
 
 from lawm_jax.evaluate import comparisons, leakage, metrics, prediction, row_names, verdicts
-from lawm_jax.evaluate.tables import Column, Table, listed, mapping, string
+from lawm_jax.evaluate.tables import Column, Table, parts, string
 
 COLUMNS = (
     Column("error", "error", 4, "lower"),
@@ -44,7 +44,7 @@ def run(source):
     return [{"name": row_names.COPY, "error": metrics.interval(error, episodes)}, *rows]
 
 
-def controls(z, episodes, zero, codes=False, seed=0):
+def controls(z, episodes, zero, codes=False):
     """Makes latents that do not describe what happens in a clip.
 
     Args:
@@ -52,12 +52,11 @@ def controls(z, episodes, zero, codes=False, seed=0):
       episodes: [n] str, from at least 2 episodes.
       zero: [1, 1, A], the latent that stands for zero.
       codes: whether z are codes, so that a random latent is a code, too.
-      seed: seed of the random latents.
 
     Returns:
       name -> [n, T-1, A]. In the first step of a clip, "the step before" is the clip's last step.
     """
-    flat, random = z.reshape(-1, z.shape[2]), np.random.default_rng(seed)
+    flat, random = z.reshape(-1, z.shape[2]), np.random.default_rng(0)
     if codes:
         drawn = flat[random.integers(0, len(flat), z.shape[:2])]
     else:
@@ -99,9 +98,10 @@ def compare(predict, s, z, controls, episodes):
     copy, error = prediction.per_step(s[:, :-1], s[:, 1:]).mean(1), errors.pop("")
     best = min(errors, key=lambda name: errors[name].mean())
     gain = metrics.interval(copy - error, episodes)
-    gains = gain["low"] is not None and gain["low"] > 0
     row = _errors(error, copy, episodes) | {"gain": gain, "best": best}
-    row["share"] = metrics.ratio(errors[best] - error, copy - error, episodes) if gains else None
+    row["share"] = None
+    if verdicts.above(gain, 0):
+        row["share"] = metrics.ratio(errors[best] - error, copy - error, episodes)
     row["controls"] = [
         {"name": name} | _errors(x, copy, episodes) | comparisons.paired(x - error, episodes)
         for name, x in errors.items()
@@ -116,11 +116,7 @@ def _errors(error, copy, episodes):
 
 def tables(rows):
     """Returns the rows of `run` as a list of Table, with a row per control."""
-    flat = []
-    for row in rows:
-        flat.append(row)
-        for x in map(mapping, listed(row.get("controls"))):
-            flat.append(x | {"name": f"{row['name']}, {x.get('name')}"})
+    flat = [x for row in rows for x in (row, *parts([row], "controls"))]
     return [Table("one step ahead, with other latents", COLUMNS, flat)]
 
 

@@ -83,7 +83,7 @@ def measure(model, s, z, episodes):
 def _ratio(a, b, episodes):
     """Computes the interval of mean norm of a / mean norm of b, [n, T-2, A] each, or None."""
     a, b = (np.linalg.norm(x, axis=2).mean(1) for x in (a, b))
-    return metrics.ratio(a, b, episodes) if b.any() else None
+    return metrics.ratio_or_none(a, b, episodes)
 
 
 def _errors(model, s, z, z02):
@@ -107,10 +107,10 @@ def _compare(errors, episodes):
     """Builds the rows of `two_steps` from `_errors`."""
     copy, rows = errors[row_names.COPY], []
     gain = copy - errors[EACH]
-    gains = (metrics.interval(gain, episodes)["low"] or 0) > 0
+    gains = verdicts.above(metrics.interval(gain, episodes), 0)
     for name, error in errors.items():
         row = {"name": name, "error": metrics.interval(error, episodes), "kept": None}
-        row["relative"] = metrics.ratio(error, copy, episodes) if copy.any() else None
+        row["relative"] = metrics.ratio_or_none(error, copy, episodes)
         if gains and name in (OVER, SUM):
             row["kept"] = metrics.ratio(copy - error, gain, episodes)
         rows.append(row)
@@ -147,7 +147,5 @@ def judge(rows, name):
     bad.append(kept is not None and verdicts.below(kept, 0.5))
     text = f"errors: {text} (0: exact, 1: unrelated)"
     text += f"; gain two steps ahead kept by sums: {verdicts.short(kept, 2)}" if kept else ""
-    answer = verdicts.FAILS if any(bad) else verdicts.UNDECIDED
-    answer = verdicts.PARTLY if any(good) else answer
-    answer = verdicts.HOLDS if all(good) else answer
+    answer = verdicts.overall(good, fails=any(bad))
     return [verdicts.Verdict("algebra", answer, text, "not measured")]

@@ -11,8 +11,8 @@ Source: ours.
 import numpy as np
 
 from lawm_jax.evaluate import metrics, verdicts
+from lawm_jax.evaluate.locality import cells, transitions
 from lawm_jax.evaluate.tables import Column, Table, string
-from lawm_jax.evaluate.transfer import cells, sources
 
 LATENTS = 16  # applied to each scene
 NOTHING = 0.01  # share of the response below which nothing is left without the bias
@@ -38,10 +38,10 @@ def measure(models, s, episodes, merge):
     """Measures where predictions depend on the latent, with and without a positional bias.
 
     The scenes are single states, the first of each transition that moves one region of the image
-    (`transfer.sources`). LATENTS latents of clips that give no scene are applied to each of them.
-    The response at a cell is the root mean square, over channels, of the deviation over latents of
-    the prediction. The bias is the median over scenes of the response at each cell; without bias,
-    the response is what exceeds it.
+    (`locality.transitions`). LATENTS latents of clips that give no scene are applied to each. The
+    response at a cell is the root mean square, over channels, of the deviation over latents of the
+    prediction. The bias is the median over scenes of the response at each cell; without bias, the
+    response is what exceeds it.
 
     If a prediction is f(s, z) + b(z), with b at each cell the same for all scenes, and f depends on
     z at each cell in fewer than half of the scenes, then the median is the deviation of b. Without
@@ -73,7 +73,7 @@ def measure(models, s, episodes, merge):
     if n < 2 or len(episodes) != n:
         raise ValueError(f"s, episodes: expected at least 2 clips, got {n} and {len(episodes)}")
     given = np.linspace(0, n - 1, min(LATENTS, max(2, n // 2))).round().astype(int)
-    clip, t, region, _ = sources(s, merge)
+    clip, t, region, _ = transitions(s, merge)
     used = ~np.isin(clip, given)
     scenes, region, groups = s[clip[used], t[used]], region[used], np.asarray(episodes)[clip[used]]
     rows = []

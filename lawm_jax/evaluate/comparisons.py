@@ -31,8 +31,8 @@ def paired(difference, groups):
     return found
 
 
-def crossed(values, level=0.95):
-    """Computes a mean effect with an interval that counts training seeds and held-out episodes.
+def crossed(values):
+    """Computes a mean effect with a 95 % interval that counts training seeds and held-out episodes.
 
     Seeds and episodes are two crossed random factors: every seed's model is evaluated on the same
     episodes. With the mean squares of both factors and of their interaction, the variance of the
@@ -42,7 +42,6 @@ def crossed(values, level=0.95):
     Args:
       values: [S, E], an effect for each of S seeds and E episodes, such as a paired difference of
         two models' errors; [S, 1] if an effect is not measured by episode.
-      level: confidence level.
 
     Returns:
       {"mean", "low", "high", "above", "below"}: the mean with its interval, and the one-sided
@@ -62,7 +61,7 @@ def crossed(values, level=0.95):
     if not freedom:
         return {"mean": mean, "low": None, "high": None, "above": None, "below": None}
     error = np.sqrt(variance)
-    half = float(stats.t.ppf((1 + level) / 2, freedom) * error)
+    half = float(stats.t.ppf(0.975, freedom) * error)
     t = mean / error if error else np.copysign(np.inf, mean) if mean else 0.0
     above, below = float(stats.t.sf(t, freedom)), float(stats.t.cdf(t, freedom))
     return {"mean": mean, "low": mean - half, "high": mean + half, "above": above, "below": below}

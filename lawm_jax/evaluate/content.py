@@ -9,7 +9,7 @@ in Gao et al. 2017, the effective rank as in Roy & Vetterli 2007, but of the cov
 import numpy as np
 
 from lawm_jax.evaluate import probing, verdicts
-from lawm_jax.evaluate.tables import Column, Table, listed, mapping, real
+from lawm_jax.evaluate.tables import Column, Table, listed, mapping, parts, real
 
 LEAST = 0.01  # of R²: the ridge penalty changes as much where latents add nothing
 # Dimensions below either are dead: KL in nats, and deviation relative to that of the largest.
@@ -64,14 +64,9 @@ def tables(rows):
         for name, x in names.items()
         if not isinstance(x, list)
     )
-    beside = [
-        x | {"name": f"{row['name']}, {x.get('name')}"}
-        for row in rows
-        for x in map(mapping, listed(row.get("matched")))
-    ]
     return [
         Table("linear probe", r2, probed),
-        Table("linear probe, beside the current state", BESIDE, beside),
+        Table("linear probe, beside the current state", BESIDE, parts(rows, "matched")),
         Table("statistics of the latents", use, told),
     ]
 
@@ -111,10 +106,9 @@ def _judge_beside(row):
         return []
     more = [verdicts.above(added, LEAST) for added in found.values()]
     none = all(verdicts.below(added, LEAST) for added in found.values())
-    answer = verdicts.HOLDS if all(more) else verdicts.PARTLY if any(more) else verdicts.UNDECIDED
     text = ", ".join(f"{name} {verdicts.short(x, 2, '+')}" for name, x in found.items())
     text = f"R² added to that of the state's principal components: {text}"
-    answer = verdicts.FAILS if none else answer
+    answer = verdicts.overall(more, fails=none)
     return [verdicts.Verdict("beyond PCA", answer, text, "not measured")]
 
 

@@ -19,7 +19,7 @@ Source: ours; the distractors are those of Stone et al. 2021, "The Distracting C
 import numpy as np
 import scipy.ndimage
 
-from lawm_jax.evaluate import leakage, metrics, probing, row_names, transfer, verdicts
+from lawm_jax.evaluate import cycle, leakage, metrics, probing, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, by_metric, listed, mapping
 
 BACKGROUND, SHAKE, DRIFT = "moving background", "camera shake", "color drift"
@@ -126,7 +126,7 @@ def probed(clean, changed, u, episodes):
     before, after, spread = before.mean(1), after.mean(1), spread.mean(1)
     found = {"clean": metrics.ratio(spread - before, spread, episodes)}
     found |= {"r2": metrics.ratio(spread - after, spread, episodes), "lost": None}
-    if found["clean"]["low"] is not None and found["clean"]["low"] > 0:
+    if verdicts.above(found["clean"], 0):
         found["lost"] = metrics.ratio(after - before, spread - before, episodes)
     return found
 
@@ -154,7 +154,7 @@ class Cycle:
 
     def after(self, z):
         """Computes that error after latents were transferred to another clip and inferred again."""
-        return self.error(transfer.transferred(self.model, self.s[self.other, :1], z))
+        return self.error(cycle.transferred(self.model, self.s[self.other, :1], z))
 
     def lost(self, z):
         """Computes how much more is lost in the cycle with latents z than with the clips' own.
@@ -162,10 +162,10 @@ class Cycle:
         Returns:
           Interval of (error after the cycle with z - with own latents) / (error of a third clip's
           latents - of own latents, without a cycle); None if the latents have no effect, see
-          `transfer.cycle`.
+          `cycle.measure`.
         """
         gain = metrics.interval(self.gain, self.episodes)
-        if gain["low"] is None or gain["low"] <= transfer.NOTHING * self.original.mean():
+        if not verdicts.above(gain, cycle.NOTHING * self.original.mean()):
             return None
         return metrics.ratio(self.after(z) - self.own, self.gain, self.episodes)
 
@@ -190,11 +190,11 @@ def background(video, episodes):
     return shown, float(np.mean(share))
 
 
-def shake(video, seed=0):
+def shake(video):
     """Shifts each frame of video [n, F, H, W, 3] at random; borders repeat the outermost pixels."""
     n, F, H, W, _ = video.shape
     most, shown = max(1, round(SHIFT * H)), np.empty_like(video)
-    shifts = np.random.default_rng(seed).integers(0, 2 * most + 1, (n, F, 2))
+    shifts = np.random.default_rng(0).integers(0, 2 * most + 1, (n, F, 2))
     around = [(most, most), (most, most), (0, 0)]
     for i in range(n):
         for t, (y, x) in enumerate(shifts[i]):
@@ -202,10 +202,10 @@ def shake(video, seed=0):
     return shown
 
 
-def drift(video, seed=0):
+def drift(video):
     """Changes the gain of each channel of video [n, F, H, W, 3] steadily, from 1 on."""
     n, F = video.shape[:2]
-    last = np.random.default_rng(seed).uniform(-GAIN, GAIN, (n, 1, 3))
+    last = np.random.default_rng(0).uniform(-GAIN, GAIN, (n, 1, 3))
     gains = np.exp(last * np.linspace(0, 1, F)[:, None])[:, :, None, None]
     return np.stack(
         [
@@ -235,9 +235,8 @@ def judge(rows, name):
             bad.append(any(verdicts.above(x, 0.5) for x in lost.values()))
     if not rows:
         return []
-    answer = verdicts.PARTLY if any(good) else verdicts.FAILS if all(bad) else verdicts.UNDECIDED
-    answer = verdicts.HOLDS if all(good) else answer
-    text = f"lost: {', '.join(told)}"
-    if not told:
-        answer, text = verdicts.UNDECIDED, "latents have nothing to lose: no R² and no effect"
+    answer = verdicts.overall(good, fails=bool(bad) and all(bad))
+    text = (
+        f"lost: {', '.join(told)}" if told else "latents have nothing to lose: no R² and no effect"
+    )
     return [verdicts.Verdict("distractors", answer, text, "not measured")]

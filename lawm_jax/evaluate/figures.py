@@ -60,14 +60,15 @@ def strips(path, title, rows, columns=None):
     plt.close(figure)
 
 
-def movie(path, rows, fps=4, scale=None):
+def movie(path, rows, fps=4):
     """Writes clips side by side as a video, with a label above each clip and a step counter below.
+
+    Frames are enlarged by an integer to a height of at least 240.
 
     Args:
       path: path of the video, .mp4 (H.264, which plays in every browser).
       rows: label -> uint8 [T, H, W, 3], all of the same shape; at most four clips per line.
       fps: steps per second.
-      scale: integer magnification of frames; None for a height of at least 240.
 
     Raises:
       ValueError: `rows` is empty, frames differ in shape or are not uint8, or the suffix is not
@@ -85,8 +86,7 @@ def movie(path, rows, fps=4, scale=None):
             )
     if pathlib.Path(path).suffix.lower() != ".mp4":
         raise ValueError(f"path: expected a path that ends in .mp4, got {path}")
-    scale = scale or -(-240 // shape[1])
-    film = montage(list(rows), np.stack([*rows.values()]), scale)
+    film = montage(list(rows), np.stack([*rows.values()]), scale=-(-240 // shape[1]))
     mp4.write(path, film, fps, FILM, bt709=True)
 
 

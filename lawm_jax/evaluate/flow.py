@@ -13,7 +13,7 @@ import itertools
 import numpy as np
 
 from lawm_jax.evaluate import content, metrics, probing, verdicts
-from lawm_jax.evaluate.tables import Table, listed, mapping
+from lawm_jax.evaluate.tables import Table, mapping, parts
 
 SIDE = 64  # frames are reduced to about this size before matching
 BLOCK, REACH = 8, 5  # pixels of reduced frames: side of a block, largest displacement
@@ -99,12 +99,8 @@ def summarize(flow):
 
 def tables(rows):
     """Returns the rows of `run` as a list of Table."""
-    probed = [
-        x | {"name": f"{row['name']}, {x.get('name')}"}
-        for row in rows
-        for x in map(mapping, listed(row.get("flow")))
-    ]
-    return [Table("linear probe for the flow in the image", content.BESIDE, probed)]
+    caption = "linear probe for the flow in the image"
+    return [Table(caption, content.BESIDE, parts(rows, "flow"))]
 
 
 def judge(rows, name):

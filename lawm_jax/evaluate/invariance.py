@@ -115,7 +115,7 @@ def _row(values, groups):
     gain = values["between"] - values["any_between"]
     most = values["within"] - values["any_between"]
     row["gain"], row["kept"] = metrics.interval(gain, groups), None
-    if metrics.interval(most, groups)["low"] > 0:
+    if verdicts.above(metrics.interval(most, groups), 0):
         row["kept"] = metrics.ratio(gain, most, groups)
     return row
 

@@ -60,8 +60,7 @@ def judge(rows, name):
         text = f"error at a cut: {verdicts.short(error)} of copying"
         if ratio := verdicts.measured(row, "ratio"):
             text += f", {ratio['mean']:.1f} times that without"
-        text += "; "
-        text += f"leak {leak:+.2f} (0: like copying, 1: copies the future)"
+        text += f"; leak {leak:+.2f} (0: like copying, 1: copies the future)"
         verdict = verdicts.FAILS if leak > LEAKING else verdicts.HOLDS, text
     return [verdicts.Verdict("no leakage", *verdict, paper)]
 
@@ -159,12 +158,12 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
     metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
     found = errors(models, s_cut, s, first, distance, main, truth)
     copy = found[row_names.COPY]
-    copied, rows = _ratio(*copy, episodes), []
+    copied, rows = metrics.ratio_or_none(*copy, episodes), []
     for name, (cut, without) in found.items():
         row = {"name": name, "metric": metric, "with": metrics.interval(cut, episodes)}
         row["without"] = metrics.interval(without, episodes)
-        row["ratio"] = _ratio(cut, without, episodes)
-        row["relative"] = _ratio(cut, copy[0], episodes)
+        row["ratio"] = metrics.ratio_or_none(cut, without, episodes)
+        row["relative"] = metrics.ratio_or_none(cut, copy[0], episodes)
         rows.append(row | _judge(row["ratio"], copied))
     return rows
 
@@ -227,17 +226,13 @@ def _judge(ratio, copied):
     """Computes `leak` and `flag` from the ratios of a model and of copying the last frame."""
     if copied is None:
         return {"leak": None, "flag": "leakage is undetermined: nothing moves without a cut"}
-    if copied["low"] is None or copied["low"] <= BIGGER:
+    if not verdicts.above(copied, BIGGER):
         change = f"a cut changes the error of copying only by a factor of {copied['mean']:.2f}"
         return {"leak": None, "flag": f"leakage is undetermined: {change}"}
     if ratio is None:
         return {"leak": None, "flag": None}  # no error without a cut: the ratio is undefined
     leak = (copied["mean"] - ratio["mean"]) / (copied["mean"] - 1)
     return {"leak": leak, "flag": row_names.COPIES_FUTURE if leak > LEAKING else None}
-
-
-def _ratio(a, b, episodes):
-    return metrics.ratio(a, b, episodes) if np.any(b) else None
 
 
 def _two_or_more(episodes, n):

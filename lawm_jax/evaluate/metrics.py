@@ -5,18 +5,18 @@ import scipy.ndimage
 
 from lawm_jax.data import poses
 
+LEVEL = 0.95  # of confidence
+SAMPLES = 4000  # bootstrap resamples, from a fixed seed, so that intervals are reproducible
 
-def interval(values, groups=None, level=0.95, samples=4000, seed=0):
-    """Computes a mean with its bootstrap confidence interval.
+
+def interval(values, groups=None):
+    """Computes a mean with its 95 % bootstrap confidence interval.
 
     Args:
       values: [n], one number per clip. For differences of two models on the same clips, the result
         is the paired interval.
       groups: [n] hashable labels, such as the episode of each clip. Whole groups are resampled,
         since clips of one episode are correlated. If None, values are resampled individually.
-      level: confidence level.
-      samples: number of bootstrap resamples.
-      seed: seed of the resampling; a fixed seed makes the interval reproducible.
 
     Returns:
       {"mean", "low", "high"}, floats; low and high are None if there is only one group.
@@ -29,15 +29,15 @@ def interval(values, groups=None, level=0.95, samples=4000, seed=0):
     """
     values = _per_clip("values", values)
     # A mean is a ratio to ones.
-    return _bootstrap(values, np.ones(len(values)), groups, level, samples, seed)
+    return _bootstrap(values, np.ones(len(values)), groups)
 
 
-def ratio(a, b, groups=None, level=0.95, samples=4000, seed=0):
+def ratio(a, b, groups=None):
     """Computes mean(a) / mean(b) with its bootstrap `interval`, resampling a and b jointly.
 
     Args:
       a, b: [n], one number per clip for the same clips, such as two errors.
-      groups, level, samples, seed: as in `interval`, with the same resamples.
+      groups: as in `interval`, with the same resamples.
 
     Returns:
       {"mean", "low", "high"} of the ratio, floats. low and high are None if there is only one
@@ -51,16 +51,21 @@ def ratio(a, b, groups=None, level=0.95, samples=4000, seed=0):
         raise ValueError(f"b: expected {len(a)} values, as many as a, got {len(b)}")
     if b.mean() == 0:
         raise ValueError("b: expected a nonzero mean, got 0")
-    return _bootstrap(a, b, groups, level, samples, seed)
+    return _bootstrap(a, b, groups)
 
 
-def auc(positive, negative, groups=None, minus=None, level=0.95, samples=4000, seed=0):
+def ratio_or_none(a, b, groups=None):
+    """Computes `ratio`, or None if b is zero for every clip; arguments are as there."""
+    return ratio(a, b, groups) if np.any(b) else None
+
+
+def auc(positive, negative, groups=None, minus=None):
     """Computes the area under the ROC curve of a score, with its bootstrap `interval`.
 
     Args:
       positive, negative: [n], a score of each clip in two conditions, of which the first should
         have the higher ones. All n^2 pairs of clips are compared; a tie counts half.
-      groups, level, samples, seed: as in `interval`, with the same resamples.
+      groups: as in `interval`, with the same resamples.
       minus: another such pair of scores, for the paired difference of both areas.
 
     Returns:
@@ -79,14 +84,9 @@ def auc(positive, negative, groups=None, minus=None, level=0.95, samples=4000, s
     member = np.unique(groups)[:, None] == groups
     G, size = len(member), member.sum(1)
     sums = member.astype(np.float64) @ wins @ member.T
-    result = {"mean": float(wins.mean()), "low": None, "high": None}
-    if G > 1:
-        drawn = np.random.default_rng(seed).integers(0, G, (samples, G))
-        times = np.apply_along_axis(np.bincount, 1, drawn, minlength=G)  # a group is drawn
-        found = ((times @ sums) * times).sum(1) / np.square(times @ size)
-        low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-        result |= {"low": float(low), "high": float(high)}
-    return result
+    times = np.apply_along_axis(np.bincount, 1, _resamples(G), minlength=G)  # a group is drawn
+    found = ((times @ sums) * times).sum(1) / np.square(times @ size)
+    return _with_bounds(wins.mean(), found if G > 1 else None)
 
 
 def _wins(positive, negative):
@@ -175,20 +175,30 @@ def _per_clip(name, values):
     return values
 
 
-def _bootstrap(a, b, groups, level, samples, seed):
+def _bootstrap(a, b, groups):
     """Computes the interval of mean(a) / mean(b) by resampling groups with replacement."""
     groups = np.arange(len(a)) if groups is None else np.asarray(groups)
     if len(groups) != len(a):
         raise ValueError(f"groups: expected {len(a)} labels, got {len(groups)}")
     _, index = np.unique(groups, return_inverse=True)
     a_sums, b_sums = np.bincount(index, a), np.bincount(index, b)
-    drawn = np.random.default_rng(seed).integers(0, len(a_sums), (samples, len(a_sums)))
+    drawn = _resamples(len(a_sums))
     tops, bottoms = a_sums[drawn].sum(1), b_sums[drawn].sum(1)
-    result = {"mean": float(a.mean() / b.mean()), "low": None, "high": None}
-    if len(a_sums) > 1 and bottoms.all():
-        low, high = np.quantile(tops / bottoms, [(1 - level) / 2, (1 + level) / 2])
-        result |= {"low": float(low), "high": float(high)}
-    return result
+    bounded = len(a_sums) > 1 and bottoms.all()
+    return _with_bounds(a.mean() / b.mean(), tops / bottoms if bounded else None)
+
+
+def _resamples(groups):
+    """Draws `groups` of as many groups with replacement: [SAMPLES, groups] int."""
+    return np.random.default_rng(0).integers(0, groups, (SAMPLES, groups))
+
+
+def _with_bounds(mean, resampled):
+    """Builds an interval from the values of all resamples, or None for no bounds."""
+    if resampled is None:
+        return {"mean": float(mean), "low": None, "high": None}
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return {"mean": float(mean), "low": float(low), "high": float(high)}
 
 
 def trajectory_errors(planned, true):

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from lawm_jax.evaluate import figures, sampling, transfer
+from lawm_jax.evaluate import figures, locality, sampling
 
 
 def draw(source):
@@ -94,7 +94,7 @@ class Drawing:
 
     def locality(self):
         """Draws where a clip moves and where its latent changes another clip's prediction."""
-        found = transfer.example(self.clips.s, self.clips.episodes, self.merge)
+        found = locality.example(self.clips.s, self.clips.episodes, self.merge)
         if not found:
             return
         clip, t, other, _ = found
@@ -102,7 +102,7 @@ class Drawing:
         ahead = model.predict(pair[1:, :1], model.infer(pair[:1]))
         guess = np.concatenate([pair[1:, :1], ahead], 1)
         video = self.last(self.clips.video[[clip, other]])[:, t : t + 2]
-        change = lambda s: np.abs(transfer.cells(s[1] - s[0], self.merge)).mean(-1)  # noqa: E731
+        change = lambda s: np.abs(locality.cells(s[1] - s[0], self.merge)).mean(-1)  # noqa: E731
         moves, follows = _heat(video[0, 0], change(pair[0])), _heat(video[1, 0], change(guess[0]))
         rows = {
             "source": np.stack([*video[0], moves]),

@@ -59,7 +59,7 @@ def judge(rows, name):
     elif not verdicts.below(error, 1):
         answer = verdicts.UNDECIDED
     else:
-        answer = verdicts.sign(gain) if gain else verdicts.HOLDS
+        answer = verdicts.lower(gain) if gain else verdicts.HOLDS
     text = f"error one step ahead: {verdicts.short(error)} of copying"
     others = {k: verdicts.measured(x, "relative") for k, x in rows.items()}
     others = [

@@ -163,8 +163,8 @@ def principal(x, width):
         return lambda s: np.zeros((len(s), s.shape[1] - 1, 1), s.dtype)
     fitted = PCA(min(width, len(x) - 1, x.shape[1]), random_state=0).fit(x)
 
-    def project(s, batch=64):
-        parts = [s[i : i + batch, :-1] for i in range(0, len(s), batch)]
+    def project(s):
+        parts = [s[i : i + 64, :-1] for i in range(0, len(s), 64)]
         parts = [fitted.transform(x.reshape(-1, x[0, 0].size)) for x in parts]
         return np.concatenate(parts).reshape(len(s), s.shape[1] - 1, -1)
 

@@ -45,14 +45,11 @@ def evaluate(
     """
     begin, seconds = time.monotonic(), collections.Counter()
     workdir = exported.working_copy(workdir)
-    config = ml_collections.ConfigDict(rundir.read_config(workdir))
-    own = config.copy_and_resolve_references()
+    config, without = ml_collections.ConfigDict(rundir.read_config(workdir)), {}
     main, folders = config.latent.kind, rundir.bounds(workdir)
     folders.pop(main, None)
-    without = {}
     if data:
-        config.data.videos, config.data.sources = "", ml_collections.ConfigDict(data)
-        config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(data, 1.0))
+        config = catalog.with_sources(config, data)
         config.data.holdout, without = unseen(data, workdir, folders.values())
     mesh = sharding.make_mesh(devices=jax.local_devices())
     loaded = {main: models.load(workdir, mesh=mesh, decoder=decoder)}
@@ -69,10 +66,9 @@ def evaluate(
     if loaded[main][0].latent.inferred:
         if "sampling" in asked:
             with _timed(seconds, "sampling", "fitting a prior"):
-                _add_prior(own, workdir, sources)
+                _add_prior(workdir, sources)
         if "control" in asked:
-            for x in sources:
-                x.controllers = _controllers(workdir, x.name, config, mesh, *loaded[main])
+            _add_controllers(workdir, sources, mesh)
     told = verbose or only is not None
     results = _ask(sources, asked, "pictures" in named, seconds, verbose, told)
     for name, found in results.items():
@@ -82,20 +78,13 @@ def evaluate(
         shown.close()
         print(f"pictures and videos: {shown.folder}")
     if asked:
-        print(f"all tables: {os.path.dirname(rundir.evaluation(workdir, name))}/*.json")
+        print(f"all tables: {rundir.evaluation(workdir, '*')}")
     print(f"the page with everything: python -m lawm_jax.report {shlex.quote(str(workdir))}")
-    total = time.monotonic() - begin
-    about = _about(workdir, loaded[main][1]) | {"seconds": round(total)}
-    about["parts"] = {name: round(x, 1) for name, x in seconds.items()}
-    path = rundir.evaluation(workdir, "about")
-    if only is not None and paths.exists(path):  # keeps the times of evaluations of before
-        before = json.loads(paths.at(path).read_text(encoding="utf-8"))
-        about["parts"] = before.get("parts", {}) | about["parts"]
-    _write(path, about)
-    slowest = max(seconds, key=seconds.get)
+    total, slowest = time.monotonic() - begin, max(seconds, key=seconds.get)
+    _write_about(workdir, loaded[main][1], total, seconds, merge=only is not None)
     print(
         f"evaluated in {total:.0f} s; slowest: {slowest} {seconds[slowest]:.0f} s"
-        + (f"; --all adds {', '.join(SLOW)}" if only is None and SLOW else "")
+        + (f"; --all adds {', '.join(SLOW)}" if only is None else "")
     )
 
 
@@ -131,12 +120,25 @@ def _ask(sources, asked, draws, seconds, verbose, told):
     return results
 
 
-def _add_prior(config, workdir, sources):
+def _add_prior(workdir, sources):
     """Fits a prior to a run's latents, saves it, and sets `learned` of the sources."""
+    config = ml_collections.ConfigDict(rundir.read_config(workdir))
     learned = priors.fit_to_run(config, sources[0])
     models.save_prior(workdir, checkpoints.newest(workdir), *learned[1])
     for source in sources:
         source.learned = learned
+
+
+def _add_controllers(workdir, sources, mesh):
+    """Sets `controllers` of the sources to the model with each controller of the data source."""
+    for source in sources:
+        spec = source.config.data.videos or source.config.data.sources[source.name]
+        found = {}
+        for folder, kind in reversed(models.controllers_of(workdir, source.name, spec).items()):
+            other, params = models.load(workdir, mesh=mesh, controller=folder)
+            model = dataclasses.replace(source.model, controller=other.controller)
+            found[kind] = model, source.params | {"controller": params["controller"]}
+        source.controllers = dict(sorted(found.items(), key=lambda item: item[0] != "state"))
 
 
 @contextlib.contextmanager
@@ -223,9 +225,8 @@ def _trained_on(config, name, spec):
     except (ValueError, OSError) as error:
         print(f"{name}: cannot check if a run was trained on it, as its data is gone: {error}")
         return set()
-    config.data.update(videos="", holdout=1.0)
-    config.data.sources = ml_collections.ConfigDict({name: spec})
-    config.data.mixture = ml_collections.ConfigDict({name: 1.0})
+    config = catalog.with_sources(config, {name: spec})
+    config.data.holdout = 1.0
     return set.union(*trained) & set(pipeline.identities(config, name, "test"))
 
 
@@ -247,16 +248,6 @@ def comparable(name, loaded, folders):
     return known
 
 
-def _controllers(workdir, name, config, mesh, model, params):
-    """Combines the model with each controller of a data source: kind -> (model, params)."""
-    spec, found = config.data.videos or config.data.sources[name], {}
-    for folder, kind in reversed(models.controllers_of(workdir, name, spec).items()):
-        other, theirs = models.load(workdir, mesh=mesh, controller=folder)
-        same = dataclasses.replace(model, controller=other.controller)
-        found[kind] = same, params | {"controller": theirs["controller"]}
-    return dict(sorted(found.items(), key=lambda item: item[0] != "state"))
-
-
 def _write(path, found, merge=False):
     """Writes JSON; with `merge`, keeps existing results of other data sources."""
     if merge and paths.exists(path):
@@ -264,11 +255,19 @@ def _write(path, found, merge=False):
     paths.write(path, json.dumps(found, indent=1, allow_nan=False))
 
 
-def _about(workdir, params):
-    """Collects the checkpoint's step, the number of trained parameters, and `provenance`."""
+def _write_about(workdir, params, total, seconds, merge):
+    """Writes the step, the number of trained parameters, `provenance` and times to about.json.
+
+    With `merge`, keeps the times of evaluations that ran before.
+    """
     trained = {key: value for key, value in params.items() if key in TRAINED}
     count = sum(x.size for x in jax.tree.leaves(trained))
-    return {"step": checkpoints.newest(workdir), "parameters": count} | provenance()
+    about = {"step": checkpoints.newest(workdir), "parameters": count} | provenance()
+    path, parts = rundir.evaluation(workdir, "about"), {}
+    if merge and paths.exists(path):
+        parts = json.loads(paths.at(path).read_text(encoding="utf-8")).get("parts", {})
+    parts |= {name: round(x, 1) for name, x in seconds.items()}
+    _write(path, about | {"seconds": round(total), "parts": parts})
 
 
 def provenance():

@@ -120,7 +120,7 @@ def tell_episodes(inputs, episodes, reference):
     rows = {}
     for name, x in correct.items():
         row = {"episode": metrics.interval(x), "chance": chance, "share": None}
-        if base["low"] > chance:
+        if verdicts.above(base, chance):
             row["share"] = metrics.ratio(x - chance, correct[reference] - chance)
         rows[name] = row
     return rows

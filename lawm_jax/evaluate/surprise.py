@@ -57,18 +57,17 @@ def scores(source, s, step):
     return found
 
 
-def teleport(video, frame, seed=0):
+def teleport(video, frame):
     """Lets the block in which most moves change places with another one.
 
     Args:
       video: uint8 [n, F, H, W, 3].
       frame: the first frame that is changed.
-      seed: seed of the choice of the other block.
 
     Returns:
       A changed copy.
     """
-    video, random = video.copy(), np.random.default_rng(seed)
+    video, random = video.copy(), np.random.default_rng(0)
     h, w = (size // GRID for size in video.shape[2:4])
     for clip in video:
         moved = np.abs(np.diff(clip.astype(np.int16), axis=0)).sum((0, 3))
@@ -138,12 +137,7 @@ def judge(rows, name):
     if not told:
         return []
     text = f"AUC of the error of manipulated steps: {', '.join(told)}"
-    return [verdicts.Verdict("surprise", _answer(gains), text, "not measured")]
-
-
-def _answer(gains):
     better = [verdicts.above(gain, 0) for gain in gains]
-    if any(better):
-        return verdicts.HOLDS if all(better) else verdicts.PARTLY
-    none = gains and all(verdicts.below(gain, LEAST) for gain in gains)
-    return verdicts.FAILS if none else verdicts.UNDECIDED
+    none = bool(gains) and all(verdicts.below(gain, LEAST) for gain in gains)
+    answer = verdicts.overall(better, fails=none)
+    return [verdicts.Verdict("surprise", answer, text, "not measured")]

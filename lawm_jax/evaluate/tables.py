@@ -55,6 +55,15 @@ def by_metric(caption, columns, rows):
     ]
 
 
+def parts(rows, key):
+    """Lists the dicts that rows hold under a key, such as one per control, named "ROW, PART"."""
+    return [
+        part | {"name": f"{row['name']}, {part.get('name')}"}
+        for row in rows
+        for part in map(mapping, listed(row.get(key)))
+    ]
+
+
 def text(source, tables):
     """Formats tables for a terminal, omitting tables without a filled column.
 

@@ -66,9 +66,21 @@ def above(a, b):
     return None not in (a["low"], b) and a["low"] > b
 
 
-def sign(interval):
-    """Returns HOLDS for a difference below zero, FAILS above zero, else UNDECIDED."""
-    return HOLDS if below(interval, 0) else FAILS if above(interval, 0) else UNDECIDED
+def lower(interval, limit=0):
+    """Returns HOLDS for an interval below a limit, FAILS for one above it, else UNDECIDED."""
+    return HOLDS if below(interval, limit) else FAILS if above(interval, limit) else UNDECIDED
+
+
+def overall(good, fails):
+    """Returns HOLDS if all of several tests are good, PARTLY if some are, else FAILS or UNDECIDED.
+
+    Args:
+      good: list of bool; an empty one is not good.
+      fails: whether to return FAILS if none is good.
+    """
+    if any(good):
+        return HOLDS if all(good) else PARTLY
+    return FAILS if fails else UNDECIDED
 
 
 def short(interval, digits=3, sign=""):

@@ -1,13 +1,13 @@
 """Infers the latent actions of whole data sources and writes them, batch by batch."""
 
 import contextlib
+import functools
 import importlib.metadata
 import itertools
 import json
 import os
 import re
 import shutil
-import tempfile
 
 import jax
 import ml_collections
@@ -58,43 +58,46 @@ def export(workdir, out, to="arrays", data=None, limit=None, states=True):
             f"workdir: expected a model that infers latent actions, got {config.latent.kind} in "
             f"{workdir}"
         )
-    if data:
-        config.data.videos, config.data.sources = "", ml_collections.ConfigDict(data)
-        config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(data, 1.0))
+    config = catalog.with_sources(config, data) if data else config
     mesh = sharding.make_mesh(devices=jax.local_devices())
     model, params = models.load(found, mesh=mesh, controller="")
     stride = 1 if model.repeat else model.encoder.tubelet
-    about = {
+    about = _about(config, workdir, found, to, stride)
+    sources = {name: _described(config, name) for name in catalog.names(config)}
+    write = arrays.write
+    if to == "lary":
+        key = re.sub(r"[^\w.-]+", "-", os.path.basename(str(workdir).rstrip("/")))
+        write = functools.partial(lary.write, model=key, stride=stride)
+    with _whole(out) as folder:
+        skipped = os.path.join(folder, "skipped.jsonl")
+        for name, split in itertools.product(sources, lary.SPLITS):
+            clips = _clips(config, name, split, limit, skipped)
+            batches = inferred(model, params, clips, states and to == "arrays")
+            with tqdm.tqdm(batches, unit="batch", desc=f"{name}, {split}", disable=None) as shown:
+                written = sources[name][split] = write(folder, name, split, iter(shown))
+            print(f"{name}, {split}: {written['clips']} clips", flush=True)
+        if not any(x[split]["clips"] for x in sources.values() for split in lary.SPLITS):
+            raise ValueError(f"data: expected a source whose clips can be read, got {data}")
+        about |= {"sources": sources, "skipped": _count(skipped)}
+        paths.write(os.path.join(folder, "export.json"), json.dumps(about, indent=1))
+    if about["skipped"]:
+        print(f"skipped {about['skipped']} unreadable items, see {out}/skipped.jsonl")
+    print(f"exported: {out}")
+
+
+def _about(config, name, workdir, to, stride):
+    """Returns what export.json tells of a run in `workdir`, whose name or folder was `name`."""
+    return {
         "format": f"lawm_jax {to}",
         "version": importlib.metadata.version("lawm_jax"),
-        "model": str(workdir),
-        "step": checkpoints.newest(found),
+        "model": str(name),
+        "step": checkpoints.newest(workdir),
         "latent": config.latent.to_dict(),
         "encoder": config.encoder.to_dict(),
         "frames_per_step": stride,
         "fps": config.data.fps,
         "arrays": arrays.ABOUT if to == "arrays" else {},
-        "sources": {},
     }
-    key = re.sub(r"[^\w.-]+", "-", os.path.basename(str(workdir).rstrip("/")))
-    with _whole(out) as folder:
-        for name in catalog.names(config):
-            about["sources"][name] = splits = _described(config, name)
-            for split in ("train", "test"):
-                clips = _clips(config, name, split, limit, os.path.join(folder, "skipped.jsonl"))
-                batches = inferred(model, params, clips, states and to == "arrays")
-                with tqdm.tqdm(batches, unit="batch", desc=f"{name}, {split}", disable=None) as it:
-                    more = (key, stride) if to == "lary" else ()
-                    write = lary.write if to == "lary" else arrays.write
-                    splits[split] = write(folder, name, split, iter(it), *more)
-                print(f"{name}, {split}: {splits[split]['clips']} clips", flush=True)
-        about["skipped"] = _count(os.path.join(folder, "skipped.jsonl"))
-        if not any(x[split]["clips"] for x in about["sources"].values() for split in lary.SPLITS):
-            raise ValueError(f"data: expected a source whose clips can be read, got {data}")
-        paths.write(os.path.join(folder, "export.json"), json.dumps(about, indent=1))
-    if about["skipped"]:
-        print(f"skipped {about['skipped']} unreadable items, see {out}/skipped.jsonl")
-    print(f"exported: {out}")
 
 
 def inferred(model, params, clips, states=True):
@@ -165,15 +168,11 @@ def _new(out):
 @contextlib.contextmanager
 def _whole(out):
     """Yields a new folder beside OUT that becomes OUT at the end, or is deleted after an error."""
-    parent, name = os.path.split(out)
+    part = f"{out}.part-{os.getpid()}"
     try:
-        os.makedirs(parent, exist_ok=True)
-        part = tempfile.mkdtemp(prefix=f"{name}.part-", dir=parent)
+        os.makedirs(part)
     except OSError as error:
         raise Refused(f"out: expected a folder to write to, got {out}: {error.strerror}") from error
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(part, 0o777 & ~mask)  # as of other folders
     try:
         yield part
         os.rename(part, out)

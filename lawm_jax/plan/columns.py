@@ -74,4 +74,4 @@ def judge(rows, name):
     text += f"{verdicts.short(gain, sign='+')} against {baseline}"
     if success := verdicts.measured(row, "success"):
         text += f"; at the goal {verdicts.short(success, 2)}"
-    return [verdicts.Verdict(claim, verdicts.sign(gain), text, paper)]
+    return [verdicts.Verdict(claim, verdicts.lower(gain), text, paper)]

@@ -111,14 +111,14 @@ def open_sources(workdir, data=None, only=None):
     fps = config.data.get("fps", mini.FPS)
     if data:
         config.data.holdout, without = run.unseen(data, workdir, rundir.bounds(workdir).values())
-        found, missing = _read(_with(config, data), only, without)
+        found, missing = _read(catalog.with_sources(config, data), only, without)
     else:
         found, missing = _read(config, only)
     if not found and not data and fps == mini.FPS:
         print("".join(f"{text}\n" for text in missing), end="")
         print("the run's sources have no video that can be read; using the embedded data")
         embedded = {"panda": "mini:panda", "nav": "mini:nav"}
-        found, missing = _read(_with(config, embedded), only)
+        found, missing = _read(catalog.with_sources(config, embedded), only)
     if not found:
         raise ValueError(
             "data: expected a source with video, got none; name one with --data NAME=SOURCE:\n"
@@ -128,14 +128,6 @@ def open_sources(workdir, data=None, only=None):
         print(f"skipping {text}")
     found.sort(key=lambda source: source.name != FIRST)
     return found, min(len(source.clips[0].video) for source in found), fps
-
-
-def _with(config, data):
-    """Returns the config with other data sources."""
-    config = config.copy_and_resolve_references()
-    config.data.videos, config.data.sources = "", ml_collections.ConfigDict(data)
-    config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(data, 1.0))
-    return config
 
 
 def _read(config, only, without=None):

@@ -182,7 +182,7 @@ def transfer(runs):
     )
     markup += summary.box(runs, "transfer", ("transfer",))
     sources = results.merged(runs, "transfer", "cycle")
-    if ours := _all(sources, EVALUATIONS["transfer"].cycle_tables):
+    if ours := _all(sources, EVALUATIONS["transfer"].PARTS["cycle"].tables):
         columns = [("latents", None), ("capacity", None), ("Kinetics", None), ("ratio", 2)]
         columns += [("RECON", None), ("ratio", 2)]
         theirs = page.table(columns, PAPER_TRANSFER, "The paper, original → after cycle", "paper")
@@ -200,7 +200,7 @@ def locality(runs):
     )
     markup += summary.box(runs, "transfer", ("locality",))
     sources = results.merged(runs, "transfer", "locality")
-    markup += page.folded(TABLES, _all(sources, EVALUATIONS["transfer"].locality_tables))
+    markup += page.folded(TABLES, _all(sources, EVALUATIONS["transfer"].PARTS["locality"].tables))
     return "Locality", markup + _absent(runs, "transfer", "locality")
 
 

@@ -11,17 +11,18 @@ import jax
 import ml_collections
 import numpy as np
 
-from lawm_jax.data import paths
+from lawm_jax.data import catalog, paths
 from lawm_jax.evaluate import (
     clips,
     context,
     control,
+    cycle,
     leakage,
+    locality,
     prediction,
     priors,
     row_names,
-    sampling,
-    transfer,
+    two_sample,
 )
 from lawm_jax.train import models, rundir
 
@@ -40,8 +41,7 @@ def measure(workdir, sources):
     the functions below.
     """
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
-    config.data.videos, config.data.sources = "", ml_collections.ConfigDict(sources)
-    config.data.mixture = ml_collections.ConfigDict(dict.fromkeys(sources, 1.0))
+    config = catalog.with_sources(config, sources)
     loaded = models.load(workdir, controller="")
     found = {}
     for name, spec in sources.items():
@@ -51,7 +51,7 @@ def measure(workdir, sources):
             source.controllers[kind] = models.load(workdir, controller=folder)
         values = one_step(source)
         if source.pairs and source.latents:
-            values |= at_cut(source) | cycle(source) | acted(source) | auc(source)
+            values |= at_cut(source) | cycled(source) | acted(source) | auc(source)
         if source.controllers:
             values |= driven(source)
         found[name] = _by_episode(values, source.clips.episodes)
@@ -80,18 +80,18 @@ def at_cut(source):
     }
 
 
-def cycle(source):
-    """Measures rollouts by own, transferred and other latents: `transfer.cycle`."""
+def cycled(source):
+    """Measures rollouts by own, transferred and other latents: `cycle`."""
     model = source.models[source.main]
-    found = transfer.cycle_errors(model, source.clips.s, source.clips.episodes)
+    found = cycle.errors(model, source.clips.s, source.clips.episodes)
     return dict(zip(("own", "cycled", "shuffled"), found, strict=True))
 
 
 def acted(source):
-    """Measures the shares of a latent's effect, in the transitions of each clip: `transfer`."""
+    """Measures the shares of a latent's effect, in the transitions of each clip: `locality`."""
     model, s = source.models[source.main], source.clips.s
     given = model, s, source.clips.episodes, source.model.merge
-    clip, *shares = transfer.shares_of_effect(*given)
+    clip, *shares = locality.shares_of_effect(*given)
     names = "effect inside", "effect mirrored", "effect by chance"
     return {name: (clip, x) for name, x in zip(names, shares, strict=True) if len(clip)}
 
@@ -108,9 +108,8 @@ def auc(source):
         return found
     for i, (name, way) in enumerate(model.latent.samplers(source.params.get("latent")).items()):
         drawn = np.asarray(way(jax.random.key(i + 1), flat.shape, known))
-        found[f"AUC of {name}"] = sampling.two_sample(drawn, flat, np.tile(groups, 2))["auc"][
-            "mean"
-        ]
+        tested = two_sample.test(drawn, flat, np.tile(groups, 2))
+        found[f"AUC of {name}"] = tested["auc"]["mean"]
     return found
 
 

@@ -220,7 +220,7 @@ def save_prior(workdir, step, prior, params):
     Args:
       workdir: folder of the model's run.
       step: step of the checkpoint that the prior was fitted to.
-      prior, params: from `evaluate.sampling.fit`.
+      prior, params: from `priors.fit`.
     """
     arrays = {k: np.asarray(v) for k, v in flatten_dict(params, sep="/").items()}
     options = json.dumps({"width": prior.width, "depth": prior.depth})
