@@ -72,7 +72,11 @@ def test_every_config_that_ships_is_in_range(size, get_config):
 
 
 def test_every_number_of_every_config_has_a_range(get_config):
-    configs = [get_config("size=base,latent=sparse"), load_config("decoder")(), load_config("controller")()]
+    configs = [
+        get_config("size=base,latent=sparse"),
+        load_config("decoder")(),
+        load_config("controller")(),
+    ]
     known = {
         **settings.WHOLE,
         **settings.NUMBERS,
