@@ -13,13 +13,15 @@ No device with a kernel has run it yet; less than a minute on a GPU.
 """
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from benchmarks import timing
+from lawm_jax.train import command
+from lawm_jax.train.flags import define_output
 
 SIZES = {"large": (8, 16, 8, 256, 64), "tiny": (2, 2, 3, 128, 16)}
 SIZE = flags.DEFINE_enum("size", "large", [*SIZES], "Size of the model.")
-JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+JSON = define_output("json", "JSON file to append the results to.")
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Minimum number of rounds per comparison.", 1)
 STEPS = flags.DEFINE_integer("steps", 10, "Number of calls per round.", 1)
 BLOCKS = (128, 256, 512, 1024)
@@ -138,4 +140,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

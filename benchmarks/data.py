@@ -21,12 +21,14 @@ import time
 import av
 import numpy as np
 import psutil
-from absl import app, flags
+from absl import flags
 
 from benchmarks import timing
 from lawm_jax.data import mp4
+from lawm_jax.train import command
+from lawm_jax.train.flags import define_output
 
-JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+JSON = define_output("json", "JSON file to append the results to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds per comparison.", 5)
 CLIPS = flags.DEFINE_integer("clips", 16, "Number of raw clips per round.", 1)
 MEMORY = flags.DEFINE_integer("memory", 10_000, "Number of clips per memory measurement.", 100)
@@ -290,4 +292,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

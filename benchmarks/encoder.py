@@ -19,12 +19,13 @@ import os
 import tempfile
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from benchmarks import timing
+from lawm_jax.train import command
+from lawm_jax.train.flags import define_names, define_output
 
-SIZES = flags.DEFINE_list("sizes", ["small", "large"], "Sizes to measure.")
-JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+JSON = define_output("json", "JSON file to append the results to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds per comparison.", 1)
 PROFILE = flags.DEFINE_integer("profile", 0, "Number of longest lawm_jax operations to print.", 0)
 
@@ -37,6 +38,7 @@ WORK = {
     "large": (1024, 16, 4, 256, 2),
     "vitl": (1024, 16, 24, 256, 8),
 }
+SIZES = define_names("sizes", ["small", "large"], [*WORK], "Sizes to measure.")
 
 
 def public_model(width, heads, depth, pixels):
@@ -161,4 +163,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

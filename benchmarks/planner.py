@@ -22,11 +22,13 @@ import functools
 import os
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from benchmarks import planner_memory, timing
 from benchmarks.planner_solvers import ELITES, ours, theirs
 from benchmarks.planner_tasks import first_std, make_model, make_tasks, price
+from lawm_jax.train import command
+from lawm_jax.train.flags import define_output
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Run with a Panda controller.")
 SIZE = flags.DEFINE_enum(
@@ -35,7 +37,7 @@ SIZE = flags.DEFINE_enum(
     ["nano", "large", "tiny"],
     "Model size; tiny is measured like large, for testing.",
 )
-JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+JSON = define_output("json", "JSON file to append the results to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Minimum number of rounds per comparison.", 1)
 LIMIT = flags.DEFINE_integer("limit", 15, "Maximum number of rounds of the main comparison.", 1)
 SAMPLES = flags.DEFINE_integer("samples", 300, "Number of candidates.", 20)
@@ -181,4 +183,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

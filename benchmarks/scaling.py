@@ -8,12 +8,13 @@ it is the exponent of the counted FLOPs, or of the candidates. About 8 minutes o
 """
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from benchmarks import timing
+from lawm_jax.train import command
+from lawm_jax.train.flags import define_names, define_output
 
-JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
-CURVES = flags.DEFINE_list("curves", None, "Names of the curves to measure. Default: all.")
+JSON = define_output("json", "JSON file to append the results to.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Number of rounds.", 1)
 STEPS = flags.DEFINE_integer("steps", 4, "Number of training steps per round.", 1)
 DEVICES = 8
@@ -25,6 +26,8 @@ TRAINING = {  # curve -> values, and the config's key or None for the number of 
     "devices": ((1, 2, 4, 8), None),
 }
 CANDIDATES = (75, 150, 300, 600)
+ALL = [*TRAINING, "candidates"]
+CURVES = define_names("curves", None, ALL, "Names of the curves to measure. Default: all.")
 
 
 def training(name, steps):
@@ -108,7 +111,7 @@ def main(argv):
 
     jax.config.update("jax_num_cpu_devices", DEVICES)
     found = timing.about("jax")
-    for name in CURVES.value or [*TRAINING, "candidates"]:
+    for name in CURVES.value or ALL:
         calls = planning() if name == "candidates" else training(name, STEPS.value)
         curve = measure(calls, ROUNDS.value)
         found[name] = curve = summarize(curve)
@@ -122,4 +125,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

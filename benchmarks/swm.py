@@ -26,9 +26,11 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from benchmarks import timing
+from lawm_jax.train import command
+from lawm_jax.train.flags import define_output
 
 ENV = flags.DEFINE_enum("env", "TwoRoom", ["TwoRoom", "PushT"], "Environment.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for data, runs and results.", required=True)
@@ -39,7 +41,7 @@ SAMPLES = flags.DEFINE_integer("samples", 100, "Candidates of a plan.", 20)
 ITERATIONS = flags.DEFINE_integer("iterations", 10, "Iterations of a plan.", 1)
 AGENTS = flags.DEFINE_string("agents", "", "Agents to evaluate, separated by ;, or all.")
 PLAN = flags.DEFINE_bool("plan", False, "Only print the plan.")
-JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+JSON = define_output("json", "JSON file to append the results to.")
 
 FRAMESKIP = 5  # environment steps per step of the models
 RATE = 10  # environment steps per second
@@ -338,7 +340,7 @@ def summarize(result):
 
     success = metrics.interval(np.ravel(result["reached"]), np.ravel(result["episodes"]))
     return {
-        "success": {key: 100 * value for key, value in success.items()},
+        "success": {key: 100 * success[key] for key in ("mean", "low", "high")},
         "seeds": [100 * float(np.mean(x)) for x in result["reached"]],
         "seconds": result["seconds"],
     }
@@ -376,4 +378,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

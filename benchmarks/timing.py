@@ -171,6 +171,7 @@ def save(path, results):
     if not path:
         return
     days = []
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             days = json.load(file)["days"]

@@ -22,15 +22,20 @@ import functools
 import os
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from benchmarks import timing
 from benchmarks.train_steps import make_config, ours, theirs
+from lawm_jax.train import command
+from lawm_jax.train.flags import define_names, define_output
 
-SIZES = flags.DEFINE_list(
-    "sizes", None, "Sizes to measure. Default: nano and wide on a CPU, large on other devices."
+SIZES = define_names(
+    "sizes",
+    None,
+    ["tiny", "nano", "wide", "base", "large", "huge", "giant"],
+    "Sizes to measure. Default: nano and wide on a CPU, large on other devices.",
 )
-JSON = flags.DEFINE_string("json", None, "JSON file to append the results to.")
+JSON = define_output("json", "JSON file to append the results to.")
 ROUNDS = flags.DEFINE_integer("rounds", 10, "Minimum number of rounds per comparison.", 1)
 LIMIT = flags.DEFINE_integer("limit", 60, "Maximum number of rounds per comparison.", 1)
 STEPS = flags.DEFINE_integer("steps", 10, "Number of steps per round.", 1)
@@ -146,4 +151,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

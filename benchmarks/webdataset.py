@@ -16,10 +16,11 @@ import time
 
 import numpy as np
 import psutil
-from absl import app, flags
+from absl import flags
 
 from benchmarks import data, timing
 from lawm_jax.data import mp4
+from lawm_jax.train import command
 
 SHARDS = flags.DEFINE_integer("shards", 100_000, "Number of tar files to start with.", 10)
 
@@ -142,4 +143,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command.run(main)

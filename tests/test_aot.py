@@ -106,7 +106,7 @@ def test_the_times_are_those_of_the_work(result):
     assert result["seconds"] == seconds
     assert result["clips"] == 1 / seconds  # 8 clips on 8 devices
     shown = results.describe(result | {"topology": "v5e:2x4", "slices": 1, "chips": 8})
-    assert f"{8 / seconds:.0f} in total" in shown and "1 clips per chip" in shown
+    assert f"{8 / seconds:.0f} in total" in shown and "1 clip per chip" in shown
 
 
 def test_the_large_models_work_per_clip_is_the_sum_by_hand(get_config, devices):

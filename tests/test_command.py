@@ -17,7 +17,8 @@ from conftest import ROOT
 
 from lawm_jax import __main__ as lawm
 from lawm_jax import latents
-from lawm_jax.train import command, logs, rundir
+from lawm_jax.data import catalog, words
+from lawm_jax.train import command, flags, logs, rundir
 
 # What happens to a command line, each in a fork of one process that has imported what takes long.
 FORKS = """
@@ -97,12 +98,31 @@ USAGE = {
     "lawm export --workdir W --out . ": "--out: expected a folder that does not exist, got .*",
     "lawm ingest": "expected --videos or --source, and not both",
     "lawm ingest --videos W --size 0": "--size: expected 8 to .*, got 0",
+    "lawm export --states false --workdir W --out x": "--states: expected --nostates or "
+    "--states=false, got --states false",
+    "lawm export --workdir W --out x --states true": "--states: expected --states or "
+    "--states=true, got --states true",
+    "lawm study claims --workdir W --list false": "--list: expected --nolist or .*",
+    f"{TINY} --config.encoder.causal false": "--config.encoder.causal: expected .*=false, got .*",
+    "lawm plan --workdir W --task panda --json /dev/null/x": "--json: expected a file to write, "
+    "got /dev/null/x, but /dev/null is no folder",
+    "lawm plan --workdir W --task panda --json .": "--json: expected a file to write, got ., but "
+    "it is a folder",
+    "lawm report W --out /dev/null/x/y": "--out: expected a file to write, got .* is no folder",
+    "lawm export --workdir W --out /dev/null/x": "--out: expected a folder to write to, got .*",
+    "lawm ingest --videos W --out /dev/null": "--out: expected a folder to write to, got .*",
+    "benchmarks.swm --env=Foo": "--env: expected one of TwoRoom, PushT, got Foo",
+    "benchmarks.swm": "expected --workdir, got none",
+    "benchmarks.encoder --json=/dev/null/x": "--json: expected a file to write, got .*",
+    "benchmarks.encoder --sizes=small,lrge": "--sizes: expected some of tiny, .*mean large?",
+    "benchmarks.scaling --round=1": "unknown flag --round; did you mean --rounds?",
 }
 
 
 def test_a_wrong_command_line_is_a_line_a_hint_and_status_2(tmp_path):
     for line, (status, out, err) in zip(USAGE, typed(USAGE, tmp_path), strict=True):
-        program = " ".join(line.split()[:2]) if line.startswith("lawm ") else f"python -m {line}"
+        first, *rest = line.split()
+        program = f"lawm {rest[0]}" if first == "lawm" else f"python -m {first}"
         program = "lawm" if program == "lawm trian" else program
         assert status == 2 and out == "", err
         text = USAGE[line].replace("?", r"\?")
@@ -139,7 +159,9 @@ def test_a_place_that_cannot_be_written_is_a_message_and_a_missing_file_is_none(
 def test_a_mistake_that_shows_later_is_one_line_and_status_1(tmp_path):
     (tmp_path / "file").write_text("")
     lines = {
-        f"{TINY} --config.data.videos=/nowhere": "train: error: videos: no such file or folder",
+        f"{TINY} --config.data.videos=/nowhere": "train: error: data.videos='/nowhere': no such",
+        "lawm ingest --videos /nowhere --out x": "ingest: error: --videos /nowhere: no such file",
+        "lawm ingest --source mini:/no --out x": "ingest: error: --source mini:/no: no episodes",
         f"{TINY[:-1]}gs:/b/x": "train: error: workdir: expected a folder, got 'gs:/b/x'; did you "
         "mean gs://b/x?",
         f"{TINY[:-1]}file/x": "train: error: workdir: expected a folder, got a file, '",
@@ -150,6 +172,29 @@ def test_a_mistake_that_shows_later_is_one_line_and_status_1(tmp_path):
     for line, (status, out, err) in zip(lines, typed(lines, tmp_path), strict=True):
         assert (status, out) == (1, ""), err
         assert err.startswith(f"lawm {lines[line]}") and err.count("\n") == 1, err
+
+
+def test_an_error_about_a_source_names_it_as_it_was_typed(get_config):
+    config = get_config("size=tiny")
+    given = {"street": "/nowhere", "arm": "lerobot:/no"}
+    config.data.sources = given
+    for name, spec in given.items():
+        with pytest.raises(ValueError, match=f"^--data {name}={spec}: ") as raised:
+            with flags.as_typed(given):
+                catalog.source(config, name, "test")
+        assert command.is_message(raised.value)
+    with pytest.raises(ValueError, match="^--data street=/nowhere: no clip of the street: all"):
+        with flags.as_typed(given):
+            raise ValueError("street: no clip of the street: all")
+    with pytest.raises(ValueError, match="^invalid literal") as raised:
+        with flags.as_typed(given):
+            int("arm: x")
+    assert not command.is_message(raised.value)
+
+
+def test_one_thing_is_singular():
+    assert [words.counted(n, "clip") for n in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
+    assert words.counted("3 and 1", "step") == "3 and 1 steps"
 
 
 def test_another_config_than_the_runs_is_one_line(get_config, tmp_path):
@@ -284,7 +329,7 @@ def test_a_commands_help_is_a_screen_with_examples_that_parse_and_every_flag(tmp
         assert len(found) == 3
         examples += found
         source = (ROOT / "lawm_jax" / name / "__main__.py").read_text()
-        flags = re.findall(r"(?:DEFINE_\w+|define_config)\(\s*\"([\w-]+)\"", source)
+        flags = re.findall(r"(?:DEFINE|define)_\w+\(\s*\"([\w-]+)\"", source)
         shown = re.findall(r"^  --([a-z_-]+) ", out[out.index("\nFlags:") :], re.M)
         assert flags == shown
     for example, (status, out, err) in zip(

@@ -84,6 +84,11 @@ def test_each_row_is_off_by_what_its_actions_are(world):
             assert row["paired"] is None
         else:
             assert row["paired"] == pytest.approx(expected, abs=1e-5)
+        gain = metrics.interval((share - 1) * off.mean(1), EPISODES)
+        if name == "state, no action":
+            assert row["no_action"] is None
+        else:
+            assert row["no_action"] == pytest.approx(gain, abs=1e-5)
     text = tables.text("panda", control.tables(list(found.values())))
     assert "3 steps ahead" in text and "state, no action" in text
 

@@ -146,7 +146,7 @@ def flags_of(module):
     for node in ast.walk(ast.parse(module_file(module).read_text())):
         if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else node.func.id
-            if name.startswith("DEFINE_") or name in ("add_argument", "define_config"):
+            if name.startswith(("DEFINE_", "define_")) or name == "add_argument":
                 found.add(str(node.args[0].value).removeprefix("--"))
     return found
 

@@ -175,7 +175,7 @@ def test_slow_evaluations_of_a_run_are_in_its_report(small, monkeypatch, capsys)
     monkeypatch.setattr(controllers, "fit", functools.partial(controllers.fit, steps=2))
     evaluate_run.evaluate(small, only=["surprise", "distractors", "labels"])
     out = capsys.readouterr().out
-    assert all(claim in out for claim in (" surprise ", " distractors ", " few labels "))
+    assert all(claim in out for claim in (" surprise ", " distractors ", " few labels: "))
     found = {
         name: json.loads(pathlib.Path(small, "eval", f"{name}.json").read_text())["panda"]
         for name in ("surprise", "distractors", "labels")

@@ -40,7 +40,7 @@ def test_the_same_values_give_the_same_interval_and_wrong_ones_an_error():
 
 def test_one_episode_gives_no_interval():
     one = metrics.interval([1.0, 3.0], ["a", "a"])
-    assert one == {"mean": 2.0, "low": None, "high": None}
+    assert one == {"mean": 2.0, "low": None, "high": None, "groups": 1}
 
 
 def test_the_ratio_agrees_with_scipys_paired_percentile_bootstrap(monkeypatch):
@@ -76,7 +76,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(statistic, monkeypatch
 def test_a_ratio_of_proportional_values_is_exact_and_its_interval_a_point():
     b = np.random.default_rng(0).gamma(4.0, size=20)
     got = metrics.ratio(0.5 * b, b, np.arange(20) // 4)
-    assert got == pytest.approx({"mean": 0.5, "low": 0.5, "high": 0.5})
+    assert got == pytest.approx({"mean": 0.5, "low": 0.5, "high": 0.5, "groups": 5})
 
 
 def test_a_ratio_draws_the_clips_that_an_interval_draws():
@@ -89,6 +89,7 @@ def test_a_ratio_without_bounds_has_none_and_a_wrong_one_is_an_error():
         "mean": 1.0,
         "low": None,
         "high": None,
+        "groups": 1,
     }
     assert metrics.ratio([1.0, 1.0], [0.0, 2.0])["high"] is None  # drawn twice, the first gives 1/0
     with pytest.raises(ValueError, match="b: expected a nonzero mean"):
@@ -190,11 +191,12 @@ def test_the_area_under_the_curve_is_that_of_sklearn_and_its_interval_resamples_
     difference = metrics.auc(positive, negative, groups, minus=other)
     assert difference["mean"] == pytest.approx(expected - less, abs=1e-12)
     same = metrics.auc(positive, negative, groups, minus=(positive, negative))
-    assert same == dict(mean=0, low=0, high=0)
+    assert same == dict(mean=0, low=0, high=0, groups=8)
 
 
 def test_an_area_under_the_curve_of_one_episode_has_no_interval_and_lengths_must_agree():
-    assert metrics.auc([2, 3], [1, 2], ["a", "a"]) == dict(mean=0.875, low=None, high=None)
+    one = metrics.auc([2, 3], [1, 2], ["a", "a"])
+    assert one == dict(mean=0.875, low=None, high=None, groups=1)
     with pytest.raises(ValueError, match="negative: expected 2 values, as many as positive, got 1"):
         metrics.auc([1, 2], [1])
     with pytest.raises(ValueError, match="groups: expected 2 labels, got 3"):

@@ -177,7 +177,8 @@ def test_a_listed_clip_that_is_not_there_is_an_error_and_a_damaged_one_is_left_o
     config, tmp_path, capsys
 ):
     for (episode, start), why in {
-        ("0003", 2): "expected the name of one episode .* got '0003', the name of 2",
+        ("0003", 2): r"expected the name of one episode .* got '0003', the name of 2: "
+        r".*/panda/test/0003.mp4 \(test\), .*/panda/train/0003.mp4 \(train\)$",
         ("test/9999", 2): "got 'test/9999', the name of none",
         ("test/0003", 1): "expected a start of .*0003.mp4 from 2 to 60, got 1",
         ("test/0003", 61): "from 2 to 60, got 61",

@@ -155,8 +155,9 @@ def control(error):
 
     def row(name, x):
         paired = None if name == "inferred latents" else interval(x - error, 0.001)
-        rollout = [interval(x * (1 + 0.2 * k)) for k in range(4)]
-        return {"name": name, "error": interval(x), "paired": paired, "rollout": rollout}
+        gain = None if name == "state, no action" else interval(x - 0.3987, 0.0005)
+        row = {"name": name, "error": interval(x), "paired": paired, "no_action": gain}
+        return row | {"rollout": [interval(x * (1 + 0.2 * k)) for k in range(4)]}
 
     return [row(name, x) for name, x in errors.items()]
 
@@ -217,7 +218,8 @@ def runs(tmp_path_factory):
         run = root / folder
         latent = {"kind": "noisy", "strength": strength}
         data = {"mixture": {"panda": 1.0, "nav": 0.0}, "videos": ""}
-        config = {"latent": latent, "data": data, "steps": 300, "note": "</pre><script>"}
+        config = {"latent": latent, "data": data, "encoder": {}, "steps": 300}
+        config["note"] = "</pre><script>"
         write(run / "config.json", config)
         lines = [{"step": k, "error": 0.4 - k / 3000, "copy": 0.4} for k in range(1, 301, 20)]
         write(run / "metrics.jsonl", "".join(json.dumps(x) + "\n" for x in lines) + '{"step": 30')
@@ -360,8 +362,10 @@ def test_controllers_of_few_episodes_are_a_curve_between_no_action_and_inferred_
 def test_real_actions_and_plans_are_in_tables_beside_what_needs_no_model(read):
     left = "0.061 [0.051, 0.071]"
     for row in [
-        ["noisy 1e-5: state", "0.3054 [0.2954, 0.3154]", "+0.0123 [+0.0113, +0.0133]"],
-        ["noisy 1e-3: state", "0.3997 [0.3897, 0.4097]", "+0.0123 [+0.0113, +0.0133]"],
+        ["noisy 1e-5: state", "0.3054 [0.2954, 0.3154]", "+0.0123 [+0.0113, +0.0133]",
+         "−0.0933 [−0.0938, −0.0928]"],
+        ["noisy 1e-3: state", "0.3997 [0.3897, 0.4097]", "+0.0123 [+0.0113, +0.0133]",
+         "+0.0010 [+0.0005, +0.0015]"],
         ["noisy 1e-5: inferred latents", "0.293 [0.283, 0.303]", "0.352 [0.342, 0.362]",
          "0.469 [0.459, 0.479]"],
         ["noisy", "mid", "0.10 → 0.11", "0.17 → 0.21"],
@@ -398,8 +402,8 @@ def test_baselines_of_plans_and_a_labelled_bound_come_once_around_the_models(rea
     start = names.index("no action")
     assert names[start : start + 6] == ["no action", "nearest training window", *models, "labelled"]
     led = [row for row in read.rows if row[1:2] == ["0.4312 [0.4212, 0.4412]"]]
-    assert led == [["copy last frame", "0.4312 [0.4212, 0.4412]", "–"]]  # of two runs
-    assert ["labelled", "0.2718 [0.2618, 0.2818]", "–"] in read.rows
+    assert led == [["copy last frame", "0.4312 [0.4212, 0.4412]", "–", "–"]]  # of two runs
+    assert ["labelled", "0.2718 [0.2618, 0.2818]", "–", "–"] in read.rows
 
 
 def test_what_drives_a_run_is_asked_for_only_where_it_can_be_made(runs, read):
@@ -413,6 +417,7 @@ def test_what_drives_a_run_is_asked_for_only_where_it_can_be_made(runs, read):
 def test_a_run_of_labelled_actions_is_a_bound(runs, tmp_path):
     for name, kind, strength in ("labels", "labelled", 0.0), ("model", "noisy", 1e-5):
         config = {"latent": {"kind": kind, "strength": strength}, "steps": 4}
+        config |= {"data": {}, "encoder": {}}
         write(tmp_path / name / "config.json", config)
         rows = [row for row in prediction(kind, 0.2911) if row["name"] != "none"]
         if kind == "noisy":
@@ -440,7 +445,7 @@ def test_a_summary_on_top_gives_each_claim_its_verdict_number_and_what_the_paper
     assert answers["locality", "panda", best] == "undecided"  # it has no interval
     assert answers["content", "panda", best] == "partly"  # of x, not of yaw
     assert answers["control", "panda", best] == "holds"
-    assert answers["control", "panda", weak] == "fails"  # worse than without action
+    assert answers["control", "panda", weak] == "fails"  # worse than without action, clip by clip
     assert answers["beyond PCA", "panda", best] == answers["own latents", "panda", best] == "holds"
     assert answers["no scene", "panda", best] == answers["same action", "panda", best] == "partly"
     assert answers["beyond bias", "panda", best] == answers["flow", "panda", best] == "holds"
@@ -551,6 +556,21 @@ def test_a_folder_that_is_no_run_is_a_clear_error(tmp_path):
         assert f"{tmp_path / folder}: expected the folder of a run, but it {why}" in run.stderr
         assert not (tmp_path / folder / "report").exists()
     assert "expected at least one folder" in "".join(report().stdout + report().stderr)
+
+
+@pytest.mark.parametrize(
+    "text,why",
+    [
+        ('{"latent": {"kind": "noi', "expected the config of a training run as JSON, got: "),
+        ('{"latent": {"kind": "noisy"}, "data": {}}', "encoder: expected an object, got nothing"),
+        ('{"encoder": {}, "data": []}', r"data: expected an object, got \[\]"),
+    ],
+)
+def test_a_damaged_config_is_an_error_that_names_the_file(text, why, tmp_path):
+    write(tmp_path / "W" / "config.json", text)
+    write(tmp_path / "W" / "eval" / "prediction.json", {"panda": prediction("noisy", 0.3)})
+    with pytest.raises(ValueError, match=f"{tmp_path}/W/config.json: {why}"):
+        report_module.build([tmp_path / "W"])
 
 
 @pytest.mark.parametrize(

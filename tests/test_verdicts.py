@@ -3,10 +3,11 @@
 import copy
 import json
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
-from lawm_jax.evaluate import verdicts
+from lawm_jax.evaluate import metrics, verdicts
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.plan import columns
 
@@ -18,7 +19,66 @@ def interval(low, high):
 def judge(part, rows, name="noisy"):
     """Returns claim -> answer."""
     module = columns if part == "plan" else EVALUATIONS[part]
-    return {verdict.claim: verdict.answer for verdict in module.judge(rows, name)}
+    return {verdict.claim: verdict.answer for verdict in verdicts.judge(module, rows, name)}
+
+
+def coverage(draw, groups, trials=1000):
+    """Returns how often a 95 % interval over clips of so many episodes holds the true mean, 0."""
+    random, hits = np.random.default_rng(0), 0
+    for _ in range(trials):
+        clips = draw(random, groups).repeat(4) + random.normal(size=4 * groups)
+        found = metrics.interval(clips, np.arange(4 * groups) // 4)
+        hits += found["low"] <= 0 <= found["high"]
+    return hits / trials
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda random, n: random.normal(size=n),
+        lambda random, n: random.exponential(size=n) - 1,
+    ],
+    ids=["normal", "exponential"],
+)
+def test_intervals_of_enough_episodes_miss_at_most_three_times_as_often_as_they_claim(draw):
+    noise = 2.5 * (0.15 * 0.85 / 1000) ** 0.5
+    assert coverage(draw, verdicts.LEAST) > 0.85 - noise
+    assert coverage(draw, verdicts.LEAST // 2) < 0.81
+    assert coverage(draw, 2) < 0.55
+
+
+@pytest.mark.parametrize("part", [*EVALUATIONS, "plan"])
+def test_a_verdict_on_few_episodes_is_undecided_and_says_why(part):
+    module = columns if part == "plan" else EVALUATIONS[part]
+    before = module.judge(measured_rows(part), "noisy")
+    for count in (1, 2, verdicts.LEAST - 1):
+        found = verdicts.judge(module, of_episodes(measured_rows(part), count), "noisy")
+        assert [verdict.claim for verdict in found] == [verdict.claim for verdict in before]
+        assert {verdict.answer for verdict in found} == {"undecided"}
+        plural = "episode is" if count == 1 else "episodes are"
+        reason = f"{count} {plural} too few to judge; at least 8; "
+        assert all(verdict.text.startswith(reason) for verdict in found)
+    enough = of_episodes(measured_rows(part), verdicts.LEAST)
+    assert verdicts.judge(module, enough, "noisy") == before
+
+
+def test_rows_over_few_episodes_do_not_decide_beside_those_over_many():
+    inside, mirror = interval(0.6, 0.7), interval(0.2, 0.3)
+    row = {"name": "noisy", "chance": interval(0.4, 0.4), "note": None}
+    row["action"] = {"region": inside | {"groups": 3}, "mirrored": mirror | {"groups": 3}}
+    cycle = {"name": "noisy", "lost": interval(0.1, 0.4) | {"groups": 32}}
+    rows = {"cycle": [cycle], "locality": [row]}
+    assert judge("transfer", rows) == {"transfer": "holds", "locality": "undecided"}
+    *_, locality = EVALUATIONS["transfer"].judge(rows, "noisy")
+    assert "0.65 (of 3 episodes); in the mirror image 0.25 (of 3 episodes)" in locality.text
+
+
+def of_episodes(x, count):
+    """Returns JSON data whose intervals are over `count` episodes."""
+    if isinstance(x, dict):
+        x = {key: of_episodes(value, count) for key, value in x.items()}
+        return x | {"groups": count} if {"mean", "low", "high"} <= x.keys() else x
+    return [of_episodes(value, count) for value in x] if isinstance(x, list) else x
 
 
 @pytest.mark.parametrize(
@@ -220,6 +280,27 @@ def test_control_lies_between_no_action_and_inferred_latents(led, answer):
     assert judge("control", rows) == {"control": answer}
 
 
+@pytest.mark.parametrize(
+    "gain,lost,answer",
+    [
+        (interval(-0.11, -0.09), interval(0.04, 0.06), "holds"),
+        (interval(-0.11, -0.09), interval(0.08, 0.12), "partly"),  # half is 0.1
+        (interval(-0.11, 0.01), interval(0.04, 0.06), "undecided"),
+        (interval(0.01, 0.02), interval(0.2, 0.25), "fails"),
+    ],
+)
+def test_control_is_judged_clip_by_clip(gain, lost, answer):
+    wide = interval(0.2, 0.5)  # which decides nothing
+    led = {"name": "state", "error": wide, "no_action": gain, "paired": lost}
+    other = {"name": "actions", "error": interval(0.7, 0.8), "no_action": interval(0.1, 0.2)}
+    rows = [{"name": "inferred latents", "error": interval(0.2, 0.4)}, led, other]
+    rows += [{"name": "state, no action", "error": interval(0.4, 0.6)}]
+    assert judge("control", rows) == {"control": answer}
+    (verdict,) = EVALUATIONS["control"].judge(rows, "noisy")
+    assert verdicts.short(gain, sign="+") in verdict.text
+    assert verdicts.short(lost, sign="+") in verdict.text
+
+
 @pytest.mark.parametrize("low,high,answer", [(0.48, 0.55, "holds"), (0.6, 0.7, "fails")])
 def test_sampling_holds_if_the_best_sampler_is_indistinguishable(low, high, answer):
     rows = [{"name": "N(0, I)", "auc": interval(0.9, 1)}]
@@ -309,8 +390,22 @@ def test_plans_are_compared_with_their_baseline_clip_by_clip(key, claim, gain, a
 
 def test_a_line_is_colored_on_request_only():
     verdict = verdicts.Verdict("prediction", verdicts.FAILS, "1.2 of copying")
-    assert verdicts.line(verdict) == "  ✗ prediction  1.2 of copying"
-    assert verdicts.line(verdict, color=True) == "  \x1b[31m✗\x1b[0m prediction  1.2 of copying"
+    assert verdicts.line("prediction", verdict) == "  ✗ prediction  1.2 of copying"
+    colored = "  \x1b[31m✗\x1b[0m prediction  1.2 of copying"
+    assert verdicts.line("prediction", verdict, color=True) == colored
+
+
+@pytest.mark.parametrize("part", EVALUATIONS)
+def test_a_printed_verdict_begins_with_the_name_for_only_in_lines_of_100_columns(part):
+    for verdict in EVALUATIONS[part].judge(measured_rows(part), "noisy"):
+        verdict = verdict._replace(text=" and ".join([verdict.text] * 3))
+        first, *rest = verdicts.line(part, verdict).split("\n")
+        assert first.split()[1] == part and len(first) <= 100
+        assert all(len(line) <= 100 and line.startswith(" " * 16) for line in rest)
+        said = " ".join([first.split(maxsplit=2)[2], *map(str.strip, rest)])
+        assert said == (
+            verdict.text if verdict.claim == part else f"{verdict.claim}: {verdict.text}"
+        )
 
 
 def damaged(x):

@@ -14,7 +14,7 @@ import sys
 from absl import app, flags
 
 from lawm_jax.train import command
-from lawm_jax.train.flags import define_config
+from lawm_jax.train.flags import define_config, define_output
 
 CONFIG = define_config("config", None, "Config file of a world model.")
 TOPOLOGY = flags.DEFINE_string(
@@ -27,9 +27,7 @@ SLICES = flags.DEFINE_integer("slices", 1, "Number of TPU slices of that shape."
 BATCH = flags.DEFINE_integer(
     "batch-per-chip", None, "Clips per chip. Default: from the config.", lower_bound=1
 )
-JSON = flags.DEFINE_string(
-    "json", None, "File with a list of results, to which this result is appended."
-)
+JSON = define_output("json", "File with a list of results, to which this result is appended.")
 flags.mark_flags_as_required(["config", "topology"])
 
 

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 
+from lawm_jax.data import words
+
 ATTENTION = {
     "cuDNN": "cuDNN's, which keeps logits on the chip",
     "splash": "splash attention, which keeps logits on the chip",
@@ -37,9 +39,10 @@ def describe(result):
     if result["room"] < result["hbm"]:
         share = result["room"] / result["hbm"]
         room = f"the {gib(result['room'])} of JAX's pool ({share:.0%} of {gib(result['hbm'])})"
+    each = words.counted(f"{result['batch'] / chips:g}", "clip")
     lines = [
         f"{result['topology']} x {result['slices']}: {chips} chips, mesh {result['mesh']}, batch "
-        f"{result['batch']}, {result['batch'] / chips:g} clips per chip"
+        f"{result['batch']}, {each} per chip"
         + (f", accumulated in {result['accumulate']} parts" if result["accumulate"] > 1 else ""),
         f"work per device and step: {result['flops'] / 1e12:.1f} TFLOP, {result['bytes'] / 1e9:.1f}"
         f" GB, {result['intensity']:.0f} FLOP per byte; {result['model_flops'] / 1e12:.2f} TFLOP "
@@ -69,6 +72,7 @@ def describe(result):
 def add(path, result):
     """Appends a result to the list in a JSON file, which is created if missing."""
     rows = []
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     if os.path.exists(path):
         with open(path) as file:
             rows = json.load(file)

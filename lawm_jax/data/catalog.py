@@ -123,7 +123,11 @@ def parse(name, text):
 
 
 def open_source(name, text, split, data):
-    """Opens a source from its spec, see `parse`; the other arguments are as in `source`."""
+    """Opens a source from its spec, see `parse`; the other arguments are as in `source`.
+
+    Raises:
+      ValueError: as in `source`; the message begins with the name.
+    """
     augment, spec = data.augment, parse(name, text)
     area = tuple(augment.area) if augment.crop else None
     view = frames.View(data.size, data.resize, area, tuple(augment.ratio), augment.flip)
@@ -132,7 +136,12 @@ def open_source(name, text, split, data):
         inspect.signature(KINDS[spec.kind]).bind(*arguments, **spec.options)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from error
-    return KINDS[spec.kind](*arguments, **spec.options)
+    try:
+        return KINDS[spec.kind](*arguments, **spec.options)
+    except ValueError as error:
+        if len(error.args) == 1 and not str(error).startswith(name):
+            error.args = (f"{name}: {str(error).removeprefix(f'{spec.kind}: ')}",)
+        raise  # the same error, whose traceback shows where it is from
 
 
 def weights(data):

@@ -34,7 +34,7 @@ from absl import app, flags, logging
 
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import command
-from lawm_jax.train.flags import sources
+from lawm_jax.train.flags import as_typed, sources
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, W; or nano, the model that ships."
@@ -81,15 +81,16 @@ def main(argv):
     from lawm_jax.evaluate import run
 
     data = sources(DATA.value)
-    run.evaluate(
-        WORKDIR.value,
-        [*EVALUATIONS, "pictures"] if ALL.value else ONLY.value,
-        data,
-        DECODER.value,
-        DISTANCE.value,
-        EMBEDDING.value,
-        verbose=VERBOSE.value,
-    )
+    with as_typed(data):
+        run.evaluate(
+            WORKDIR.value,
+            [*EVALUATIONS, "pictures"] if ALL.value else ONLY.value,
+            data,
+            DECODER.value,
+            DISTANCE.value,
+            EMBEDDING.value,
+            verbose=VERBOSE.value,
+        )
 
 
 if __name__ == "__main__":

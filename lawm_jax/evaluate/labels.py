@@ -7,6 +7,7 @@ configs/controller.py. There is one training per number of episodes.
 Source: ours.
 """
 
+from lawm_jax.data import words
 from lawm_jax.evaluate import control, row_names, verdicts
 from lawm_jax.evaluate.tables import Table, real
 
@@ -33,7 +34,7 @@ def run(source):
         return None
     counts = numbers(len(set(known.episodes)))
     found = controllers.fit(model, params, known, counts)
-    led = {f"{k} episode{'s' * (k > 1)}": found[k] for k in reversed(counts)}
+    led = {words.counted(k, "episode"): found[k] for k in reversed(counts)}
     rows = control.compare(led, held_out.s, held_out.actions, held_out.episodes)
     counted = dict(zip(led, reversed(counts), strict=True))
     rows = [row | {"episodes": counted.get(row["name"])} for row in rows]
@@ -49,7 +50,7 @@ def numbers(episodes):
 def tables(rows):
     """Returns the rows of `run` as a list of Table."""
     caption = "rollouts from real actions, by controllers of few episodes"
-    return [Table(caption, control.COLUMNS, rows)]
+    return [Table(caption, control.COLUMNS[:2], rows)]
 
 
 def judge(rows, name):

@@ -19,7 +19,8 @@ def interval(values, groups=None):
         since clips of one episode are correlated. If None, values are resampled individually.
 
     Returns:
-      {"mean", "low", "high"}, floats; low and high are None if there is only one group.
+      {"mean", "low", "high", "groups"}: floats, and the number of groups. low and high are None if
+      there is only one group. Of few groups the interval is too narrow, see `verdicts.LEAST`.
 
     Raises:
       ValueError: there are no values, or `groups` differs from `values` in length.
@@ -40,8 +41,8 @@ def ratio(a, b, groups=None):
       groups: as in `interval`, with the same resamples.
 
     Returns:
-      {"mean", "low", "high"} of the ratio, floats. low and high are None if there is only one
-      group, or if b sums to 0 in some resample, since the ratio is then unbounded.
+      As `interval`, of the ratio. low and high are None if there is only one group, or if b sums
+      to 0 in some resample, since the ratio is then unbounded.
 
     Raises:
       ValueError: there are no values, a, b and groups differ in length, or the mean of b is 0.
@@ -69,8 +70,7 @@ def auc(positive, negative, groups=None, minus=None):
       minus: another such pair of scores, for the paired difference of both areas.
 
     Returns:
-      {"mean", "low", "high"}, floats, of 0.5 for a score that tells nothing and 1 for one that
-      always tells; low and high are None if there is only one group.
+      As `interval`, of 0.5 for a score that tells nothing and 1 for one that always tells.
 
     Raises:
       ValueError: there are no values, or arguments differ in length.
@@ -86,7 +86,7 @@ def auc(positive, negative, groups=None, minus=None):
     sums = member.astype(np.float64) @ wins @ member.T
     times = np.apply_along_axis(np.bincount, 1, _resamples(G), minlength=G)  # a group is drawn
     found = ((times @ sums) * times).sum(1) / np.square(times @ size)
-    return _with_bounds(wins.mean(), found if G > 1 else None)
+    return _with_bounds(wins.mean(), G, found if G > 1 else None)
 
 
 def _wins(positive, negative):
@@ -185,7 +185,7 @@ def _bootstrap(a, b, groups):
     drawn = _resamples(len(a_sums))
     tops, bottoms = a_sums[drawn].sum(1), b_sums[drawn].sum(1)
     bounded = len(a_sums) > 1 and bottoms.all()
-    return _with_bounds(a.mean() / b.mean(), tops / bottoms if bounded else None)
+    return _with_bounds(a.mean() / b.mean(), len(a_sums), tops / bottoms if bounded else None)
 
 
 def _resamples(groups):
@@ -193,12 +193,12 @@ def _resamples(groups):
     return np.random.default_rng(0).integers(0, groups, (SAMPLES, groups))
 
 
-def _with_bounds(mean, resampled):
+def _with_bounds(mean, groups, resampled):
     """Builds an interval from the values of all resamples, or None for no bounds."""
-    if resampled is None:
-        return {"mean": float(mean), "low": None, "high": None}
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return {"mean": float(mean), "low": float(low), "high": float(high)}
+    low = high = None
+    if resampled is not None:
+        low, high = map(float, np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return {"mean": float(mean), "low": low, "high": high, "groups": groups}
 
 
 def trajectory_errors(planned, true):

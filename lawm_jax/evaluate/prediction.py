@@ -7,6 +7,7 @@ Source: Garrido et al. 2026, section 5 and Figure 4.
 
 import numpy as np
 
+from lawm_jax.data import words
 from lawm_jax.evaluate import comparisons, metrics, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table, listed, mapping
 
@@ -34,7 +35,7 @@ def rollouts(rows):
     P = max((len(listed(row.get("rollout"))) for row in rows), default=0)
     steps = sorted({k for k in (1, 2, 4, 8, 16, 32) if k < P} | {P} - {0})
     ahead = tuple(
-        Column(f"{k} step{'s' * (k > 1)} ahead", f"rollout.{k - 1}", 3, "lower") for k in steps
+        Column(f"{words.counted(k, 'step')} ahead", f"rollout.{k - 1}", 3, "lower") for k in steps
     )
     names = dict.fromkeys(name for row in rows for name in mapping(row.get("pixels")))
     frames = tuple(

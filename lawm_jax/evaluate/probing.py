@@ -132,7 +132,8 @@ def _r2(error, spread, episodes):
     wrong = metrics.ratio(error, spread, episodes)
     # A large error is a low R2, so the bounds change places.
     turned = {"mean": wrong["mean"], "low": wrong["high"], "high": wrong["low"]}
-    return {key: None if value is None else 1 - value for key, value in turned.items()}
+    r2 = {key: None if value is None else 1 - value for key, value in turned.items()}
+    return r2 | {"groups": wrong["groups"]}
 
 
 def some(s, clips):

@@ -17,7 +17,7 @@ import time
 import jax
 import ml_collections
 
-from lawm_jax.data import catalog, paths, pipeline
+from lawm_jax.data import catalog, paths, pipeline, words
 from lawm_jax.evaluate import context, figures, pictures, priors, tables, verdicts
 from lawm_jax.evaluate.evaluations import EVALUATIONS, SLOW
 from lawm_jax.train import checkpoints, exported, models, rundir, sharding
@@ -105,13 +105,14 @@ def _ask(sources, asked, draws, seconds, verbose, told):
     results = {name: {} for name in asked}
     for source in sources:
         clips = source.clips.episodes
-        print(f"{source.name}: {len(clips)} clips of {len(set(clips))} episodes", flush=True)
+        shown = words.counted(len(clips), "clip"), words.counted(len(set(clips)), "episode")
+        print(f"{source.name}: {' of '.join(shown)}", flush=True)
         for name, evaluation in asked.items():
             with _timed(seconds, name):
                 found = evaluation.run(source)
             if found:
                 results[name][source.name] = found
-                _print(evaluation, found, source, verbose)
+                _print(name, found, source, verbose)
             elif told:
                 print(f"{source.name}: {name} does not apply to this source and model")
         if draws:
@@ -159,13 +160,13 @@ def _show_progress(name=""):
         print(f"\r\x1b[K{name and f'  … {name}'}", end="", file=sys.stderr, flush=True)
 
 
-def _print(evaluation, found, source, verbose):
+def _print(name, found, source, verbose):
     """Prints the verdicts of an evaluation on one data source and, if `verbose`, its tables."""
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for verdict in evaluation.judge(found, source.main):
-        print(verdicts.line(verdict, color), flush=True)
+    for verdict in verdicts.judge(EVALUATIONS[name], found, source.main):
+        print(verdicts.line(name, verdict, color), flush=True)
     if verbose:
-        print(tables.text(source.name, evaluation.tables(found)), flush=True)
+        print(tables.text(source.name, EVALUATIONS[name].tables(found)), flush=True)
 
 
 def _open_sources(config, loaded, folders, without, options):

@@ -201,5 +201,6 @@ def drawable(x):
     return (
         real(x.get("mean"))
         and all(key in x and (x[key] is None or real(x[key])) for key in ("low", "high"))
-        and len(x) == 3
+        and x.keys() <= {"mean", "low", "high", "groups"}
+        and real(x.get("groups", 1))
     )

@@ -15,12 +15,12 @@ docs/evaluate.md.
 from absl import app, flags, logging
 
 from lawm_jax.train import command
-from lawm_jax.train.flags import sources
+from lawm_jax.train.flags import as_typed, define_output, sources
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, W; or nano, the model that ships."
 )
-OUT = flags.DEFINE_string("out", None, "Folder to write to, which must not exist.")
+OUT = define_output("out", "Folder to write to, which must not exist.", folder=True)
 TO = flags.DEFINE_enum("to", "arrays", ["arrays", "lary"], "Form of the files.")
 DATA = flags.DEFINE_multi_string(
     "data",
@@ -50,7 +50,8 @@ def main(argv):
 
     data = sources(DATA.value)
     try:
-        run.export(WORKDIR.value, OUT.value, TO.value, data, LIMIT.value, STATES.value)
+        with as_typed(data):
+            run.export(WORKDIR.value, OUT.value, TO.value, data, LIMIT.value, STATES.value)
     except run.Refused as error:
         raise app.UsageError(f"--{error}") from error
 

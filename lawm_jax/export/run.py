@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 from lawm_jax import latents
-from lawm_jax.data import catalog, paths, pipeline
+from lawm_jax.data import catalog, paths, pipeline, words
 from lawm_jax.evaluate import batched
 from lawm_jax.export import arrays, lary
 from lawm_jax.train import checkpoints, exported, models, rundir, sharding
@@ -75,13 +75,14 @@ def export(workdir, out, to="arrays", data=None, limit=None, states=True):
             batches = inferred(model, params, clips, states and to == "arrays")
             with tqdm.tqdm(batches, unit="batch", desc=f"{name}, {split}", disable=None) as shown:
                 written = sources[name][split] = write(folder, name, split, iter(shown))
-            print(f"{name}, {split}: {written['clips']} clips", flush=True)
+            print(f"{name}, {split}: {words.counted(written['clips'], 'clip')}", flush=True)
         if not any(x[split]["clips"] for x in sources.values() for split in lary.SPLITS):
             raise ValueError(f"data: expected a source whose clips can be read, got {data}")
         about |= {"sources": sources, "skipped": _count(skipped)}
         paths.write(os.path.join(folder, "export.json"), json.dumps(about, indent=1))
     if about["skipped"]:
-        print(f"skipped {about['skipped']} unreadable items, see {out}/skipped.jsonl")
+        skipped = words.counted(about["skipped"], "unreadable item")
+        print(f"skipped {skipped}, see {out}/skipped.jsonl")
     print(f"exported: {out}")
 
 

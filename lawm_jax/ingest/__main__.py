@@ -14,7 +14,7 @@ import os
 from absl import app, flags, logging
 
 from lawm_jax.train import command
-from lawm_jax.train.flags import define_config
+from lawm_jax.train.flags import define_config, define_output, renamed
 
 VIDEOS = flags.DEFINE_string(
     "videos",
@@ -25,7 +25,7 @@ VIDEOS = flags.DEFINE_string(
 SOURCE = flags.DEFINE_string(
     "source", None, "KIND:WHERE, where KIND is droid, recon, lerobot, tfds, webdataset, mini, ..."
 )
-OUT = flags.DEFINE_string("out", None, "Folder to write to.")
+OUT = define_output("out", "Folder to write to.", folder=True)
 FPS = flags.DEFINE_float("fps", 4.0, "Frames per second.")
 SIZE = flags.DEFINE_integer("size", 256, "Side of the center-cropped frames, in pixels.")
 RESIZE = flags.DEFINE_integer(
@@ -65,8 +65,10 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     from lawm_jax.ingest import plans, run
 
+    source = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
+    shown = f"--videos {VIDEOS.value}" if VIDEOS.value else f"--source {SOURCE.value}"
     plan = plans.Plan(
-        source=f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value,
+        source=source,
         fps=FPS.value,
         size=SIZE.value,
         resize=RESIZE.value,
@@ -77,17 +79,18 @@ def main(argv):
         write=not VALIDATE.value,
     )
     try:
-        run.run(
-            plan,
-            OUT.value,
-            given=[flag.name for flag in (FPS, SIZE, RESIZE) if flag.present],
-            config=CONFIG.value,
-            encoder=ENCODER.value,
-            workers=WORKERS.value,
-            limit=LIMIT.value,
-            part=PART.value,
-            only_statistics=STATISTICS.value,
-        )
+        with renamed({f"{source}: ": f"{shown}: "}):
+            run.run(
+                plan,
+                OUT.value,
+                given=[flag.name for flag in (FPS, SIZE, RESIZE) if flag.present],
+                config=CONFIG.value,
+                encoder=ENCODER.value,
+                workers=WORKERS.value,
+                limit=LIMIT.value,
+                part=PART.value,
+                only_statistics=STATISTICS.value,
+            )
     except run.Refused as error:
         raise app.UsageError(f"--{error}") from error
 

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import time
 
-from lawm_jax.data import episodes, errors, frames, records
+from lawm_jax.data import episodes, errors, frames, records, words
 from lawm_jax.ingest import folder
 
 
@@ -134,4 +134,6 @@ def readable_parts(plan, source, item, row):
             raise
         row["reason"] = error.reason
     if not row["reason"] and not row["records"]:
-        row["reason"] = f"too short: {row['dropped']} frames, but a record needs {plan.least}"
+        row["reason"] = (
+            f"too short: {words.counted(row['dropped'], 'frame')}, but a record needs {plan.least}"
+        )

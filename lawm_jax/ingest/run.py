@@ -1,6 +1,6 @@
 """Ingests a source as the command's flags ask, and prints a summary."""
 
-from lawm_jax.data import catalog, paths, records, settings, statistics
+from lawm_jax.data import catalog, paths, records, settings, statistics, words
 from lawm_jax.ingest import plans, shards
 
 
@@ -95,14 +95,15 @@ def _parse_part(text):
 
 def _summary(out, info):
     """Describes a complete ingest in a line."""
-    text = (
-        f"{out}: {info['total_items'] - info['total_bad']} of {info['total_items']} items, "
-        f"{info['total_records']} records, {info['total_frames']} frames"
-    )
+    counted = {key: info[f"total_{key}s"] for key in ("item", "record", "frame")}
+    items, *made = (words.counted(count, key) for key, count in counted.items())
+    text = f"{out}: {counted['item'] - info['total_bad']} of {items}, {', '.join(made)}"
     if info["total_dropped"]:
-        text += f", {info['total_dropped']} frames dropped that were too few for a record"
-    if info["total_bad"]:
-        text += f"; {info['total_bad']} items have problems, see {out}/report.jsonl"
+        dropped = words.counted(info["total_dropped"], "frame")
+        text += f", {dropped} dropped that were too few for a record"
+    if bad := info["total_bad"]:
+        text += f"; {words.counted(bad, 'item')} {'has' if bad == 1 else 'have'} problems, see "
+        text += f"{out}/report.jsonl"
     return text
 
 

@@ -4,7 +4,7 @@ import collections
 import json
 import os
 
-from lawm_jax.data import records
+from lawm_jax.data import records, words
 from lawm_jax.ingest import folder
 
 
@@ -29,7 +29,8 @@ def write(plan, out, units):
                 os.remove(os.path.join(out, split, name))
     if not totals["records"]:
         raise ValueError(
-            f"{plan.source}: none of {totals['items']} items can be read; the reasons are in "
+            f"{plan.source}: none of {words.counted(totals['items'], 'item')} can be read; the "
+            "reasons are in "
             f"{os.path.join(out, 'report.jsonl')}"
         )
     info = plan._asdict() | {

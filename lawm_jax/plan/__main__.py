@@ -14,6 +14,7 @@ docs/control.md.
 from absl import app, flags, logging
 
 from lawm_jax.train import command
+from lawm_jax.train.flags import as_typed, define_output
 
 PROTOCOLS = ["paper", "jepa-wms", "nwm"]
 TASKS = ["panda", "droid", "nav", "recon"]
@@ -83,7 +84,7 @@ CHUNK = flags.DEFINE_integer(
     "quarter of the device's memory, on a CPU at most as many as fit in its caches.",
     lower_bound=1,
 )
-JSON = flags.DEFINE_string("json", None, "Output file. Default: in W/eval.")
+JSON = define_output("json", "Output file. Default: in W/eval.")
 flags.mark_flags_as_required(["workdir", "task"])
 flags.register_validator("bound", lambda x: x is None or x > 0, "expected a positive number")
 
@@ -96,26 +97,28 @@ def main(argv):
     cpu.device_per_core()
     from lawm_jax.plan import run
 
-    try:
-        run.plan(
-            WORKDIR.value,
-            TASK.value,
-            data=DATA.value,
-            controller=CONTROLLER.value,
-            planner=PLANNER.value,
-            episodes=EPISODES.value,
-            horizon=HORIZON.value,
-            samples=SAMPLES.value,
-            iterations=ITERATIONS.value,
-            bound=BOUND.value,
-            chunk=CHUNK.value,
-            closed_loop=CLOSED_LOOP.value,
-            json_file=JSON.value,
-            protocol=PROTOCOL.value,
-            episodes_from=EPISODES_FROM.value,
-        )
-    except run.Refused as error:
-        raise app.UsageError(f"--{error}") from error
+    name, _, spec = (DATA.value or "").partition("=")
+    with as_typed({name: spec} if spec else {}):
+        try:
+            run.plan(
+                WORKDIR.value,
+                TASK.value,
+                data=DATA.value,
+                controller=CONTROLLER.value,
+                planner=PLANNER.value,
+                episodes=EPISODES.value,
+                horizon=HORIZON.value,
+                samples=SAMPLES.value,
+                iterations=ITERATIONS.value,
+                bound=BOUND.value,
+                chunk=CHUNK.value,
+                closed_loop=CLOSED_LOOP.value,
+                json_file=JSON.value,
+                protocol=PROTOCOL.value,
+                episodes_from=EPISODES_FROM.value,
+            )
+        except run.Refused as error:
+            raise app.UsageError(f"--{error}") from error
 
 
 if __name__ == "__main__":

@@ -87,14 +87,17 @@ def load(config, name, encode, rows, before=0):
     for split, source in sources.items():
         for item in source.items:
             for key in _names(source, item):
-                known.setdefault(key, {})[str(item)] = split, item
+                same = episodes.identity(source, item), str(item)  # a single item is in both splits
+                known.setdefault(key, {})[same] = split, item
     found, trained = [], 0
     for episode, start in rows:
         fits = known.get(episode, {})
         if len(fits) != 1:
+            several = [f"{where} ({split})" for (where, _), (split, _) in fits.items()][:4]
             raise ValueError(
                 f"episodes_from: expected the name of one episode of {name}, such as "
                 f"{sources['test'].items[0]}, got {episode!r}, the name of {len(fits) or 'none'}"
+                + (f": {', '.join(several)}" if fits else "")
             )
         ((split, item),) = fits.values()
         try:

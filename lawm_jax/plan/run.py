@@ -13,7 +13,7 @@ import ml_collections
 import tqdm
 
 from lawm_jax import latents
-from lawm_jax.data import catalog, paths
+from lawm_jax.data import catalog, paths, words
 from lawm_jax.evaluate import batched, clips, row_names, tables
 from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import columns, listed, protocols, search, tasks
@@ -92,6 +92,8 @@ def plan(
     _check_samples(task, planner, samples, rules)
     chosen = listed.read(episodes_from)[:episodes] if episodes_from else None
     workdir = exported.working_copy(workdir)
+    if not json_file:
+        rundir.folder(workdir)  # raises an error now if W can't be written to
     config = ml_collections.ConfigDict(rundir.read_config(workdir))
     spec = _source(config, task, data)
     loaded, found, windows = _models(workdir, config, task, spec, controller)
@@ -110,7 +112,8 @@ def plan(
     options = {"samples": samples, "iterations": iterations, "chunk": chunk}
     options = {key: value for key, value in options.items() if value is not None}
     asked = dict(planner=planner, options=options, bound=bound, windows=windows)
-    what = f"{count} {'scenes' if scenes else 'clips'}, {' and '.join(map(str, horizons))} steps"
+    what = words.counted(count, "scene" if scenes else "clip")
+    what += f", {words.counted(' and '.join(map(str, horizons)), 'step')}"
     by = planner if protocol == "paper" else f"{planner} as {protocol}"
     print(f"{workdir}: planning {task} with {by}, {what}; compiling", flush=True)
     if scenes:
@@ -207,7 +210,8 @@ def _open(config, task, models, count, horizons, asked, frames, listed):
             rows = ask(*given, horizon=horizon, progress=progress, **asked)
         names = episodes.episodes.tolist()  # bootstrap groups
         plans.append({"horizon": horizon, "names": names, "rows": rows})
-        print(tables.text(task, columns.tables(f"plans of {horizon} steps", rows)), flush=True)
+        caption = f"plans of {words.counted(horizon, 'step')}"
+        print(tables.text(task, columns.tables(caption, rows)), flush=True)
     return plans
 
 
@@ -224,8 +228,9 @@ def _closed(config, task, models, scenes, horizons, asked):
         measured = {"radius": acting.radius, "policy_steps": acting.steps, "steps": acting.limit}
         plans.append({"horizon": horizon} | measured | {"rows": rows})
         caption = (
-            f"closed loop, plans of {horizon} steps, goals {rows[0]['path'][0]:.3f} m away, "
-            f"success within {acting.radius:g} m, episodes of {acting.limit} steps"
+            f"closed loop, plans of {words.counted(horizon, 'step')}, "
+            f"goals {rows[0]['path'][0]:.3f} m away, success within {acting.radius:g} m, "
+            f"episodes of {acting.limit} steps"
         )
         print(tables.text(task, columns.tables(caption, rows)), flush=True)
     return plans

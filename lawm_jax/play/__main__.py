@@ -16,7 +16,7 @@ import socket
 from absl import app, flags, logging
 
 from lawm_jax.train import command
-from lawm_jax.train.flags import sources
+from lawm_jax.train.flags import as_typed, sources
 
 WORKDIR = flags.DEFINE_string(
     "workdir", "nano", "Folder of the run; or an exported model, by default the one that ships."
@@ -53,7 +53,9 @@ def main(argv):
     from lawm_jax.play import load, server
 
     data = sources(DATA.value)
-    server.serve(load.load(WORKDIR.value, data, SOURCE.value), PORT.value)
+    with as_typed(data):
+        shared = load.load(WORKDIR.value, data, SOURCE.value)
+    server.serve(shared, PORT.value)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from lawm_jax.data import mini, paths
+from lawm_jax.data import mini, paths, words
 from lawm_jax.nn import pretrained
 from lawm_jax.train import cpu, models, rundir
 
@@ -158,7 +158,8 @@ def act(shared, source, scene=0):
     first, last = distances[0], distances[len(pictures)]
     reached = "reached" if last <= radius else "not reached"
     print(
-        f"{first:.3f} m from the goal at the start, {last:.3f} m after {len(pictures)} steps: "
+        f"{first:.3f} m from the goal at the start, {last:.3f} m after "
+        f"{words.counted(len(pictures), 'step')}: "
         f"{reached} (within {radius:g} m)"
     )
     return {"goal": np.stack([goal] * len(pictures)), "simulator": np.stack(pictures)}
@@ -190,7 +191,7 @@ def own_videos(folder, path=""):
         for film in films:
             shutil.copy(film, folder)
         pathlib.Path(folder, "broken.mp4").write_text("This file is no video.\n")
-    print(f"{folder}: {len(os.listdir(folder))} files")
+    print(f"{folder}: {words.counted(len(os.listdir(folder)), 'file')}")
     return folder
 
 

@@ -10,7 +10,7 @@ The page lists missing results with the commands that create them. See docs/eval
 
 import os
 
-from absl import app, flags, logging
+from absl import app, logging
 
 from lawm_jax.data import paths
 from lawm_jax.evaluate.evaluations import EVALUATIONS
@@ -19,8 +19,9 @@ from lawm_jax.evaluate.tables import mapping, real
 from lawm_jax.report import figures, page, results, sections, sections_planning, summary
 from lawm_jax.report.results import is_bound
 from lawm_jax.train import command, rundir
+from lawm_jax.train.flags import define_output
 
-OUT = flags.DEFINE_string("out", None, "Output file. Default: report/page.html in the first run.")
+OUT = define_output("out", "Output file. Default: report/page.html in the first run.")
 
 # Title and caption of each kind of file in W/report, in page order.
 KINDS = {

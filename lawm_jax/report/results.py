@@ -1,6 +1,7 @@
 """Loads and merges the result files of training runs.
 
-Files may be missing, damaged or written by another version, so all their contents are checked.
+Files may be missing, damaged or written by another version, so all their contents are checked. Only
+a damaged config is an error, since nothing else tells what was trained.
 """
 
 import json
@@ -9,7 +10,7 @@ import pathlib
 import shlex
 from typing import NamedTuple
 
-from lawm_jax.data import paths
+from lawm_jax.data import paths, words
 from lawm_jax.evaluate import row_names
 from lawm_jax.evaluate.evaluations import EVALUATIONS, SLOW
 from lawm_jax.evaluate.tables import listed, mapping, real, string
@@ -59,7 +60,11 @@ class Run(NamedTuple):
 
 
 def read(folder):
-    """Loads the results in a run's folder; raises ValueError if it does not contain a run."""
+    """Loads the results in a run's folder.
+
+    Raises:
+      ValueError: it does not contain a run, or its config is damaged.
+    """
     folder = paths.at(rundir.folder(folder) if paths.is_url(folder) else folder)
     evaluations = paths.at(rundir.evaluation(folder, "about")).parent
     if not any(map(paths.exists, (rundir.config(folder), rundir.metrics(folder), evaluations))):
@@ -84,7 +89,11 @@ def read(folder):
             missing.append((f"{name} (exists, but is not a JSON object)", command))
         return {}
 
-    config = load(rundir.config(folder), train)
+    config = {}
+    if paths.exists(rundir.config(folder)):
+        config = rundir.read_config(folder)
+    else:
+        missing.append((os.path.basename(rundir.config(folder)), train))
     lines, metrics = [], rundir.metrics(folder)
     if paths.exists(metrics):
         lines, bad = _lines(metrics)
@@ -168,20 +177,23 @@ def _plans(found):
         f"{planner[key]:g} {what}" for key, what in known.items() if real(planner.get(key))
     ]
     if real(found.get("episodes")):
-        settings.append(f"{found['episodes']} clips")
+        settings.append(words.counted(found["episodes"], "clip"))
     of = {"controller": controller and pathlib.PurePath(controller).name}
     of["controller_kind"] = string(found.get("controller_kind"))
     asked = []
     for plan in map(mapping, listed(found.get("plans"))):
-        words = f"{found.get('task')} ({found.get('source')})", f"{plan.get('horizon')} steps"
-        words = ", ".join([*words, string(planner.get("name")) or "?", *settings])
+        label = (
+            f"{found.get('task')} ({found.get('source')})",
+            words.counted(plan.get("horizon"), "step"),
+        )
+        label = ", ".join([*label, string(planner.get("name")) or "?", *settings])
         if real(plan.get("radius")):
-            words += f", goal within {plan['radius']:g} m, in closed loop"
+            label += f", goal within {plan['radius']:g} m, in closed loop"
         rows = [mapping(row) for row in listed(plan.get("rows"))]
         rows = [row | {"name": row_names.current(string(row.get("name")))} for row in rows]
         others = *row_names.BASELINES, row_names.LABELLED
         rows = [row if str(row.get("name")).startswith(others) else row | of for row in rows]
-        asked.append((words, rows))
+        asked.append((label, rows))
     return asked
 
 
@@ -228,8 +240,9 @@ def merged(runs, part, key=None):
             for row in listed(rows):
                 if not isinstance(mapping(row).get("name"), str):
                     continue
-                if apart and is_bound(row["name"]):  # `paired` refers to one run's latents
-                    row = {key: value for key, value in row.items() if key != "paired"}
+                if apart and is_bound(row["name"]):  # these refer to one run's latents
+                    relative = "paired", "no_action"
+                    row = {key: value for key, value in row.items() if key not in relative}
                 own = row["name"] == run.kind and not is_bound(run.kind)
                 if own or not any(row == other for _, other in kept):
                     kept.append((run, row))

@@ -176,7 +176,7 @@ def _plans(runs, text, drawn, theirs="", flag=""):
             continue
         for name, row in rows:
             if _is_latent_model(row):
-                judged += [(asked, name, x) for x in columns.judge([row], row["name"])]
+                judged += [(asked, name, x) for x in verdicts.judge(columns, [row], row["name"])]
         muted = [name for name, row in rows if not _is_latent_model(row)]
         svg = figures.intervals(None, {name: row[key] for name, row in rows}, label, muted)
         caption = f"{asked}: {label}, 95 % intervals."

@@ -42,9 +42,9 @@ def judged(runs, part):
     for run in runs:
         for source, rows in run.evals[part].items():
             if part == "plan":
-                made = [x for row in rows for x in columns.judge([row], run.kind)]
+                made = [x for row in rows for x in verdicts.judge(columns, [row], run.kind)]
             else:
-                made = EVALUATIONS[part].judge(rows, run.kind)
+                made = verdicts.judge(EVALUATIONS[part], rows, run.kind)
             found += [(run, source, verdict) for verdict in made]
     return found
 

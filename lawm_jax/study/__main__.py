@@ -18,7 +18,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from lawm_jax.train import command
-from lawm_jax.train.flags import define_config, named
+from lawm_jax.train.flags import as_typed, define_config, sources
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study, created if missing.")
 CONFIG = define_config(
@@ -136,7 +136,9 @@ def _measures():
     if not DATA.value:
         raise commands.Refused("data: expected NAME=SOURCE, ..., got none")
     cpu.keep_memory()
-    measures.measure(WORKDIR.value, dict(map(named, DATA.value)))
+    data = sources(DATA.value)
+    with as_typed(data):
+        measures.measure(WORKDIR.value, data)
 
 
 STUDIES = {"claims": _claims, "scaling": _scaling, "mixture": _mixture, "measures": _measures}

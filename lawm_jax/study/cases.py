@@ -5,7 +5,7 @@ import glob
 import json
 import os
 
-from lawm_jax.data import catalog
+from lawm_jax.data import catalog, words
 from lawm_jax.study import commands, runner
 
 PANDA, NAV = "panda", "nav"
@@ -93,9 +93,11 @@ def run(workdir, asked, cases, names, only_list=False):
         runner.show(stored, runs)
         return None
     each = (
-        f"{len(cases)} world models of {asked.steps} steps for each of {asked.seeds} seeds, with "
-        f"{sum(len(x.controllers) for x in cases)} controllers and "
-        f"{sum(len(x.tasks) for x in cases)} sets of {asked.episodes} plans."
+        f"{words.counted(len(cases), 'world model')} of {words.counted(asked.steps, 'step')} for "
+        f"each of {words.counted(asked.seeds, 'seed')}, with "
+        f"{words.counted(sum(len(x.controllers) for x in cases), 'controller')} and "
+        f"{words.counted(sum(len(x.tasks) for x in cases), 'set')} of "
+        f"{words.counted(asked.episodes, 'plan')}."
     )
     with runner.claimed(workdir):
         runner.run_all(stored, runs, each, asked.jobs)

@@ -10,6 +10,7 @@ import os
 
 import numpy as np
 
+from lawm_jax.data import words
 from lawm_jax.evaluate import metrics, row_names, tables
 from lawm_jax.study import commands, runner
 from lawm_jax.train import rundir
@@ -272,8 +273,8 @@ def _row(rows, name):
 def table(found):
     """Formats the result of `compare` for a terminal."""
     lines = [
-        f"plans of {found['horizon']} steps, {found['task']}, by share of in-domain video: "
-        f"{found['measure']}, meters [95 % interval]"
+        f"plans of {words.counted(found['horizon'], 'step')}, {found['task']}, by share of "
+        f"in-domain video: {found['measure']}, meters [95 % interval]"
     ]
     lines += [f"  {name:<24}{tables.show(error)}" for name, error in found["baselines"].items()]
     for row in found["rows"]:

@@ -11,6 +11,7 @@ import sys
 import time
 from concurrent import futures
 
+from lawm_jax.data import words
 from lawm_jax.train import rundir
 
 _STOPPED = "stopped; run the same command to resume"
@@ -58,7 +59,8 @@ def run_all(stored, runs, each, jobs=1):
                 sys.exit(
                     f"{folder}: expected {begun} steps as before, or a new --workdir, got {steps}"
                 )
-    print(f"{len(runs)} runs, {len(runs) - len(todo)} of them done. {each}", flush=True)
+    done = len(runs) - len(todo)
+    print(f"{words.counted(len(runs), 'run')}, {done} of them done. {each}", flush=True)
     with _Processes() as processes:
         for line in stored if todo else []:
             processes.call(line)
@@ -70,7 +72,7 @@ def run_all(stored, runs, each, jobs=1):
                     each_run.result()
                     minutes = (time.monotonic() - begin) / done / 60
                     left = f"{minutes:.1f} minutes per run, {minutes * (len(todo) - done):.0f} left"
-                    print(f"{done} of {len(todo)} runs: {left}", flush=True)
+                    print(f"{done} of {words.counted(len(todo), 'run')}: {left}", flush=True)
             except BaseException:
                 processes.stop()
                 raise

@@ -7,6 +7,7 @@ An error is reported in one line, without its traceback, only if it is a message
 import difflib
 import dis
 import errno
+import itertools
 import logging
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ WIDTH = 100
 USAGE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
 # Errors of the system that a path on the command line causes, not the code.
 PLACES = errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR
+BOOLEANS = "true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"
 # Patterns of absl's messages, and what is printed instead.
 REWORDED = {
     r"flag --([^=]+)=(.*): Failed to parse .* as a ConfigDict.*": (
@@ -65,9 +67,11 @@ def run(main, positional=False, resumes=False):
         if set(argv[1:]) & {"--help", "-help", "-h", "-?", "--helpshort"}:
             print(describe(main))
             sys.exit()
+        _check_booleans(argv)
         first = [arg for arg in argv[1:2] if not arg.startswith("-")]
         args = [""] + first if first and not positional else flags.FLAGS(argv)
         if len(args) > 1 and not positional:
+            _check_booleans(argv)  # now also of configs' fields
             raise app.UsageError(f"expected flags only, got {' '.join(args[1:])}")
         return args
 
@@ -84,6 +88,22 @@ def run(main, positional=False, resumes=False):
             sys.stdout.flush()
             os._exit(INTERRUPTED)
         raise
+
+
+def _check_booleans(argv):
+    """Raises UsageError if a boolean flag is followed by its value without "=", as in --x false.
+
+    Else absl would take the value for an argument, and ignore all flags after it.
+    """
+    for arg, value in itertools.pairwise(argv):
+        name = arg.lstrip("-")
+        flag = flags.FLAGS[name] if arg[0:1] == "-" and name in flags.FLAGS else None
+        if flag is not None and flag.boolean and value.lower() in BOOLEANS:
+            off = value.lower() in ("false", "no", "n", "f", "0")
+            short = f"--no{name}" if off else f"--{name}"
+            raise app.UsageError(
+                f"--{name}: expected {short} or --{name}={value}, got {arg} {value}"
+            )
 
 
 def is_message(error):
@@ -121,7 +141,7 @@ def program():
     """Returns the command as it was typed: "lawm train" or "python -m lawm_jax.train"."""
     name = sys.argv[0]
     inside = os.path.relpath(os.path.splitext(name)[0], os.path.dirname(PACKAGE)).split(os.sep)
-    if inside[0] != os.path.basename(PACKAGE):
+    if inside[0] not in (os.path.basename(PACKAGE), "benchmarks"):
         return name if name.startswith("lawm ") else "lawm"
     return f"python -m {'.'.join(inside).removesuffix('.__main__')}"
 

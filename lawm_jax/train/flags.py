@@ -1,5 +1,6 @@
-"""Defines --config flags, Python files with a function `get_config`, and splits NAME=SOURCE."""
+"""Defines flags of config files and of files to write to, and splits NAME=SOURCE."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -13,6 +14,7 @@ from ml_collections import config_flags
 from lawm_jax.train import command
 
 CONFIGS = os.path.join(command.PACKAGE, "configs")
+flags.disclaim_key_flags()  # flags belong to the modules that call the functions below
 
 
 def define_config(name, default, text):
@@ -34,6 +36,69 @@ def define_config(name, default, text):
     if default:
         command.reporting(flags.set_default)(holder, find(default))  # which parses it
     return holder
+
+
+def define_output(name, text, folder=False):
+    """Defines a flag whose value is a file to write, or a folder to write to; made if missing.
+
+    A place that can't be written is a mistake that shows before the command does its work. Of URLs
+    nothing is checked.
+
+    Args:
+      name: name of the flag.
+      text: description for `--help`.
+      folder: whether it is a folder.
+
+    Returns:
+      A flag holder.
+    """
+    holder = flags.DEFINE_string(name, None, text)
+    flags.register_validator(name, lambda path: _check_output(path, folder))
+    return holder
+
+
+def define_names(name, default, known, text):
+    """Defines a flag whose value is a list of known names, separated by commas.
+
+    Args:
+      name, text: as in `define_output`.
+      default: list of names, or None.
+      known: the names to choose from.
+
+    Returns:
+      A flag holder.
+    """
+
+    def check(names):
+        if wrong := [x for x in names or () if x not in known]:
+            close = command.closest(wrong[0], known)
+            raise flags.ValidationError(
+                f"expected some of {', '.join(known)}, got {','.join(names)}{close}"
+            )
+        return True
+
+    holder = flags.DEFINE_list(name, default, text)
+    flags.register_validator(name, check)
+    return holder
+
+
+def _check_output(path, folder):
+    """Returns True, or raises a ValidationError if `path` cannot be written."""
+    if path is None or "://" in path:
+        return True
+    at = os.path.abspath(os.path.expanduser(path))
+    wrong = "it is a folder" if os.path.isdir(at) and not folder else ""
+    at = at if folder else os.path.dirname(at)
+    while not os.path.lexists(at):
+        at = os.path.dirname(at)
+    if not os.path.isdir(at):
+        wrong = f"{at} is no folder"
+    elif not os.access(at, os.W_OK | os.X_OK):
+        wrong = f"{at} can't be written to"
+    if wrong:
+        what = "folder to write to" if folder else "file to write"
+        raise flags.ValidationError(f"expected a {what}, got {path}, but {wrong}")
+    return True
 
 
 def find(spec):
@@ -123,6 +188,40 @@ def sources(texts):
         if name in dict(found[:i]):
             raise app.UsageError(f"--data: expected each name once, got {name} twice")
     return dict(found)
+
+
+@contextlib.contextmanager
+def as_typed(given):
+    """Lets errors about the sources of --data name them as they were typed: --data NAME=SOURCE.
+
+    Args:
+      given: name -> source, from `sources`.
+    """
+    labels = {f"data.sources.{name}={spec!r}": f"{name}={spec}" for name, spec in given.items()}
+    labels |= {f"{name}: ": f"{name}={spec}: " for name, spec in given.items()}
+    with renamed({key: f"--data {label}" for key, label in labels.items()}):
+        yield
+
+
+@contextlib.contextmanager
+def renamed(labels):
+    """Lets errors name what the command line specified as it was typed.
+
+    Args:
+      labels: what an error's message calls it -> what was typed. A label that ends in ": " is
+        replaced only where the message begins with it.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1:
+            text = str(error)
+            for label, typed in labels.items():
+                at_start = label.endswith(": ") and text.startswith(label)
+                if at_start or not label.endswith(": "):
+                    text = text.replace(label, typed, 1 if at_start else -1)
+            error.args = (text,)
+        raise  # the same error, whose traceback shows where it is from
 
 
 def named(text):
