@@ -17,7 +17,9 @@ if [ ! -x "$LAWM_VENV/bin/python" ]; then
         python=$("$python" -m uv python find 3.12)
     fi
     if ! "${python:-false}" -c "$recent"; then
-        echo "launch: expected python3 on the PATH to be Python 3.11 or newer, got ${python:-none}" >&2
+        found=${python:+$("$python" --version 2>&1), $python}
+        echo "launch: expected python3 on the PATH to be Python 3.11 or newer, got ${found:-none};" \
+            "with LAWM_UV=1, uv installs Python 3.12 beside it" >&2
         exit 1
     fi
     echo "creating the virtual environment $LAWM_VENV"

@@ -2,7 +2,12 @@
 # Runs the checks of gpu_check.sh on a TPU VM and writes benchmarks/results/DEVICE.json:
 #   bash launch/tpu_check.sh [--out FILE] [--python PYTHON] [--small] [--dry-run]
 # Attention is measured with each block size of the kernel; the fastest is for the config's
-# predictor.block. The tests run in one process, which is all that a TPU has room for.
+# predictor.block. The tests run in one process, which is all that a TPU has room for. The encoder
+# is not compared with PyTorch's. A TPU VM is one host with all its chips, such as v5litepod-8 or
+# v6e-8; on one host of a larger slice JAX would wait for the others. From elsewhere, with the
+# results at the end of the output:
+#   bash launch/tpu_pod.sh run check --type v5litepod-8 -- bash launch/tpu_check.sh --out /dev/stdout
 set -euo pipefail
+export LAWM_UV=1 # a TPU VM's own Python is too old
 export LAWM_EXTRAS=${LAWM_EXTRAS:-test,tpu} JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu} LAWM_WORKERS=0
 exec bash "$(dirname "${BASH_SOURCE[0]}")/gpu_check.sh" "$@"

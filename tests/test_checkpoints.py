@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 import lawm_jax as lawm
 from lawm_jax.data import metadata
-from lawm_jax.train import checkpoints, loop, objectives, rundir
+from lawm_jax.train import checkpoints, loop, objectives, resume, rundir
 
 STATE = {"params": {"net": {"w": jnp.arange(6.0), "b": jnp.ones(2)}}, "step": jnp.int32(4)}
 LIKE = jax.tree.map(
@@ -181,26 +181,26 @@ def test_our_own_error_is_no_damaged_checkpoint(tmp_path, monkeypatch, error):
 def test_steps_that_change_are_warned_about(get_config, tmp_path):
     config = json.loads(get_config("size=tiny").to_json())
     (tmp_path / "run").mkdir()
-    assert loop.check_config(str(tmp_path / "run"), config) == config
+    assert resume.check_config(str(tmp_path / "run"), config) == config
     rundir.write_config(str(tmp_path / "run"), json.dumps(config))
     (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)
     with pytest.warns(UserWarning, match="is 30; from here on, the learning rate follows"):
-        loop.check_config(str(tmp_path / "run"), config | {"steps": 30})
+        resume.check_config(str(tmp_path / "run"), config | {"steps": 30})
 
 
 def test_a_run_keeps_the_batch_that_it_began_with_on_other_devices(get_config, tmp_path):
     config = json.loads(get_config("size=base").to_json())
     data = config["data"]
     each = data["batch_per_device"]
-    stored = loop.check_config(str(tmp_path), config)
+    stored = resume.check_config(str(tmp_path), config)
     assert stored["data"]["batch"] == each * jax.device_count()
     stored["data"]["batch"] = 1024  # as runs had it before, whose config knew neither of these
     del stored["data"]["batch_per_device"], stored["optim"]["accumulate"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
-    assert loop.check_config(str(tmp_path), config)["data"]["batch"] == 1024
+    assert resume.check_config(str(tmp_path), config)["data"]["batch"] == 1024
     with pytest.raises(ValueError, match="got other values of: data.batch$"):
-        loop.check_config(str(tmp_path), config | {"data": data | {"batch": 8}})
+        resume.check_config(str(tmp_path), config | {"data": data | {"batch": 8}})
 
 
 def test_a_run_that_began_before_an_option_existed_continues_with_its_default(get_config, tmp_path):
@@ -209,10 +209,10 @@ def test_a_run_that_began_before_an_option_existed_continues_with_its_default(ge
     del before["predictor"]["block"]
     (tmp_path / "config.json").write_text(json.dumps(before))
     (tmp_path / "checkpoints" / "2").mkdir(parents=True)
-    assert loop.check_config(str(tmp_path), config) == config
+    assert resume.check_config(str(tmp_path), config) == config
     config["predictor"]["block"] = 128
     with pytest.raises(ValueError, match="got other values of: predictor.block$"):
-        loop.check_config(str(tmp_path), config)
+        resume.check_config(str(tmp_path), config)
 
 
 TWO = """

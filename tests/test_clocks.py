@@ -5,12 +5,13 @@ import fractions
 import os
 
 import av
+import fsspec
 import numpy as np
 import pytest
 from drawing import draw, every, numbers, write
 from test_data import SIZE
 
-from lawm_jax.data import frames, video
+from lawm_jax.data import container, frames, video
 
 VIEW = frames.View(SIZE, SIZE)
 RATE, COUNT = 10, 60
@@ -132,20 +133,35 @@ JOINED = {
     "a.ogv": ("libvpx", {"g": "20"}),
     "a.wmv": ("wmv2", {"g": "12"}),
     "a.mp4": ("libx264", {"g": "20", "bf": "2"}),
+    "a.mxf": ("mpeg2video", {"g": "12", "bf": "2", "b": "4000000"}),
+    "intra.mxf": ("mpeg2video", {"g": "1", "b": "4000000"}),
 }
+CONTINUED = {
+    "a.avi": ("mpeg4", {"g": "12"}),
+    "reordered.avi": ("mpeg4", {"g": "12", "bf": "2"}),
+    "h264.avi": ("libx264", {"g": "20", "bf": "2"}),
+    "a.gif": ("gif", {}),
+}
+
+
+def joined(folder, name, codec, options, rate):
+    """Writes a file of the bytes of two films, with frames from 0 and from 200 on."""
+    data = b""
+    size = (96, 96) if codec == "mpeg2video" else (64, 48)  # as small as its bit rate allows
+    for part, first in enumerate((0, 200)):
+        path = folder / f"{part}{name}"
+        pixels = "rgb8" if codec == "gif" else "yuv420p"
+        write(path, every(COUNT, rate), size, codec, pixels, first, options)
+        data += path.read_bytes()
+    (folder / name).write_bytes(data)
+    return str(folder / name)
 
 
 @pytest.mark.parametrize("name", JOINED)
 def test_a_clip_of_two_films_that_were_joined_is_of_one_of_them(tmp_path, name):
     codec, options = JOINED[name]
     rate = 25 if codec == "mpeg2video" else RATE
-    data = b""
-    for part, first in enumerate((0, 200)):
-        path = tmp_path / f"{part}{name}"
-        write(path, every(COUNT, rate), codec=codec, options=options, first=first)
-        data += path.read_bytes()
-    path = str(tmp_path / name)
-    (tmp_path / name).write_bytes(data)
+    path = joined(tmp_path, name, codec, options, rate)
     shown, said = [], ""
     try:
         source = video.Videos("videos", [path], 8, float(rate), VIEW)
@@ -154,7 +170,9 @@ def test_a_clip_of_two_films_that_were_joined_is_of_one_of_them(tmp_path, name):
     except video.UnreadableVideo as error:
         said = error.reason
     assert shown == list(range(COUNT))
-    if name[2:] in ("ts", "mpg", "mkv", "webm"):  # of the others FFmpeg reads only the first
+    if name.endswith("mxf"):
+        assert "a timestamp is repeated" in said
+    elif name[2:] in ("ts", "mpg", "mkv", "webm"):  # of the others FFmpeg reads only the first
         assert "timestamps jump backward" in said
     counts = collections.Counter()
     for start in np.arange(0, (COUNT - 4) / rate, 0.13):
@@ -167,6 +185,28 @@ def test_a_clip_of_two_films_that_were_joined_is_of_one_of_them(tmp_path, name):
         assert clip in (at.tolist(), (200 + at).tolist())
         counts["read"] += 1
     assert counts["read"] > 4 * counts["refused"]
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_two_films_that_were_joined_are_read_to_the_end_where_ffmpeg_goes_on(tmp_path, name):
+    codec, options = CONTINUED[name]
+    path = joined(tmp_path, name, codec, options, RATE)
+    with av.open(path) as file:
+        decoded = [frames.Scaler(VIEW).frame(frame)[None] for frame in file.decode(video=0)]
+    shown = [numbers(frame)[0] for frame in decoded]
+    assert shown == [*range(COUNT), *range(200, 200 + COUNT)]
+    assert whole(path, RATE) == shown
+    assert video.duration(path) == pytest.approx(2 * COUNT / RATE, abs=0.11)
+    fsspec.filesystem("memory").pipe(f"/{name}", (tmp_path / name).read_bytes())
+    (tmp_path / "a.tar").write_bytes(bytes(512) + (tmp_path / name).read_bytes() + bytes(512))
+    part = container.Slice(str(tmp_path / "a.tar"), name, 512, os.path.getsize(path))
+    for place in path, f"memory://{name}", part:
+        for start in np.arange(0, 2 * COUNT - 4, 7.3 if place == path else 31) / RATE:
+            first = int(start * RATE + 1e-3 * RATE + 1e-6)
+            clip = video.read_clip(place, float(start), 4, float(RATE), VIEW)["video"]
+            assert numbers(clip) == shown[first : first + 4]
+        middle = video.read_clip(place, lambda latest: latest / 2, 4, float(RATE), VIEW)
+        assert middle["start"] == pytest.approx((COUNT - 1.5) / RATE, abs=0.06)
 
 
 def test_a_film_whose_clock_jumps_ahead_ends_there(tmp_path):

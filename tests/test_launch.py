@@ -604,7 +604,8 @@ def test_a_gpu_check_notes_what_failed_and_goes_on(machine, snake):
     assert result.returncode == 1 and result.stdout.endswith(f"{out}: encoder failed\n")
     parts = ["tests", "attention", "train_step", "planner", "encoder", "training", "evaluation"]
     found = json.loads(out.read_text())
-    assert list(found) == ["date", "machine", "commit", "versions", "device", *parts]
+    assert list(found) == ["date", "machine", "commit", "versions", "device", "devices", *parts]
+    assert (found["device"], found["devices"]) == ("cpu", 1)
     assert [found[name]["exit code"] for name in parts] == [0, 0, 0, 0, 3, 0, 0]
     assert "no room for it" in found["encoder"]["log"]
     assert found["planner"]["large"] == found["train_step"]["large"] == 1.5
@@ -619,8 +620,30 @@ def test_a_gpu_check_takes_less_than_9_minutes_and_says_what_it_would_run(machin
     limits = [int(row.split()[3]) for row in result.stdout.splitlines()]
     assert len(limits) == 7 and sum(limits) < 9 * 60
     assert "-n 4" in result.stdout
-    tpu = machine.run("tpu_check.sh", f"--python={snake}", "--dry-run")  # the same, in one process
-    assert untimed(tpu.stdout) == untimed(result.stdout.replace("-n 4", "-n 0"))
+    tpu = machine.run("tpu_check.sh", f"--python={snake}", "--dry-run")
+    same = [row for row in result.stdout.splitlines() if "benchmarks.encoder" not in row]
+    same = "\n".join(same).replace("-n 4", "-n 0")  # in one process, without PyTorch
+    assert untimed(tpu.stdout).strip() == untimed(same) and len(same.splitlines()) == 6
+
+
+def test_a_check_of_several_devices_counts_them_and_may_print_its_results(machine, snake):
+    flags = f"--python={snake}", "--out=/dev/stdout"
+    several = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    printed = machine.run("gpu_check.sh", *flags, JAX_PLATFORMS="cpu", **several).stdout
+    found = json.loads(printed[printed.index("\n{") : printed.rindex("}") + 1])
+    assert (found["device"], found["devices"]) == ("cpu", 8)
+
+
+def test_a_tpu_check_gets_a_newer_python_and_elsewhere_the_error_says_how(machine):
+    machine.stand_in(
+        "python3", 'case "$*" in --version) echo Python 3.10.12 ;; -c*) exit 1 ;; esac'
+    )
+    environment = {"LAWM_VENV": str(machine.folder / "none")}
+    result = machine.run("gpu_check.sh", **environment)
+    assert result.returncode == 1 and "got Python 3.10.12, " in result.stderr
+    assert "with LAWM_UV=1" in result.stderr and "uv" not in sum(machine.calls, [])
+    machine.run("tpu_check.sh", **environment)
+    assert ["python3", "-m", "uv", "python", "install", "--quiet", "3.12"] in machine.calls
 
 
 def untimed(text):

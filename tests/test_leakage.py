@@ -217,17 +217,24 @@ def test_a_trained_models_functions_fit(tiny):
     assert row["with"]["mean"] == pytest.approx(expected, rel=1e-4)  # the model is causal
 
 
+ONE = r"episode of each of 36 clips, at least 2 different ones, got shape \(36,\) with 1"
+
+
 def test_wrong_arguments_are_errors_that_say_what_was_expected():
     s = scenes()
     one = np.repeat("episode", len(s))
-    with pytest.raises(ValueError, match="episodes: expected 36 names from at least 2 episodes"):
+    with pytest.raises(ValueError, match=ONE):
         leakage.stitch(s, one)
-    with pytest.raises(ValueError, match="episodes: expected 36 names from at least 2 episodes"):
+    with pytest.raises(ValueError, match=ONE):
         leakage.measure({}, s, s, one, FIRST)
-    with pytest.raises(ValueError, match=r"episodes: expected 36 names.*got shape \(35,\)"):
+    with pytest.raises(
+        ValueError, match=r"episodes: expected.*each of 36 clips.*got shape \(35,\)"
+    ):
         leakage.stitch(s, EPISODES[1:])
-    with pytest.raises(ValueError, match="video: expected at least 2 steps of 4 frames, got 6"):
-        leakage.stitch(s, EPISODES, tubelet=4)
+    for tubelet in 4, 6:  # 6 frames are a step and a half, or one
+        expected = f"multiple of tubelet={tubelet} and at least {2 * tubelet}, .* got 6 frames"
+        with pytest.raises(ValueError, match=expected):
+            leakage.stitch(s, EPISODES, tubelet=tubelet)
     with pytest.raises(ValueError, match="first: expected 1 to 5, got 6"):
         leakage.measure({}, s, s, EPISODES, T)
     with pytest.raises(ValueError, match="s_cut: expected the shape of s"):

@@ -7,9 +7,10 @@ import pwd
 import shutil
 import sys
 
+import fsspec  # noqa: F401
 import pytest
 
-from lawm_jax.data import paths, video
+from lawm_jax.data import catalog, paths, video
 
 
 def test_a_tilde_is_the_home_folder_and_urls_stay(monkeypatch):
@@ -28,6 +29,68 @@ def test_a_tilde_is_the_home_folder_and_urls_stay(monkeypatch):
     assert paths.expand(pathlib.Path("~/x")) == "/home/ann/x"
     with pytest.raises(TypeError):
         paths.expand(None)
+
+
+def test_an_absolute_path_is_that_of_the_same_file(tmp_path, monkeypatch):
+    _tree(tmp_path, "day/a.mp4", "a.mp4", "far/away/b.mp4")
+    (tmp_path / "day/link").symlink_to("../far/away")
+    (tmp_path / "short").symlink_to("day")
+    monkeypatch.chdir(tmp_path / "short")
+    here = os.path.realpath(tmp_path)
+    for given, expected in {
+        "a.mp4": f"{here}/day/a.mp4",
+        ".": f"{here}/day",
+        "./x/": f"{here}/day/x/",
+        "../a.mp4": f"{here}/a.mp4",  # not beside the link
+        "link/../away/b.mp4": f"{here}/day/link/../away/b.mp4",  # in far, where the link leads
+        "**/*.mp4": f"{here}/day/**/*.mp4",
+        "~nobody-of-that-name/x": f"{here}/day/~nobody-of-that-name/x",
+    }.items():
+        assert paths.absolute(given) == expected
+        if os.path.exists(given):
+            assert os.path.samefile(given, expected)
+    for given in "/x/../y", "~/x", "gs://bucket/x", "":
+        assert paths.absolute(given) == given
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ("web/**/*.mp4", "{}/web/**/*.mp4"),
+        ("videos:./web", "videos:{}/web"),
+        (["a", "/b", "gs://c/d"], ["{}/a", "/b", "gs://c/d"]),
+        ("records:out", "records:{}/out"),
+        ("droid:droid/1.0.1?camera=left", "droid:{}/droid/1.0.1?camera=left"),
+        ("recon:./recon?rate=3", "recon:{}/recon?rate=3"),
+        ("lerobot:set", "lerobot:{}/set"),
+        ("tfds:set?rate=25&video=a/b", "tfds:{}/set?rate=25&video=a/b"),
+        ("swm:set?state=proprio", "swm:{}/set?state=proprio"),
+        ("webdataset:x/{000..123}.tar", "webdataset:{}/x/{000..123}.tar"),
+        ("webdataset:{a,b}/*.tar", "webdataset:{}/{a,b}/*.tar"),
+        ("webdataset:{/a,/b}/0.tar", "webdataset:{/a,/b}/0.tar"),
+        ("webdataset:s3://bucket/{0..9}.tar", "webdataset:s3://bucket/{0..9}.tar"),
+        ("mini:panda", "mini:panda"),
+        ("mini:data/panda", "mini:{}/data/panda"),
+        ("records:/x", "records:/x"),
+        ("", ""),
+    ],
+)
+def test_a_source_of_any_kind_is_made_absolute(given, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fill = lambda text: text.replace("{}", os.path.realpath(tmp_path))  # noqa: E731
+    expected = list(map(fill, expected)) if isinstance(expected, list) else fill(expected)
+    assert catalog.absolute(given) == expected
+    assert catalog.absolute(expected) == expected
+    if given:
+        assert catalog.parse("x", given).kind == catalog.parse("x", expected).kind
+        assert catalog.parse("x", given).options == catalog.parse("x", expected).options
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_is_no_part_of_one(tmp_path, monkeypatch):
+    (tmp_path / "{a,b}").mkdir()
+    monkeypatch.chdir(tmp_path / "{a,b}")
+    with pytest.raises(ValueError, match=r"\{0..9\}.tar: expected an absolute path, since .*a,b"):
+        catalog.absolute("webdataset:{0..9}.tar")
 
 
 def _tree(root, *files):

@@ -2,17 +2,19 @@
 
 import itertools
 import json
+import os
 import re
 import shutil
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
 import lawm_jax as lawm
 from lawm_jax.data import pipeline
-from lawm_jax.train import checkpoints, logs, loop, rundir
+from lawm_jax.train import checkpoints, logs, loop, resume, rundir
 
 NAME = "size=tiny,latent=noisy"
 OPTIONS = {"steps": 8, "log_every": 4, "checkpoint_every": 2, "data.size": 32, "encoder.merge": 1}
@@ -215,13 +217,45 @@ def test_a_run_that_ends_while_it_is_traced_writes_its_trace(config, tmp_path, o
 def test_a_run_without_a_checkpoint_may_begin_again_with_another_config(config, tmp_path):
     work = tmp_path / "run"
     first = json.loads(config().to_json_best_effort())
-    loop.check_config(str(work), first)
+    resume.check_config(str(work), first)
     rundir.write_config(str(work), json.dumps(first))
     changed = json.loads(config(data__size=64).to_json_best_effort())
-    assert loop.check_config(str(work), changed)["data"]["size"] == 64
+    assert resume.check_config(str(work), changed)["data"]["size"] == 64
     (work / "checkpoints" / "2").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"other values of: .*data\.size"):
-        loop.check_config(str(work), changed)
+        resume.check_config(str(work), changed)
+
+
+def test_a_run_is_continued_and_its_data_found_from_every_folder(
+    plain, config, videos, tmp_path, monkeypatch, capsys, one_device
+):
+    work, here = tmp_path / "run", os.path.dirname(os.path.realpath(videos))
+    shutil.copytree(plain[0], work)
+    shutil.rmtree(work / "checkpoints" / "8")
+    relative = os.path.basename(videos)
+    before = json.loads((work / "config.json").read_text())  # as runs were written once
+    before["data"]["videos"], before["data"]["sources"] = relative, {"x": "records:x"}
+    (work / "config.json").write_text(json.dumps(before))
+    monkeypatch.chdir(here)
+    typed = {"data__videos": relative, "data__sources": {"x": "records:x"}, "data__batch": 0}
+    _, params = loop.fit(config(**typed), str(work))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(params), plain[1])
+    said = capsys.readouterr().out
+    assert f"batches of 8 clips of 4 frames of {relative};" in said  # as it was typed
+
+    monkeypatch.chdir(tmp_path)
+    stored = rundir.read_config(work)
+    assert stored["data"]["videos"] == f"{here}/{relative}"
+    assert stored["data"]["sources"] == {"x": f"records:{here}/x"}
+    assert next(pipeline.episodes(ml_collections.ConfigDict(stored), "videos"))
+    typed = {"data__sources": {"x": f"records:{os.path.relpath(here)}/x"}}
+    again = config(data__videos=os.path.relpath(f"{here}/{relative}"), **typed)
+    loop.fit(again, str(work))
+    assert "all 8 steps are done" in capsys.readouterr().out
+    os.makedirs(relative)  # another folder of that name
+    message = f"data.videos was '{here}/{relative}', is '{tmp_path}/{relative}'"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        loop.fit(config(data__videos=relative, **typed), str(work))
 
 
 def test_a_workdir_that_is_a_file_is_an_error(config, tmp_path):

@@ -91,8 +91,7 @@ class Spec(NamedTuple):
     @property
     def folder(self):
         """The path of the data, with `~` expanded; for embedded data, its folder in the package."""
-        path = paths.expand(self.where)
-        return os.path.join(mini.FOLDER, path) if self.kind == "mini" else path
+        return mini.folder(self.where) if self.kind == "mini" else paths.expand(self.where)
 
 
 def parse(name, text):
@@ -120,6 +119,42 @@ def parse(name, text):
     except ValueError as error:
         expected = f"expected a folder, or FOLDER?OPTION=VALUE&..., got {where!r}"
         raise ValueError(f"{name}: {expected}") from error
+
+
+def absolute(text):
+    """Returns a source spec that denotes the same data from every current folder.
+
+    Args:
+      text: as in `parse`.
+
+    Returns:
+      The spec with relative paths joined to the current folder, see `paths.absolute`. URLs and the
+      names of embedded data stay.
+
+    Raises:
+      ValueError: the name of the current folder would be taken for a part of a pattern.
+    """
+    if not isinstance(text, str):
+        return [paths.absolute(one) for one in text]
+    kind, _, where = text.partition(":")
+    if kind not in KINDS:
+        return paths.absolute(text)
+    first = next(webdataset.expand(where)) if kind == "webdataset" else where
+    if kind == "mini" and where in mini.PARTS or paths.absolute(first) == first:
+        return text
+    here = os.getcwd()
+    if kind == "webdataset" and set("{?") & set(here) and not os.path.exists(where):
+        raise ValueError(
+            f"{text}: expected an absolute path, since the current folder, {here}, has signs of a "
+            "pattern in its name, got a relative one"
+        )
+    return f"{kind}:{paths.absolute(where)}"
+
+
+def with_absolute_paths(data):
+    """Returns the `data` of a config, a nested dict, with the `absolute` specs of its sources."""
+    sources = {name: absolute(spec) for name, spec in data["sources"].items()}
+    return data | {"videos": absolute(data["videos"]), "sources": sources}
 
 
 def open_source(name, text, split, data):

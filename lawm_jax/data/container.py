@@ -10,6 +10,7 @@ import errno
 import functools
 import itertools
 import os
+import struct
 import time
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ _PACKETS = 64  # maximum number of packets to read to find the first frame
 _REORDERED = 16  # packets from the start of the file that contain the first three frames shown
 BACK, _JUMP = 0.5, 10.0  # seconds back and ahead: larger steps of timestamps are discontinuities
 _BEFORE = 10.0  # seconds before the first frame, earlier than any packet
+_RIFFS = 2**12  # limit of the chunks of an AVI file, of 1 GiB each
 BUGS = TypeError, AttributeError, NameError, ImportError, AssertionError, MemoryError
 # FFmpeg detects the format by content, not by suffix. Playlists, and protocols other than that of
 # the file itself, are disabled, so that a file can't make FFmpeg read other files.
@@ -97,6 +99,8 @@ class Film:
         late = codec.name in ("h264", "hevc") and codec.reorder_depth
         self.unordered = name == "avi" and late
         self.loose = name == "mpeg"  # FFmpeg's guess of a missing timestamp may be frames off
+        # FFmpeg clips the timestamps of what was appended to the length of the first film.
+        self._unique = name == "mxf"
         self._first = []  # packets that were read to find the first frame
         self._zero = self._first_shown()
 
@@ -124,6 +128,8 @@ class Film:
         """
         import av
 
+        if self.container.format.name == "gif":  # a decoder needs the file's start
+            start = 0
         if start > 0:
             try:
                 self.container.seek(int(start / self._tick) + self._zero, stream=self.stream)
@@ -144,7 +150,7 @@ class Film:
 
     def _packets(self, first=()):
         """Yields the packets of `first` and those that follow, up to a timestamp discontinuity."""
-        last = None
+        last, seen = None, set()
         for packet in itertools.chain(first, self.container.demux(self.stream)):
             self.check()
             if packet.dts is not None:
@@ -155,6 +161,11 @@ class Film:
                     self.broken = f"timestamps jump {way} by {abs(step):.3g} s at {where}"
                     return
                 last = packet.dts
+            if self._unique and packet.pts is not None:
+                if packet.pts in seen:
+                    self.broken = f"a timestamp is repeated at {self.seconds(packet.pts):.3g} s"
+                    return
+                seen.add(packet.pts)
             self.read += packet.size
             yield packet
         self.check()
@@ -232,8 +243,11 @@ class Film:
     def stated_end(self):
         """Returns the time at which the last frame ends, according to the header; 0 if unknown.
 
-        It may be too late (if the file was truncated or the audio is longer) or an estimate.
+        It may be too late (if the file was truncated or the audio is longer) or an estimate. The
+        header of a file to which others were appended knows only the first.
         """
+        if self.container.format.name == "gif" or self._is_joined_avi():
+            return 0
         first = float(self._zero * self._tick)
         if self.stream.duration and self.stream.duration > 0:
             begin = float((self.stream.start_time or 0) * self._tick)
@@ -244,6 +258,33 @@ class Film:
         if self.container.format.name.startswith("matroska"):  # its duration counts from 0
             begin = min(begin, 0)
         return max(begin + self.container.duration / 1e6 - first, 0)
+
+    def _is_joined_avi(self):
+        """Returns whether a second AVI file follows the first one, as after `cat a.avi b.avi`."""
+        at = 0
+        for number in range(_RIFFS if self.container.format.name == "avi" else 0):
+            name, size, kind = struct.unpack("<4sI4s", _bytes(self, at, 12).ljust(12))
+            if name != b"RIFF" or not size:
+                break
+            if number and kind == b"AVI ":  # a long film's next part has another kind
+                return True
+            at += 8 + size + size % 2
+        return False
+
+
+def _bytes(film, at, size):
+    """Returns up to `size` bytes of a film's file, from position `at` on."""
+    file, start, length = _extent(film.path)
+    size = size if length is None else max(0, min(size, length - at))
+    if film.remote is None:
+        with open(file, "rb") as opened:
+            opened.seek(start + at)
+            return opened.read(size)
+    before = film.remote.tell()  # where FFmpeg expects to continue
+    film.remote.seek(at)
+    found = film.remote.read(size)
+    film.remote.seek(before)
+    return found
 
 
 def _steady(stamps):

@@ -279,14 +279,8 @@ def _check_files(recording):
             )
         if not all(there):
             lost = [path for path, is_there in zip(files, there, strict=True) if not is_there]
-            _LOG.warning(
-                "%s: %d of %d files of %s are missing: %s ...",
-                recording.root,
-                len(lost),
-                len(files),
-                kind,
-                ", ".join(lost[:3]),
-            )
+            counts = f"{len(lost)} of {len(files)} files of {kind}"
+            _LOG.warning("%s: %s are missing: %s ...", recording.root, counts, ", ".join(lost[:3]))
 
 
 def _camera(types, wanted):
@@ -340,39 +334,18 @@ def _read_jsonl(path):
 
 def _read_parquet(root, camera):
     """Reads the episode table of a v3 data set; `camera` is None if it has no videos."""
-    import pyarrow.parquet
-
     names = ["episode_index", "length", "dataset_from_index", "data/chunk_index", "data/file_index"]
     places = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
     names += [f"videos/{camera}/{place}" for place in places if camera]
-    pieces = []
     folder = glob.escape(os.path.join(root, "meta", "episodes"))
-    for path in sorted(glob.glob(os.path.join(folder, "**", "*.parquet"), recursive=True)):
-        try:
-            with pyarrow.parquet.ParquetFile(path) as file:
-                piece = file.read(names, use_threads=False)
-        except (OSError, ValueError, pyarrow.ArrowException) as error:
-            raise ValueError(f"{path}: expected a table of episodes, got: {error}") from error
-        missing = set(names) - set(piece.column_names)
-        if missing:
-            raise ValueError(f"{path}: expected columns {sorted(missing)}, which are missing")
-        for name in names:
-            kind = piece[name].type
-            whole = pyarrow.types.is_integer(kind)
-            fits = whole or name.endswith("_timestamp") and pyarrow.types.is_floating(kind)
-            if not fits or piece[name].null_count:
-                raise ValueError(f"{path}: {name}: expected numbers, got {kind} or empty cells")
-        pieces.append(piece)
+    tables = sorted(glob.glob(os.path.join(folder, "**", "*.parquet"), recursive=True))
+    pieces = [_read_columns(path, names) for path in tables]
     if not pieces or not sum(map(len, pieces)):
         raise ValueError(f"{folder}: no episodes")
     number, length, index, *files = (
         np.concatenate([piece[name].to_numpy() for piece in pieces]) for name in names
     )
-    for name, values in (
-        ("episode_index", number),
-        ("length", length),
-        ("dataset_from_index", index),
-    ):
+    for name, values in zip(names, (number, length, index), strict=False):
         if (values < 0).any():
             raise ValueError(f"{folder}: {name}: expected numbers >= 0, got {values.min()}")
     table = {"number": number, "length": length, "data": np.stack(files[:2], 1)}
@@ -384,6 +357,27 @@ def _read_parquet(root, camera):
         table["start"], table["end"] = files[4], _within(table["videos"], files[4])[1]
         table["stop"] = files[5]
     return _sorted(folder, table)
+
+
+def _read_columns(path, names):
+    """Reads columns of a parquet file of episodes; raises ValueError unless they hold numbers."""
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            piece = file.read(names, use_threads=False)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path}: expected a table of episodes, got: {error}") from error
+    missing = set(names) - set(piece.column_names)
+    if missing:
+        raise ValueError(f"{path}: expected columns {sorted(missing)}, which are missing")
+    for name in names:
+        kind = piece[name].type
+        whole = pyarrow.types.is_integer(kind)
+        fits = whole or name.endswith("_timestamp") and pyarrow.types.is_floating(kind)
+        if not fits or piece[name].null_count:
+            raise ValueError(f"{path}: {name}: expected numbers, got {kind} or empty cells")
+    return piece
 
 
 def _sorted(where, table):
@@ -462,13 +456,9 @@ def _numbers(rows, column):
     import pyarrow
 
     kind = rows[column].type
-    while (
-        pyarrow.types.is_list(kind)
-        or pyarrow.types.is_large_list(kind)
-        or (pyarrow.types.is_fixed_size_list(kind))
-    ):
-        kind = kind.value_type
     types = pyarrow.types
+    while types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        kind = kind.value_type
     if not (types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind)):
         raise ValueError(f"{column}: expected numbers, got {rows[column].type}")
     return np.asarray(rows[column].to_pylist(), np.float64).reshape(len(rows), -1)

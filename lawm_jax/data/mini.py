@@ -20,6 +20,7 @@ import numpy as np
 from lawm_jax.data import episodes, pace, paths, recent, video
 
 FOLDER = str(pathlib.Path(__file__).resolve().parents[1] / "assets" / "lawm_mini")
+PARTS = "panda", "nav"
 FPS = 4.0
 # numpy parses array headers with `ast`, whose recursion counter is shared by all threads: one in
 # many thousand reads raises SystemError (python/cpython, issue 106905).
@@ -33,7 +34,7 @@ def source(name, where, split, data, view):
 
     Args:
       name: name used in error messages.
-      where: the embedded part, or the folder of other data with the same layout.
+      where: the embedded part, see `PARTS`, or the folder of other data with the same layout.
       split: "train" or "test".
       data: has `frames` and `fps`.
       view: `frames.View`, or None to read only labels.
@@ -43,12 +44,17 @@ def source(name, where, split, data, view):
     """
     if data.fps != FPS:
         raise ValueError(f"data.fps: expected {FPS}, the frame rate of {name}, got {data.fps}")
-    folder = os.path.join(FOLDER, paths.expand(where), split)  # an absolute path replaces FOLDER
-    items = tuple(paths.once(glob.glob(os.path.join(glob.escape(folder), "*.mp4"))))
+    inside = os.path.join(folder(where), split)
+    items = tuple(paths.once(glob.glob(os.path.join(glob.escape(inside), "*.mp4"))))
     if not items:
-        known = "expected panda, nav or FOLDER/PART"
-        raise ValueError(f"{name}: no episodes *.mp4 in {folder!r}; {known}")
+        known = f"expected {', '.join(PARTS)} or FOLDER/PART"
+        raise ValueError(f"{name}: no episodes *.mp4 in {inside!r}; {known}")
     return episodes.Episodes(name, items, _Open(), data.frames, 1, view)
+
+
+def folder(where):
+    """Returns the folder of an embedded part or of other data, see `source`."""
+    return os.path.join(FOLDER, where) if where in PARTS else paths.expand(where)
 
 
 @dataclasses.dataclass(frozen=True)

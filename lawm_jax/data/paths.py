@@ -30,6 +30,21 @@ def expand(path):
     return path if "://" in path else os.path.expanduser(path)
 
 
+def absolute(path):
+    """Returns a path that denotes the same file from every current folder.
+
+    A relative path is joined to the current folder. Absolute paths, URLs, paths below a home folder
+    such as `~/x`, and "" are returned unchanged.
+    """
+    path = os.fspath(path)
+    if not path or is_url(path) or os.path.isabs(expand(path)):
+        return path
+    here, parts = os.getcwd(), path.split("/")
+    while parts and parts[0] in (".", "..", ""):  # later ones may follow a link
+        here = os.path.dirname(here) if parts.pop(0) == ".." else here
+    return os.path.join(here, *parts)
+
+
 def is_url(path):
     """Returns whether a path is a URL, such as gs://BUCKET/FILE."""
     return "://" in os.fspath(path)

@@ -63,24 +63,7 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     if data.batch % process_count:
         raise ValueError(f"data.batch: expected a multiple of {process_count}, got {data.batch}")
     batch = data.batch // process_count
-    failures = reader.Failures(skipped)
-    readers, weights = [], []
-    for rank, (name, weight) in enumerate(sorted(catalog.weights(data).items())):
-        if weight > 0:
-            readers.append(
-                reader.Reader(catalog.source(config, name, split), rank, data.augment.cut, failures)
-            )
-            weights.append(weight)
-    shared = _shared([one.check() for one in readers])
-    if data.augment.flip:  # the labels of a mirrored clip are wrong
-        shared = {key: value for key, value in shared.items() if key not in ("actions", "state")}
-    streams = []
-    for one in readers:
-        one.keys = shared
-        seed = int(np.random.SeedSequence([config.seed, one.rank]).generate_state(1)[0])
-        order = grain.MapDataset.range(one.count).seed(seed).shuffle().repeat()
-        streams.append(order.random_map(one))
-    examples = grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0]
+    examples, shared = _examples(config, split, reader.Failures(skipped))
 
     # No example is ever filtered out, so Grain can assign the pieces of a batch to workers in turn
     # and return them in order. Transferring single examples would cost more than reading them.
@@ -211,6 +194,36 @@ def check_shared_memory(need, folder="/dev/shm"):
             "memory (docker run --shm-size=8g; Kubernetes: an emptyDir with medium Memory mounted "
             "there), use fewer workers, or set 0 to use threads"
         )
+
+
+def _examples(config, split, failures):
+    """Returns all training clips in random order, without end, and the arrays that all have.
+
+    Args:
+      config, split: as in `clips`.
+      failures: `reader.Failures`.
+
+    Returns:
+      A `grain.MapDataset` of dicts of arrays; and the arrays of one clip, see `_shared`.
+    """
+    import grain
+
+    data, readers, weights = config.data, [], []
+    for rank, (name, weight) in enumerate(sorted(catalog.weights(data).items())):
+        if weight > 0:
+            source = catalog.source(config, name, split)
+            readers.append(reader.Reader(source, rank, data.augment.cut, failures))
+            weights.append(weight)
+    shared = _shared([one.check() for one in readers])
+    if data.augment.flip:  # the labels of a mirrored clip are wrong
+        shared = {key: value for key, value in shared.items() if key not in ("actions", "state")}
+    streams = []
+    for one in readers:
+        one.keys = shared
+        seed = int(np.random.SeedSequence([config.seed, one.rank]).generate_state(1)[0])
+        order = grain.MapDataset.range(one.count).seed(seed).shuffle().repeat()
+        streams.append(order.random_map(one))
+    return grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0], shared
 
 
 def _shared(clips):

@@ -95,25 +95,30 @@ def partners(episodes, count):
 
 
 def stitch(video, episodes, tubelet=1):
-    """Joins the first half of each clip with the second half of a clip from another episode.
+    """Makes a scene cut in each clip: the second half becomes that of a clip of another episode.
+
+    A clip of F frames has T = F / tubelet time steps. The cut lies before step T // 2 of both, so
+    that no step mixes frames of two clips.
 
     Args:
-      video: uint8 [n, F, H, W, 3], or states [n, T, N, D] with a tubelet of 1.
-      episodes: [n] str, the episode of each clip; the pairs depend on nothing else.
-      tubelet: frames per time step, so that no step mixes frames of both clips.
+      video: uint8 [n, F, H, W, 3]; or states [n, T, N, D], with tubelet=1.
+      episodes: [n] str, the episode of each clip. They alone determine the pairs, see `partners`.
+      tubelet: number of frames per time step.
 
     Returns:
-      stitched: like `video`; the first F // tubelet // 2 steps come from clip i, the rest from clip
-        other[i]. That number is the index of the first step after the cut (`first` in `measure`).
-      other: [n] int, index of the clip that each stitched clip ends with.
+      stitched: shape and dtype of `video`. Clip i has the steps before T // 2 of video[i] and those
+        from T // 2 on of video[other[i]]; T // 2 is the argument `first` of `measure`.
+      other: [n] int, the clip that follows the cut.
 
     Raises:
-      ValueError: `episodes` has the wrong shape or one episode, or clips have less than 2 steps.
+      ValueError: F is no multiple of tubelet or less than 2 * tubelet; `episodes` does not have n
+        names; or all of them are the same.
     """
     steps, rest = divmod(video.shape[1], tubelet)
     if rest or steps < 2:
         raise ValueError(
-            f"video: expected at least 2 steps of {tubelet} frames, got {video.shape[1]} frames"
+            f"video: expected a number of frames that is a multiple of tubelet={tubelet} and at "
+            f"least {2 * tubelet}, to cut between two time steps, got {video.shape[1]} frames"
         )
     episodes = _two_or_more(episodes, len(video))
     other = partners(episodes, 1)[0]
@@ -239,7 +244,7 @@ def _two_or_more(episodes, n):
     episodes = np.asarray(episodes)
     if episodes.shape != (n,) or len(np.unique(episodes)) < 2:
         raise ValueError(
-            f"episodes: expected {n} names from at least 2 episodes, got shape {episodes.shape} "
-            f"with {len(np.unique(episodes))} different names"
+            f"episodes: expected the episode of each of {n} clips, at least 2 different ones, got "
+            f"shape {episodes.shape} with {len(np.unique(episodes))} different"
         )
     return episodes

@@ -209,7 +209,8 @@ def unseen(given, workdir, bounds):
             data = config["data"]
             seen = [data["sources"][key] for key, weight in data["mixture"].items() if weight > 0]
             seen = [data["videos"]] if data["videos"] else seen
-            if spec in seen or models.trained_on(folder, name, spec):
+            known = any(models.same_source(spec, one) for one in seen)
+            if known or models.trained_on(folder, name, spec):
                 print(f"{name}: {folder} was trained on it; evaluating its held-out part only")
                 share = min(share, data["holdout"])
             elif found := _trained_on(config, name, spec):

@@ -6,14 +6,13 @@ import json
 import math
 import os
 import signal
-import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
 
 from lawm_jax import world_model
-from lawm_jax.data import paths
 from lawm_jax.train import (
     accumulation,
     checkpoints,
@@ -23,6 +22,7 @@ from lawm_jax.train import (
     models,
     objectives,
     optim,
+    resume,
     rundir,
     sharding,
 )
@@ -224,35 +224,24 @@ def fit(config, workdir, init_from=None, profile=0):
         config = objectives.complete(config)
     if init_from:
         config["init_from"] = exported.find(init_from)
-    config = check_config(workdir, config)
+    given, config = config, resume.check_config(workdir, config)
     store = checkpoints.Checkpoints(workdir, keep_period=config.get("checkpoint_keep_period"))
-    if store.latest is not None and store.latest >= config["steps"]:
-        try:
-            loaded = models.load(workdir, store.latest)
-        except ValueError:  # damaged: `restore` below falls back to an earlier checkpoint
-            loaded = None
-        if checkpoints.all_agree(loaded is not None):
-            if jax.process_index() == 0:
-                print(f"{workdir}: all {config['steps']} steps are done already")
-            store.close()
-            return loaded
+    if loaded := _finished(workdir, config, store):
+        store.close()
+        return loaded
+    skipped = rundir.skipped(workdir)
     data = pipeline.clips(
         ml_collections.ConfigDict(config),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        skipped=rundir.skipped(workdir),
+        skipped=skipped,
     )
     run = Run.load(config, "states" in data.shapes)
-    for key, shape in run.batch.items():
-        if data.shapes.get(key) != shape.shape[1:]:
-            got = data.shapes.get(key, "none")
-            raise ValueError(f"data: expected {key} of shape {shape.shape[1:]}, got {got}")
-    held_out = None
-    if config.get("eval_every"):
-        held_out = HeldOut(run, config, rundir.skipped(workdir))
+    _check_shapes(run, data.shapes)
+    held_out = HeldOut(run, config, skipped) if config.get("eval_every") else None
     if jax.process_index() == 0:  # only now, so that a failed start leaves no config
         rundir.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
-        print(f"{_describe(run, config, workdir)}; compiling", flush=True)
+        print(f"{_describe(run, given, workdir)}; compiling", flush=True)
     with run.compiling():
         start, state = store.restore(run.like, data) or (0, _begin(run, config, data))
         log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
@@ -260,8 +249,7 @@ def fit(config, workdir, init_from=None, profile=0):
         log.say(f"resuming after step {start}")
     trace = logs.Trace(rundir.profile(workdir), start, profile, log)
     try:
-        with _Termination() as termination:
-            done = _loop(run, config, state, start, data, store, log, termination, held_out, trace)
+        done = _Training(run, config, data, store, log, trace, held_out).loop(state, start)
     finally:
         with contextlib.ExitStack() as closing:  # each one, whatever another raises
             for part in (store, log, trace):  # the last one first
@@ -270,6 +258,29 @@ def fit(config, workdir, init_from=None, profile=0):
         return None
     params = done["params"] | {"encoder": run.frozen["encoder"]}
     return run.model, models.complete(run.model, params, run.mesh)
+
+
+def _check_shapes(run, shapes):
+    """Raises ValueError unless the data has the arrays that the step uses, in their shapes."""
+    for key, expected in run.batch.items():
+        if shapes.get(key) != expected.shape[1:]:
+            got = shapes.get(key, "none")
+            raise ValueError(f"data: expected {key} of shape {expected.shape[1:]}, got {got}")
+
+
+def _finished(workdir, config, store):
+    """Loads a run of which all steps are done: (model, params); None if steps are left."""
+    if store.latest is None or store.latest < config["steps"]:
+        return None
+    try:
+        loaded = models.load(workdir, store.latest)
+    except ValueError:  # damaged: an earlier checkpoint is restored
+        loaded = None
+    if not checkpoints.all_agree(loaded is not None):
+        return None
+    if jax.process_index() == 0:
+        print(f"{workdir}: all {config['steps']} steps are done already")
+    return loaded
 
 
 def _begin(run, config, data):
@@ -283,54 +294,74 @@ def _begin(run, config, data):
     return run.with_params(state, params)
 
 
-def _loop(run, config, state, start, data, store, log, termination, held_out, trace):
-    """Runs the steps and returns the final state, or None after SIGTERM.
+class _Training(NamedTuple):
+    """The parts of a run while it trains; `held_out` is None without `eval_every`."""
 
-    Raises:
-      KeyboardInterrupt: Ctrl-C stopped the run; its state is saved.
-    """
+    run: Run
+    config: dict
+    data: Iterator
+    store: checkpoints.Checkpoints
+    log: logs.Log
+    trace: logs.Trace
+    held_out: HeldOut | None
 
-    def check(step, metrics):
+    def loop(self, state, start):
+        """Runs the steps after `start` and returns the final state, or None after SIGTERM.
+
+        Raises:
+          FloatingPointError: the loss, gradient or update is not finite.
+          KeyboardInterrupt: Ctrl-C stopped the run; its state is saved.
+        """
+        config, pending = self.config, None
+        with _Termination() as termination:
+            for step in range(start + 1, config["steps"] + 1):
+                state, metrics = self._step(step, state)
+                if pending:  # one step late, so that the device never waits
+                    self.log.step(pending[0], self._checked(*pending))
+                last = step == config["steps"]
+                evaluated = self.held_out and (step % config["eval_every"] == 0 or last)
+                if evaluated:
+                    metrics |= self.held_out(state["params"])
+                logged = step % config["log_every"] == 0 or step == start + 1 or last or evaluated
+                pending = (step, metrics) if logged else None
+                stop = termination.asked_at(step)
+                if step % config["checkpoint_every"] == 0 or last or stop:
+                    checked = self._checked(step, metrics)
+                    if pending:
+                        self.log.step(step, checked)
+                    pending = None
+                    self.log.flush()  # before the checkpoint, after which no step is logged again
+                    self.store.save(step, state, self.data, wait=last or stop)
+                if stop:
+                    self.log.say(
+                        f"stopped at step {step} on request; run the same command to resume"
+                    )
+                    if termination.interrupted:
+                        raise KeyboardInterrupt
+                    return None
+        return state
+
+    def _step(self, step, state):
+        """Dispatches one step; returns the next state and its metrics."""
+        self.trace.before(step)
+        batch = self.run.place(next(self.data))
+        with jax.transfer_guard("disallow"):
+            state, metrics = self.run.step(self.run.frozen, state, batch)
+        self.trace.after(step, metrics)
+        self.log.advance(step)
+        return state, metrics
+
+    def _checked(self, step, metrics):
+        """Waits for the metrics of a step and returns them as floats, with the learning rate."""
         metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
         if not math.isfinite(metrics["loss"] + metrics["grad_norm"] + metrics["update_norm"]):
             raise FloatingPointError(
                 f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}, "
                 f"update norm {metrics['update_norm']}; the last good state is the checkpoint of "
-                f"step {store.latest}"
+                f"step {self.store.latest}"
             )
-        return metrics | {"lr": config["optim"]["adamw"] * float(run.schedule(step - 1))}
-
-    pending = None
-    for step in range(start + 1, config["steps"] + 1):
-        trace.before(step)
-        batch = run.place(next(data))
-        with jax.transfer_guard("disallow"):
-            state, metrics = run.step(run.frozen, state, batch)
-        trace.after(step, metrics)
-        log.advance(step)
-        if pending is not None:  # one step late, so that the device never waits
-            log.step(pending[0], check(*pending))
-            pending = None
-        last = step == config["steps"]
-        evaluated = held_out is not None and (step % config["eval_every"] == 0 or last)
-        if evaluated:
-            metrics |= held_out(state["params"])
-        if step % config["log_every"] == 0 or step == start + 1 or last or evaluated:
-            pending = step, metrics
-        stop = termination.asked_at(step)
-        if step % config["checkpoint_every"] == 0 or last or stop:
-            checked = check(step, metrics)
-            if pending is not None:
-                log.step(step, checked)
-                pending = None
-            log.flush()  # before the checkpoint, after which no step is logged again
-            store.save(step, state, data, wait=last or stop)
-        if stop:
-            log.say(f"stopped at step {step} on request; run the same command to resume")
-            if termination.interrupted:
-                raise KeyboardInterrupt
-            return None
-    return state
+        rate = self.config["optim"]["adamw"] * float(self.run.schedule(step - 1))
+        return metrics | {"lr": rate}
 
 
 class _Termination:
@@ -368,63 +399,6 @@ class _Termination:
             signal.signal(number, handler)
 
 
-# Options that may differ when a run is resumed.
-FREE = (
-    "steps",
-    "log_every",
-    "checkpoint_every",
-    "checkpoint_keep_period",
-    "eval_every",
-    "init_from",
-    "mesh.",
-    "data.workers",
-    "data.batch_per_device",
-    "optim.accumulate",
-)
-
-
-def check_config(workdir, config):
-    """Checks that a run that is already in the folder, with a checkpoint, has the same config.
-
-    Returns:
-      The config, with a `data.batch` of 0 replaced by the batch size of the existing or new run.
-    """
-    data = config["data"]
-    size = sharding.batch_size(data, jax.device_count())
-    if paths.exists(rundir.weights(workdir)):
-        raise ValueError(
-            f"{workdir}: expected a new --workdir or that of a run, got an exported model"
-        )
-    before = None
-    if rundir.has_checkpoint(workdir) and paths.exists(rundir.config(workdir)):
-        before = rundir.read_config(workdir)
-        size = data["batch"] or before["data"]["batch"]
-    config = config | {"data": data | {"batch": size}}
-    if before and "init_from" in before:  # where the run began
-        config["init_from"] = before["init_from"]
-    before = before or config
-    changed = [key for key in _differences(before, config) if not key.startswith(FREE)]
-    if changed:
-        raise ValueError(
-            f"{workdir}: expected a new --workdir or the config of the existing run, got other "
-            f"values of: {', '.join(changed)}"
-        )
-    if before["steps"] != config["steps"]:
-        warnings.warn(
-            f"{workdir}: steps: was {before['steps']}, is {config['steps']}; from here on, the "
-            "learning rate follows the new schedule, so the result differs from an uninterrupted "
-            "run of either length",
-            stacklevel=3,
-        )
-    return config
-
-
-def _differences(a, b):
-    """Returns the names of the options, such as "data.size", that differ between two configs."""
-    a, b = (flatten_dict(config, keep_empty_nodes=True, sep=".") for config in (a, b))
-    return sorted(key for key in a.keys() | b.keys() if a.get(key, a) != b.get(key, b))
-
-
 def _data(data):
     """Names the data of a run, with their shares if there are several."""
     if data["videos"]:
@@ -436,13 +410,14 @@ def _data(data):
 
 
 def _describe(run, config, workdir):
+    """Describes a run in a line; the paths of `config` are shown as they are."""
     count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
     devices, what = run.mesh.devices.ravel(), run.objective.describe(run.model, config)
+    clips = next(iter(run.batch.values())).shape[0]
     text = (
         f"{workdir}: {what}, {count(run.like['params']):.2f} M trainable parameters, "
         f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, "
-        f"batches of {config['data']['batch']} clips of {config['data']['frames']} frames of "
-        f"{_data(config['data'])}"
+        f"batches of {clips} clips of {config['data']['frames']} frames of {_data(config['data'])}"
     )
     if run.mesh.shape["fsdp"] > 1:
         text += ", mesh " + " x ".join(f"{name} {size}" for name, size in run.mesh.shape.items())

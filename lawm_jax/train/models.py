@@ -12,7 +12,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from lawm_jax import latents, world_model
-from lawm_jax.data import paths
+from lawm_jax.data import catalog, paths
 from lawm_jax.nn.prior import Prior
 from lawm_jax.train import checkpoints, exported, objectives, rundir, sharding
 
@@ -153,9 +153,14 @@ def trained_on(folder, name, spec):
         return False
     data = config["data"]
     if data["videos"]:
-        return data["videos"] == spec
+        return same_source(data["videos"], spec)
     names = [key for key, weight in data["mixture"].items() if weight > 0]
-    return len(names) == 1 and (names[0] == name or data["sources"][names[0]] == spec)
+    return len(names) == 1 and (names[0] == name or same_source(data["sources"][names[0]], spec))
+
+
+def same_source(spec, other):
+    """Returns whether two source specs are equal but for the spelling of relative paths."""
+    return catalog.absolute(spec) == catalog.absolute(other)
 
 
 def _with_decoder(model, params, folder, mesh):
@@ -164,7 +169,7 @@ def _with_decoder(model, params, folder, mesh):
     other, found = load(folder, mesh=mesh)
     ours, theirs = (world_model.to_config(x)["encoder"] for x in (model, other))
     for key in ("name", "weights", "causal", "normalise"):
-        if ours.get(key) != theirs.get(key):
+        if _anywhere(ours.get(key)) != _anywhere(theirs.get(key)):
             raise ValueError(
                 f"{folder}: expected a decoder for an encoder with {key} {ours.get(key)!r}, got "
                 f"{theirs.get(key)!r}"
@@ -173,6 +178,11 @@ def _with_decoder(model, params, folder, mesh):
         raise ValueError(f"{folder}: expected a run of configs/decoder.py, got no decoder")
     model = dataclasses.replace(model, decoder=other.decoder)
     return model, params | {"decoder": found["decoder"]}
+
+
+def _anywhere(x):
+    """Returns an encoder's weights, which may be a relative path, as an absolute one; else x."""
+    return paths.absolute(x) if isinstance(x, str) else x
 
 
 def _with_controller(model, params, workdir, name, step, mesh):
@@ -200,7 +210,9 @@ def _with_controller(model, params, workdir, name, step, mesh):
         )
     other = world_model.build(theirs)
     parts = "encoder", "weights", "merge", "normalise", "inverse", "latent"  # repeat may differ
-    changed = [key for key in parts if getattr(model, key) != getattr(other, key)]
+    changed = [
+        key for key in parts if _anywhere(getattr(model, key)) != _anywhere(getattr(other, key))
+    ]
     if theirs["model_step"] != step:
         changed.append("model_step")
     if changed:

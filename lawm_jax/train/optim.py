@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of five Newton-Schulz iterations
@@ -110,11 +110,13 @@ def newton_schulz(x):
 
 def _whole(x):
     """Shards layers [depth, ...] over `fsdp`, zero-padded to a multiple of its size."""
-    fsdp = jax.sharding.get_abstract_mesh().shape.get("fsdp", 1)
+    mesh = jax.sharding.get_abstract_mesh()
+    fsdp = mesh.shape.get("fsdp", 1)
     if fsdp == 1 or x.ndim == 2:
         return x
     x = jnp.pad(x, [(0, -len(x) % fsdp)] + [(0, 0)] * (x.ndim - 1))
-    return jax.lax.with_sharding_constraint(x, PartitionSpec("fsdp"))
+    # JAX 0.7 takes no PartitionSpec alone where only an abstract mesh is set.
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec("fsdp")))
 
 
 def _is_kernel(params):
