@@ -28,9 +28,11 @@ from lawm_jax.data import poses
 from lawm_jax.evaluate import context, metrics, tables
 from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.evaluate.clips import Clips, fixed
+from lawm_jax.export import run as export_run
 from lawm_jax.nn.controller import Controller
 from lawm_jax.plan import baselines, columns, protocols, search, tasks
 from lawm_jax.plan import run as plan_run
+from lawm_jax.play import library
 from lawm_jax.train import models, objectives, rundir
 
 encode = jax.jit(world_model.encode, static_argnums=0)
@@ -517,6 +519,18 @@ def test_a_controller_without_a_checkpoint_is_said_to_be_untrained(run, tmp_path
             plan_run.plan(str(run), "panda", controller=str(name))
     with pytest.raises(FileNotFoundError, match="expected a trained controller, got a run without"):
         models.load(str(run), controller=str(folder))
+
+
+def test_commands_on_a_world_model_refuse_the_folder_of_a_controller(run, tmp_path):
+    folder, why = str(run / "controller" / "panda"), "expected the folder of a world model, got "
+    for command in (
+        lambda: evaluate_run.evaluate(folder),
+        lambda: plan_run.plan(folder, "panda"),
+        lambda: export_run.export(folder, str(tmp_path / "out")),
+        lambda: library.open_sources(folder),
+    ):
+        with pytest.raises(ValueError, match=f"workdir: {why}that of a controller, .*panda$"):
+            command()
 
 
 def test_plans_are_acted_on_in_the_simulator(run, capsys):

@@ -564,6 +564,7 @@ def test_a_folder_that_is_no_run_is_a_clear_error(tmp_path):
         ('{"latent": {"kind": "noi', "expected the config of a training run as JSON, got: "),
         ('{"latent": {"kind": "noisy"}, "data": {}}', "encoder: expected an object, got nothing"),
         ('{"encoder": {}, "data": []}', r"data: expected an object, got \[\]"),
+        ('{"encoder": {}, "data": {}, "predictor": 3}', "predictor: expected an object, got 3"),
     ],
 )
 def test_a_damaged_config_is_an_error_that_names_the_file(text, why, tmp_path):

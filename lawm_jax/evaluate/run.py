@@ -45,7 +45,7 @@ def evaluate(
     """
     begin, seconds = time.monotonic(), collections.Counter()
     workdir = exported.working_copy(workdir)
-    config, without = ml_collections.ConfigDict(rundir.read_config(workdir)), {}
+    config, without = ml_collections.ConfigDict(rundir.read_world_model(workdir)), {}
     main, folders = config.latent.kind, rundir.bounds(workdir)
     folders.pop(main, None)
     if data:

@@ -52,7 +52,7 @@ def export(workdir, out, to="arrays", data=None, limit=None, states=True):
       ValueError: no clip can be read, or as in `lary.write`.
     """
     out, found = _new(out), exported.find(workdir)
-    config = ml_collections.ConfigDict(rundir.read_config(found))
+    config = ml_collections.ConfigDict(rundir.read_world_model(found))
     if not latents.make(**config.latent).inferred:
         raise Refused(
             f"workdir: expected a model that infers latent actions, got {config.latent.kind} in "

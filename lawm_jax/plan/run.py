@@ -94,7 +94,7 @@ def plan(
     workdir = exported.working_copy(workdir)
     if not json_file:
         rundir.folder(workdir)  # raises an error now if W can't be written to
-    config = ml_collections.ConfigDict(rundir.read_config(workdir))
+    config = ml_collections.ConfigDict(rundir.read_world_model(workdir))
     spec = _source(config, task, data)
     loaded, found, windows = _models(workdir, config, task, spec, controller)
     count = len(chosen) if chosen else episodes or (32 if closed_loop else rules.episodes)

@@ -106,7 +106,7 @@ def open_sources(workdir, data=None, only=None):
     Raises:
       ValueError: no source has video, or `only` is none of them.
     """
-    config = ml_collections.ConfigDict(rundir.read_config(workdir))
+    config = ml_collections.ConfigDict(rundir.read_world_model(workdir))
     config.data.augment = dict(crop=False, area=(0.3, 1), ratio=(1, 1), flip=0, jitter=0, cut=0)
     fps = config.data.get("fps", mini.FPS)
     if data:

@@ -40,7 +40,7 @@ def measure(workdir, sources):
     E means over clips (None if the episode has none), or a number that has no value by episode. See
     the functions below.
     """
-    config = ml_collections.ConfigDict(rundir.read_config(workdir))
+    config = ml_collections.ConfigDict(rundir.read_world_model(workdir))
     config = catalog.with_sources(config, sources)
     loaded = models.load(workdir, controller="")
     found = {}

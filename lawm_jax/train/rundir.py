@@ -173,9 +173,25 @@ def read_config(workdir):
     if not paths.exists(path):
         raise FileNotFoundError(f"{path}: not found; expected the folder of a training run")
     loaded = metadata.load(path, "the config of a training run")
-    for name in ("encoder", "data"):
+    for name in ("encoder", "data", *({"predictor", "latent", "optim"} & loaded.keys())):
         metadata.field(path, loaded, name, "an object")
     return upgrade(loaded)
+
+
+def read_world_model(workdir):
+    """Reads the config of a world model's run.
+
+    Raises:
+      FileNotFoundError: it is missing.
+      ValueError: it is damaged, or that of a controller or decoder.
+    """
+    found = read_config(workdir)
+    if "predictor" not in found:
+        raise ValueError(
+            f"workdir: expected the folder of a world model, got that of a {found['objective']}, "
+            f"{workdir}"
+        )
+    return found
 
 
 def upgrade(config):
