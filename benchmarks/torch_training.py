@@ -74,16 +74,17 @@ class WorldModel(nn.Module):
     Attributes:
       features, latent: widths of a state token and of a latent.
       predictor, inverse: (width, heads, depth) of each.
-      kind, strength: of the latents.
+      kind, strength, weight: of the latents; the last one multiplies their cost.
       cells: number of equal parts of a predicted token, each normalized by LayerNorm; 0: none.
     """
 
-    def __init__(self, features, latent, predictor, inverse, kind, strength, cells=0):
+    def __init__(self, features, latent, predictor, inverse, kind, strength, weight=1.0, cells=0):
         super().__init__()
         outputs = 2 * latent if kind == "noisy" else latent
         self.predictor = torch_model.Predictor(features, latent, *predictor)
         self.inverse = InverseDynamics(features, outputs, *inverse)
-        self.restrict, self.strength, self.cells = KINDS[kind], strength, cells
+        self.restrict, self.strength, self.weight = KINDS[kind], strength, weight
+        self.cells = cells
 
     def forward(self, s, noise):
         """Computes the loss of states s [B, T, N, D], given noise [B, T-1, A] for the latents."""
@@ -92,7 +93,7 @@ class WorldModel(nn.Module):
         if self.cells:
             prediction = prediction.unflatten(-1, (self.cells, -1))
             prediction = F.layer_norm(prediction, prediction.shape[-1:], eps=1e-6).flatten(-2)
-        return F.l1_loss(prediction, s[:, 1:]) + cost.mean()
+        return F.l1_loss(prediction, s[:, 1:]) + self.weight * cost.mean()
 
 
 def make(model, params):
@@ -112,6 +113,7 @@ def make(model, params):
         of(model.inverse),
         latent.kind,
         latent.strength,
+        getattr(latent, "weight", 1.0),  # of sparse latents
         model.merge**2 if model.normalise else 0,
     )
     arrays = torch_model.state_dict(params)

@@ -192,6 +192,11 @@ def tiny(get_config):
     return make
 
 
+def sure(value, groups):
+    """Returns the interval of values that are the same in all groups, see `metrics.interval`."""
+    return {"mean": value, "low": value, "high": value, "groups": groups}
+
+
 def write_run(config, folder, steps=(1,)):
     """Writes the folder of a run whose checkpoints hold random parameters, without training.
 

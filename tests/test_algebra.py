@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import sure
 
 from lawm_jax.evaluate import algebra, batched, leakage, tables
 
@@ -43,7 +44,7 @@ def norm(x):
 
 def test_latents_that_are_differences_of_states_add_up_and_sum_to_what_happens():
     row, ahead = measure(differences)
-    zero = dict(mean=0, low=0, high=0)
+    zero = sure(0, 20)
     for key in ("additivity", "reversal", "identity"):
         assert row[key] == pytest.approx(zero, abs=1e-6)
     moved = np.abs(STATES[:, 2:] - STATES[:, :-2]).mean()
@@ -108,7 +109,7 @@ def test_latents_that_are_zero_have_no_verdict_and_two_states_are_too_few():
     row, ahead = measure(lambda s: 0 * differences(s))
     assert row["additivity"] is row["reversal"] is row["identity"] is None
     assert algebra.judge([row], "noisy") == []
-    relative = dict(mean=1, low=1, high=1)
+    relative = sure(1, 20)
     assert ahead[algebra.EACH]["relative"] == pytest.approx(relative)
     first, second = algebra.tables([row, row | {"name": "sparse"}])
     text = tables.text("x", [second])

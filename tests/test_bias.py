@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import sure
 
 from lawm_jax.evaluate import batched, bias, tables
 
@@ -72,8 +73,8 @@ def judge(row):
 
 def test_all_of_the_effect_of_a_moved_square_is_at_the_square(found):
     row = found["own"]
-    assert row["before"] == pytest.approx(dict(mean=1, low=1, high=1))
-    assert row["after"] == pytest.approx(dict(mean=1, low=1, high=1))
+    assert row["before"] == pytest.approx(sure(1, 12))
+    assert row["after"] == pytest.approx(sure(1, 12))
     assert row["left"]["mean"] == pytest.approx(1) and row["chance"]["mean"] < 0.25
     assert row["correlation"]["high"] < 0.5
     assert 30 < row["count"] < 64  # the clips that give the latents give no scene
@@ -85,7 +86,7 @@ def test_a_bias_takes_its_share_and_is_removed_exactly(found):
     # Latents are -1 or 1, as often; a response is then the size of what z = 1 does. The bias's is
     # its pattern; at the square's 8 cells it adds to the step of 4 / 2 with the one or other sign.
     assert row["before"]["high"] < 0.7 and row["correlation"]["low"] > 0
-    assert row["after"] == pytest.approx(dict(mean=1, low=1, high=1), abs=1e-5)
+    assert row["after"] == pytest.approx(sure(1, 12), abs=1e-5)
     answer, text = judge(row)
     assert answer == "holds" and "1.00 [1.00, 1.00], with the bias 0." in text
 
@@ -101,7 +102,7 @@ def test_the_response_is_the_deviation_of_the_prediction_in_closed_form():
 
 def test_a_bias_alone_is_the_same_in_all_scenes(found):
     row = found["bias alone"]
-    assert row["correlation"] == pytest.approx(dict(mean=1, low=1, high=1), abs=1e-4)
+    assert row["correlation"] == pytest.approx(sure(1, 12), abs=1e-4)
     assert row["before"]["mean"] == pytest.approx(row["chance"]["mean"], abs=0.03)
     assert row["after"] is None and row["left"]["mean"] < 1e-4
     answer, text = judge(row)

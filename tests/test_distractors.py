@@ -5,6 +5,7 @@ import types
 
 import numpy as np
 import pytest
+from conftest import sure
 
 from lawm_jax.evaluate import cycle, distractors, leakage, metrics, tables
 
@@ -45,7 +46,7 @@ def test_latents_of_what_acts_lose_nothing_to_a_moving_background_and_mean_motio
     np.testing.assert_array_equal(change(shown, place), change(video, place))
     own = distractors.probed(change(video, place), change(shown, place), u, EPISODES)
     assert own["clean"]["mean"] > 0.999 and own["r2"] == own["clean"]
-    assert own["lost"] == dict(mean=0, low=0, high=0)
+    assert own["lost"] == sure(0, 40)
     mean = distractors.probed(mean_change(video), mean_change(shown), u, EPISODES)
     assert mean["clean"]["mean"] > 0.999 and mean["lost"]["low"] > 0.5
     # Changes of the other clip add to the own; its band may be hidden, or its border by the margin.
@@ -100,9 +101,9 @@ def test_latents_are_lost_in_the_cycle_as_far_as_they_are_wrong():
         rollout=lambda s, z: s + np.cumsum(z, 1)[..., None],
     )
     measure = distractors.Cycle(model, s, EPISODES)
-    assert measure.lost(z) == dict(mean=0, low=0, high=0)
+    assert measure.lost(z) == sure(0, 40)
     third = leakage.partners(EPISODES, 2)[1]
-    assert measure.lost(z[third]) == pytest.approx(dict(mean=1, low=1, high=1))
+    assert measure.lost(z[third]) == pytest.approx(sure(1, 40))
     half = np.where(np.arange(120)[:, None, None] % 3 == 0, z[third], z)  # a third of each episode
     assert 0.2 < measure.lost(half)["mean"] < 0.5
     assert cycle.transferred(model, s[third, :1], z) == pytest.approx(z)
