@@ -30,7 +30,7 @@ RUNS = {
             "RANDOM WEIGHTS",
             r"\d+ records",
             r"step 2/2 +loss",
-            r"prediction +error one step ahead: ",
+            r"prediction +\d+ episodes? (is|are) too few to judge; at least 8; error one\s+step",
         ],
     ),
     "planning": (
@@ -44,7 +44,7 @@ RUNS = {
         [
             r"step 2/2 +loss",
             r"skipped files: 1\n.*broken.mp4: ",
-            r"prediction +error one step ahead: ",
+            r"prediction +\d+ episodes? (is|are) too few to judge; at least 8; error one\s+step",
         ],
     ),
     "play": (dict(STEPS="2"), (1, 1), [r"ready after", r"the page: http://localhost:\d+"]),
