@@ -2,6 +2,10 @@
 # Installs lawm_jax, shows what the model that ships predicts, trains one and compares the two.
 #   bash launch/quickstart.sh [WORKDIR]      default: runs/quickstart
 set -euo pipefail
+if [[ "${1:-}" == -* ]]; then
+    sed -n '2,3s/^# //p' "$0"
+    exit 2
+fi
 work=$(realpath -m "${1:-runs/quickstart}")
 # shellcheck source=launch/env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"

@@ -203,7 +203,7 @@ def test_another_config_than_the_runs_is_one_line(get_config, tmp_path):
     (tmp_path / "W" / "checkpoints" / "2").mkdir(parents=True)
     ((status, _, err),) = typed([f"{TINY} --config.seed=3"], tmp_path)
     assert status == 1 and err.count("\n") == 1
-    assert "or the config of the existing run, got other values of: seed" in err
+    assert "or the config of the existing run, got other values: seed was 0, is 3" in err
 
 
 # What is a message, and what an error of the code

@@ -45,7 +45,7 @@ def test_runs_at_the_same_time_have_separate_cores_and_logs(tmp_path, capfd):
     assert [(tmp_path / f"{x}.log").read_text().splitlines()[-1] for x in names] == ["seen"] * 2
     assert sorted(os.sched_getaffinity(0)) == cores
     printed = capfd.readouterr().out
-    assert "2 of 2 runs" in printed and "seen" not in printed
+    assert "is done, 2 of 2 runs" in printed and "seen" not in printed
     runner.run_all([], runs, "", jobs=2)
     assert "2 runs, 2 of them done" in capfd.readouterr().out
 

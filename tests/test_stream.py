@@ -207,12 +207,12 @@ def test_a_file_that_the_system_never_gives_is_tried_every_time_and_an_outage_en
 def test_another_file_in_place_of_a_broken_one_costs_nothing_of_the_source_size():
     items = range(2**31 - 1)  # a permutation takes 16 GB
     source = Numbers("web", items, bad=range(500))
-    read = reader.Reader(source, 0, 0.0, reader.Failures(None))
+    read = reader.Reader(source, "train", 0, 0.0, reader.Failures(None))
     clips = [read(3, np.random.default_rng(seed)) for seed in (0, 0, 1)]
     assert clips[0]["episode"] == clips[1]["episode"] != clips[2]["episode"]
     assert clips[0]["episode"] >= 500
     few = Numbers("web", range(30), bad=range(29))
-    read = reader.Reader(few, 0, 0.0, reader.Failures(None))
+    read = reader.Reader(few, "train", 0, 0.0, reader.Failures(None))
     assert all(read(i, np.random.default_rng(i))["episode"] == 29 for i in range(30))
     few.bad = range(30)
     with pytest.raises(ValueError, match="no readable file is left"):

@@ -170,7 +170,10 @@ def test_the_same_command_says_that_the_run_is_done(straight, config, capsys):
 
 
 def test_another_config_in_the_same_folder_is_an_error(straight, config, tmp_path):
-    with pytest.raises(ValueError, match="got other values of: data.fps, latent.strength$"):
+    with pytest.raises(
+        ValueError,
+        match="got other values: data.fps was 4.0, is 2.0, latent.strength was 8.0, is 9.0$",
+    ):
         loop.fit(config(NAME[:-1] + "9", **{"data.fps": 2.0}), str(straight["workdir"]))
     workdir = rewind(straight, tmp_path / "run", STEPS)
     loop.fit(config(log_every=3), str(workdir))  # may change

@@ -212,7 +212,7 @@ def _examples(config, split, failures):
     for rank, (name, weight) in enumerate(sorted(catalog.weights(data).items())):
         if weight > 0:
             source = catalog.source(config, name, split)
-            readers.append(reader.Reader(source, rank, data.augment.cut, failures))
+            readers.append(reader.Reader(source, split, rank, data.augment.cut, failures))
             weights.append(weight)
     shared = _shared([one.check() for one in readers])
     if data.augment.flip:  # the labels of a mirrored clip are wrong

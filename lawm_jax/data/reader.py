@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise ImportError("lawm_jax reads data on Linux and macOS; on Windows use WSL") from error
 
-from lawm_jax.data import errors, frames, paths
+from lawm_jax.data import errors, frames, paths, words
 
 _LOG = logging.getLogger(__name__)
 _FAILED = 3  # consecutive files with system errors after which the run ends
@@ -77,8 +77,9 @@ def _order(first, count, random):
 class Reader:
     """Reads one example of a source; picklable, since Grain sends it to worker processes."""
 
-    def __init__(self, source, rank, cut, failures):
-        self.source, self.rank, self.cut, self.failures = source, rank, cut, failures
+    def __init__(self, source, split, rank, cut, failures):
+        self.source, self.split = source, split
+        self.rank, self.cut, self.failures = rank, cut, failures
         self.files = getattr(source, "files", None)  # None: each item is one file
         self.count = len(source.items if self.files is None else self.files)
         self.unreadable = set()
@@ -108,7 +109,8 @@ class Reader:
                 return clip
         reasons = [f"{path}: {why[0]}" for path, why in list(self.failures.reasons.items())[:5]]
         some = "; ".join(reasons + ["..."] * (self.count > 5))
-        text = f"none of {self.count} files can be read: {some}"
+        held_out = "held-out " if self.split == "test" else ""
+        text = f"none of {words.counted(self.count, f'{held_out}file')} can be read: {some}"
         raise ValueError(f"{self.source.name}: {text}")
 
     def _read(self, file, seed):

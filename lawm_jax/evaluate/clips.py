@@ -37,7 +37,10 @@ def held_out(config, name, encode, most=256, items=128, without=()):
     """
     found = _fixed(config, name, "test", encode, most, items, without)
     if found is None:
-        raise ValueError(f"{name}: no held-out clip of {config.data.frames} frames can be read")
+        raise ValueError(
+            f"{name}: no held-out clip of {config.data.frames} frames can be read; data.holdout is "
+            f"{config.data.get('holdout', 'none')}"
+        )
     return found
 
 

@@ -246,4 +246,5 @@ def action_score(error):
         return None if x is None else max(0.0, 800 * (0.1 - x))
 
     # A large error is a low score, so the bounds change places.
-    return {"mean": score(error["mean"]), "low": score(error["high"]), "high": score(error["low"])}
+    turned = {"mean": error["mean"], "low": error["high"], "high": error["low"]}
+    return error | {key: score(x) for key, x in turned.items()}

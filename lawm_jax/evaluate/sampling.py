@@ -51,10 +51,11 @@ def judge(rows, name):
     if not rows:
         return []
     best = min(rows, key=lambda key: abs(rows[key]["mean"] - 0.5))
-    low = rows[best]["low"]
     text = f"AUC against inferred latents: {verdicts.short(rows[best], 2)} at best, by {best} "
     text += "(0.5: indistinguishable)"
-    answer = verdicts.HOLDS if low is not None and low <= 0.5 else verdicts.FAILS
+    low, answer = rows[best]["low"], verdicts.UNDECIDED
+    if low is not None:
+        answer = verdicts.HOLDS if low <= 0.5 else verdicts.FAILS
     paper = "samples resemble latents at low capacity, not at high (Appendix B)"
     return [verdicts.Verdict("sampling", answer, text, paper)]
 

@@ -106,7 +106,8 @@ def _auc(place, label, groups):
     # The AUC is a mean of placements; this is the influence of each latent on it (DeLong et al.).
     influence = (place - np.where(label, *means)) / share
     result = metrics.interval(sum(means) / 2 + influence, groups)
-    return {key: None if v is None else min(max(v, 0.0), 1.0) for key, v in result.items()}
+    bounds = {key: result[key] for key in ("mean", "low", "high")}
+    return result | {key: v and min(max(v, 0.0), 1.0) for key, v in bounds.items()}
 
 
 def energy_distance(x, y):

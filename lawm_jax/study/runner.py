@@ -35,8 +35,12 @@ def claimed(workdir):
 
 
 def show(stored, runs):
-    """Prints the commands of all unfinished runs; arguments as in `run_all`."""
+    """Prints the commands of all unfinished runs; arguments as in `run_all`.
+
+    Also prints how many are left, to stderr.
+    """
     todo = [run for run in runs if result(run) is None]
+    print(f"{words.counted(len(runs), 'run')}, {len(todo)} of them to do", file=sys.stderr)
     for line in (stored if todo else []) + [line for run in todo for line in run.commands]:
         print(_shown(line))
 
@@ -59,20 +63,27 @@ def run_all(stored, runs, each, jobs=1):
                 sys.exit(
                     f"{folder}: expected {begun} steps as before, or a new --workdir, got {steps}"
                 )
-    done = len(runs) - len(todo)
-    print(f"{words.counted(len(runs), 'run')}, {done} of them done. {each}", flush=True)
+    before = len(runs) - len(todo)
+    print(f"{words.counted(len(runs), 'run')}, {before} of them done. {each}", flush=True)
     with _Processes() as processes:
         for line in stored if todo else []:
             processes.call(line)
         begin, pinned = time.monotonic(), _pin_threads(jobs)
         with futures.ThreadPoolExecutor(jobs, initializer=pinned) as pool:
             try:
-                submitted = [pool.submit(_finish, processes, run, jobs) for run in todo]
+                submitted = {pool.submit(_finish, processes, run, jobs): run for run in todo}
+                if todo and jobs > 1:
+                    print(f"what they print: {os.path.dirname(todo[0].folder)}/*.log", flush=True)
                 for done, each_run in enumerate(futures.as_completed(submitted), 1):
                     each_run.result()
                     minutes = (time.monotonic() - begin) / done / 60
-                    left = f"{minutes:.1f} minutes per run, {minutes * (len(todo) - done):.0f} left"
-                    print(f"{done} of {words.counted(len(todo), 'run')}: {left}", flush=True)
+                    left = words.counted(round(minutes * (len(todo) - done)), "minute")
+                    print(
+                        f"{os.path.basename(submitted[each_run].folder)} is done, {before + done} "
+                        f"of {words.counted(len(runs), 'run')}; {minutes:.1f} minutes per run, "
+                        f"{left} left",
+                        flush=True,
+                    )
             except BaseException:
                 processes.stop()
                 raise

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import textwrap
+import warnings
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -79,6 +80,10 @@ def run(main, positional=False, resumes=False):
         absl_logging.get_absl_handler().setFormatter(
             logging.Formatter("%(levelname)s: %(message)s")
         )
+    plain = warnings.formatwarning
+    warnings.formatwarning = lambda text, kind, *place, **more: (  # ours without their place
+        f"warning: {text}\n" if kind is UserWarning else plain(text, kind, *place, **more)
+    )
     try:
         app.run(reporting(main, resumes), flags_parser=reporting(parse, resumes))
     except SystemExit as error:

@@ -46,11 +46,11 @@ def check_config(workdir, config):
     if before and "init_from" in before:  # where the run began
         config["init_from"] = before["init_from"]
     before = before or config
-    changed = [key for key in _differences(before, config) if not key.startswith(FREE)]
+    changed = [x for x in _differences(before, config) if not x.startswith(FREE)]
     if changed:
         raise ValueError(
             f"{workdir}: expected a new --workdir or the config of the existing run, got other "
-            f"values of: {', '.join(changed)}{_moved(before, config)}"
+            f"values: {', '.join(changed)}"
         )
     if before["steps"] != config["steps"]:
         warnings.warn(
@@ -63,9 +63,14 @@ def check_config(workdir, config):
 
 
 def _differences(a, b):
-    """Returns the names of the options, such as "data.size", that differ between two configs."""
-    a, b = (flatten_dict(config, keep_empty_nodes=True, sep=".") for config in (a, b))
-    return sorted(key for key in a.keys() | b.keys() if a.get(key, a) != b.get(key, b))
+    """Describes the options that differ between two configs: "data.size was 64, is 128"."""
+    a, b = (flatten_dict(config, sep=".") for config in (a, b))
+    shown = lambda x: "not set" if x is None else repr(x)  # noqa: E731
+    return [
+        f"{key} was {shown(a.get(key))}, is {shown(b.get(key))}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+    ]
 
 
 def _with_absolute_paths(config):
@@ -77,11 +82,3 @@ def _with_absolute_paths(config):
     for key in {"model", "init_from"} & config.keys():
         config[key] = paths.absolute(config[key] or "")
     return config
-
-
-def _moved(before, config):
-    """Says where a run reads its data and where it would now, for an error; "" if unchanged."""
-    old, new = (flatten_dict(x["data"], sep=".") for x in (before, config))
-    places = [key for key in old if key.startswith(("videos", "sources")) and key in new]
-    moved = [key for key in places if old[key] != new[key]]
-    return "".join(f"; data.{key} was {old[key]!r}, is {new[key]!r}" for key in moved)
