@@ -74,12 +74,12 @@ def run_all(stored, runs, each, jobs=1):
                 submitted = {pool.submit(_finish, processes, run, jobs): run for run in todo}
                 if todo and jobs > 1:
                     print(f"what they print: {os.path.dirname(todo[0].folder)}/*.log", flush=True)
-                for done, each_run in enumerate(futures.as_completed(submitted), 1):
-                    each_run.result()
+                for done, task in enumerate(futures.as_completed(submitted), 1):
+                    task.result()
                     minutes = (time.monotonic() - begin) / done / 60
                     left = words.counted(round(minutes * (len(todo) - done)), "minute")
                     print(
-                        f"{os.path.basename(submitted[each_run].folder)} is done, {before + done} "
+                        f"{os.path.basename(submitted[task].folder)} is done, {before + done} "
                         f"of {words.counted(len(runs), 'run')}; {minutes:.1f} minutes per run, "
                         f"{left} left",
                         flush=True,
@@ -142,7 +142,7 @@ class _Processes:
     def stop(self, *_):
         """Stops the running commands and starts no more."""
         self._stopped = True
-        for process in self._running:
+        for process in list(self._running):  # threads remove those that end
             process.terminate()
 
     def call(self, line, log=None):
