@@ -321,7 +321,10 @@ def evaluate_all(env, workdir, options, names, seeds):
     found, folder = {}, workdir / "results"
     folder.mkdir(exist_ok=True)
     asked = "{samples} x {iterations}".format(**options)
-    for name, make in agents(workdir, options).items():
+    known = agents(workdir, options)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"--agents: expected some of {'; '.join(known)}, got {unknown[0]}")
+    for name, make in known.items():
         if names and name not in names:
             continue
         path = folder / f"{name}, {asked}, {seeds} seeds.json"

@@ -83,6 +83,7 @@ USAGE = {
     f"{TINY} --config.stepss=3": "--config.stepss: .* no such field; did you mean --config.steps?",
     f"{TINY} --config.videos=x": "--config.videos: .*; did you mean --config.data.videos?",
     f"{TINY} --config.zzz=x": "--config.zzz: the config has no such field",
+    f"{TINY} --config.data.videos=": "--config.data.videos: expected a folder.* an empty .*",
     f"{TINY} --config.steps=few": "--config.steps: expected an integer, got few",
     f"{TINY} --config.data.fps=few": "--config.data.fps: expected a number, got few",
     f"{TINY} --config.encoder.causal=x": "--config.encoder.causal: expected true or false, got x",
@@ -134,16 +135,18 @@ def test_a_wrong_command_line_is_a_line_a_hint_and_status_2(tmp_path):
 def test_an_error_in_a_config_of_ones_own_names_the_file_and_the_line(tmp_path):
     (tmp_path / "wrong.py").write_text("def get_config(arg=''):\n    return 1 / 0\n")
     (tmp_path / "none.py").write_text("def get_config(arg=''):\n    pass\n")
+    (tmp_path / "empty.py").write_text("")
     (tmp_path / "unclosed.py").write_text("\ndef get_config(:\n")
     (tmp_path / "big.py").write_text(
         "from lawm_jax.configs import lawm\nget_config = lambda: lawm.get_config('size=big')\n"
     )
-    names = "wrong", "none", "unclosed", "big"
+    names = "wrong", "none", "empty", "unclosed", "big"
     lines = [f"lawm train --config {name}.py --workdir W" for name in names]
-    (wrong, none, unclosed, big) = (err for *_, err in typed(lines, tmp_path))
+    (wrong, none, empty, unclosed, big) = (err for *_, err in typed(lines, tmp_path))
     assert "error: --config=wrong.py: an error in wrong.py, line 2:\n" in wrong
     assert "ZeroDivisionError: division by zero" in wrong
     assert "none.py: expected a ConfigDict from get_config, got None" in none
+    assert "empty.py: expected a function get_config, got none" in empty
     assert "an error in unclosed.py, line 2:\n" in unclosed and "SyntaxError" in unclosed
     assert "lawm train: error: --config: expected size=tiny" in big and "Traceback" not in big
 

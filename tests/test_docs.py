@@ -276,6 +276,14 @@ def test_the_pages_use_every_table_and_no_other():
     assert sorted(sum(marked, [])) == sorted(hooks.TABLES)
 
 
+def test_the_dictionary_of_results_has_every_column():
+    text = (ROOT / "docs/evaluate.md").read_text().partition("## The results as data")[2]
+    files = [*(ROOT / "lawm_jax/evaluate").glob("*.py"), ROOT / "lawm_jax/plan/columns.py"]
+    keys = [key for x in files for key in re.findall(r'Column\("[^"]+", "(\w+)', x.read_text())]
+    assert len(keys) > 50
+    assert [key for key in keys if f"`{key}`" not in text] == []
+
+
 def test_a_marker_becomes_a_table_and_an_image_a_drawing():
     page = "Before `<!-- table NAME -->`.\n\n<!-- table faults -->\n\n![Text](figures/model.svg)\n"
     made = hooks.on_page_markdown(page)

@@ -175,7 +175,8 @@ def below(folder, suffixes=("",)):
 
     Links are followed, and cycles of links end. If a file or folder has several paths, the one
     through the fewest links is used, and among these the first, so that adding links changes
-    nothing. As in `glob`, names that start with a dot are left out.
+    nothing. A link to a missing file is listed, so that its reader reports it. As in `glob`, names
+    that start with a dot are left out.
 
     Args:
       folder: a local folder.
@@ -201,7 +202,7 @@ def below(folder, suffixes=("",)):
                 continue
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 heapq.heappush(waiting, rank)
-            elif entry.name.lower().endswith(suffixes) and os.path.isfile(entry.path):
+            elif entry.name.lower().endswith(suffixes) and _is_file(entry.path):
                 key = _key(entry.path)
                 found[key] = min(rank, found.get(key, rank))
     return sorted(path for _, path in found.values())
@@ -230,7 +231,7 @@ def matching(pattern, suffixes=("",)):
         ]
     else:
         found = [p for p in glob.iglob(pattern) if p.lower().endswith(suffixes)]
-    return once(filter(os.path.isfile, found))
+    return once(filter(_is_file, found))
 
 
 def escaped(pattern):
@@ -287,9 +288,17 @@ def file_system(url):
         raise ValueError(f"{url}: {errors.reason(error)}") from error
 
 
+def _is_file(path):
+    """Returns whether a path that exists, or is a link, is a file or a link to a missing one."""
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
 def _key(path):
     """Returns a unique key of a real file or folder; hard links have the same key."""
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError:  # a link to a missing file, or to itself
+        return os.path.realpath(path)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 

@@ -34,7 +34,7 @@ from absl import app, flags, logging
 
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import command
-from lawm_jax.train.flags import as_typed, sources
+from lawm_jax.train.flags import as_typed, renamed, sources
 
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run, W; or nano, the model that ships."
@@ -81,7 +81,8 @@ def main(argv):
     from lawm_jax.evaluate import run
 
     data = sources(DATA.value)
-    with as_typed(data):
+    decoder = {f"{DECODER.value}: ": f"--decoder {DECODER.value}: "}
+    with as_typed(data), renamed(decoder):
         run.evaluate(
             WORKDIR.value,
             [*EVALUATIONS, "pictures"] if ALL.value else ONLY.value,

@@ -20,7 +20,7 @@ import ml_collections
 from lawm_jax.data import catalog, paths, pipeline, words
 from lawm_jax.evaluate import context, figures, pictures, priors, tables, verdicts
 from lawm_jax.evaluate.evaluations import EVALUATIONS, SLOW
-from lawm_jax.train import checkpoints, exported, models, rundir, sharding
+from lawm_jax.train import checkpoints, command, exported, models, rundir, sharding
 
 TRAINED = ("predictor", "inverse", "latent")  # trained parts of the parameters
 
@@ -79,7 +79,8 @@ def evaluate(
         print(f"pictures and videos: {shown.folder}")
     if asked:
         print(f"all tables: {rundir.evaluation(workdir, '*')}")
-    print(f"the page with everything: python -m lawm_jax.report {shlex.quote(str(workdir))}")
+    report = f"{command.program().removesuffix('evaluate')}report"
+    print(f"the page with everything: {report} {shlex.quote(str(workdir))}")
     total, slowest = time.monotonic() - begin, max(seconds, key=seconds.get)
     _write_about(workdir, loaded[main][1], total, seconds, merge=only is not None)
     print(

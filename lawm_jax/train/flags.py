@@ -141,7 +141,8 @@ class _Parser(flags.ArgumentParser):
         module = importlib.util.module_from_spec(module_spec)
         try:
             module_spec.loader.exec_module(module)
-            config = module.get_config(*argument)
+            make = getattr(module, "get_config", None)
+            config = make(*argument) if make else None
         except Exception as error:  # absl would hide the line of the error
             if command.is_message(error):
                 raise ValueError(str(error)) from error
@@ -152,6 +153,8 @@ class _Parser(flags.ArgumentParser):
             where = f"{path}, line {line}" if line else path
             error.__traceback__ = error.__traceback__.tb_next  # without this function
             raise ValueError(f"an error in {where}:\n\n{traceback.format_exc()}") from error
+        if make is None:
+            raise ValueError(f"{path}: expected a function get_config, got none")
         if not isinstance(config, ml_collections.ConfigDict):
             raise ValueError(f"{path}: expected a ConfigDict from get_config, got {config!r}")
         config.lock()
@@ -169,6 +172,10 @@ class _Parser(flags.ArgumentParser):
                 close = command.closest(found[2], known) or command.closest(name, same)
                 close = close.replace("did you mean ", f"did you mean --{self.name}.")
                 raise ValueError(f"--{self.name}.{found[2]}: the config has no such field{close}")
+            if arg == f"--{self.name}.data.videos=":  # of an unset variable of a shell
+                raise ValueError(
+                    f"{arg[:-1]}: expected a folder, glob or list, got an empty string"
+                )
 
 
 def _fields(config, path=""):

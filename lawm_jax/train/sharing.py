@@ -9,7 +9,7 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
-from lawm_jax.data import catalog, paths
+from lawm_jax.data import catalog, mini, paths
 from lawm_jax.train import checkpoints, exported, models, rundir
 
 TAGS = ["world-model", "latent-actions", "video", "jax"]
@@ -112,7 +112,7 @@ def _public(name, spec, sources):
     if name in sources:
         return sources[name]
     kind, where, _ = catalog.parse(name, spec)
-    embedded = kind == "mini" and "/" not in where
+    embedded = kind == "mini" and where in mini.PARTS
     return spec if embedded else f"{kind}:/path/to/{name}"
 
 
