@@ -420,6 +420,28 @@ def claims(result):
     return rows
 
 
+def capacities(result):
+    """What the runs of the claims measured, against capacity: one row per case."""
+    keys = ("panda", "error"), ("nav", "error"), ("panda", "error at a cut")
+    keys += (("panda", "error by real actions, state"), ("panda", "error of plans"))
+    rows = [["case", "Panda, error", "walks, error", "Panda, at a cut", "driven", "plans, m"]]
+    cases = {}
+    for row in result["curves"]:
+        cases.setdefault(row["case"], {})[row["source"]] = row["values"]
+    for case, values in cases.items():
+        rows.append([case, *(interval(values.get(x, {}).get(key)) for x, key in keys)])
+    return rows
+
+
+def exponents(result):
+    """How the error falls with steps, width and episodes: one row per axis and part."""
+    rows = [["scaled by", "part", "exponent", "error relative to copying, by factor"]]
+    for row in result["rows"]:
+        points = ", ".join(f"{x['factor']:g}: {x['error']['mean']:.3f}" for x in row["points"])
+        rows.append([row["name"], row["source"], interval(row["exponent"], 3, "+"), points])
+    return rows
+
+
 TABLES = {
     "nano": ("nano-2-core-epyc.json", nano),
     "nano-plans": ("nano-2-core-epyc.json", nano_plans),
@@ -429,6 +451,8 @@ TABLES = {
     "walk": ("planning-2-core-epyc.json", walk),
     "closed-panda": ("planning-2-core-epyc.json", closed_panda),
     "closed-nav": ("planning-2-core-epyc.json", closed_nav),
+    "claims": ("claims-2-core-epyc.json", claims),
+    "capacities": ("claims-2-core-epyc.json", capacities),
     "claims-quick": ("claims-quick-2-core-epyc.json", claims),
     "mixture": ("mixture-2-core-epyc.json", mixture),
     "data": ("data-2-core-epyc.json", data),
