@@ -10,7 +10,7 @@ name one of several with `lawm.load(W, controller="nav")`. For other labeled dat
     --config.data.videos=droid:/data/droid/1.0.1 --config.controller.actions=7
 
 kind=state is the paper's controller; kind=actions does not see the state. nano: 190 clips/s on one
-CPU core with ingested states, 7 minutes; led by it, a model with noisy latents plans the Panda to
+CPU core with ingested states, 7 minutes; with it, a model with noisy latents plans the Panda to
 0.052 m by CEM and 0.040 m by iCEM (docs/results.md). large: the paper's setting; not run here.
 """
 

@@ -21,7 +21,7 @@ MODELS = {
     "huge": (VJEPA2_L, (1280, 16, 32), (1280, 16, 12), 128),
     "giant": (VJEPA2_L, (1408, 22, 40), (1408, 22, 12), 128),
 }
-BASE = 32  # clips per device for size=base, whose batch size the paper does not give
+BASE = 32  # clips per device for size=base; the paper does not give its batch size
 # l1, beta or number of codes.
 STRENGTHS = {"sparse": 0.01, "noisy": 5e-5, "discrete": 4096, "none": 0.0, "deterministic": 0.0}
 NANO_STRENGTHS = STRENGTHS | {"noisy": 1e-5, "discrete": 16}
@@ -70,7 +70,7 @@ def get_config(arg=""):
         area=(0.3, 1.0),
         ratio=(0.75, 1.35),
         flip=0.0,  # probability (V-JEPA 2: 0.5); mirroring invalidates real actions
-        jitter=0.0,  # of the frame rate of unlabeled video; 0.25: 0.8 to 1.25 times fps
+        jitter=0.0,  # random frame rate of unlabeled video; 0.25: 0.8 to 1.25 times fps
         cut=0.0,  # 0.225: skip clips with a shot cut, see frames.refuse_cuts; 0: keep them
     )
     c.data.resize = c.data.get_oneway_ref("size") * 292 // 256  # short side before the crop
@@ -87,7 +87,7 @@ def get_config(arg=""):
         width=width, heads=heads, depth=depth, remat="" if small else "dots", dtype=dtype
     )
     c.predictor = network(*forward)
-    c.predictor.block = 0  # tokens per block of attention on TPUs; 0: 256, or 128 if it must be
+    c.predictor.block = 0  # tokens per block of attention on TPUs; 0: 256 or, if needed, 128
     c.inverse = network(*inverse)
     c.latent = dict(
         kind=kind,
@@ -95,7 +95,7 @@ def get_config(arg=""):
         strength=float(options["strength"] or default),
         reset_after=2_500_000,  # latents after which an unused code is reset (paper: 300k videos)
     )
-    if kind == "sparse":  # of its cost; with the paper's 1, its gradient hides that of small errors
+    if kind == "sparse":  # weight of the cost; the paper's 1 dwarfs the gradient of small errors
         c.latent.weight = 0.01 if small else 1.0
     c.optim = dict(muon=0.02, adamw=6.25e-4, weight_decay=0.04, b2=0.999, warmup=0.1, final=0.0)
     c.optim.ema = 0.0  # decay of the average of parameters that is evaluated; 0: the parameters

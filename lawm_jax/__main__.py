@@ -62,8 +62,8 @@ def main():
 def versions():
     """Returns the versions of the package, of its main requirements and of Python."""
     names = "lawm_jax", "jax", "flax"
-    found = [f"{name} {importlib.metadata.version(name)}" for name in names]
-    return ", ".join([*found, f"Python {platform.python_version()}"])
+    installed = [f"{name} {importlib.metadata.version(name)}" for name in names]
+    return ", ".join([*installed, f"Python {platform.python_version()}"])
 
 
 if __name__ == "__main__":

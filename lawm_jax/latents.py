@@ -64,7 +64,7 @@ class Unconstrained:
 
         Args:
           params: from `init`.
-          h: [B, T, features], outputs of the inverse dynamics model, or real actions if labelled.
+          h: [B, T, features], outputs of the inverse dynamics model, or real actions if labeled.
           noise: from `noise`; None for the mean of a random kind.
           others: [B', T, A], latents of the rest of the batch, for a batchwise kind.
 
@@ -87,9 +87,9 @@ class Unconstrained:
         )
 
     def samplers(self, params):
-        """Returns the sampling methods to evaluate: name -> function (key, shape, known) -> z.
+        """Returns the sampling methods to evaluate: name -> function (key, shape, training) -> z.
 
-        `known` are latents inferred from training clips, [m, A].
+        `training` are latents inferred from training clips, [m, A].
         """
         del params
         return {}
@@ -165,7 +165,7 @@ class Noisy(Unconstrained):
         return jax.random.normal(key, shape)
 
     def samplers(self, params):
-        return {"N(0, I)": lambda key, shape, known: self.sample(params, key, shape)}
+        return {"N(0, I)": lambda key, shape, training: self.sample(params, key, shape)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +174,7 @@ class Sparse(Unconstrained):
 
     Attributes:
       l1: weight of the L1 norm.
-      weight: of the whole cost, relative to the prediction error; 1 in the paper.
+      weight: weight of the cost relative to the prediction error; 1 in the paper.
     """
 
     l1: float
@@ -197,13 +197,13 @@ class Sparse(Unconstrained):
         return langevin(key, shape, self.l1)
 
     def samplers(self, params):
-        def scaled(key, shape, known):
-            """Samples at a temperature that matches the mean magnitude of `known`."""
-            size = float(np.abs(known).mean())
+        def scaled(key, shape, training):
+            """Samples at a temperature that matches the mean magnitude of `training`."""
+            size = float(np.abs(training).mean())
             return langevin(key, shape, self.l1, 1000, 0.1, scale=size)
 
         return {
-            "Langevin": lambda key, shape, known: self.sample(params, key, shape),
+            "Langevin": lambda key, shape, training: self.sample(params, key, shape),
             "Langevin, scaled": scaled,
         }
 
@@ -258,7 +258,7 @@ class Discrete(Unconstrained):
         return codebook[jax.random.categorical(key, in_use, shape=shape[:-1])]
 
     def samplers(self, params):
-        return {"codes in use": lambda key, shape, known: self.sample(params, key, shape)}
+        return {"codes in use": lambda key, shape, training: self.sample(params, key, shape)}
 
     def update(self, params, idle, h, key):
         """Resets unused codes after a training step, see `reset_codes`.
@@ -293,7 +293,7 @@ def make(kind, dim, strength=0.0, reset_after=2_500_000, weight=1.0):
 
     Args:
       kind: a key of `KINDS`.
-      dim: A, the latent's width (U for labelled actions).
+      dim: A, the latent's width (U for labeled actions).
       strength: l1 (sparse), beta (noisy) or the number of codes (discrete); otherwise unused.
       reset_after: see `Discrete`.
       weight: see `Sparse`.
@@ -395,14 +395,14 @@ def sparse(h, l1, variance=0.1, covariance=0.001, mean=0.1, others=None):
     flat = h.reshape(-1, A)
     if others is not None:
         flat = jnp.concatenate([flat, jax.lax.stop_gradient(others.reshape(-1, A))])
-    centre = flat.mean(0, keepdims=True)
-    cov = (flat - centre).T @ (flat - centre) / (len(flat) - 1)
+    center = flat.mean(0, keepdims=True)
+    cov = (flat - center).T @ (flat - center) / (len(flat) - 1)
     var = jnp.diag(cov)
     off_diagonal = (jnp.square(cov).sum() - jnp.square(var).sum()) / (A * (A - 1))
     batch = (
         variance * jnp.maximum(1 - jnp.sqrt(var + 1e-6), 0).mean()
         + covariance * off_diagonal
-        + mean * jnp.square(centre).mean()
+        + mean * jnp.square(center).mean()
     )
     if others is not None:
         share = flat.size / h.size
@@ -423,7 +423,7 @@ def discrete(h, codebook, commitment=0.25):
     Args:
       h: [B, T, A].
       codebook: [K, A].
-      commitment: weight of the term that moves a latent towards its code.
+      commitment: weight of the term that moves a latent toward its code.
 
     Returns:
       z: [B, T, A], codes; the gradient passes to h unchanged.

@@ -29,7 +29,7 @@ class WorldModel:
     Attributes:
       encoder: frozen video or image encoder.
       weights: public weights of the encoder, see `pretrained.load_encoder`; "" for random weights.
-      inverse: inverse dynamics model, or None if latents are deterministic or labelled.
+      inverse: inverse dynamics model, or None if latents are deterministic or labeled.
       predictor: forward model, or None if only a decoder or a controller is trained.
       latent: kind of latent action, see `latents`, or None if only a decoder is trained.
       resize: short side of the resized frames, in pixels.
@@ -165,7 +165,7 @@ def init(model, key, video):
 
     Returns:
       A dict with the parameters of each part that the model has: "encoder", "predictor", "inverse",
-      "latent" (of discrete or labelled latents only), "decoder", "prior" and "controller".
+      "latent" (discrete or labeled latents only), "decoder", "prior" and "controller".
 
     Raises:
       ValueError: the shape of the video does not fit the model.
@@ -215,13 +215,13 @@ def init_encoder(model, video):
     if model.weights:
         options = pretrained.options_of(model.encoder)
         name, _ = options.pop("name"), options.pop("remat", "")
-        found = pretrained.load_encoder(model.weights, **options)
-        if found[0] != model.encoder:
+        encoder, params = pretrained.load_encoder(model.weights, **options)
+        if encoder != model.encoder:
             raise ValueError(
-                f"encoder.name: expected the encoder of {model.weights}, {found[0]}, got {name}: "
+                f"encoder.name: expected the encoder of {model.weights}, {encoder}, got {name}: "
                 f"{model.encoder}"
             )
-        return _as_computed(model, found[1])
+        return _as_computed(model, params)
     return jax.jit(lambda: draw_encoder(model, video))()
 
 
@@ -239,11 +239,11 @@ def _as_computed(model, encoder):
     """
     dtype = getattr(model.encoder, "dtype", jnp.float32)
 
-    def one(path, x):
+    def cast(path, x):
         norm = any("norm" in entry.key for entry in path)
         return x if norm else x.astype(dtype)
 
-    return jax.tree_util.tree_map_with_path(one, encoder)
+    return jax.tree_util.tree_map_with_path(cast, encoder)
 
 
 def state_shape(model, encoder, video):
@@ -263,8 +263,8 @@ def init_dynamics(model, key, s):
     params = {"predictor": model.predictor.init(predictor, s, z)["params"]}
     if model.inverse is not None:
         params["inverse"] = model.inverse.init(inverse, s)["params"]
-    own = model.latent.init(latent)
-    return params | ({"latent": own} if own else {})
+    latent_params = model.latent.init(latent)
+    return params | ({"latent": latent_params} if latent_params else {})
 
 
 def _floating(**arrays):
@@ -413,7 +413,7 @@ def infer_actions(model, params, s, key=None):
       cost: [B, T-1], the latents' term of the training loss.
 
     Raises:
-      ValueError: s is not [B, T, N, D] with T at least 2, or the model's actions are labelled.
+      ValueError: s is not [B, T, N, D] with T at least 2, or the model's actions are labeled.
 
     Source: Garrido et al. 2026, section 3 (g_phi).
     """
@@ -425,7 +425,7 @@ def map_actions(model, params, u, s):
 
     Args:
       model, params: a world model with a controller (`load(workdir, controller=FOLDER)`), or one
-        trained on labelled actions, which only standardizes them.
+        trained on labeled actions, which only standardizes them.
       u: [B, T, U] float32, real actions in the units of the controller's training data.
       s: [B or 1, T, N, D], the state in which each action is taken; a batch of 1 is shared by all
         actions and processed once. An action spans one frame: with a video encoder whose time steps
@@ -576,7 +576,7 @@ def rollout_actions(model, params, cache, u, window=None):
     `map_actions` maps each action to a latent action, given the state predicted before it.
 
     Args:
-      model, params: a world model with a controller, or one trained on labelled actions.
+      model, params: a world model with a controller, or one trained on labeled actions.
       cache: from `prefill`, with a batch of 1 or P contexts.
       u: [P, H, U], real actions from the last state of the context on, in the dataset's units.
       window: maximum number of steps that a prediction attends to, or None for all. Later
@@ -668,7 +668,7 @@ def loss(model, params, s, key, u=None, others=None):
       model, params: the world model.
       s: [B, T, N, D], the global batch, over which the regularizers compute statistics.
       key: PRNG key for noisy latents, or their noise, [B, T-1, A] from N(0, I).
-      u: [B, T-1, U], real actions; required if actions are labelled, otherwise ignored.
+      u: [B, T-1, U], real actions; required if actions are labeled, otherwise ignored.
       others: [B', T-1, A], sparse latents of the rest of the global batch, see `latents.sparse`.
 
     Returns:
@@ -716,7 +716,7 @@ def sample_actions(model, params, key, shape, s=None):
 
     Raises:
       ValueError: A is wrong; s has the wrong shape or there is no learned prior; or s is None and
-        latents are unconstrained or labelled, which have no other distribution.
+        latents are unconstrained or labeled, which have no other distribution.
 
     Source: Garrido et al. 2026, appendix B.
     """

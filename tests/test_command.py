@@ -106,10 +106,10 @@ USAGE = {
     "lawm study claims --workdir W --list false": "--list: expected --nolist or .*",
     f"{TINY} --config.encoder.causal false": "--config.encoder.causal: expected .*=false, got .*",
     "lawm plan --workdir W --task panda --json /dev/null/x": "--json: expected a file to write, "
-    "got /dev/null/x, but /dev/null is no folder",
+    "got /dev/null/x, but /dev/null is not a folder",
     "lawm plan --workdir W --task panda --json .": "--json: expected a file to write, got ., but "
     "it is a folder",
-    "lawm report W --out /dev/null/x/y": "--out: expected a file to write, got .* is no folder",
+    "lawm report W --out /dev/null/x/y": "--out: expected a file to write, got .* is not a folder",
     "lawm export --workdir W --out /dev/null/x": "--out: expected a folder to write to, got .*",
     "lawm ingest --videos W --out /dev/null": "--out: expected a folder to write to, got .*",
     "benchmarks.swm --env=Foo": "--env: expected one of TwoRoom, PushT, got Foo",

@@ -88,15 +88,19 @@ def varied(*sizes, seed=0):
 def test_principal_components_are_those_of_numpys_singular_vectors_of_the_training_clips():
     s = varied(8, 4, 2, 1, 0.5, 0.25, 0.1, 0.05)
     train = np.arange(0, 200, 2)
-    got = probing.principal(probing.some(s, train), 3)(s)
+    got = probing.principal(probing.take(s, train), 3)(s)
     x = s[train, :-1].reshape(-1, 8).astype(np.float64)
     right = np.linalg.svd(x - x.mean(0))[2][:3]
     expected = (s[:, :-1].reshape(-1, 8) - x.mean(0)) @ right.T
     signs = np.sign((got.reshape(-1, 3) * expected).sum(0))
     np.testing.assert_allclose(got.reshape(-1, 3) * signs, expected, atol=1e-4)
     assert got.shape == (200, 4, 3)
-    assert probing.principal(probing.some(s, train), 64)(s).shape == (200, 4, 8)  # all there are
-    assert len(probing.some(np.tile(s, (4, 1, 1, 1)), np.arange(800))) == probing.ROWS
+    assert probing.principal(probing.take(s, train), 64)(s).shape == (
+        200,
+        4,
+        8,
+    )  # all there are
+    assert len(probing.take(np.tile(s, (4, 1, 1, 1)), np.arange(800))) == probing.ROWS
 
 
 def test_principal_components_of_a_fold_do_not_depend_on_its_test_episodes():

@@ -11,23 +11,23 @@ from PIL import Image
 from lawm_jax.evaluate import figures as pictures
 from lawm_jax.report import figures
 
-COLOURS = np.array([[200, 40, 40], [40, 180, 60], [50, 60, 220]], np.uint8)
+COLORS = np.array([[200, 40, 40], [40, 180, 60], [50, 60, 220]], np.uint8)
 
 
 def clips(T=6, H=40, W=48):
-    """Three labelled clips, each of one colour that darkens step by step."""
+    """Three labelled clips, each of one color that darkens step by step."""
     fade = np.linspace(1, 0.5, T)[:, None, None, None]
     return {
-        f"colour {i}": (fade * np.broadcast_to(colour, (T, H, W, 3))).astype(np.uint8)
-        for i, colour in enumerate(COLOURS)
+        f"color {i}": (fade * np.broadcast_to(color, (T, H, W, 3))).astype(np.uint8)
+        for i, color in enumerate(COLORS)
     }
 
 
 def middles(image, expected):
-    """Checks that each clip's colour fills its share of an image, but for 6 grey levels."""
+    """Checks that each clip's color fills its share of an image, but for 6 grey levels."""
     image = image.astype(int)
-    for colour in expected:
-        near = (np.abs(image - colour.astype(int)) <= 6).all(-1)
+    for color in expected:
+        near = (np.abs(image - color.astype(int)) <= 6).all(-1)
         rows, columns = np.nonzero(near)
         assert near.sum() > 0.9 * 240 * 288
         assert 234 <= np.ptp(rows) <= 240 and 280 <= np.ptp(columns) <= 288  # edges blend
@@ -46,7 +46,7 @@ def test_a_film_has_every_step_side_by_side_in_its_colours_and_even_sizes(tmp_pa
     assert height % 2 == width % 2 == 0 and 240 < height < 330 and 3 * 288 < width < 3 * 310
     for t, frame in enumerate(frames):  # 40 x 48 pixels are enlarged six times
         middles(frame, [clip[t, 0, 0] for clip in rows.values()])
-    places = [np.argwhere((np.abs(frames[0].astype(int) - c) <= 6).all(-1)) for c in COLOURS]
+    places = [np.argwhere((np.abs(frames[0].astype(int) - c) <= 6).all(-1)) for c in COLORS]
     assert [p[:, 1].mean() for p in places] == sorted(p[:, 1].mean() for p in places)
 
 
@@ -91,27 +91,25 @@ def test_wrong_films_are_refused(tmp_path):
 
 def test_strips_put_the_frames_in_rows_and_columns(tmp_path):
     rows = clips(T=3, H=30, W=30)
-    pictures.strips(
-        tmp_path / "a.png", "title", rows | {"gap": None, "short": rows["colour 0"][:1]}
-    )
+    pictures.strips(tmp_path / "a.png", "title", rows | {"gap": None, "short": rows["color 0"][:1]})
     image = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
     previous = -1
     for clip in rows.values():
         places = [np.argwhere((image == frame[0, 0]).all(-1)) for frame in clip]
-        y = [p[:, 0].mean() for p in places[1:]]  # the first frame of colour 0 comes twice
+        y = [p[:, 0].mean() for p in places[1:]]  # the first frame of color 0 comes twice
         x = [p[:, 1].mean() for p in places]
         assert np.ptp(y) < 1 and y[0] > previous and x == sorted(x)
         previous = y[0]
 
 
 def paths(svg):
-    """Lists the coloured lines of an SVG: (colour, vertices [k, 2] in points)."""
+    """Lists the coloured lines of an SVG: (color, vertices [k, 2] in points)."""
     found = []
     for path in re.findall(r"<path [^>]*>", svg):
-        colour = re.search(r"stroke: (#\w+)", path)
+        color = re.search(r"stroke: (#\w+)", path)
         points = re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path)
-        if colour and len(points) > 1:
-            found.append((colour[1], np.array(points, float)))
+        if color and len(points) > 1:
+            found.append((color[1], np.array(points, float)))
     return found
 
 
@@ -129,9 +127,9 @@ def test_capacity_grows_to_the_right_whatever_the_order_given():
         "1e-3", "1e-4", "1e-5", "16", "1024",
     ]  # fmt: skip
     assert {"beta", "codes", "noisy", "discrete", *bounds} <= set(texts)
-    curves = [(c, p) for c, p in paths(svg) if c in pictures.COLOURS and len(p) > 1]
+    curves = [(c, p) for c, p in paths(svg) if c in pictures.COLORS and len(p) > 1]
     (_, first), (_, second) = [
-        next(x for x in curves if x[0] == colour) for colour in pictures.COLOURS[:2]
+        next(x for x in curves if x[0] == color) for color in pictures.COLORS[:2]
     ]
     assert (np.diff(first[:, 0]) > 0).all() and (np.diff(second[:, 0]) > 0).all()
     # The same scale for all: y falls by as many points per unit between any two values.
@@ -165,14 +163,14 @@ def test_intervals_stand_under_each_other_as_long_as_they_are():
     values = {"a": interval(0.5), "b": {"mean": 0.7, "low": None, "high": None}}
     values |= {"c": {"mean": 0.6, "low": 0.5, "high": 0.8}}
     svg = figures.intervals(None, values, "error, m", muted=["a"])
-    colours = ["#8c8c8c", pictures.COLOURS[0], pictures.COLOURS[1]]
-    marks = [float(re.findall(rf'<use [^>]*x="([\d.]+)"[^>]*fill: {c}', svg)[0]) for c in colours]
-    bars = {c: p for c, p in paths(svg) if c in colours and np.ptp(p[:, 1]) == 0}
-    assert bars.keys() == {colours[0], colours[2]}  # one has no bounds
+    colors = ["#8c8c8c", pictures.COLORS[0], pictures.COLORS[1]]
+    marks = [float(re.findall(rf'<use [^>]*x="([\d.]+)"[^>]*fill: {c}', svg)[0]) for c in colors]
+    bars = {c: p for c, p in paths(svg) if c in colors and np.ptp(p[:, 1]) == 0}
+    assert bars.keys() == {colors[0], colors[2]}  # one has no bounds
     scale = (marks[1] - marks[0]) / 0.2  # per unit
     assert marks[2] - marks[0] == pytest.approx(0.1 * scale, abs=0.01)
-    np.testing.assert_allclose(bars[colours[2]][:, 0] - marks[0], [0, 0.3 * scale], atol=0.01)
-    assert bars[colours[0]][0, 1] < bars[colours[2]][0, 1]  # y points down
+    np.testing.assert_allclose(bars[colors[2]][:, 0] - marks[0], [0, 0.3 * scale], atol=0.01)
+    assert bars[colors[0]][0, 1] < bars[colors[2]][0, 1]  # y points down
     assert "error, m" in svg
 
 
@@ -180,8 +178,8 @@ def test_an_embedding_has_a_mark_for_every_point():
     random = np.random.default_rng(0)
     sets = {"inferred": random.normal(size=(30, 2)), "prior": random.normal(size=(20, 2))}
     svg = pictures.embedding(None, sets)
-    marks = {c: len(re.findall(rf"<use [^>]*fill: {c}", svg)) for c in pictures.COLOURS[:2]}
-    assert marks == {pictures.COLOURS[0]: 31, pictures.COLOURS[1]: 21}  # with those of the legend
+    marks = {c: len(re.findall(rf"<use [^>]*fill: {c}", svg)) for c in pictures.COLORS[:2]}
+    assert marks == {pictures.COLORS[0]: 31, pictures.COLORS[1]: 21}  # with those of the legend
     assert "inferred (30)" in svg and "prior (20)" in svg
 
 
@@ -190,7 +188,7 @@ def test_the_loss_curve_is_relative_and_a_half_written_line_is_left_out():
     lines = pictures.parse_metrics(text)
     assert [line["step"] for line in lines] == [1, 2]
     found = paths(pictures.loss_curve(None, {"a": lines}))
-    curve = next(p for c, p in found if c == pictures.COLOURS[0])
+    curve = next(p for c, p in found if c == pictures.COLORS[0])
     copy = next(p for c, p in found if len(p) == 2 and c == "#8c8c8c" and np.ptp(p[:, 1]) == 0)
     # y points down: the curve starts at 1, where copying lies, and ends at a half below it.
     assert len(curve) == 2 and curve[0, 1] == pytest.approx(copy[0, 1]) and curve[1, 1] > 150

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lawm_jax.evaluate import metrics
-from lawm_jax.evaluate.figures import COLOURS
+from lawm_jax.evaluate.figures import COLORS
 from lawm_jax.report import figures
 from lawm_jax.study import mixture
 
@@ -83,8 +83,8 @@ def test_the_figure_has_a_bar_for_each_interval_and_a_line_for_each_bound():
     interval = lambda mean: {"mean": mean, "low": mean - 0.02, "high": mean + 0.02}  # noqa: E731
     lines = {kind: [(x, interval(0.2 - x / 1000)) for x in (0, 50, 100)] for kind in ("a", "b")}
     svg = figures.shares(None, lines, {"no action": 0.25}, "share", "error")
-    for colour in COLOURS[:2]:
-        assert svg.count(f"stroke: {colour}; stroke-width: 1.2") == 3
+    for color in COLORS[:2]:
+        assert svg.count(f"stroke: {color}; stroke-width: 1.2") == 3
     assert svg.count("stroke: #8c8c8c") == 1 and "no action" in svg
 
 

@@ -37,7 +37,7 @@ def judge(rows):
 def test_latents_that_copy_the_state_are_flagged():
     asked = source(None)
     first = scene.first_half(EPISODES)
-    copies = probing.principal(probing.some(asked.clips.s, np.flatnonzero(first)), 4)(asked.clips.s)
+    copies = probing.principal(probing.take(asked.clips.s, np.flatnonzero(first)), 4)(asked.clips.s)
     noisy, state, actions = scene.run(source(copies, u=draw(96, 4, 3, seed=4)))
     assert (state["name"], actions["name"]) == (STATE, "real actions")
     assert noisy["episode"]["low"] > 0.8 and noisy["episode"] == state["episode"]
@@ -64,7 +64,7 @@ def test_where_the_state_does_not_tell_the_scene_nothing_is_decided():
     noisy, state = scene.run(source(draw(96, 4, 4, seed=3), s=draw(96, 5, 2, 8, seed=4)))
     assert noisy["share"] is None
     answer, text = judge([noisy, state])
-    assert answer == "undecided" and "the state does not tell it either" in text
+    assert answer == "undecided" and "the state does not identify it either" in text
 
 
 def test_episodes_have_one_weight_each_and_those_of_a_single_clip_are_left_out():

@@ -1,4 +1,4 @@
-"""Compiles the training step for absent TPUs or GPUs: does it fit their memory, how fast at best?
+"""Compiles the training step for absent TPUs or GPUs: does it fit, and how fast could it be?
 
 Examples:
   lawm aot --topology v5p:4x4x4 --config lawm.py:size=large
@@ -20,8 +20,8 @@ CONFIG = define_config("config", None, "Config file of a world model.")
 TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
-    "KIND:CHIPS. Of TPUs, KIND is v4, v5e, v5p, v6e or tpu7x and CHIPS the shape of the slice; of "
-    "GPUs, l4, a100, h100 or h200 and GPUS or NODESxGPUS.",
+    "KIND:CHIPS. For TPUs, KIND is v4, v5e, v5p, v6e or tpu7x and CHIPS the shape of the slice; "
+    "for GPUs, KIND is l4, a100, h100 or h200 and CHIPS is GPUS or NODESxGPUS.",
 )
 SLICES = flags.DEFINE_integer("slices", 1, "Number of TPU slices of that shape.", lower_bound=1)
 BATCH = flags.DEFINE_integer(
@@ -35,7 +35,7 @@ def main(argv):
     """Parses the flags and checks the step; exits with 1 if it does not fit."""
     from lawm_jax.aot import run
 
-    own = "--json", JSON.value, f"--json={JSON.value}"  # a local path, not recorded
+    json_flags = "--json", JSON.value, f"--json={JSON.value}"  # a local path, not recorded
     try:
         fits = run.run(
             CONFIG.value.to_dict(),
@@ -43,7 +43,7 @@ def main(argv):
             slices=SLICES.value,
             batch_per_chip=BATCH.value,
             json_file=JSON.value,
-            given=[flag for flag in sys.argv[1:] if flag not in own],
+            given=[flag for flag in sys.argv[1:] if flag not in json_flags],
         )
     except run.Refused as error:
         raise app.UsageError(str(error)) from error

@@ -52,10 +52,10 @@ def check(config, devices, chip, pool=1.0):
             raise
         text = " ".join(str(error).split())[:400]
         return result | {"fits": False, "memory": None, "error": text}
-    found = compiled.memory_analysis()
+    usage = compiled.memory_analysis()
     names = "argument", "output", "alias", "temp", "generated_code"
-    memory = {name: getattr(found, f"{name}_size_in_bytes") for name in names}
-    memory["peak"] = getattr(found, "peak_memory_in_bytes", None)
+    memory = {name: getattr(usage, f"{name}_size_in_bytes") for name in names}
+    memory["peak"] = getattr(usage, "peak_memory_in_bytes", None)
     memory["total"] = sum(memory[name] for name in names) - 2 * memory["alias"]
     result["fits"] = memory["total"] <= result["room"]
     return result | {"memory": memory, "compile_seconds": time.monotonic() - start}

@@ -46,8 +46,8 @@ def count(function, *shapes, fused=True):
     Args:
       function: traced, but not run.
       *shapes: its arguments, or their jax.ShapeDtypeStructs.
-      fused: whether attention keeps its logits on the chip. If not, the softmax reads what one
-        product has written, and writes what the next one reads.
+      fused: whether attention keeps its logits on the chip. If not, the softmax reads them from
+        memory and writes the weights to memory.
 
     Returns:
       FLOPs, two per multiply-add, and bytes of memory traffic, where each product reads its
@@ -61,14 +61,14 @@ def _count(jaxpr, passes):
     for eqn in jaxpr.eqns:
         name, inner = eqn.primitive.name, inner_jaxprs(eqn)
         if name in ("dot_general", "conv_general_dilated"):
-            own = _product(eqn, passes)
+            cost = _product(eqn, passes)
         elif name == "cond":
-            own = max(_count(x, passes) for x in inner)
+            cost = max(_count(x, passes) for x in inner)
         else:
             times = eqn.params["length"] if name == "scan" else 1
             parts = [_count(x, passes) for x in inner]
-            own = [times * sum(part) for part in zip((0, 0), *parts, strict=True)]
-        flops, size = flops + own[0], size + own[1]
+            cost = [times * sum(part) for part in zip((0, 0), *parts, strict=True)]
+        flops, size = flops + cost[0], size + cost[1]
     return flops, size
 
 

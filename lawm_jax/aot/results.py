@@ -16,10 +16,10 @@ ATTENTION = {
 
 def versions():
     """Returns the commit and the versions of the compiler packages."""
-    found = {}
+    installed = {}
     for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-pjrt", "nvidia-cudnn-cu12"):
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             pass
     commit = subprocess.run(
@@ -28,7 +28,7 @@ def versions():
         capture_output=True,
         text=True,
     )
-    return {"commit": commit.stdout.strip() or None, "versions": found}
+    return {"commit": commit.stdout.strip() or None, "versions": installed}
 
 
 def describe(result):

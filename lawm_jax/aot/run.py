@@ -39,11 +39,11 @@ def run(config, topology, *, slices=1, batch_per_chip=None, json_file=None, give
         if batch_per_chip:
             config["data"]["batch"] = batch_per_chip * chips
         chip = targets.share(CHIPS[kind], len(devices) // chips)
-        found = analysis.check(config, devices, chip, targets.pool(kind, os.environ))
+        checked = analysis.check(config, devices, chip, targets.pool(kind, os.environ))
     except ValueError as error:
         raise Refused(str(error)) from error
-    asked = {"topology": topology, "slices": slices, "flags": list(given), "chips": chips}
-    result = asked | found | results.versions()
+    request = {"topology": topology, "slices": slices, "flags": list(given), "chips": chips}
+    result = request | checked | results.versions()
     print(results.describe(result))
     if json_file:
         results.add(paths.expand(json_file), result)

@@ -22,7 +22,7 @@ SPECS = {
     "h200": ("NVIDIA H200 141GB HBM3e", "9.0", 2048, 132, 232448, 233472, 128, 1.98, 52428800),
 }
 QUIET = {  # environment variables for libtpu without a TPU
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process fails
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # otherwise a second process fails
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_STDERR_LOG_LEVEL": "3",
@@ -58,19 +58,19 @@ def devices(topology, slices=1):
         if kind in GPUS:
             nodes = f"1x{size}" if len(axes) == 2 else f"1x1x{size}"
             name, options = "gpus", {"topology": nodes, "target_config": _gpu(kind)}
-            found = topologies.get_topology_desc(name, platform="cuda", **options)
+            description = topologies.get_topology_desc(name, platform="cuda", **options)
         else:
             options = {"num_slices": slices} if slices > 1 else {}
             options |= {"chip_config_name": "megacore"} if kind == "v4" else {}
             options |= {"chips_per_host_bounds": (1, 1, 1)} if math.prod(axes) == 1 else {}
-            found = topologies.get_topology_desc(topology, platform="tpu", **options)
+            description = topologies.get_topology_desc(topology, platform="tpu", **options)
     except Exception as error:  # from several libraries: no plugin, wrong version, unknown shape
         extra = "cuda" if kind in GPUS else "tpu"
         raise ValueError(
             f"--topology: {topology}: {error}. To install the compiler in jaxlib's version: "
             f"pip install 'lawm_jax[{extra}]'"
         ) from error
-    return kind, chips, found.devices
+    return kind, chips, description.devices
 
 
 def _gpu(kind):

@@ -64,12 +64,12 @@ predictions are mean absolute errors of states.
 
 
 def commands(folder):
-    """Lists (what is there once it has run, command line) of everything before the export."""
+    """Lists (output path, command line) of each step before the export."""
     data, model = folder / "data", folder / "nano"
     lines, sources, video = [], [], []
     for name, count in EPISODES.items():
-        made = "--out", data, "--only", name, "--episodes", count
-        lines.append((data / f"{name}.done", ["lawm_jax.envs.policies", *made]))
+        simulate = "--out", data, "--only", name, "--episodes", count
+        lines.append((data / f"{name}.done", ["lawm_jax.envs.policies", *simulate]))
         given = "--source", f"mini:{data.resolve() / name}", "--encoder", "lawm.py:size=nano"
         lines.append((None, ["lawm_jax.ingest", *given, "--out", folder / f"states_{name}"]))
         sources.append(f"--config.data.sources.{name}=records:{folder.resolve()}/states_{name}")
@@ -95,17 +95,17 @@ def results(workdir):
     text = []
     names = "prediction", "ablation", "leakage", "bias", "algebra", "content", "flow", "scene"
     for name in (*names, "invariance", "control", "sampling"):
-        found = json.loads(pathlib.Path(rundir.evaluation(workdir, name)).read_text())
-        for source, rows in found.items():
+        content = json.loads(pathlib.Path(rundir.evaluation(workdir, name)).read_text())
+        for source, rows in content.items():
             text.append(tables.text(source, EVALUATIONS[name].tables(rows)))
     for path in sorted(pathlib.Path(rundir.evaluation(workdir, "x")).parent.glob("plan_*.json")):
-        found = json.loads(path.read_text())
-        for plan in found["plans"]:
-            caption = f"plans of {plan['horizon']} steps by {found['planner']['name']}"
+        content = json.loads(path.read_text())
+        for plan in content["plans"]:
+            caption = f"plans of {plan['horizon']} steps by {content['planner']['name']}"
             if "radius" in plan:
                 caption = f"closed loop, {caption}, success within {plan['radius']:g} m"
             rows = [row | {"name": row_names.current(row["name"])} for row in plan["rows"]]
-            text.append(tables.text(found["task"], columns.tables(caption, rows)))
+            text.append(tables.text(content["task"], columns.tables(caption, rows)))
     return "\n\n".join(text)
 
 

@@ -65,14 +65,14 @@ def source(config, name, split="train"):
         label, spec = f"data.sources.{name}={data.sources[name]!r}", data.sources[name]
     else:
         raise ValueError(f"data.mixture: expected names from data.sources, got {name!r}")
-    found = open_source(label, spec, split, data)
-    if getattr(found, "encoder", None):
-        made, wanted = json.loads(found.encoder), json.loads(config.encoder.to_json())
-        if made != wanted:
+    opened = open_source(label, spec, split, data)
+    if getattr(opened, "encoder", None):
+        expected, got = json.loads(opened.encoder), json.loads(config.encoder.to_json())
+        if expected != got:
             raise ValueError(
-                f"encoder: expected {made}, which encoded the states of {label}, got {wanted}"
+                f"encoder: expected {expected}, which encoded the states of {label}, got {got}"
             )
-    return found
+    return opened
 
 
 class Spec(NamedTuple):
@@ -135,7 +135,7 @@ def absolute(text):
       ValueError: the name of the current folder would be taken for a part of a pattern.
     """
     if not isinstance(text, str):
-        return [paths.absolute(one) for one in text]
+        return [paths.absolute(path) for path in text]
     kind, _, where = text.partition(":")
     if kind not in KINDS:
         return paths.absolute(text)
@@ -183,10 +183,10 @@ def weights(data):
     """Returns name -> weight of the mixture; ValueError if no weight is positive."""
     if data.videos:
         return {"videos": 1.0}
-    found = {name: float(weight) for name, weight in dict(data.mixture).items()}
-    if not any(weight > 0 for weight in found.values()):
+    mixture = {name: float(weight) for name, weight in dict(data.mixture).items()}
+    if not any(weight > 0 for weight in mixture.values()):
         raise ValueError("data.mixture: expected a positive weight or data.videos, got neither")
-    return found
+    return mixture
 
 
 def with_sources(config, sources):

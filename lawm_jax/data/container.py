@@ -19,13 +19,13 @@ from lawm_jax.data import errors, frames
 UnreadableVideo = frames.UnreadableVideo
 LIMIT = 30.0  # seconds of CPU time for a clip; a damaged file may keep a decoder busy for hours
 
-_WAIT = 60.0  # seconds; time-out of a local file
-BLOCK, _BLOCKS = 2**20, 8  # of a remote file: bytes per request, and blocks to cache
+_WAIT = 60.0  # seconds; timeout for a local file
+BLOCK, _BLOCKS = 2**20, 8  # bytes per request to a remote file, and number of cached blocks
 _PACKETS = 64  # maximum number of packets to read to find the first frame
 _REORDERED = 16  # packets from the start of the file that contain the first three frames shown
-BACK, _JUMP = 0.5, 10.0  # seconds back and ahead: larger steps of timestamps are discontinuities
+BACK, _JUMP = 0.5, 10.0  # seconds; larger timestamp steps back and ahead are discontinuities
 _BEFORE = 10.0  # seconds before the first frame, earlier than any packet
-_RIFFS = 2**12  # limit of the chunks of an AVI file, of 1 GiB each
+_RIFFS = 2**12  # maximum number of RIFF chunks of an AVI file, 1 GiB each
 BUGS = TypeError, AttributeError, NameError, ImportError, AssertionError, MemoryError
 # FFmpeg detects the format by content, not by suffix. Playlists, and protocols other than that of
 # the file itself, are disabled, so that a file can't make FFmpeg read other files.
@@ -58,7 +58,7 @@ class Slice(NamedTuple):
     __fspath__ = __str__
 
 
-class Clock:
+class Deadline:
     """Limits the time to read a clip, as CPU time of the thread, independent of the load."""
 
     def __init__(self):
@@ -76,10 +76,10 @@ class Film:
     Attributes:
       path: its path, URL or `Slice`.
       container, stream: the `av.container.InputContainer`, and its video stream.
-      clock: `Clock`.
+      deadline: `Deadline`.
       remote: `Remote`, or None for a local file.
       read: bytes of the packets read since the last seek.
-      unordered: whether the packets don't tell when their frames are shown.
+      unordered: whether the packets have no presentation timestamps.
       loose: whether some timestamps are guesses, and only the order of frames is reliable.
       broken: description of the timestamp discontinuity at which reading stopped, or "".
     """
@@ -87,7 +87,7 @@ class Film:
     path: str | Slice
     container: object
     stream: object
-    clock: Clock
+    deadline: Deadline
     remote: object = None
     read: int = 0
     broken: str = ""
@@ -99,7 +99,7 @@ class Film:
         late = codec.name in ("h264", "hevc") and codec.reorder_depth
         self.unordered = name == "avi" and late
         self.loose = name == "mpeg"  # FFmpeg's guess of a missing timestamp may be frames off
-        # FFmpeg clips the timestamps of what was appended to the length of the first film.
+        # FFmpeg clips the timestamps of appended files to the length of the first one.
         self._unique = name == "mxf"
         self._first = []  # packets that were read to find the first frame
         self._zero = self._first_shown()
@@ -113,7 +113,7 @@ class Film:
         """Raises UnreadableVideo once the time limit is exceeded, or the error of a remote file."""
         if self.remote:
             self.remote.check()
-        if time.thread_time() > self.clock.until:
+        if time.thread_time() > self.deadline.until:
             raise UnreadableVideo(self.path, f"reading took more than {LIMIT:g} s")
 
     def seconds(self, pts):
@@ -218,33 +218,33 @@ class Film:
         """Returns the timestamp of the first frame that the decoder outputs."""
         import av
 
-        decoder, found = self.stream.codec_context, None
+        decoder, pts = self.stream.codec_context, None
         more = (self._first.append(packet) or packet for packet in packets)
         with contextlib.suppress(av.FFmpegError, ValueError):
             for packet in itertools.chain(list(self._first), more):
                 for frame in decoder.decode(packet):
-                    found = frame.pts if found is None else found
-                if found is not None or len(self._first) > 4 * _PACKETS:
+                    pts = frame.pts if pts is None else pts
+                if pts is not None or len(self._first) > 4 * _PACKETS:
                     break
         decoder.flush_buffers()
-        if found is None:
+        if pts is None:
             return self.stream.start_time or 0
-        return found
+        return pts
 
-    def held(self, shown):
-        """Returns the number of seconds for which the last frame, or its packet, is shown."""
-        stated = float((shown.duration or 0) * self._tick)
+    def display_time(self, frame):
+        """Returns for how many seconds the last frame, given as a frame or packet, is shown."""
+        stated = float((frame.duration or 0) * self._tick)
         return max(stated, 1 / float(self.stream.average_rate or 25))
 
-    def following(self, shown):
+    def following(self, frame):
         """Returns the expected timestamp of the next frame, at the average frame rate."""
-        return shown.pts + round(1 / (self.stream.average_rate or 25) / self._tick)
+        return frame.pts + round(1 / (self.stream.average_rate or 25) / self._tick)
 
     def stated_end(self):
         """Returns the time at which the last frame ends, according to the header; 0 if unknown.
 
-        It may be too late (if the file was truncated or the audio is longer) or an estimate. The
-        header of a file to which others were appended knows only the first.
+        It may be too late (if the file was truncated or the audio is longer) or an estimate. If
+        files were appended, the header describes only the first one.
         """
         if self.container.format.name == "gif" or self._is_joined_avi():
             return 0
@@ -282,9 +282,9 @@ def _bytes(film, at, size):
             return opened.read(size)
     before = film.remote.tell()  # where FFmpeg expects to continue
     film.remote.seek(at)
-    found = film.remote.read(size)
+    content = film.remote.read(size)
     film.remote.seek(before)
-    return found
+    return content
 
 
 def _steady(stamps):
@@ -299,19 +299,19 @@ def _steady(stamps):
 
 
 @contextlib.contextmanager
-def opened(path, clock=None):
+def opened(path, deadline=None):
     """Opens a video, and turns every error that it causes into `UnreadableVideo`.
 
     Args:
       path: local path, URL on an fsspec file system, or `Slice` of a file at either.
-      clock: a running `Clock`; None starts a new one.
+      deadline: a running `Deadline`; None starts a new one.
 
     Yields:
       `Film`.
     """
     import av
 
-    clock, remote = clock or Clock(), None
+    deadline, remote = deadline or Deadline(), None
     # Before PyAV 19, metadata in another encoding than UTF-8, such as a title, was an error.
     lenient = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
@@ -337,7 +337,7 @@ def opened(path, clock=None):
                 )
             codec.options = {"max_pixels": str(frames.MAX_PIXELS)}
             codec.thread_count = 1  # the pipeline reads many clips in parallel
-            yield Film(path, container, stream, clock, remote)
+            yield Film(path, container, stream, deadline, remote)
             if remote:
                 remote.check()
     except UnreadableVideo:
@@ -355,7 +355,7 @@ def opened(path, clock=None):
 def _extent(path):
     """Returns the file of a path or `Slice`, and the start and size of the part in it to read.
 
-    The size is None for all of the file.
+    The size is None for the whole file.
     """
     return (path.file, path.start, path.size) if isinstance(path, Slice) else (path, 0, None)
 
@@ -393,7 +393,7 @@ def unreadable(path, error, start=None, where=""):
 
 
 class Remote:
-    """An fsspec file, or a part of one, in the form that FFmpeg reads.
+    """Wraps an fsspec file, or a part of one, for FFmpeg.
 
     Failed reads are retried. Errors are kept for `check`, as FFmpeg may treat them as the file's
     end.
@@ -418,7 +418,7 @@ class Remote:
                 self._size = errors.retried(lambda: self._file.seek(0, os.SEEK_END), self._path)
         except BUGS:
             raise
-        except Exception as error:  # of any library
+        except Exception as error:  # any library may raise anything
             raise unreadable(path, error) from error
         if not self._size:
             raise UnreadableVideo(path, "empty file")
@@ -461,9 +461,9 @@ class Remote:
         self._file.close()
 
 
-def true_end(path, clock=None):
+def true_end(path, deadline=None):
     """Returns the time at which the last frame ends, in seconds, by reading every packet."""
-    with opened(path, clock) as film:
+    with opened(path, deadline) as film:
         return last_shown(film, 0.0) or 0
 
 
@@ -471,8 +471,8 @@ def last_shown(film, start):
     """Returns the end of the last frame from `start` on, in seconds; None if there is no frame."""
     end = None
     for packet in film.packets(start)[0]:
-        shown = packet.dts if packet.pts is None else packet.pts  # AVI stores no pts
-        if shown is not None:
-            until = shown + (packet.duration or 0)
+        pts = packet.dts if packet.pts is None else packet.pts  # AVI stores no pts
+        if pts is not None:
+            until = pts + (packet.duration or 0)
             end = until if end is None else max(end, until)
     return None if end is None else film.seconds(end)

@@ -61,13 +61,13 @@ def shown(film, times, picture, grace=True):
     errors = av.FFmpegError, ValueError, ArithmeticError
     done = 0
     with contextlib.suppress(Doubtful, *errors):
-        for value in _repeated(_chosen(film, times, grace), times, picture):
+        for value in _repeat(_decode_requested(film, times, grace), times, picture):
             done += 1
             yield value
         return
-    with container.opened(film.path, film.clock) as fresh:
+    with container.opened(film.path, film.deadline) as fresh:
         try:
-            for value in _repeated(_every(fresh, times, done, grace), times, picture):
+            for value in _repeat(_decode_all(fresh, times, done, grace), times, picture):
                 done += 1
                 yield value
         except errors as error:
@@ -76,9 +76,9 @@ def shown(film, times, picture, grace=True):
         film.broken = fresh.broken
 
 
-def _repeated(found, times, picture):
+def _repeat(counted, times, picture):
     """Yields `picture(frame)` as often as each frame is requested."""
-    for frame, count in found:
+    for frame, count in counted:
         if count > _LONGEST * times.fps:
             raise ValueError(
                 f"a frame is shown for {count / times.fps:.3g} s, longer than {_LONGEST:g} s"
@@ -87,7 +87,7 @@ def _repeated(found, times, picture):
         yield from itertools.repeat(value, count)
 
 
-def _every(film, times, done, grace):
+def _decode_all(film, times, done, grace):
     """Decodes all frames; yields each requested frame and its number of times, from `done` on."""
     for back in _BACK:
         # If timestamps may be wrong, start earlier: the preceding frames correct them.
@@ -110,8 +110,8 @@ def _every(film, times, done, grace):
                 wrong = 0
             if last is None and not top:
                 # An H.264 decoder outputs complete frames only; others need a keyframe first.
-                whole = frame.key_frame or film.stream.codec_context.name == "h264"
-                if now > times.at(done) + TICK or not whole:
+                complete = frame.key_frame or film.stream.codec_context.name == "h264"
+                if now > times.at(done) + TICK or not complete:
                     break
             due = times.before(now - TICK)
             if last is not None and due > done:
@@ -123,7 +123,7 @@ def _every(film, times, done, grace):
         else:
             if last is None and not top and film.read:
                 continue  # there are packets, but none is a keyframe
-            due = times.before(_end(film, last, grace)) if last else done
+            due = times.before(_end_time(film, last, grace)) if last else done
             if due > done:
                 yield last, due - done
             return
@@ -144,14 +144,14 @@ def _frames(film, packets):
         yield from film.stream.codec_context.decode(None)
 
 
-def _end(film, shown, grace):
-    """Returns the time, in seconds, until which the last frame, or its packet, counts as shown."""
-    held = film.held(shown)
-    return film.seconds(shown.pts) + (2 * held if grace else held - TICK)
+def _end_time(film, frame, grace):
+    """Returns the end, in seconds, of the last frame, which is given as a frame or packet."""
+    duration = film.display_time(frame)
+    return film.seconds(frame.pts) + (2 * duration if grace else duration - TICK)
 
 
-def _chosen(film, times, grace):
-    """Yields the same as `_every` but decodes as little as possible; may raise `Doubtful`."""
+def _decode_requested(film, times, grace):
+    """Yields the same as `_decode_all` but decodes as little as possible; may raise `Doubtful`."""
     decoder = film.stream.codec_context
     if film.unordered or film.loose:
         raise Doubtful
@@ -271,7 +271,7 @@ class _Counts:
         """Counts the times of all remaining frames; `final` is the packet of the last one shown."""
         self.horizon = math.inf
         self.update()
-        self._count(final.pts, _end(self._film, final, grace))
+        self._count(final.pts, _end_time(self._film, final, grace))
 
     def _count(self, pts, end):
         """Counts the times of the next frame in the order shown, which ends after `end` seconds."""

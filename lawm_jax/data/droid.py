@@ -56,8 +56,8 @@ def source(name, where, split, data, view, camera="exterior_image_1_left"):
     where = paths.expand(where)
     if os.path.isfile(os.path.join(where, "dataset_info.json")):
         examples, items = tfds.open_examples(name, where, split, data.holdout)
-        there = [one.removeprefix(SEEN) for one in examples.images if one.startswith(SEEN)]
-        tfds.check(name, "camera", [camera], there)
+        cameras = [x.removeprefix(SEEN) for x in examples.images if x.startswith(SEEN)]
+        tfds.check(name, "camera", [camera], cameras)
         tfds.check(name, "labels", LABELS, examples.widths)
         opened = _Recorded(examples, SEEN + camera)
     else:
@@ -111,7 +111,7 @@ class _Raw:
     """Opens episode folders of the raw format; `key` of the metadata names the video."""
 
     key: str
-    shown: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(256))
+    times: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(256))
 
     @contextlib.contextmanager
     def __call__(self, item):
@@ -121,18 +121,18 @@ class _Raw:
             described = sorted(glob.glob(os.path.join(glob.escape(item), "metadata_*.json")))
             if not described:
                 raise ValueError("no metadata_*.json")
-            known = metadata.load(described[0], "an episode's metadata")
-            recorded = metadata.field(described[0], known, self.key, "a string")
+            info = metadata.load(described[0], "an episode's metadata")
+            recorded = metadata.field(described[0], info, self.key, "a string")
             recorded = os.path.join(item, "recordings", "MP4", os.path.basename(recorded))
             with h5py.File(os.path.join(item, "trajectory.h5"), "r", locking=False) as file:
                 path, gripper = (_rows(file, key, axes) for key, axes in _RAW_LABELS.items())
-            shown = self.shown.get(recorded, _even_times)
+            times = self.times.get(recorded, _even_times)
         except frames.UnreadableVideo as error:
             raise frames.UnreadableVideo(item, str(error)) from error
         except (OSError, KeyError, ValueError, RuntimeError) as error:  # h5py raises all of these
             raise frames.UnreadableVideo(item, f"{type(error).__name__}: {error}") from error
         # Frame i belongs to row i. At the end of a recording, a frame or a row may be missing.
-        count = len(shown)
+        count = len(times)
         if abs(count - len(path)) > 1 or len(gripper) != len(path):
             reason = f"{len(path)} poses and {len(gripper)} gripper positions"
             raise frames.UnreadableVideo(item, f"{reason} don't match {count} frames of {recorded}")
@@ -140,7 +140,7 @@ class _Raw:
         def arrays(indices, view):
             clip = _labels(path[indices], gripper[indices])
             if view is not None:
-                start, rate = pace.sampling(shown, indices)  # the video's rate, not the arm's
+                start, rate = pace.sampling(times, indices)  # the video's rate, not the arm's
                 try:
                     read = video.read_clip(recorded, start, len(indices), rate, view)
                 except frames.UnreadableVideo as error:
@@ -159,32 +159,32 @@ def _labels(path, gripper):
 
 def _raw_episodes(where):
     """Returns the folders with a trajectory, relative to `where`."""
-    found = []
+    keys = []
     for folder, folders, files in os.walk(where):
         if "trajectory.h5" in files:
-            found.append(os.path.relpath(folder, where).replace(os.sep, "/"))
+            keys.append(os.path.relpath(folder, where).replace(os.sep, "/"))
             folders.clear()
-    return sorted(found)
+    return sorted(keys)
 
 
 def _even_times(path):
-    """Returns the times at which the frames of a video are shown, see `pace.times`.
+    """Returns the times of a video's frames, see `pace.times`.
 
     Raises:
       ValueError: they aren't evenly spaced, as after a lost frame, which shifts all later rows.
     """
-    shown = pace.times(path)
-    even = np.linspace(shown[0], shown[-1], len(shown)) if len(shown) else shown
-    if len(shown) < 2 or np.abs(shown - even).max() > pace.NEAR * (even[1] - even[0]):
-        raise ValueError(f"{path}: its {len(shown)} frames aren't evenly spaced in time")
-    return shown
+    times = pace.times(path)
+    even = np.linspace(times[0], times[-1], len(times)) if len(times) else times
+    if len(times) < 2 or np.abs(times - even).max() > pace.NEAR * (even[1] - even[0]):
+        raise ValueError(f"{path}: its {len(times)} frames aren't evenly spaced in time")
+    return times
 
 
 def _rows(file, key, axes):
     """Reads a numeric array of an HDF5 file, with one row or number per step."""
     import h5py
 
-    found = file.get(key)
-    if not isinstance(found, h5py.Dataset) or found.ndim != axes or found.dtype.kind not in "fiu":
-        raise ValueError(f"{file.filename}: {key}: expected numbers with {axes} axes, got {found}")
-    return found[()]
+    array = file.get(key)
+    if not isinstance(array, h5py.Dataset) or array.ndim != axes or array.dtype.kind not in "fiu":
+        raise ValueError(f"{file.filename}: {key}: expected numbers with {axes} axes, got {array}")
+    return array[()]

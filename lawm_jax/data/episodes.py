@@ -112,6 +112,7 @@ class Episodes:
         return latest
 
     def read(self, item, episode, start, view):
+        """Returns the clip of an open `Episode` that begins at step `start`."""
         indices = range(start, start + self.frames * self.stride, self.stride)
         return self._arrays(item, episode, indices, view)
 
@@ -135,11 +136,11 @@ def identity(source, item):
       item: one of its items.
 
     Returns:
-      A str: the real path or URL of the item's file or folder, plus `#` and the item's number if
-      this holds many items. For ingested records, the identity of the original item.
+      A str: the real path or URL of the item's file or folder, plus `#` and the item's number if it
+      holds many items. For ingested records, the identity of the original item.
     """
-    known = getattr(getattr(source, "open", None), "identity", None)
-    return known(item) if known else paths.identity(getattr(item, "path", item))
+    method = getattr(getattr(source, "open", None), "identity", None)
+    return method(item) if method else paths.identity(getattr(item, "path", item))
 
 
 _TRIES = 64  # unreadable parts of an episode after which the rest is skipped
@@ -159,7 +160,7 @@ def stride(name, rate, fps):
     below = max(1, math.floor(rate / fps))
     steps = min(below, below + 1, key=lambda n: abs(math.log(rate / n / fps)))
     if not math.isclose(rate / steps, fps, rel_tol=1e-3):
-        _say(name, rate, steps, fps)
+        _log_rate(name, rate, steps, fps)
     return steps
 
 
@@ -174,7 +175,7 @@ def rate(name, text):
 
 
 @functools.cache
-def _say(name, rate, steps, fps):
+def _log_rate(name, rate, steps, fps):
     """Logs the rate at which a source is read, once."""
     level = logging.INFO if abs(rate / steps / fps - 1) < 0.1 else logging.WARNING
     got = f"{rate / steps:.4g} frames per second ({rate:.4g} / {steps})"

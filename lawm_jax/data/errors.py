@@ -64,9 +64,9 @@ def transient(error):
 def _transient(error):
     import av
 
-    answer = status(error)
-    if answer:
-        return answer >= 500 or answer in (408, 425, 429)
+    code = status(error)
+    if code:
+        return code >= 500 or code in (408, 425, 429)
     if isinstance(error, av.FFmpegError):
         return error.errno in _SYSTEM
     if isinstance(error, (TimeoutError, ConnectionError, InterruptedError, BlockingIOError)):
@@ -80,9 +80,9 @@ def status(error):
     """Returns the HTTP status in an error of any library, or None."""
     for holder in error, getattr(error, "response", None):
         for name in "status", "status_code", "code":
-            found = getattr(holder, name, None)
-            if isinstance(found, int) and 400 <= found < 600:
-                return int(found)
+            code = getattr(holder, name, None)
+            if isinstance(code, int) and 400 <= code < 600:
+                return int(code)
     return None
 
 

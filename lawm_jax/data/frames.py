@@ -175,7 +175,7 @@ class Scaler:
 
     def __init__(self, view):
         self.view = view
-        self._key = None  # what the filter graph depends on; rarely changes within a clip
+        self._key = None  # inputs of the filter graph; rarely change within a clip
 
     def frame(self, picture, aspect=1.0, upright=None):
         """Crops, scales and turns upright an `av.VideoFrame`; returns uint8 [size, size, 3] RGB.
@@ -225,7 +225,7 @@ class Scaler:
         The EXIF orientation of the image is applied.
 
         Raises:
-          ValueError: the bytes are no JPEG or PNG image, or a damaged one.
+          ValueError: the bytes are not a JPEG or PNG image, or it is damaged.
         """
         import av
 
@@ -250,7 +250,7 @@ class Scaler:
 
     def images(self, data):
         """Returns the stacked frames of several images, [F, size, size, 3]."""
-        return np.stack([self.image(one) for one in data])
+        return np.stack([self.image(image) for image in data])
 
 
 MAX_PIXELS = 2**26  # per picture; a header may claim more
@@ -367,11 +367,11 @@ def refuse_cuts(clip, most):
     points = np.add.reduceat(np.add.reduceat(video, rows, 1, np.uint32), columns, 2)
     points = points / area[..., None]
     cells = points.reshape(F, 8, k // 8, 8, k // 8, 3).mean((2, 4)) / 255
-    moved = np.abs(np.diff(cells, axis=0)).mean((1, 2, 3))
-    colours = (points // 32).astype(int) @ (64, 8, 1)
-    shares = np.stack([np.bincount(one.ravel(), minlength=512) for one in colours]) / k**2
-    gone = np.abs(np.diff(shares, axis=0)).sum(1) / 2
-    change = np.sqrt(moved * gone)
+    cell_change = np.abs(np.diff(cells, axis=0)).mean((1, 2, 3))
+    bins = (points // 32).astype(int) @ (64, 8, 1)
+    histograms = np.stack([np.bincount(frame.ravel(), minlength=512) for frame in bins]) / k**2
+    color_change = np.abs(np.diff(histograms, axis=0)).sum(1) / 2
+    change = np.sqrt(cell_change * color_change)
     if change.max(initial=0) > most:
         step, start = int(change.argmax()), float(clip["start"])
         raise UnreadableVideo(str(clip["episode"]), f"shot cut after {step + 1} frames", start)

@@ -2,7 +2,7 @@
 
 import math
 
-_MOST = 2**28  # limit of the bytes per read; a header may claim more
+_MOST = 2**28  # maximum bytes per read; a header may claim more
 
 
 def array(file, name):
@@ -28,13 +28,12 @@ def array(file, name):
             raise ValueError(f"no dataset {name}")
         if not isinstance(link, h5py.HardLink):
             raise ValueError(f"{prefix} is a link, which isn't followed")
-    found = file[name]
-    if not isinstance(found, h5py.Dataset):
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset):
         raise ValueError(f"{name} is not an array")
-    if found.is_virtual or found.external:
+    if dataset.is_virtual or dataset.external:
         raise ValueError(f"{name} stores its data in other files, which aren't opened")
-    if found.dtype.itemsize * math.prod(found.chunks or ()) > _MOST:
-        raise ValueError(
-            f"{name} is too large: {found.dtype.itemsize} bytes per item, chunks of {found.chunks}"
-        )
-    return found
+    size, chunks = dataset.dtype.itemsize, dataset.chunks
+    if size * math.prod(chunks or ()) > _MOST:
+        raise ValueError(f"{name} is too large: {size} bytes per item, chunks of {chunks}")
+    return dataset

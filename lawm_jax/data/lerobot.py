@@ -2,7 +2,7 @@
 
   meta/info.json             frame rate, features, path templates
   meta/episodes.jsonl        v2: number and length of each episode
-  meta/episodes/**.parquet   v3: the same, plus the files that hold it and the position in them
+  meta/episodes/**.parquet   v3: the same, plus the files of each episode and its position in them
   data/**.parquet            one row per frame: actions, state, possibly images
   videos/**.mp4              otherwise one file per camera
 
@@ -59,7 +59,7 @@ def source(name, where, split, data, view, camera="", actions="action", state="o
       `episodes.Episodes`, whose items are the episodes' numbers.
 
     Raises:
-      ValueError: the folder is no LeRobot data set, or the data set has no such feature, fewer
+      ValueError: the folder is not a LeRobot data set, or the data set has no such feature, fewer
         frames per second than `data.fps`, or paths that lead out of the folder.
     """
     import pyarrow
@@ -93,7 +93,7 @@ class _Recording:
         [2], the files that hold it; "first", its first row; "start" and "stop" of its frames in the
         video, seconds; and "end", where the next episode's frames start.
       stride: rows from one frame of a clip to the next.
-      shown: cache of the times at which the frames of episodes are shown.
+      times: cache of the times of episodes' frames.
     """
 
     root: str
@@ -104,7 +104,7 @@ class _Recording:
     columns: dict
     table: dict
     stride: int = 1
-    shown: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(_KEPT))
+    times: recent.Recent = dataclasses.field(default_factory=lambda: recent.Recent(_KEPT))
 
     @contextlib.contextmanager
     def __call__(self, item):
@@ -152,21 +152,21 @@ class _Recording:
 
     def _labels(self, file, item, first, indices):
         """Returns the actions and state, if any, of an episode's rows `indices`."""
-        wanted = np.arange(indices[0], indices[-1] + 1)
-        there = file.schema_arrow.names
+        numbers = np.arange(indices[0], indices[-1] + 1)
+        names = file.schema_arrow.names
         columns = {"episode_index", "frame_index", *self.columns.values()}
-        missing = columns - set(there)
+        missing = columns - set(names)
         if missing:
-            raise ValueError(f"expected columns {sorted(missing)}, got {there}")
-        columns |= {"index", "timestamp"} & set(there)
-        rows = _rows(file, first + wanted, sorted(columns), 1024)
-        for column, expected in ("episode_index", item), ("frame_index", wanted):
+            raise ValueError(f"expected columns {sorted(missing)}, got {names}")
+        columns |= {"index", "timestamp"} & set(names)
+        rows = _rows(file, first + numbers, sorted(columns), 1024)
+        for column, expected in ("episode_index", item), ("frame_index", numbers):
             if (_numbers(rows, column)[:, 0] != expected).any():
-                raise ValueError(f"rows {first + wanted[[0, -1]]} have an unexpected {column}")
+                raise ValueError(f"rows {first + numbers[[0, -1]]} have an unexpected {column}")
         if "index" in columns and (np.diff(_numbers(rows, "index")[:, 0]) != 1).any():
-            raise ValueError(f"rows {first + wanted[[0, -1]]} have gaps in their index")
+            raise ValueError(f"rows {first + numbers[[0, -1]]} have gaps in their index")
         if "timestamp" in columns:
-            self._check_pace(_numbers(rows, "timestamp")[:, 0], wanted)
+            self._check_pace(_numbers(rows, "timestamp")[:, 0], numbers)
         clip = {key: _numbers(rows, column) for key, column in self.columns.items()}
         if "actions" in clip:
             U = clip["actions"].shape[1]
@@ -175,14 +175,14 @@ class _Recording:
             clip["state"] = clip["state"][:: self.stride]
         return {key: values.astype(np.float32) for key, values in clip.items()}
 
-    def _check_pace(self, stamps, wanted):
+    def _check_pace(self, stamps, numbers):
         """Raises ValueError unless the timestamps of rows have the rate of info.json."""
         steps = np.diff(stamps) * self.fps
         if not (np.abs(steps - 1) < 0.5).all():
             worst = int(np.abs(steps - 1).argmax())
             raise ValueError(
                 f"timestamp: expected rows {1 / self.fps:.4g} s apart, as in info.json, got "
-                f"{steps[worst] / self.fps:.4g} s between frame {wanted[worst]} and the next"
+                f"{steps[worst] / self.fps:.4g} s between frame {numbers[worst]} and the next"
             )
         if len(steps) and abs(steps.mean() - 1) > 0.1:
             raise ValueError(
@@ -190,44 +190,44 @@ class _Recording:
                 f"{self.fps / steps.mean():.4g}"
             )
 
-    def _frames(self, row, path, file):
-        """Returns when each frame of an episode is shown, in seconds from the start of its file.
+    def _frame_times(self, row, path, file):
+        """Returns the time of each frame of an episode, in seconds from the start of its file.
 
         Raises:
           ValueError: the frames don't match the rows one to one.
         """
         length, first = int(self.table["length"][row]), int(self.table["first"][row])
-        start, early = float(self.table["start"][row]), 0.5 / self.fps
-        shown = pace.times(path, start - early, float(self.table["stop"][row]) - early)
-        if len(shown) != length:
-            raise ValueError(f"expected one frame per row, got {len(shown)} for {length} rows")
+        start, half = float(self.table["start"][row]), 0.5 / self.fps
+        times = pace.times(path, start - half, float(self.table["stop"][row]) - half)
+        if len(times) != length:
+            raise ValueError(f"expected one frame per row, got {len(times)} for {length} rows")
         if "timestamp" in file.schema_arrow.names:
             rows = _rows(file, first + np.arange(length), ["timestamp"], 2**16)
             stamps = start + _numbers(rows, "timestamp")[:, 0]
         else:
             stamps = start + np.arange(length) / self.fps
-        late = np.abs(shown - stamps)
-        if not (late <= pace.NEAR / self.fps).all():
-            wrong = int(np.argmax(~(late <= pace.NEAR / self.fps)))
+        error = np.abs(times - stamps)
+        if not (error <= pace.NEAR / self.fps).all():
+            wrong = int(np.argmax(~(error <= pace.NEAR / self.fps)))
             raise ValueError(
                 f"expected frame {wrong} at {stamps[wrong]:.4f} s, the timestamp of its row, got "
-                f"{shown[wrong]:.4f} s: video and rows have different rates, or some are missing"
+                f"{times[wrong]:.4f} s: video and rows have different rates, or some are missing"
             )
-        return shown
+        return times
 
     def _video(self, item, row, file, indices, view):
         """Returns the frames `indices` of an episode from its video, uint8 [F, size, size, 3]."""
         path = self.path(row, "videos")
         try:
-            shown = self.shown.get(row, lambda row: self._frames(row, path, file))
+            times = self.times.get(row, lambda row: self._frame_times(row, path, file))
         except (episodes.UnreadableVideo, ValueError) as error:  # the whole episode is unreadable
             reason = str(error) if path in str(error) else f"{path}: {error}"
             raise episodes.UnreadableVideo(str(item), reason) from error
-        if shown[indices[-1]] + 0.5 / self.fps >= self.table["end"][row]:
+        if times[indices[-1]] + 0.5 / self.fps >= self.table["end"][row]:
             raise ValueError(
                 "more rows than frames: the next episode's video begins before the clip ends"
             )
-        start, rate = pace.sampling(shown, indices)
+        start, rate = pace.sampling(times, indices)
         try:
             return video.read_clip(path, start, len(indices), rate, view)["video"]
         except episodes.UnreadableVideo as error:
@@ -272,43 +272,42 @@ def _check_files(recording):
     for kind in recording.templates:
         rows = range(len(recording.table["number"]))
         files = dict.fromkeys(recording.path(row, kind) for row in rows)
-        there = [os.path.isfile(path) for path in files]
-        if not any(there):
+        missing = [path for path in files if not os.path.isfile(path)]
+        if len(missing) == len(files):
             raise ValueError(
                 f"expected {len(files)} files of {kind}, got none; first missing: {min(files)}"
             )
-        if not all(there):
-            lost = [path for path, is_there in zip(files, there, strict=True) if not is_there]
-            counts = f"{len(lost)} of {len(files)} files of {kind}"
-            _LOG.warning("%s: %s are missing: %s ...", recording.root, counts, ", ".join(lost[:3]))
+        if missing:
+            counts = f"{len(missing)} of {len(files)} files of {kind} are missing"
+            _LOG.warning("%s: %s: %s ...", recording.root, counts, ", ".join(missing[:3]))
 
 
-def _camera(types, wanted):
+def _camera(types, name):
     """Returns the requested camera feature, or the only one."""
     cameras = [key for key, kind in types.items() if kind in ("video", "image")]
-    if wanted in cameras:
-        return wanted
-    if wanted or len(cameras) != 1:
-        raise ValueError(f"camera: expected one of {cameras}, got {wanted!r}")
+    if name in cameras:
+        return name
+    if name or len(cameras) != 1:
+        raise ValueError(f"camera: expected one of {cameras}, got {name!r}")
     return cameras[0]
 
 
-def _column(types, option, wanted):
+def _column(types, option, name):
     """Returns the feature that the option "actions" or "state" selects, or None."""
     numbers = [key for key, kind in types.items() if kind.startswith(NUMBERS)]
-    if wanted in numbers:
-        return wanted
-    if wanted == "none":
+    if name in numbers:
+        return name
+    if name == "none":
         return None
     others = [key for key in numbers if key not in BOOKKEEPING]
-    if wanted != USUAL[option][0]:
-        raise ValueError(f"{option}: expected one of {others} or 'none', got {wanted!r}")
+    if name != USUAL[option][0]:
+        raise ValueError(f"{option}: expected one of {others} or 'none', got {name!r}")
     for usual in USUAL[option]:
         if usual in numbers:
             return usual
     if others:
         text = "there is no feature %r, so clips have no %s; use ?%s=NAME to select one of %s"
-        _LOG.warning(text, wanted, option, option, others)
+        _LOG.warning(text, name, option, option, others)
     return None
 
 
@@ -328,8 +327,8 @@ def _read_jsonl(path):
         raise ValueError(f"{path}: expected 64-bit integers: {error}") from error
     zero, files = np.zeros(len(rows), np.int64), np.zeros((len(rows), 2), np.int64)
     table = {"number": number, "length": length, "data": files, "videos": files}
-    whole = np.full(len(rows), np.inf)
-    return _sorted(path, table | {"first": zero, "start": zero, "end": whole, "stop": whole})
+    inf = np.full(len(rows), np.inf)
+    return _sorted(path, table | {"first": zero, "start": zero, "end": inf, "stop": inf})
 
 
 def _read_parquet(root, camera):
@@ -373,8 +372,8 @@ def _read_columns(path, names):
         raise ValueError(f"{path}: expected columns {sorted(missing)}, which are missing")
     for name in names:
         kind = piece[name].type
-        whole = pyarrow.types.is_integer(kind)
-        fits = whole or name.endswith("_timestamp") and pyarrow.types.is_floating(kind)
+        is_integer = pyarrow.types.is_integer(kind)
+        fits = is_integer or name.endswith("_timestamp") and pyarrow.types.is_floating(kind)
         if not fits or piece[name].null_count:
             raise ValueError(f"{path}: {name}: expected numbers, got {kind} or empty cells")
     return piece
@@ -438,9 +437,9 @@ def _rows(file, rows, columns, batch):
     low, high = np.searchsorted(ends, rows[[0, -1]], "right")
     at, pieces = int(ends[low - 1]) if low else 0, []
     for piece in file.iter_batches(batch, groups[low : high + 1], columns, use_threads=False):
-        mine = rows[(at <= rows) & (rows < at + len(piece))]
-        if len(mine):
-            pieces.append(piece.take(pyarrow.array(mine - at)))
+        selected = rows[(at <= rows) & (rows < at + len(piece))]
+        if len(selected):
+            pieces.append(piece.take(pyarrow.array(selected - at)))
         at += len(piece)
         if at > rows[-1]:
             break

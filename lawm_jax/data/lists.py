@@ -61,8 +61,8 @@ class Listed(collections.abc.Sequence):
             return self, self
         names = list(first)
         tested = {names[number] for number in test}
-        mine = np.array([file in tested for file in files])[paths.indices.to_numpy()]
-        return self._only(~mine), self._only(mine)
+        in_test = np.array([file in tested for file in files])[paths.indices.to_numpy()]
+        return self._only(~in_test), self._only(in_test)
 
     def _file(self, path):
         return posixpath.normpath(path if "://" in path else posixpath.join(self._folder, path))
@@ -189,8 +189,8 @@ def _check_systems(where, paths):
     import fsspec
     import pyarrow.compute as pc
 
-    found = pc.extract_regex(paths, "^(?P<scheme>[^:/]+)://").field("scheme")
-    for scheme in pc.unique(found).drop_null().to_pylist():
+    schemes = pc.extract_regex(paths, "^(?P<scheme>[^:/]+)://").field("scheme")
+    for scheme in pc.unique(schemes).drop_null().to_pylist():
         try:
             fsspec.get_filesystem_class(scheme)
         except (ImportError, ValueError) as error:

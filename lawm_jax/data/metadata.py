@@ -37,10 +37,10 @@ def load(path, what):
 def parse(text, where, what):
     """Returns the object that a JSON text from `where` holds; see `load`."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: expected {what} as JSON, got: {error}") from error
-    return check(where, what, found, "an object")
+    return check(where, what, value, "an object")
 
 
 def check(where, name, value, kind):
@@ -50,11 +50,11 @@ def check(where, name, value, kind):
     return value
 
 
-def field(where, found, name, kind):
+def field(where, mapping, name, kind):
     """Returns `found[name]`, or raises ValueError if it isn't of the given kind of `KINDS`."""
-    if name not in found:
+    if name not in mapping:
         raise ValueError(f"{where}: {name}: expected {kind}, got nothing")
-    return check(where, name, found[name], kind)
+    return check(where, name, mapping[name], kind)
 
 
 def _number(value):

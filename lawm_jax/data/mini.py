@@ -47,8 +47,8 @@ def source(name, where, split, data, view):
     inside = os.path.join(folder(where), split)
     items = tuple(paths.once(glob.glob(os.path.join(glob.escape(inside), "*.mp4"))))
     if not items:
-        known = f"expected {', '.join(PARTS)} or FOLDER/PART"
-        raise ValueError(f"{name}: no episodes *.mp4 in {inside!r}; {known}")
+        expected = f"expected {', '.join(PARTS)} or FOLDER/PART"
+        raise ValueError(f"{name}: no episodes *.mp4 in {inside!r}; {expected}")
     return episodes.Episodes(name, items, _Open(), data.frames, 1, view)
 
 
@@ -101,7 +101,7 @@ class _Open:
 
 def _frames(path):
     """Returns the number of frames of a video; raises UnreadableVideo unless they are at `FPS`."""
-    shown = pace.times(path)
-    if not (np.abs(shown - np.arange(len(shown)) / FPS) <= pace.NEAR / FPS).all():
+    times = pace.times(path)
+    if not (np.abs(times - np.arange(len(times)) / FPS) <= pace.NEAR / FPS).all():
         raise episodes.UnreadableVideo(path, f"expected {FPS:g} evenly spaced frames per second")
-    return len(shown)
+    return len(times)

@@ -22,7 +22,7 @@ def times(path, first=0.0, last=math.inf):
     Raises:
       UnreadableVideo: the video can't be opened, or a packet has no timestamp.
     """
-    found = []
+    seconds = []
     with container.opened(path) as film:
         # Seeking uses decoding times, and a frame may be decoded well before it is shown.
         packets, _ = film.packets(max(0.0, first - 1))
@@ -31,16 +31,16 @@ def times(path, first=0.0, last=math.inf):
                 continue
             if packet.pts is None:
                 raise ValueError("a frame has no timestamp")
-            found.append(film.seconds(packet.pts))
+            seconds.append(film.seconds(packet.pts))
             if packet.dts is not None and film.seconds(packet.dts) >= last:
                 break
         if film.broken:
             raise ValueError(film.broken)
-    found = np.sort(np.array(found, np.float64))
-    return found[(first <= found) & (found < last)]
+    seconds = np.sort(np.array(seconds, np.float64))
+    return seconds[(first <= seconds) & (seconds < last)]
 
 
-def sampling(shown, indices):
+def sampling(frame_times, indices):
     """Returns the start and rate of evenly spaced times at which the given frames are on screen.
 
     Args:
@@ -53,16 +53,16 @@ def sampling(shown, indices):
     Raises:
       ValueError: the times of the frames are too uneven.
     """
-    step = np.median(np.diff(shown)) if len(shown) > 1 else 1.0
-    ends = np.append(shown[1:], shown[-1] + step)
-    middles = (shown[indices] + ends[indices]) / 2
+    step = np.median(np.diff(frame_times)) if len(frame_times) > 1 else 1.0
+    ends = np.append(frame_times[1:], frame_times[-1] + step)
+    middles = (frame_times[indices] + ends[indices]) / 2
     if len(indices) == 1:
         return float(middles[0]), 1.0
     spread = (middles[-1] - middles[0]) / (len(indices) - 1)
-    wanted = middles[0] + spread * np.arange(len(indices))
+    samples = middles[0] + spread * np.arange(len(indices))
     margin = 0.1 * step
-    if ((wanted < shown[indices] + margin) | (wanted > ends[indices] - margin)).any():
-        span = np.diff(shown[indices])
+    if ((samples < frame_times[indices] + margin) | (samples > ends[indices] - margin)).any():
+        span = np.diff(frame_times[indices])
         raise ValueError(
             f"frames {indices[0]} to {indices[-1]} aren't evenly spaced in time: their intervals "
             f"are from {span.min():.4g} to {span.max():.4g} s"

@@ -51,21 +51,21 @@ def is_url(path):
 
 
 def at(path):
-    """Returns a `pathlib.Path`, or of a URL an `epath.Path`, which has the same methods.
+    """Returns a `pathlib.Path` or, for a URL, an `epath.Path`, which has the same methods.
 
-    What other programs have changed in the bucket since the last call is seen.
+    Discards cached listings of the bucket, so that changes by other programs are seen.
 
     Raises:
       ImportError: the packages that read from buckets are missing.
     """
     if not is_url(path):
         return pathlib.Path(path)
-    os.environ.setdefault("EPATH_USE_TF", "false")  # else epath imports TensorFlow if installed
+    os.environ.setdefault("EPATH_USE_TF", "false")  # don't import TensorFlow
     import fsspec
     from etils import epath
 
     try:
-        # The instance that epath uses, which would keep every list of files that it once fetched.
+        # epath uses the same instance, which caches listings without a time limit.
         fsspec.filesystem("gs", finalize_on_close=True).invalidate_cache()
     except ImportError as error:
         raise ImportError(f"{path}: expected gcsfs: pip install 'lawm_jax[buckets]'") from error
@@ -73,17 +73,17 @@ def at(path):
 
 
 def exists(path):
-    """Returns whether there is a file or folder."""
+    """Returns whether a file or folder exists."""
     return at(path).exists() if is_url(path) else os.path.exists(path)
 
 
 def is_dir(path):
-    """Returns whether there is a folder; in a bucket, a file below that path."""
+    """Returns whether a folder exists; in a bucket, whether a file is below that path."""
     return at(path).is_dir() if is_url(path) else os.path.isdir(path)
 
 
 def names(folder):
-    """Returns the sorted names of what is in a folder; none if there is no such folder."""
+    """Returns the sorted names of a folder's entries, [] if the folder does not exist."""
     if not is_dir(folder):
         return []
     return sorted(path.name for path in at(folder).iterdir())
@@ -93,11 +93,11 @@ def write(path, content):
     """Writes a file atomically, and the folders above it if they are missing.
 
     Args:
-      path: of the file. Nothing is renamed in a bucket, where a file appears as a whole.
+      path: of the file. In a bucket, a file only becomes visible once it is complete.
       content: bytes, or a str to encode as UTF-8.
 
     Raises:
-      OSError: it cannot be written; of a local file, the message says so.
+      OSError: the file cannot be written.
     """
     content = content.encode() if isinstance(content, str) else content
     if is_url(path):
@@ -185,7 +185,7 @@ def below(folder, suffixes=("",)):
     Returns:
       Paths relative to the folder, with "/", sorted.
     """
-    found, seen, waiting = {}, set(), [(0, "")]
+    best, seen, waiting = {}, set(), [(0, "")]
     while waiting:
         links, inside = heapq.heappop(waiting)
         where = os.path.join(folder, inside)
@@ -204,8 +204,8 @@ def below(folder, suffixes=("",)):
                 heapq.heappush(waiting, rank)
             elif entry.name.lower().endswith(suffixes) and _is_file(entry.path):
                 key = _key(entry.path)
-                found[key] = min(rank, found.get(key, rank))
-    return sorted(path for _, path in found.values())
+                best[key] = min(rank, best.get(key, rank))
+    return sorted(path for _, path in best.values())
 
 
 def matching(pattern, suffixes=("",)):
@@ -223,19 +223,19 @@ def matching(pattern, suffixes=("",)):
         deep = parts.index("**")
         after = parts[deep:] if any(parts[deep + 1 :]) else ["**", "*"]
         roots = [root + "/" for root in glob.iglob("/".join(parts[:deep]))] if deep else [""]
-        found = [
+        paths = [
             root + path
             for root in roots
             for path in below(root or ".", suffixes)
             if _matches(path.split("/"), after)
         ]
     else:
-        found = [p for p in glob.iglob(pattern) if p.lower().endswith(suffixes)]
-    return once(filter(_is_file, found))
+        paths = [p for p in glob.iglob(pattern) if p.lower().endswith(suffixes)]
+    return once(filter(_is_file, paths))
 
 
 def escaped(pattern):
-    """Returns the literal folder that a glob starts with, and the glob with that folder escaped.
+    """Returns the literal folder that a glob starts with, and the glob with this folder escaped.
 
     An existing folder with special characters in its name, such as `[2024]`, is taken literally.
     """
@@ -253,14 +253,14 @@ def escaped(pattern):
 
 def once(paths):
     """Returns sorted local files, each real file once, preferably by a path without links."""
-    found = {}
+    groups = {}
     for path in paths:
-        found.setdefault(_key(path), set()).add(path)
+        groups.setdefault(_key(path), set()).add(path)
 
     def rank(path):
         return os.path.realpath(path) != os.path.abspath(path), path
 
-    return sorted(min(some, key=rank) if len(some) > 1 else min(some) for some in found.values())
+    return sorted(min(same, key=rank) if len(same) > 1 else min(same) for same in groups.values())
 
 
 def url_in(pattern, system, path):

@@ -13,7 +13,7 @@ import numpy as np
 from lawm_jax.data import catalog, frames, reader, settings, statistics
 from lawm_jax.data import episodes as episodes_
 
-BUFFER_BYTES = 2**29  # of prefetched clips, per process
+BUFFER_BYTES = 2**29  # maximum bytes of prefetched clips, per process
 
 
 def clips(config, split="train", *, process_index=0, process_count=1, skipped=None):
@@ -80,14 +80,14 @@ def clips(config, split="train", *, process_index=0, process_count=1, skipped=No
     local = grain.MapDataset.range(len(examples)).map(example)
 
     def start(done):
-        left = local[done // process_count :]
+        remaining = local[done // process_count :]
         if not data.workers:
-            read = left.to_iter_dataset(grain.ReadOptions(threads, buffer))
+            read = remaining.to_iter_dataset(grain.ReadOptions(threads, buffer))
             return iter(read.batch(batch, drop_remainder=True))
         if not absl.flags.FLAGS.is_parsed():  # in a notebook; Grain's workers read flags
             absl.flags.FLAGS.mark_as_parsed()
         check_shared_memory(piece_bytes * data.workers * (min(buffer, 2) + 2))
-        read = left.batch(piece).to_iter_dataset(grain.ReadOptions(threads, buffer))
+        read = remaining.batch(piece).to_iter_dataset(grain.ReadOptions(threads, buffer))
         read = read.mp_prefetch(grain.MultiprocessingOptions(data.workers, min(buffer, 2)))
         return iter(read.batch(batch // piece, drop_remainder=True, batch_fn=_joined))
 
@@ -116,17 +116,17 @@ def episodes(config, name, split="test", *, most=None, skipped=None, without=())
     Raises:
       ValueError: the source matches no files.
     """
-    found = catalog.source(config, name, split)
-    failures, items = reader.Failures(skipped), found.items
+    source = catalog.source(config, name, split)
+    failures, items = reader.Failures(skipped), source.items
     if without:
-        items = [item for item in items if episodes_.identity(found, item) not in without]
+        items = [item for item in items if episodes_.identity(source, item) not in without]
     count = len(items)
     for index in range(count) if most is None else np.linspace(0, count - 1, min(most, count)):
         try:
-            for clip in found.fixed(items[round(index)]):
+            for clip in source.fixed(items[round(index)]):
                 yield {**clip, "source": name}
         except frames.UnreadableVideo as error:
-            failures.add(found.name, error)
+            failures.add(source.name, error)
 
 
 def identities(config, name, split="train"):
@@ -145,8 +145,8 @@ def identities(config, name, split="train"):
     Raises:
       ValueError: as in `catalog.source`.
     """
-    found = catalog.source(config, name, split)
-    return tuple(episodes_.identity(found, item) for item in found.items)
+    source = catalog.source(config, name, split)
+    return tuple(episodes_.identity(source, item) for item in source.items)
 
 
 def statistics_of(config):
@@ -169,11 +169,11 @@ def statistics_of(config):
             f"different sources, got {catalog.names(config)}"
         )
     text = config.data.videos or config.data.sources[name]
-    found = catalog.source(config, name)
-    if not isinstance(found, episodes_.Episodes):
+    source = catalog.source(config, name)
+    if not isinstance(source, episodes_.Episodes):
         raise ValueError(f"data: expected a source with actions, got {text!r}")
     folder = catalog.parse(name, text).folder
-    measured = statistics.read(folder, found, config.data.fps, text)
+    measured = statistics.read(folder, source, config.data.fps, text)
     if "actions" not in measured:
         raise ValueError(f"data: expected a source with actions, got {folder}, which has none")
     return measured
@@ -197,7 +197,7 @@ def check_shared_memory(need, folder="/dev/shm"):
 
 
 def _examples(config, split, failures):
-    """Returns all training clips in random order, without end, and the arrays that all have.
+    """Returns an endless stream of training clips in random order, and the arrays they share.
 
     Args:
       config, split: as in `clips`.
@@ -214,15 +214,15 @@ def _examples(config, split, failures):
             source = catalog.source(config, name, split)
             readers.append(reader.Reader(source, split, rank, data.augment.cut, failures))
             weights.append(weight)
-    shared = _shared([one.check() for one in readers])
+    shared = _shared([r.check() for r in readers])
     if data.augment.flip:  # the labels of a mirrored clip are wrong
         shared = {key: value for key, value in shared.items() if key not in ("actions", "state")}
     streams = []
-    for one in readers:
-        one.keys = shared
-        seed = int(np.random.SeedSequence([config.seed, one.rank]).generate_state(1)[0])
-        order = grain.MapDataset.range(one.count).seed(seed).shuffle().repeat()
-        streams.append(order.random_map(one))
+    for r in readers:
+        r.keys = shared
+        seed = int(np.random.SeedSequence([config.seed, r.rank]).generate_state(1)[0])
+        order = grain.MapDataset.range(r.count).seed(seed).shuffle().repeat()
+        streams.append(order.random_map(r))
     return grain.MapDataset.mix(streams, weights) if len(streams) > 1 else streams[0], shared
 
 

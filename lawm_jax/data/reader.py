@@ -23,7 +23,7 @@ class Failures:
     """Records and reports unreadable files; thread-safe.
 
     Appends to the file `path` or, if it is in a bucket, where files cannot grow, writes a file per
-    row below `path`. Its name depends on what is unreadable alone, so that it is written once.
+    row below `path`, named after a hash of the row's source and path.
     """
 
     def __init__(self, path):
@@ -33,8 +33,8 @@ class Failures:
 
     def add(self, source, error):
         """Reports an unreadable file or episode, once across threads, processes and restarts."""
-        mine = [error.reason]
-        if self.reasons.setdefault(error.path, mine) is not mine:  # atomic: one thread reports
+        entry = [error.reason]
+        if self.reasons.setdefault(error.path, entry) is not entry:  # atomic: one thread reports
             return
         _LOG.warning("skipped file (%d so far): %s", len(self.reasons), error)
         if self.path:
@@ -108,9 +108,9 @@ class Reader:
             if clip:
                 return clip
         reasons = [f"{path}: {why[0]}" for path, why in list(self.failures.reasons.items())[:5]]
-        some = "; ".join(reasons + ["..."] * (self.count > 5))
+        details = "; ".join(reasons + ["..."] * (self.count > 5))
         held_out = "held-out " if self.split == "test" else ""
-        text = f"none of {words.counted(self.count, f'{held_out}file')} can be read: {some}"
+        text = f"none of {words.counted(self.count, f'{held_out}file')} can be read: {details}"
         raise ValueError(f"{self.source.name}: {text}")
 
     def _read(self, file, seed):

@@ -65,11 +65,12 @@ def _open(path):
     try:
         with h5py.File(path, "r", locking=False) as file:  # some network disks lack file locks
             images, position, yaw = (hdf5.array(file, key) for key in _KEYS)
-            for key, found, axes in zip(_KEYS, (images, position, yaw), (1, 2, 1), strict=True):
-                if found.ndim < axes or axes == 2 and found.shape[1] < 2:
-                    raise ValueError(f"{key}: expected [F{', 2' * (axes == 2)}], got {found.shape}")
-                if found is not images and found.dtype.kind not in "fiu":
-                    raise ValueError(f"{key}: expected numbers, got {found.dtype}")
+            for key, array, axes in zip(_KEYS, (images, position, yaw), (1, 2, 1), strict=True):
+                if array.ndim < axes or axes == 2 and array.shape[1] < 2:
+                    expected = "[F, 2]" if axes == 2 else "[F]"
+                    raise ValueError(f"{key}: expected {expected}, got {array.shape}")
+                if array is not images and array.dtype.kind not in "fiu":
+                    raise ValueError(f"{key}: expected numbers, got {array.dtype}")
             lengths = len(images), len(position), len(yaw)
             if len(set(lengths)) > 1:
                 raise ValueError(
@@ -77,15 +78,15 @@ def _open(path):
                 )
 
             def arrays(indices, view):
-                some = slice(indices[0], indices[-1] + 1, np.diff(indices).max(initial=1))
-                places = np.asarray(position[some, :2], np.float64)
-                angles = np.asarray(yaw[some], np.float64).reshape(len(indices))
+                rows = slice(indices[0], indices[-1] + 1, np.diff(indices).max(initial=1))
+                places = np.asarray(position[rows, :2], np.float64)
+                angles = np.asarray(yaw[rows], np.float64).reshape(len(indices))
                 clip = {
                     "actions": poses.body_frame(places, angles),
                     "state": np.column_stack([places, angles]).astype(np.float32),
                 }
                 if view is not None:
-                    clip["video"] = frames.Scaler(view).images(map(_bytes, images[some]))
+                    clip["video"] = frames.Scaler(view).images(map(_bytes, images[rows]))
                 return clip
 
             yield episodes.Episode(len(images), arrays)

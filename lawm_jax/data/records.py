@@ -25,7 +25,7 @@ from lawm_jax.data import episodes, frames, metadata, paths, recent
 
 RAW_BELOW = 128  # pixels; smaller frames are stored raw: they take little space
 _LOG = logging.getLogger(__name__)
-OPTIONS = "group_size:1,uncompressed"  # of the writer; allows reading single records
+OPTIONS = "group_size:1,uncompressed"  # writer options that allow reading single records
 
 
 def source(name, where, split, data, view):
@@ -45,13 +45,13 @@ def source(name, where, split, data, view):
       `encoder` describes their encoder.
 
     Raises:
-      ValueError: the ingest is missing or incomplete, `data.fps` is no whole fraction of its rate,
-        it has a closer crop than `view`, or it holds states of clips with another number of frames
-        or another view.
+      ValueError: the ingest is missing or incomplete, its rate is not a multiple of `data.fps`, it
+        has a closer crop than `view`, or it holds states of clips with another number of frames or
+        another view.
     """
     where = paths.expand(where)
     info = read_info(where)
-    # Clips of several frames per state can't be taken apart.
+    # A state may depend on all frames of its clip, so stored clips of states are not subsampled.
     stride = 1 if "steps" in info else max(1, round(info["fps"] / data.fps))
     if not 0.9 < info["fps"] / stride / data.fps < 1.1:
         raise ValueError(
@@ -149,16 +149,17 @@ def _trim(name, info, view):
     ratio = view.size / view.resize / share
     if abs(ratio - 1) < 0.01:  # equal up to rounding
         return None
-    made = f"with size {size} and resize {info.get('resize', size)}"
+    stored = f"with size {size} and resize {info.get('resize', size)}"
     hint = f"--resize {round(size * view.resize / view.size)}"
     if ratio > 1 or info["encoder"]:
         raise ValueError(
-            f"data.resize: {name} was ingested {made}, got size {view.size} and resize "
+            f"data.resize: {name} was ingested {stored}, got size {view.size} and resize "
             f"{view.resize}, which show another part of the picture; set data.resize to "
             f"{round(view.size / share)}, or ingest again with {hint}"
         )
-    text = "%s was ingested %s: its frames are cropped and enlarged to size %d and resize %d; %s"
-    _LOG.warning(text, name, made, view.size, view.resize, f"ingest with {hint} for sharper frames")
+    text = "%s was ingested %s: its frames are cropped and enlarged to size %d and resize %d; "
+    text += "ingest with %s for sharper frames"
+    _LOG.warning(text, name, stored, view.size, view.resize, hint)
     return size, max(1, round(size * ratio))
 
 
@@ -219,12 +220,12 @@ def unpack(record):
 class _Shards:
     """Opens records by number; picklable."""
 
-    def __init__(self, folder, ends, made_from, trim):
+    def __init__(self, folder, ends, spec, trim):
         """Opens a split's folder; `ends` are the cumulative numbers of records of its shards.
 
-        `made_from` is the spec of the ingested source, `trim` is as returned by `_trim`.
+        `spec` is that of the ingested source, `trim` is as returned by `_trim`.
         """
-        self.folder, self.ends, self.made_from, self.trim = folder, ends, made_from, trim
+        self.folder, self.ends, self.spec, self.trim = folder, ends, spec, trim
         counts = np.diff(ends, prepend=0).tolist()
         paths_ = [shard_path(folder, shard) for shard in range(len(counts))]
         self.records, self.identities = ArrayRecords(paths_, counts), {}
@@ -237,25 +238,25 @@ class _Shards:
         path, place = self._place(item)
         if path not in self.identities:
             self.identities[path] = self._identities(path)
-        known = self.identities[path]
-        return known[place] if place < len(known) else f"{paths.identity(path)}#{place}"
+        identities = self.identities[path]
+        return identities[place] if place < len(identities) else f"{paths.identity(path)}#{place}"
 
     def _identities(self, path):
         """Returns the identities of a shard's records; an empty list if they are unknown."""
         try:
             with open(report_path(path), encoding="utf-8") as file:
                 rows = json.load(file)
-            named = []
+            names = []
             for row in rows:
-                name = row.get("identity") or self._made_from(row["path"])
-                named += [name] * row["records"]
+                name = row.get("identity") or self._guess_identity(row["path"])
+                names += [name] * row["records"]
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return []
-        return named if all(named) else []
+        return names if all(names) else []
 
-    def _made_from(self, path):
+    def _guess_identity(self, path):
         """Guesses an item's identity, for records made before identities were stored."""
-        kind, _, where = self.made_from.partition(":")
+        kind, _, where = self.spec.partition(":")
         if kind == "lerobot":
             return f"{paths.identity(where.partition('?')[0])}#{path}"
         path = path.partition("#t=")[0]
@@ -349,9 +350,7 @@ def arrays(stored, indices, view, trim=None):
         clip["actions"] = taken.reshape(len(indices) - 1, width)
     if "state" in stored:
         clip["state"] = stored["state"][indices]
-    if "states" in stored:
-        return clip
-    if view is None:
+    if "states" in stored or view is None:
         return clip
     if "jpeg" in stored:
         ends = stored["ends"]
@@ -363,9 +362,9 @@ def arrays(stored, indices, view, trim=None):
         if not trim and images[0].shape[:2] == (view.size, view.size) and view.seed is None:
             return clip | {"video": np.stack(images)}
     if trim:
-        side, centre = trim
-        whole = frames.Scaler(frames.View(side, side)).images(images)
-        first = (side - centre) // 2
-        images = list(whole[:, first : first + centre, first : first + centre])
+        side, center = trim
+        full = frames.Scaler(frames.View(side, side)).images(images)
+        first = (side - center) // 2
+        images = list(full[:, first : first + center, first : first + center])
         view = dataclasses.replace(view, resize=view.size)
     return clip | {"video": frames.Scaler(view).images(images)}

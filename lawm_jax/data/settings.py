@@ -68,8 +68,8 @@ def check(config, per_device=False):
         least, bounds, high = (_first(table, patterns) for table in (WHOLE, NUMBERS, PAIRS))
         if least is not None:
             least = 0 if key == "data.batch" and per_device else least
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            _expect(key, f"an integer >= {least}", value, whole and value >= least)
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            _expect(key, f"an integer >= {least}", value, is_integer and value >= least)
         elif bounds is not None:
             _expect(key, *_range(value, *bounds))
         elif high is not None:
@@ -89,11 +89,11 @@ def check(config, per_device=False):
 
 def flat(config, path=""):
     """Flattens nested mappings into a dict with dotted keys."""
-    found = {}
+    values = {}
     for key, value in config.items():
         nested = hasattr(value, "items")
-        found |= flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
-    return found
+        values |= flat(value, f"{path}{key}.") if nested else {f"{path}{key}": value}
+    return values
 
 
 def _first(table, patterns):

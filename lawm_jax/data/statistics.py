@@ -43,14 +43,14 @@ def measure(source, fps):
     for item in source.items:
         try:
             for part in source.parts(item, 2**62):  # one part, unless the episode is damaged
-                found = {key: np.asarray(part[key], np.float64) for key in KEYS if key in part}
-                for key, rows in found.items():
+                labels = {key: np.asarray(part[key], np.float64) for key in KEYS if key in part}
+                for key, rows in labels.items():
                     if key in tables and rows.shape[1:] != tables[key][0].shape[1:]:
                         got, width = rows.shape[1:], tables[key][0].shape[1:]
                         raise episodes.UnreadableVideo(
                             str(item), f"{key}: expected shape {width}, got {got}"
                         )
-                for key, rows in found.items():
+                for key, rows in labels.items():
                     if len(rows):  # an episode with a single step has no actions
                         tables.setdefault(key, []).append(rows)
         except episodes.UnreadableVideo as error:
@@ -59,9 +59,9 @@ def measure(source, fps):
     if not tables:
         text = "neither actions nor state" if skipped < len(source.items) else f"none: {reason}"
         raise ValueError(f"{source.name}: expected labels, got {text}")
-    whole = {"fps": float(fps), "stride": source.stride, "source": source.name}
-    whole |= {**_identity(source), "skipped": skipped}
-    return whole | {key: _summary(rows) for key, rows in tables.items()}
+    result = {"fps": float(fps), "stride": source.stride, "source": source.name}
+    result |= {**_identity(source), "skipped": skipped}
+    return result | {key: _summary(rows) for key, rows in tables.items()}
 
 
 def write(folder, statistics, replace=False):

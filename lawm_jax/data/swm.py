@@ -143,10 +143,10 @@ def _read(path, video, state):
     """Reads where the episodes are and checks the columns; returns a `_Recording`."""
     with _open(path) as file:
         lengths, starts = (hdf5.array(file, key)[:] for key in ("ep_len", "ep_offset"))
-        for key, found in ("ep_len", lengths), ("ep_offset", starts):
-            if found.ndim != 1 or found.dtype.kind not in "iu" or not len(found):
+        for key, array in ("ep_len", lengths), ("ep_offset", starts):
+            if array.ndim != 1 or array.dtype.kind not in "iu" or not len(array):
                 raise ValueError(
-                    f"{path}: {key}: expected integers [episodes], got {found.dtype} {found.shape}"
+                    f"{path}: {key}: expected integers [episodes], got {array.dtype} {array.shape}"
                 )
         if len(lengths) != len(starts) or min(lengths.min(), starts.min()) < 0:
             raise ValueError(f"{path}: expected a start and a length of each episode")
@@ -170,8 +170,8 @@ def _check(path, key, column, rows, is_video):
         raise ValueError(f"{path}: {key}: {text}")
     if len(column) < rows:
         raise ValueError(f"{path}: {key}: expected at least {rows} rows, got {len(column)}")
-    made = column.id.get_create_plist()
-    for number in (made.get_filter(i)[0] for i in range(made.get_nfilters())):
+    properties = column.id.get_create_plist()
+    for number in (properties.get_filter(i)[0] for i in range(properties.get_nfilters())):
         if not h5py.h5z.filter_avail(number):
             text = f"compressed by filter {number} of HDF5: pip install hdf5plugin"
             raise ValueError(f"{path}: {key}: {text}")

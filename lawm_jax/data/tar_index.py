@@ -1,7 +1,7 @@
 """Lists the videos in tar files with their positions, once per file, to read each one alone.
 
-The lists are kept in the folder `cache_folder()`. A list is made again when the tar file's size,
-or its modification time or ETag, has changed.
+The lists are cached in the folder `cache_folder()`. A list is made again if the tar file's size,
+modification time or ETag has changed.
 """
 
 import concurrent.futures
@@ -24,10 +24,10 @@ from lawm_jax.data import container, errors, frames, paths, recent, video
 
 THREADS = 16  # tar files that a process reads at once
 _PART = 128  # tar files to hand to these threads at once
-_ALONE, _PROCESSES = 1024, 32  # tar files that one process indexes alone, and limit of processes
+_ALONE, _PROCESSES = 1024, 32  # maximum tar files for a single process, and maximum processes
 _BLOCK = 2**15  # bytes per request to a remote tar file; a header has 512
-_HEADER = 2**20  # limit of the bytes of a long name or of extended attributes
-_TAIL = 2**20  # more bytes than this after the end marker are another archive, and not padding
+_HEADER = 2**20  # maximum bytes of a long name or of extended attributes
+_TAIL = 2**20  # more bytes than this after the end marker are another archive, not padding
 _KEPT = 64  # lists to keep in memory
 _COMPRESSED = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ", "zstd": b"\x28\xb5\x2f\xfd"}
 # What tarfile raises for damaged headers.
@@ -65,7 +65,7 @@ class Members(NamedTuple):
       starts, sizes: int64 [n], positions and lengths of their data, in bytes.
       problems: list of [name, reason]: members that can't be read, and "" for a part of unknown
         members.
-      lasting: whether all this follows from the file's content, and may be kept.
+      lasting: whether all this depends on the file's content alone, so that it may be cached.
     """
 
     names: object
@@ -91,7 +91,7 @@ class Members(NamedTuple):
 class Index:
     """The videos of many tar files; picklable and thread-safe.
 
-    Only the number of videos of each tar file is in memory, and the lists that were used last.
+    Only the counts and the most recently used lists are kept in memory.
 
     Attributes:
       shards: list of `Shard`.
@@ -129,26 +129,26 @@ class Index:
         return self._lists.get(shard, lambda shard: load(self.shards[shard], self._folder))
 
     def _counts(self, name):
-        """Returns `counts`, which is kept in a file of its own: it needs no list to be read."""
+        """Returns `counts`, cached in a separate file so that no list must be read."""
         urls = "\n".join(_absolute(shard.url) for shard in self.shards)
         path = _path(self._folder, urls, "counts")
         key = hashlib.sha256(repr(self.shards).encode("utf-8", "surrogateescape")).digest()
         data = _fetch(path)
         if data is None or data[: len(key)] != key:
-            counts, lasting = self._measured(name)
+            counts, lasting = self._count_all(name)
             data = key + counts.tobytes()
             if lasting:
                 _store(path, data)
         return np.frombuffer(data[len(key) :], np.int64).reshape(-1, 2)
 
-    def _measured(self, name):
-        """Reads or makes the list of every shard; returns `counts` and whether they may be kept."""
+    def _count_all(self, name):
+        """Loads the list of every shard; returns `counts` and whether they may be cached."""
         import tqdm
 
         rows, count = np.zeros((len(self.shards), 3), np.int64), len(self.shards)
         _LOG.info("%s: indexing %d tar files in %s", name, count, self._folder)
         with (
-            _helpers(self._folder, self.shards),
+            _worker_processes(self._folder, self.shards),
             tqdm.tqdm(total=count, unit="shard", disable=None) as bar,
         ):
             for number, members in _loaded(self._folder, self.shards):
@@ -166,13 +166,13 @@ def _loaded(folder, shards):
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         for first in range(0, len(order), _PART):
             part = order[first : first + _PART]
-            found = pool.map(lambda number: load(shards[number], folder), part)
-            yield from zip(part, found, strict=True)
+            members = pool.map(lambda number: load(shards[number], folder), part)
+            yield from zip(part, members, strict=True)
 
 
 @contextlib.contextmanager
-def _helpers(folder, shards):
-    """Has a process per core make lists, too; `load` makes those that they don't."""
+def _worker_processes(folder, shards):
+    """Starts a worker process per core that makes lists; `load` makes those still missing."""
     count = min(_PROCESSES, os.cpu_count() or 1) - 1 if len(shards) > _ALONE else 0
     command, started = [sys.executable, "-m", "lawm_jax.data.tar_index"], []
     try:
@@ -189,7 +189,7 @@ def _helpers(folder, shards):
             process.wait()
 
 
-def _help():
+def _work():
     """Makes lists for the process that writes [its id, folder, shards] to the standard input."""
     parent, folder, shards = json.load(sys.stdin)
     for _ in _loaded(folder, [Shard(*row) for row in shards]):
@@ -209,26 +209,26 @@ def load(shard, folder):
     data = _fetch(path)
     members = data and _unpack(data, shard)
     if not members:
-        found = errors.retried(lambda: _scan(shard), shard.url)
-        members = _listed(*found)
+        scanned = errors.retried(lambda: _scan(shard), shard.url)
+        members = _listed(*scanned)
         if members.lasting:
             _store(path, _pack(members, shard))
     return members
 
 
 def scan(file, size):
-    """Lists the videos of a tar file, and what of it can't be read.
+    """Lists the videos of a tar file, and the parts that can't be read.
 
     Args:
       file: the open binary file.
       size: its size in bytes.
 
     Returns:
-      found: dict of name -> (start, size), in bytes. Of members with the same name, the last one
-        counts, as if the file were extracted. Hidden files and links are left out.
+      videos: dict of name -> (start, size), in bytes. If members have the same name, the last one
+        counts, as when the file is extracted. Hidden files and links are left out.
       problems: list of [name, reason], see `Members`.
     """
-    found, problems, count = {}, [], 0
+    videos, problems, count = {}, [], 0
     members = _members(file, size)
     while True:
         try:
@@ -251,8 +251,8 @@ def scan(file, size):
         if member.issparse():
             problems.append([name, "a sparse member, which isn't stored in one piece"])
         else:
-            found[name] = member.offset_data, member.size
-    return found, problems
+            videos[name] = member.offset_data, member.size
+    return videos, problems
 
 
 def sample(name):
@@ -304,12 +304,12 @@ def _scan(shard):
                 return scan(file, shard.size)
         file = container.Remote(shard.url, _BLOCK)
         try:
-            found = scan(file, shard.size)
+            result = scan(file, shard.size)
             if isinstance(file.error, container.BUGS):
                 raise file.error
             if file.error:  # of any library; e.g. a web server that can't read at an offset
                 raise container.unreadable(shard.url, file.error) from file.error
-            return found
+            return result
         finally:
             file.close()
     except (OSError, frames.UnreadableVideo) as error:
@@ -319,12 +319,12 @@ def _scan(shard):
         return {}, [["", reason]], False
 
 
-def _listed(found, problems, lasting=True):
+def _listed(videos, problems, lasting=True):
     """Returns `Members` from the results of `scan`."""
     import pyarrow as pa
 
-    places = np.array(list(found.values()), np.int64).reshape(-1, 2)
-    return Members(pa.array(map(os.fsencode, found), pa.binary()), *places.T, problems, lasting)
+    places = np.array(list(videos.values()), np.int64).reshape(-1, 2)
+    return Members(pa.array(map(os.fsencode, videos), pa.binary()), *places.T, problems, lasting)
 
 
 def _pack(members, shard):
@@ -357,13 +357,13 @@ def _absolute(url):
 
 
 def _path(folder, url, suffix):
-    """Returns the path of the file for a tar file, or for a list of them, in the cache folder."""
+    """Returns the path in the cache folder for a tar file, or for several tar files."""
     name = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     return os.path.join(folder, name[:2], f"{name}.{suffix}")
 
 
 def _fetch(path):
-    """Returns the bytes that `_store` wrote; None if there are none, or damaged ones."""
+    """Returns the bytes that `_store` wrote; None if they are missing or damaged."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -392,4 +392,4 @@ def _store(path, data):
 
 
 if __name__ == "__main__":
-    _help()
+    _work()

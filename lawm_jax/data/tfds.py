@@ -42,7 +42,7 @@ def source(name, where, split, data, view, video="video", rate="", actions="", s
       `episodes.Episodes`, whose items are "SHARD/NUMBER" of a record, the same in both formats.
 
     Raises:
-      ValueError: there is no such data set, or an option doesn't fit it.
+      ValueError: there is no such data set, or an option is invalid.
     """
     try:
         rate = float(rate)
@@ -81,21 +81,21 @@ def open_examples(name, where, split, holdout, part=""):
             metadata.load(f, f"a TFDS folder with {os.path.basename(f)}") for f in files
         )
         splits = metadata.check(files[0], "splits", info.get("splits", []), "a list")
-        for one in splits:
-            metadata.check(files[0], "splits", one, "an object")
-        parts = [metadata.field(files[0], one, "name", "a string") for one in splits]
+        for entry in splits:
+            metadata.check(files[0], "splits", entry, "an object")
+        parts = [metadata.field(files[0], entry, "name", "a string") for entry in splits]
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
     test = next((test for test in TESTS if test in parts), None)
     if not parts or part and part not in parts:
         raise ValueError(f"{name}: part: expected one of {', '.join(parts)}, got {part!r}")
     if not part and test and "train" in parts:
-        own = Examples(name, where, test, info, features)
-        if own.there():
-            examples = own if split == "test" else Examples(name, where, "train", info, features)
+        tests = Examples(name, where, test, info, features)
+        if tests.exists():
+            examples = tests if split == "test" else Examples(name, where, "train", info, features)
             return examples, examples.items(name)
         text = "%s: there is no shard of %s: %s; part of train is held out instead"
-        _LOG.warning(text, name, test, ", ".join(own.paths[:3]))
+        _LOG.warning(text, name, test, ", ".join(tests.paths[:3]))
         part = "train"
     examples = Examples(name, where, part or parts[0], info, features)
     items = examples.items(name)
@@ -115,7 +115,7 @@ class Examples:
     def __init__(self, name, where, part, info, features):
         """Takes the name for error messages, the folder, the split and the parsed JSON files."""
         path = f"{name}: {os.path.join(where, 'dataset_info.json')}"
-        chosen = next(one for one in info["splits"] if one["name"] == part)
+        chosen = next(entry for entry in info["splits"] if entry["name"] == part)
         counts = metadata.check(path, "shardLengths", chosen.get("shardLengths", []), "a list")
         if not all(str(count).isdecimal() and len(str(count)) < 16 for count in counts):
             raise ValueError(f"{path}: shardLengths: expected whole numbers, got {counts[:9]}")
@@ -131,18 +131,18 @@ class Examples:
             raise ValueError(f"{name}: expected files in its folder, got {files[0]}")
         self.paths = [os.path.join(where, file) for file in files]
         self._records = None
-        found = list(_features(f"{name}: {os.path.join(where, 'features.json')}", features))
-        self.images = [one for one, kind, shape in found if kind == "image" and len(shape) == 1]
+        kinds = list(_features(f"{name}: {os.path.join(where, 'features.json')}", features))
+        self.images = [key for key, kind, shape in kinds if kind == "image" and len(shape) == 1]
         self.widths = {
-            one: math.prod(shape[1:])
-            for one, kind, shape in found
+            key: math.prod(shape[1:])
+            for key, kind, shape in kinds
             if kind == "number" and shape and None not in shape[1:]
         }
 
     def __getstate__(self):
         return self.__dict__ | {"_records": None}
 
-    def there(self):
+    def exists(self):
         """Returns whether any of its shards exists."""
         return any(map(os.path.isfile, self.paths))
 
@@ -152,14 +152,14 @@ class Examples:
         Raises:
           ValueError: there are none.
         """
-        there = [os.path.isfile(path) for path in self.paths]
-        if not any(there):
+        exists = [os.path.isfile(path) for path in self.paths]
+        if not any(exists):
             raise ValueError(f"{name}: expected records in {self.paths[:1]}, got none")
-        if not all(there):
-            lost = [path for path, is_there in zip(self.paths, there, strict=True) if not is_there]
+        if not all(exists):
+            lost = [path for path, ok in zip(self.paths, exists, strict=True) if not ok]
             some = ", ".join(lost[:3]) + ", ..." * (len(lost) > 3)
-            _LOG.warning("%s: %d of %d shards are missing: %s", name, len(lost), len(there), some)
-        shards = [(i, count) for i, count in enumerate(self._counts) if there[i]]
+            _LOG.warning("%s: %d of %d shards are missing: %s", name, len(lost), len(exists), some)
+        shards = [(i, count) for i, count in enumerate(self._counts) if exists[i]]
         return tuple(f"{shard:05}/{number}" for shard, count in shards for number in range(count))
 
     def read(self, item):
@@ -188,12 +188,12 @@ class Examples:
         return records.ArrayRecords(self.paths, self._counts)
 
 
-def check(name, option, wanted, there):
+def check(name, option, values, choices):
     """Raises ValueError if a name in an option's value doesn't exist."""
-    for one in wanted:
-        if one not in there:
-            some = ", ".join(there) or "nothing"
-            raise ValueError(f"{name}: {option}: expected one of {some}; got {one!r}")
+    for value in values:
+        if value not in choices:
+            listed = ", ".join(choices) or "nothing"
+            raise ValueError(f"{name}: {option}: expected one of {listed}; got {value!r}")
 
 
 def rows(features, name, width):
@@ -202,10 +202,10 @@ def rows(features, name, width):
     Raises:
       ValueError: it isn't numeric, or its size isn't a multiple of `width`.
     """
-    found = features.get(name, ())
-    if len(found) and isinstance(found[0], bytes):
+    values = features.get(name, ())
+    if len(values) and isinstance(values[0], bytes):
         raise ValueError(f"{name}: expected numbers, got bytes")
-    array = np.asarray(found, np.float64)
+    array = np.asarray(values, np.float64)
     if array.size % width:
         raise ValueError(f"{name}: expected {width} numbers per frame, got {array.size}")
     return array.reshape(-1, width)
@@ -286,8 +286,8 @@ def _features(where, node, name="", shape=()):
         return metadata.field(f"{where}: {name or 'features'}", node, key, "an object")
 
     if "featuresDict" in node:
-        for key, one in inner(inner(node, "featuresDict"), "features").items():
-            yield from _features(where, one, f"{name}/{key}" if name else key, shape)
+        for key, child in inner(inner(node, "featuresDict"), "features").items():
+            yield from _features(where, child, f"{name}/{key}" if name else key, shape)
     elif "sequence" in node:
         yield from _features(where, inner(inner(node, "sequence"), "feature"), name, (*shape, None))
     elif "image" in node:

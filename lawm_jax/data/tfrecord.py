@@ -87,7 +87,7 @@ def example(data):
       A dict from the name of each feature to a sequence of bytes, floats or ints.
 
     Raises:
-      ValueError: the bytes are no such message.
+      ValueError: the bytes are not such a message.
     """
     from google.protobuf import message
 
@@ -125,8 +125,8 @@ def _example_class():
     kinds = [("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")]
     feature = declare(new("Feature"), *((name, False, kind) for name, kind in kinds))
     feature.oneof_decl.add(name="kind")
-    for one in feature.field:
-        one.oneof_index = 0
+    for member in feature.field:
+        member.oneof_index = 0
     features = declare(new("Features"), ("feature", True, "Features.FeatureEntry"))
     entry = features.nested_type.add(name="FeatureEntry")
     declare(entry, ("key", False, field.TYPE_STRING), ("value", False, "Feature"))

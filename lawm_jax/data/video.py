@@ -78,31 +78,31 @@ class Videos:
         path, first, last = _part(item)
         times = decode.Times(first, self.fps, math.inf)
         times = times._replace(count=times.before(last - decode.TICK))
-        scaler, held, done, failure = frames.Scaler(self.view), [], 0, None
+        scaler, buffer, done, failure = frames.Scaler(self.view), [], 0, None
 
         def part(count):
             nonlocal done
-            start, video = times.at(done), np.stack(held[:count])
-            del held[:count]
+            start, video = times.at(done), np.stack(buffer[:count])
+            del buffer[:count]
             done += count
             return {"video": video, "start": start, "episode": str(item)}
 
         with container.opened(path) as film:
             try:
                 for frame in decode.shown(film, times, _picture(film, scaler), grace=False):
-                    held.append(frame)
-                    if len(held) == most + least:
+                    buffer.append(frame)
+                    if len(buffer) == most + least:
                         yield part(most)
-                    film.clock.restart()
+                    film.deadline.restart()
             except UnreadableVideo as error:
                 failure = error
-            if film.broken and done + len(held) < times.count:
+            if film.broken and done + len(buffer) < times.count:
                 failure = failure or UnreadableVideo(str(item), film.broken)
-            if len(held) > most:
-                even = len(held) >= 2 * least
-                yield part((len(held) + 1) // 2 if even else most)
-            if held:
-                yield part(len(held))
+            if len(buffer) > most:
+                even = len(buffer) >= 2 * least
+                yield part((len(buffer) + 1) // 2 if even else most)
+            if buffer:
+                yield part(len(buffer))
         if failure or not done:
             raise failure or UnreadableVideo(str(item), f"no frame at {first:.3g} s")
 
@@ -209,25 +209,25 @@ def read_clip(path, start, count, fps, view, within=(0.0, math.inf)):
     """
     span = (count - 1) / fps
     first, last = within
-    clock, scaler = container.Clock(), frames.Scaler(view)
+    deadline, scaler = container.Deadline(), frames.Scaler(view)
     # First trusts the stated duration. If the video then seems too short or yields too few frames,
     # reads all packets to find its true end.
     for trusting in (True, False):
-        end = None if trusting else container.true_end(path, clock)
-        with container.opened(path, clock) as film:
+        end = None if trusting else container.true_end(path, deadline)
+        with container.opened(path, deadline) as film:
             end = min(film.stated_end() if trusting else end, last)
             if end - first <= span + decode.TICK:
                 continue
             at = float(start(end - span) if callable(start) else start)
             times = decode.Times(at, fps, count)
-            shown = list(decode.shown(film, times, _picture(film, scaler)))
-            if len(shown) == count:
-                return {"video": np.stack(shown), "start": at}
+            decoded = list(decode.shown(film, times, _picture(film, scaler)))
+            if len(decoded) == count:
+                return {"video": np.stack(decoded), "start": at}
     if end - first <= span + decode.TICK:
         part = "" if within == (0.0, math.inf) else str(lists.Part("", first, last))
         reason = f"{end - first:.3g} s long, but a clip needs more than {span:.3g} s"
         raise UnreadableVideo(f"{path}{part}", reason)
-    reason = f"no frame at {times.at(len(shown)):.3g} s"
+    reason = f"no frame at {times.at(len(decoded)):.3g} s"
     raise UnreadableVideo(path, f"{reason}: {film.broken}" if film.broken else reason, at)
 
 
@@ -256,7 +256,7 @@ def _listed(pattern):
       ValueError: it is one of several patterns, cannot be read, or is invalid.
     """
     several = [pattern] if isinstance(pattern, str) else pattern
-    if not any(one.lower().endswith(lists.SUFFIXES) for one in several):
+    if not any(path.lower().endswith(lists.SUFFIXES) for path in several):
         return None
     if not isinstance(pattern, str):
         raise ValueError(
@@ -281,40 +281,40 @@ def _keys(pattern):
     """Maps each path that `pattern` matches to its path within the searched folder."""
     if not isinstance(pattern, str):
         # Reversed, so that the first pattern that matches a path determines its key.
-        found = {path: key for one in reversed(pattern) for path, key in _keys(one).items()}
-        urls = [path for path in found if "://" in path]
-        local = paths_.once(path for path in found if "://" not in path)
-        return {path: found[path] for path in [*urls, *local]}
-    found = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
-    if not found:
+        keys = {path: key for part in reversed(pattern) for path, key in _keys(part).items()}
+        urls = [path for path in keys if "://" in path]
+        local = paths_.once(path for path in keys if "://" not in path)
+        return {path: keys[path] for path in [*urls, *local]}
+    keys = _remote_keys(pattern) if "://" in pattern else _local_keys(pattern)
+    if not keys:
         raise ValueError(
-            f"videos: no file with one of the suffixes {' '.join(SUFFIXES)} in {pattern!r}; of "
-            f"videos in tar files: webdataset:{pattern}"
+            f"videos: no file with one of the suffixes {' '.join(SUFFIXES)} in {pattern!r}; for "
+            f"videos in tar files, use webdataset:{pattern}"
         )
-    return found
+    return keys
 
 
 def _local_keys(pattern):
     pattern = paths_.expand(pattern)
     if pattern.lower().endswith(".tar"):
-        raise ValueError(f"videos: expected a video, got a tar file; name it webdataset:{pattern}")
+        raise ValueError(f"videos: expected a video, got a tar file; use webdataset:{pattern}")
     if os.path.isfile(pattern):
         return {pattern: os.path.basename(pattern)}
     if os.path.isdir(pattern):
-        found = _only_videos(pattern, paths_.below(pattern), all_of=True)
-        return {os.path.join(pattern, key): key for key in found}
+        paths = _only_videos(pattern, paths_.below(pattern), all_of=True)
+        return {os.path.join(pattern, key): key for key in paths}
     if not os.path.exists(pattern) and not glob.has_magic(pattern):
         raise ValueError(f"videos: no such file or folder: {os.path.abspath(pattern)!r}")
-    root, found = paths_.escaped(pattern)
-    found = paths_.matching(found, SUFFIXES)
-    return {path: os.path.relpath(path, root or ".").replace(os.sep, "/") for path in found}
+    root, paths = paths_.escaped(pattern)
+    paths = paths_.matching(paths, SUFFIXES)
+    return {path: os.path.relpath(path, root or ".").replace(os.sep, "/") for path in paths}
 
 
 def _only_videos(where, paths, all_of):
     """Returns the paths with a video suffix; logs the other suffixes, once per folder."""
     paths = list(paths)
-    found = [path for path in paths if path.lower().endswith(SUFFIXES)]
-    if all_of and len(found) < len(paths):
+    videos = [path for path in paths if path.lower().endswith(SUFFIXES)]
+    if all_of and len(videos) < len(paths):
         others = collections.Counter(
             posixpath.splitext(path)[1].lower() or "no suffix"
             for path in paths
@@ -323,7 +323,7 @@ def _only_videos(where, paths, all_of):
         _warn_skipped(
             where, ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(8))
         )
-    return found
+    return videos
 
 
 @functools.cache  # logs each warning once per process
@@ -336,13 +336,13 @@ def _remote_keys(pattern):
     try:
         if system.isfile(root):
             return {pattern: posixpath.basename(root)}
-        whole = not glob.has_magic(root) or system.isdir(root)
-        found = system.find(root) if whole else system.glob(root)
+        recursive = not glob.has_magic(root) or system.isdir(root)
+        matches = system.find(root) if recursive else system.glob(root)
     except OSError as error:
         raise ValueError(f"videos: {pattern}: {errors.reason(error)}") from error
-    while not whole and glob.has_magic(root):
+    while not recursive and glob.has_magic(root):
         root = posixpath.dirname(root)
-    paths = _only_videos(pattern, found, all_of=whole)
+    paths = _only_videos(pattern, matches, all_of=recursive)
     return {
         paths_.url_in(pattern, system, path): posixpath.relpath(path, root or ".") for path in paths
     }

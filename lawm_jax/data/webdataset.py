@@ -22,7 +22,7 @@ from lawm_jax.data import container, episodes, errors, metadata, paths, tar_inde
 TAR = (".tar",)
 _THREADS = 32  # requests at once for the sizes of tar files
 _BATCH = 64  # tar files per task of a thread
-_FOLDER = 8  # tar files of a remote folder from which on the whole folder is listed
+_FOLDER = 8  # minimum number of tar files in a remote folder for which it is listed
 _STAMPS = (  # entries of fsspec's information that change with a file's content, by file system
     "ETag etag md5Hash generation blob_id mtime last_modified LastModified updated created".split()
 )
@@ -43,8 +43,8 @@ def source(name, where, split, data, view):
       view: `frames.View`.
 
     Returns:
-      `video.Videos`, whose items are `container.Slice`s. What of a shard can't be read, such as the
-      rest of a truncated one, is one item, and so reported as an unreadable video is.
+      `video.Videos`, whose items are `container.Slice`s. The unreadable part of a shard, such as
+      the rest of a truncated one, is one item, reported like an unreadable video.
 
     Raises:
       ValueError: nothing matches, no shard has a video, or the index can't be written.
@@ -54,10 +54,10 @@ def source(name, where, split, data, view):
     index = tar_index.Index(name, shards, tar_index.cache_folder())
     items, damaged = index.counts.T
     if not (items > damaged).any():
-        some = [index.item(shard, 0) for shard in np.flatnonzero(damaged)[:3]]
-        reasons = "".join(f"; {one}: {one.problem}" for one in some)
+        items = [index.item(shard, 0) for shard in np.flatnonzero(damaged)[:3]]
+        reasons = "".join(f"; {item}: {item.problem}" for item in items)
         raise ValueError(f"{name}: no videos in {len(shards)} tar files{reasons}")
-    _warn(name, index)
+    _warn_of_damage(name, index)
     train, test = _split(name, index, keys, data.holdout)
     items = train if split == "train" else test
     return video.Videos(name, items, data.frames, data.fps, view, data.augment.jitter)
@@ -88,7 +88,7 @@ class Items(collections.abc.Sequence):
 
 
 def find(name, where):
-    """Finds tar files, and what tells whether they have changed.
+    """Finds tar files, with stamps that show whether they have changed.
 
     Args:
       name: name used in error messages.
@@ -107,24 +107,24 @@ def find(name, where):
     """
     where = paths.expand(where)
     patterns, root = _patterns(name, where)
-    packed = next((one for one in patterns if one.lower().endswith(_PACKED)), None)
+    packed = next((pattern for pattern in patterns if pattern.lower().endswith(_PACKED)), None)
     if packed:
         raise ValueError(f"{name}: {packed}: expected uncompressed tar files, read at any offset")
-    keys, known = {}, {}  # by path or URL
-    for one in patterns:
-        if one.lower().endswith(TAR) and not glob.has_magic(one):
-            keys[one] = _within(root or posixpath.dirname(one), one)
-        elif "://" in one:
-            for url, (key, information) in _remote(name, one, root).items():
-                keys[url], known[url] = key, information
+    keys, info = {}, {}  # by path or URL
+    for pattern in patterns:
+        if pattern.lower().endswith(TAR) and not glob.has_magic(pattern):
+            keys[pattern] = _within(root or posixpath.dirname(pattern), pattern)
+        elif "://" in pattern:
+            for url, (key, file_info) in _remote(name, pattern, root).items():
+                keys[url], info[url] = key, file_info
         else:
-            keys |= _local(one, root)
+            keys |= _local(pattern, root)
     urls = list(keys)
-    known |= _in_folders([url for url in urls if "://" in url and url not in known])
+    info |= _in_folders([url for url in urls if "://" in url and url not in info])
     batches = [urls[i : i + _BATCH] for i in range(0, len(urls), _BATCH)]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:  # a network disk is slow
-        status = lambda batch: [_status(url, known.get(url)) for url in batch]  # noqa: E731
-        shards = [shard for found in pool.map(status, batches) for shard in found]
+        status = lambda batch: [_status(url, info.get(url)) for url in batch]  # noqa: E731
+        shards = [shard for part in pool.map(status, batches) for shard in part]
     if all(shard.problem for shard in shards):
         reason = "".join(f"; {shard.url}: {shard.problem}" for shard in shards[:1])
         raise ValueError(f"{name}: no tar files *.tar in {where!r}{reason or _instead(where)}")
@@ -132,7 +132,7 @@ def find(name, where):
 
 
 def _instead(where):
-    """Says what a local path without tar files is or holds instead, for an error; "" otherwise."""
+    """Explains, for an error, why a local path has no tar files; "" if the reason is unknown."""
     if "://" in where or glob.has_magic(where) or "{" in where:
         return ""
     if not os.path.exists(where):
@@ -140,8 +140,7 @@ def _instead(where):
     if not os.path.isdir(where):
         return ""
     packed = [path for path in paths.below(where) if path.lower().endswith(_PACKED)]
-    some = f"{packed[0]}: expected uncompressed tar files, read at any offset" if packed else ""
-    return f"; {some}" if some else ""
+    return f"; {packed[0]}: expected uncompressed tar files, read at any offset" if packed else ""
 
 
 def _patterns(name, where):
@@ -198,36 +197,36 @@ def expand(text):
 def _local(pattern, root):
     """Maps the tar files of a folder or glob to their paths within `root`, or within the folder."""
     if os.path.isdir(pattern):
-        folder, found = pattern, [os.path.join(pattern, one) for one in paths.below(pattern, TAR)]
+        folder, tars = pattern, [os.path.join(pattern, name) for name in paths.below(pattern, TAR)]
     else:
         folder, escaped = paths.escaped(pattern)
-        found = paths.matching(escaped, TAR)
-    return {path: _within(root or folder, path) for path in found}
+        tars = paths.matching(escaped, TAR)
+    return {path: _within(root or folder, path) for path in tars}
 
 
 def _remote(name, pattern, root):
-    """Maps the URLs of the tar files of a remote folder or glob to two things each.
+    """Maps the URLs of the tar files of a remote folder or glob to (key, information).
 
-    These are the path within `root`, or within the folder, and fsspec's information on the file.
+    The key is the path within `root`, or within the folder; the information is fsspec's.
     """
     system, inside = paths.file_system(pattern)
     folder = paths.file_system(root)[1] if root else inside
     search = system.glob if glob.has_magic(inside) and not system.isdir(inside) else system.find
     try:
-        found = errors.retried(lambda: search(inside, detail=True), pattern)
+        entries = errors.retried(lambda: search(inside, detail=True), pattern)
     except OSError as error:
         raise ValueError(f"{name}: {pattern}: {errors.reason(error)}") from error
     while search == system.glob and glob.has_magic(folder):
         folder = posixpath.dirname(folder)
     return {
-        paths.url_in(pattern, system, path): (_within(folder, path), found[path])
-        for path in sorted(found)
+        paths.url_in(pattern, system, path): (_within(folder, path), entries[path])
+        for path in sorted(entries)
         if path.lower().endswith(TAR)
     }
 
 
 def _within(root, path):
-    """Returns a path relative to a folder; a URL relative to a local folder is itself."""
+    """Returns a path relative to a folder; a URL outside the folder is returned unchanged."""
     root = root.rstrip("/") + "/" if root else ""
     if path.startswith(root):
         return path[len(root) :].lstrip("/")
@@ -237,93 +236,93 @@ def _within(root, path):
 def _in_folders(urls):
     """Maps URLs to fsspec's information, where a listing of their folder has it.
 
-    A listing costs one request per thousand files, in place of one for each.
+    A listing takes one request per thousand files, instead of one per file.
     """
-    folders, known = collections.defaultdict(list), {}
+    folders, info = collections.defaultdict(list), {}
     for url in urls:
         folders[posixpath.dirname(url)].append(url)
-    for folder, some in folders.items():
-        if len(some) < _FOLDER or "::" in folder:
+    for folder, members in folders.items():
+        if len(members) < _FOLDER or "::" in folder:
             continue
         system, inside = paths.file_system(folder)
         try:
             rows = errors.retried(lambda: system.ls(inside, detail=True), folder)  # noqa: B023
         except container.BUGS:
             raise
-        except Exception as error:  # of any library; e.g. a web server lists nothing
+        except Exception as error:  # from any library; e.g. a web server lists nothing
             _LOG.info("%s: %s; asking for each file", folder, errors.reason(error))
             continue
-        there = {posixpath.basename(row["name"]): row for row in rows if row.get("size")}
-        names = {url: posixpath.basename(url) for url in some}
-        known |= {url: there[name] for url, name in names.items() if name in there}
-    return known
+        listing = {posixpath.basename(row["name"]): row for row in rows if row.get("size")}
+        names = {url: posixpath.basename(url) for url in members}
+        info |= {url: listing[name] for url, name in names.items() if name in listing}
+    return info
 
 
-def _status(url, known):
+def _status(url, info):
     """Returns the `tar_index.Shard` of a path or URL; `known` is fsspec's information or None."""
-    remote = known is None and "://" in url and paths.file_system(url)
+    remote = info is None and "://" in url and paths.file_system(url)
     try:
         if "://" not in url:
             status = errors.retried(lambda: os.stat(url), url)
             readable = stat.S_ISREG(status.st_mode) and os.access(url, os.R_OK)
             problem = "" if readable else "expected a file that can be read"
             return tar_index.Shard(url, status.st_size, str(status.st_mtime_ns), problem)
-        known = known or errors.retried(lambda: remote[0].info(remote[1]), url)
+        info = info or errors.retried(lambda: remote[0].info(remote[1]), url)
     except container.BUGS:
         raise
-    except Exception as error:  # of any file system
+    except Exception as error:  # from any file system
         if errors.transient(error):
             raise OSError(f"{url}: {errors.reason(error)}") from error
         missing = isinstance(error, FileNotFoundError)
         return tar_index.Shard(url, problem="no such file" if missing else errors.reason(error))
-    size = known.get("size")
+    size = info.get("size")
     if not isinstance(size, int):
-        return tar_index.Shard(url, problem="its file system doesn't tell its size")
-    stamp = next((str(known[key]) for key in _STAMPS if known.get(key)), "")
+        return tar_index.Shard(url, problem="its file system doesn't report its size")
+    stamp = next((str(info[key]) for key in _STAMPS if info.get(key)), "")
     return tar_index.Shard(url, size, stamp)
 
 
 def _split(name, index, keys, holdout):
     """Returns the training and test `Items`, see `source`; `keys` has one str per shard."""
     items, damaged = index.counts.T
-    whole, lost = np.flatnonzero(items > damaged), np.flatnonzero(items == damaged)
-    if len(whole) > 1:
-        train, test = (whole[side] for side in episodes.split([keys[i] for i in whole], holdout))
+    usable, unusable = np.flatnonzero(items > damaged), np.flatnonzero(items == damaged)
+    if len(usable) > 1:
+        train, test = (usable[side] for side in episodes.split([keys[i] for i in usable], holdout))
         share = items[test].sum() / items.sum()
         if share > 2 * holdout > 0:
             text = "%s: %.1f %% of the videos are held out, not %.1f %%: there are few tar files"
-            _say(text, name, 100 * share, 100 * holdout)
-        return Items(index, np.sort(np.append(train, lost))), Items(index, test)
-    (shard,) = whole
+            _warn(text, name, 100 * share, 100 * holdout)
+        return Items(index, np.sort(np.append(train, unusable))), Items(index, test)
+    (shard,) = usable
     names = [index.item(shard, place).name for place in range(items[shard])]
     samples = [tar_index.sample(name) for name in names]
     unique = list(dict.fromkeys(samples))
     train, test = episodes.split(unique, holdout)
     if train == test:
         _LOG.warning("%s is the only sample: it is used for training and testing", unique[0])
-        return Items(index, whole), Items(index, whole)
+        return Items(index, usable), Items(index, usable)
     tested = {unique[number] for number in test}
     mask = np.array([sample in tested for sample in samples])
     places = [np.flatnonzero(side) for side in (~mask, mask)]
-    train = Items(index, np.sort(np.append(whole, lost)), {int(shard): places[0]})
-    return train, Items(index, whole, {int(shard): places[1]})
+    train = Items(index, np.sort(np.append(usable, unusable)), {int(shard): places[0]})
+    return train, Items(index, usable, {int(shard): places[1]})
 
 
-def _warn(name, index):
+def _warn_of_damage(name, index):
     """Logs the number of shards that are damaged or hold no video."""
     count = len(index.shards)
     empty = int((index.counts[:, 0] == 0).sum())
     if empty:
-        _say("%s: %d of %d tar files hold no video", name, empty, count)
+        _warn("%s: %d of %d tar files hold no video", name, empty, count)
     damaged = np.flatnonzero(index.counts[:, 1])
     if len(damaged):
-        some = [index.item(one, index.counts[one, 0] - 1) for one in damaged[:3]]
-        text = "; ".join(f"{one}: {one.problem}" for one in some)
+        slices = [index.item(shard, index.counts[shard, 0] - 1) for shard in damaged[:3]]
+        text = "; ".join(f"{item}: {item.problem}" for item in slices)
         text += f" and {len(damaged) - 3} more" if len(damaged) > 3 else ""
-        _say("%s: %d of %d tar files are damaged or missing: %s", name, len(damaged), count, text)
+        _warn("%s: %d of %d tar files are damaged or missing: %s", name, len(damaged), count, text)
 
 
 @functools.cache
-def _say(text, *arguments):
+def _warn(text, *arguments):
     """Logs a warning, once per process."""
     _LOG.warning(text, *arguments)

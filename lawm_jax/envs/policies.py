@@ -18,11 +18,11 @@ from lawm_jax.data import mp4, poses
 from lawm_jax.envs.simulators import RATE, LeftLevel, Navigation, Panda
 
 FRAMES = 64
-PANDA_SEEDS = {"train": 0, "test": 10_000}  # of the first episodes
+PANDA_SEEDS = {"train": 0, "test": 10_000}  # seeds of the first episodes
 
 
 def reach(panda, rng):
-    """Yields actions towards random goals, positions or objects to push, at varying speeds."""
+    """Yields actions toward random goals, positions or objects to push, at varying speeds."""
     goal, low = None, False
     while True:
         position = panda.state[:3]
@@ -32,32 +32,32 @@ def reach(panda, rng):
                 goal[2] = 0.05  # sweep along the table
             low = rng.random() < 0.35
             if low:
-                thing = panda.data.xpos[panda.model.body(f"object{rng.integers(4)}").id]
-                goal = np.clip([*thing[:2], 0.05], panda.LOW, panda.HIGH)
+                target = panda.data.xpos[panda.model.body(f"object{rng.integers(4)}").id]
+                goal = np.clip([*target[:2], 0.05], panda.LOW, panda.HIGH)
             speed, grip = rng.uniform(0.03, 0.11), float(rng.random() < 0.4)
-        away = goal - position
-        away *= min(1, speed / max(np.linalg.norm(away), 1e-6))
-        yield [*(away + rng.normal(0, 0.01, 3)), grip]
+        offset = goal - position
+        offset *= min(1, speed / max(np.linalg.norm(offset), 1e-6))
+        yield [*(offset + rng.normal(0, 0.01, 3)), grip]
 
 
 def roam(walker, rng):
     """Yields actions of a walk that avoids walls: piecewise constant velocity and turn rate."""
-    wanted, turn, retreat, place = None, 0.0, 0, None
+    target, turn, retreat, place = None, 0.0, 0, None
     while True:
-        if wanted is None or rng.random() < 0.12:
+        if target is None or rng.random() < 0.12:
             side = rng.choice([-1, 0, 0, 1]) * rng.uniform(0.05, 0.25)
-            wanted = np.array([rng.uniform(0.05, 0.6), side, rng.normal(0, 0.06)])
+            target = np.array([rng.uniform(0.05, 0.6), side, rng.normal(0, 0.06)])
         ahead = walker.depth[80:180]  # rows near the horizon; lower rows show the floor
-        centre, left, right = ahead[:, 90:230], ahead[:, :107].mean(), ahead[:, 213:].mean()
-        room = np.quantile(centre, 0.1)
+        center, left, right = ahead[:, 90:230], ahead[:, :107].mean(), ahead[:, 213:].mean()
+        room = np.quantile(center, 0.1)
         before, place = place, walker.state[:2]
         if before is not None and np.linalg.norm(place - before) < 0.03:
             retreat = 4  # stuck on something below these rows
         if room > 3.2 and not retreat:
-            turn, action = 0.0, wanted
+            turn, action = 0.0, target
         else:  # turn to the open side and keep the direction until the way is clear
             turn = turn or (1.0 if left > right else -1.0)
-            speed = -0.25 if retreat else wanted[0] * np.clip((room - 0.8) / 2.4, 0, 1)
+            speed = -0.25 if retreat else target[0] * np.clip((room - 0.8) / 2.4, 0, 1)
             action, retreat = np.array([speed, turn * 0.1, turn * 0.13]), max(0, retreat - 1)
         yield action + rng.normal(0, [0.03, 0.02, 0.012])
 
@@ -97,22 +97,22 @@ def nav_episode(level, seed, frames=FRAMES, attempts=6):
     A good walk moves in most steps, covers some distance, is never dark and uses no teleporter.
     """
     walker, rng = Navigation(level, seed), np.random.default_rng([seed, 2])
-    policy, found = roam(walker, rng), None
+    policy, best = roam(walker, rng), None
     try:
-        away = 2 + 80 * seed + int(rng.integers(80))  # seeds start at different places
-        record(walker, policy, away)
+        steps = 2 + 80 * seed + int(rng.integers(80))  # seeds start at different places
+        record(walker, policy, steps)
         for _ in range(attempts):
             video, states = record(walker, policy, frames)
             moved = np.linalg.norm(displacements(states)[:, :2], axis=1)
             steady = (moved > 0.02).mean() > 0.9 and moved.max() < 1
             wide = np.ptp(states[:, :2], axis=0).max() > 5
             if steady and wide and video.mean(axis=(1, 2, 3)).min() > 40:
-                found = video, states, {"level": level, "seed": seed}
+                best = video, states, {"level": level, "seed": seed}
                 break
     except LeftLevel:
         pass
     walker.close()
-    return found
+    return best
 
 
 def panda_episodes(split):

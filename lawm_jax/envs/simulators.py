@@ -116,9 +116,9 @@ class Panda:
         world = spec.worldbody
 
         for name, low, high, repeat in (("floor", 0.2, 0.8, 5), ("wall", 0.5, 1.0, 2)):
-            colours = {"rgb1": rng.uniform(low, high, 3), "rgb2": rng.uniform(low, high, 3)}
+            colors = {"rgb1": rng.uniform(low, high, 3), "rgb2": rng.uniform(low, high, 3)}
             pattern = {"type": texture.mjTEXTURE_2D, "builtin": mj.mjtBuiltin.mjBUILTIN_CHECKER}
-            spec.add_texture(name=name, width=64, height=64, **pattern, **colours)
+            spec.add_texture(name=name, width=64, height=64, **pattern, **colors)
             material = spec.add_material(name=name, texrepeat=[repeat, repeat])
             material.textures[mj.mjtTextureRole.mjTEXROLE_RGB] = name
         solid, wall = {"contype": 1, "conaffinity": 3}, {"material": "wall"}
@@ -134,12 +134,12 @@ class Panda:
         shapes = kind.mjGEOM_BOX, kind.mjGEOM_CYLINDER, kind.mjGEOM_ELLIPSOID, kind.mjGEOM_BOX
         for i, shape in enumerate(shapes):
             place = rng.uniform([0.36, -0.24], [0.66, 0.24])
-            colour = rng.uniform([0.7, 0, 0], [1, 1, 0.25])  # saturated, unlike arm and room
-            colour = [*rng.permutation(colour), 1]
+            color = rng.uniform([0.7, 0, 0], [1, 1, 0.25])  # saturated, unlike arm and room
+            color = [*rng.permutation(color), 1]
             body = world.add_body(name=f"object{i}", pos=[*place, 0.05])
             body.add_freejoint()
             touch = {"mass": 0.05, "condim": 6, "friction": [1, 0.02, 0.01], **solid}
-            body.add_geom(type=shape, size=rng.uniform(0.025, 0.04, 3), rgba=colour, **touch)
+            body.add_geom(type=shape, size=rng.uniform(0.025, 0.04, 3), rgba=color, **touch)
         world.add_body(name="target", pos=self.TARGET)
         look = {"mode": mj.mjtCamLight.mjCAMLIGHT_TARGETBODY, "targetbody": "target"}
         world.add_camera(name="view", pos=self.CAMERA, fovy=self.FOVY, **look)
@@ -280,17 +280,17 @@ class Navigation:
         cos, sin = np.cos(middle), np.sin(middle)
         velocity = np.array([[cos, sin], [-sin, cos]]) @ velocity
         cos, sin = np.cos(dyaw / 2), np.sin(dyaw / 2)
-        wanted = np.array([cos * dx + sin * dy, cos * dy - sin * dx]) / self.UNIT
+        target = np.array([cos * dx + sin * dy, cos * dy - sin * dx]) / self.UNIT
         # In each tic: speed += thrust; position += speed; speed *= FRICTION. Solves for the
         # constant thrust, in 1/32 map unit, whose displacement is `wanted`.
         decay = self.FRICTION ** np.arange(self.TICS)
-        thrust = 32 * (wanted - decay.sum() * velocity) / decay.cumsum().sum()
+        thrust = 32 * (target - decay.sum() * velocity) / decay.cumsum().sum()
         thrust, rest = np.clip(thrust, -45, 45), np.zeros(2)
         turn = -np.rad2deg(dyaw) / self.TICS
         for tic in range(self.TICS):
-            whole = np.floor(thrust + rest + 0.5)  # thrust is an integer: carry the rest
-            rest += thrust - whole
-            self.game.set_action([whole[0], -whole[1], turn])
+            integers = np.floor(thrust + rest + 0.5)  # thrust is an integer: carry the rest
+            rest += thrust - integers
+            self.game.set_action([integers[0], -integers[1], turn])
             self.game.advance_action(1, tic == self.TICS - 1)
 
     def render(self):

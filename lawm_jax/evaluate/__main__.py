@@ -13,8 +13,8 @@ Examples:
   algebra     whether they add up over two steps
   content     what they encode: a linear probe for real actions, beside one from the current
               state; dimensions, codes in use
-  flow        whether a linear map reads the motion in the image off them
-  scene       whether they tell the episode and the data source
+  flow        whether a linear map predicts the motion in the image from them
+  scene       whether they identify the episode and the data source
   invariance  whether equal real actions have the same latent action in another scene
   control     rollouts from real actions, for data sources with a controller in W/controller
   sampling    whether sampled latent actions have the distribution and effect of inferred ones
@@ -22,8 +22,8 @@ Examples:
 
 and, with --all:
 
-  surprise    whether the error tells a teleported object, changed colors or a cut
-  distractors whether latent actions stay the same before a moving background
+  surprise    whether the error detects a teleported object, changed colors or a cut
+  distractors whether latent actions stay the same with a moving background
   labels      how many labeled episodes a controller needs
 
 Runs in W/bounds/NAME are compared, too. `lawm report W` builds a page of the results. See

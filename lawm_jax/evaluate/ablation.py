@@ -1,8 +1,8 @@
 """Ablation: how much of the gain over copying needs the latent action of the step itself.
 
-Each control replaces the inferred latents z of a clip: by those of a clip of another episode, by
-those of the step before in the same clip, by zero, and by random latents. A forward model that
-ignores z, or that only needs some z of its training distribution, is as good with a control.
+Each control replaces the inferred latents z of a clip with those of another episode's clip, those
+of the step before in the same clip, zero, or random latents. A forward model that ignores z, or
+needs no more than some z of its training distribution, is as good with a control.
 
 For discrete latents, "zero" is the code nearest to zero, and a random latent is a code, drawn as
 often as it is inferred. For all other kinds, also sparse ones, "zero" is the zero vector, and a
@@ -23,7 +23,7 @@ COLUMNS = (
     Column("minus inferred", "paired", 4, "higher", signed=True),
     Column("share of the gain from z", "share", 2, "higher"),
 )
-LEAST = 0.05  # share of the gain below which nothing of note needs the latent
+LEAST = 0.05  # share of the gain below which the latent counts as not needed
 OTHER, EARLIER = "another episode's", "the step before's"
 ZERO, RANDOM = "zero", "random"
 
@@ -38,8 +38,8 @@ def run(source):
         z = source.z(name)
         model, params = source.loaded[name]
         zero = model.latent.quantize(params.get("latent"), np.zeros((1, 1, z.shape[2]), "f"))
-        made = controls(z, episodes, np.asarray(zero), codes=model.latent.resets)
-        rows.append(compare(source.models[name].predict, s, z, made, episodes) | {"name": name})
+        replaced = controls(z, episodes, np.asarray(zero), codes=model.latent.resets)
+        rows.append(compare(source.models[name].predict, s, z, replaced, episodes) | {"name": name})
     error = prediction.per_step(s[:, :-1], s[:, 1:]).mean(1)
     return [{"name": row_names.COPY, "error": metrics.interval(error, episodes)}, *rows]
 

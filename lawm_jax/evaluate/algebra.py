@@ -1,8 +1,8 @@
 """Algebra: whether latents of successive steps add up, as displacements do.
 
 If they do, the latent over two steps is the sum of the latents of both, the latent of a reversed
-step is the negative one, and that of a repeated state is zero; and the sum of two latents predicts
-the state two steps ahead. Nothing in training asks for it. Noisy latents are the posterior means.
+step is its negative, that of a repeated state is zero, and the sum of two latents predicts the
+state two steps ahead. Nothing in training enforces this. Noisy latents are the posterior means.
 
 Source: the three errors are terms of the losses of ALAM (arXiv 2605.10819) and AC-LAM (arXiv
 2604.03340); their scales, and the comparison of predictions, are ours.
@@ -41,9 +41,9 @@ def measure(model, s, z, episodes):
     """Measures the errors of the algebra, and of predictions two steps ahead.
 
     z_ab is the latent that is inferred from state a to state b, for all steps of the clips. Each
-    error is relative to what it would be if the latents had nothing to do with each other: 0 if
-    the law holds exactly, 1 if it holds no better than for latents of another episode (additivity,
-    reversal), or if standing still is as much as a step (identity).
+    error is relative to that of unrelated latents: 0 if the law holds exactly, 1 if it holds no
+    better than for latents of another episode (additivity, reversal), or if the latent of standing
+    still is as large as that of a step (identity).
 
     Args:
       model: Batched.
@@ -56,7 +56,7 @@ def measure(model, s, z, episodes):
         additivity: mean norm |z02 - (z01 + z12)| / the same with z01 + z12 of another episode.
         reversal: mean norm |z01 + z10| / the same with z10 of another episode.
         identity: mean norm |z00| / mean norm |z01|.
-        two_steps: dicts of `name` and, of predictions of the state two steps after a single state,
+        two_steps: dicts of `name` and, for predictions of the state two steps after a single state,
           `error`, `relative` (to copying) and `kept`, (error of copying - error) / (error of
           copying - error of EACH), None where the interval of that gain does not lie above 0.
 
@@ -70,14 +70,14 @@ def measure(model, s, z, episodes):
     def infer(a, b):
         return np.concatenate([model.infer(s[:, [t + a, t + b]]) for t in steps], axis=1)
 
-    first, total = z[:, :-1], z[:, :-1] + z[:, 1:]
+    single, sums = z[:, :-1], z[:, :-1] + z[:, 1:]
     z00, z10, z02 = infer(0, 0), infer(1, 0), infer(0, 2)
-    found = {
-        "additivity": _ratio(z02 - total, z02 - total[other], episodes),
-        "reversal": _ratio(first + z10, first + z10[other], episodes),
-        "identity": _ratio(z00, first, episodes),
+    row = {
+        "additivity": _ratio(z02 - sums, z02 - sums[other], episodes),
+        "reversal": _ratio(single + z10, single + z10[other], episodes),
+        "identity": _ratio(z00, single, episodes),
     }
-    return found | {"two_steps": _compare(_errors(model, s, z, z02), episodes)}
+    return row | {"two_steps": _compare(_errors(model, s, z, z02), episodes)}
 
 
 def _ratio(a, b, episodes):
@@ -124,24 +124,24 @@ def tables(rows):
         for row in rows
         for i, x in enumerate(map(mapping, listed(row.get("two_steps"))))
     ]
-    seen = {}
+    unique = {}
     for row in ahead:  # copying is the same for all models
-        seen.setdefault(row["name"], row)
+        unique.setdefault(row["name"], row)
     return [
         Table("algebra of latents", ERRORS, rows),
-        Table("two steps ahead, from a single state", TWO_STEPS, list(seen.values())),
+        Table("two steps ahead, from a single state", TWO_STEPS, list(unique.values())),
     ]
 
 
 def judge(rows, name):
-    """Judges the three errors, and whether summed latents keep half of the gain over copying."""
+    """Judges `ERRORS`, and whether sums of latents keep half of the gain over copying."""
     row = verdicts.by_name(rows).get(name)
-    found = {column.key: verdicts.measured(row, column.key) for column in ERRORS}
-    if None in found.values():
+    errors = {column.key: verdicts.measured(row, column.key) for column in ERRORS}
+    if None in errors.values():
         return []
-    text = ", ".join(f"{key} {verdicts.short(x, 2)}" for key, x in found.items())
-    good = [verdicts.below(x, 0.5) for x in found.values()]
-    bad = [verdicts.above(x, 0.5) for x in found.values()]
+    text = ", ".join(f"{key} {verdicts.short(x, 2)}" for key, x in errors.items())
+    good = [verdicts.below(x, 0.5) for x in errors.values()]
+    bad = [verdicts.above(x, 0.5) for x in errors.values()]
     kept = verdicts.measured(verdicts.by_name(row.get("two_steps")).get(SUM), "kept")
     good.append(kept is not None and verdicts.above(kept, 0.5))
     bad.append(kept is not None and verdicts.below(kept, 0.5))

@@ -61,10 +61,10 @@ def batched(model, params, batch=16, actions=None):
 
 def _posterior(model, params, s, keys):
     """Samples the latents of clips s [n, T, N, D] with one key per clip, [n, ...]."""
-    one = lambda s, key: world_model.infer_actions(  # noqa: E731
+    infer = lambda s, key: world_model.infer_actions(  # noqa: E731
         model, params, s[None], jax.random.wrap_key_data(key)
     )
-    return jax.vmap(one)(s, keys)[0][:, 0]
+    return jax.vmap(infer)(s, keys)[0][:, 0]
 
 
 def encoder(model, params, batch=16):
@@ -130,8 +130,8 @@ def in_batches(function, params, batch=16):
     """
     mesh = mesh_of(params)
     if mesh is not None:
-        own = batch if jax.default_backend() != "cpu" else -(-batch // mesh.size)
-        batch = own * mesh.size
+        per_device = batch if jax.default_backend() != "cpu" else -(-batch // mesh.size)
+        batch = per_device * mesh.size
 
     def apply(*part):
         if mesh is None:
@@ -155,5 +155,5 @@ def in_batches(function, params, batch=16):
 
 def mesh_of(params):
     """Returns the mesh that the parameters are on, or None."""
-    found = {getattr(getattr(x, "sharding", None), "mesh", None) for x in jax.tree.leaves(params)}
-    return found.pop() if len(found) == 1 else None
+    meshes = {getattr(getattr(x, "sharding", None), "mesh", None) for x in jax.tree.leaves(params)}
+    return meshes.pop() if len(meshes) == 1 else None

@@ -1,9 +1,9 @@
 """Positional bias: whether latents act where a scene can move, or at fixed image positions.
 
-A forward model may react to latents at the same image positions whatever it sees. Its response to
-a scene is the deviation, over latents of other clips, of what it predicts at each position. What
-the maps of all scenes share is removed; the rest should lie where the scene moves. Noisy latents
-are the posterior means.
+A forward model may react to latents at the same image positions in every scene. Its response to a
+scene is the deviation of its predictions at each position over latents of other clips. The part
+that the maps of all scenes share is removed; the rest should lie where the scene moves. Noisy
+latents are the posterior means.
 
 Source: ours.
 """
@@ -72,17 +72,17 @@ def measure(models, s, episodes, merge):
     n = len(s)
     if n < 2 or len(episodes) != n:
         raise ValueError(f"s, episodes: expected at least 2 clips, got {n} and {len(episodes)}")
-    given = np.linspace(0, n - 1, min(LATENTS, max(2, n // 2))).round().astype(int)
+    donors = np.linspace(0, n - 1, min(LATENTS, max(2, n // 2))).round().astype(int)
     clip, t, region, _ = transitions(s, merge)
-    used = ~np.isin(clip, given)
-    scenes, region, groups = s[clip[used], t[used]], region[used], np.asarray(episodes)[clip[used]]
+    kept = ~np.isin(clip, donors)
+    scenes, region, groups = s[clip[kept], t[kept]], region[kept], np.asarray(episodes)[clip[kept]]
     rows = []
     for name, model in models.items():
         row = {"name": name, "count": len(scenes)}
         row |= dict.fromkeys(("correlation", "before", "after", "chance", "left", "note"))
         if len(scenes):
             z = model.infer(s)
-            latents = z[given, np.arange(len(given)) % z.shape[1]]
+            latents = z[donors, np.arange(len(donors)) % z.shape[1]]
             row |= _row(response(model.predict, scenes, latents, merge), region, groups)
         else:
             row["note"] = "no transition moves only one region of the image"

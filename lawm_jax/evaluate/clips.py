@@ -35,13 +35,13 @@ def held_out(config, name, encode, most=256, items=128, without=()):
     Raises:
       ValueError: no clip can be read.
     """
-    found = _fixed(config, name, "test", encode, most, items, without)
-    if found is None:
+    loaded = _fixed(config, name, "test", encode, most, items, without)
+    if loaded is None:
         raise ValueError(
             f"{name}: no held-out clip of {config.data.frames} frames can be read; data.holdout is "
             f"{config.data.get('holdout', 'none')}"
         )
-    return found
+    return loaded
 
 
 def labelled(config, name, encode, items, most=1024):

@@ -22,13 +22,13 @@ def paired(difference, groups):
     difference = np.asarray(difference, np.float64)
     _, index = np.unique(groups, return_inverse=True)
     means = np.bincount(index, difference) / np.bincount(index)
-    found = {"paired": metrics.interval(difference, groups), "test": None}
+    result = {"paired": metrics.interval(difference, groups), "test": None}
     deviation = means.std(ddof=1) if len(means) > 1 else 0.0
     if deviation > 0:
         d = float(means.mean() / deviation)
         p = float(2 * stats.t.sf(abs(d) * np.sqrt(len(means)), len(means) - 1))
-        found["test"] = {"p": p, "d": d}
-    return found
+        result["test"] = {"p": p, "d": d}
+    return result
 
 
 def crossed(values):
@@ -62,7 +62,9 @@ def crossed(values):
         return {"mean": mean, "low": None, "high": None, "above": None, "below": None}
     error = np.sqrt(variance)
     half = float(stats.t.ppf(0.975, freedom) * error)
-    t = mean / error if error else np.copysign(np.inf, mean) if mean else 0.0
+    t = mean / error if error else np.copysign(np.inf, mean)
+    if not mean:
+        t = 0.0
     above, below = float(stats.t.sf(t, freedom)), float(stats.t.cdf(t, freedom))
     return {"mean": mean, "low": mean - half, "high": mean + half, "above": above, "below": below}
 

@@ -1,4 +1,4 @@
-"""Content: what latent actions encode: real actions, by a linear probe, and in how many dimensions.
+"""Content: whether latent actions encode real actions (linear probe), and in how many dimensions.
 
 Noisy latents are the posterior means.
 
@@ -11,7 +11,7 @@ import numpy as np
 from lawm_jax.evaluate import probing, verdicts
 from lawm_jax.evaluate.tables import Column, Table, listed, mapping, parts, real
 
-LEAST = 0.01  # of R²: the ridge penalty changes as much where latents add nothing
+LEAST = 0.01  # smallest gain in R² that counts; the ridge penalty alone may cause as much
 # Dimensions below either are dead: KL in nats, and deviation relative to that of the largest.
 DEAD_NATS, DEAD_SHARE = 0.01, 0.01
 BESIDE = (
@@ -49,15 +49,15 @@ def run(source):
 
 def tables(rows):
     """Returns the rows of `run` as a list of Table: the probes, and statistics of the latents."""
-    probed, told = [], []
+    probed, described = [], []
     for row in rows:
         probe = mapping(row.get("probe"))
         pairs = zip(*(listed(probe.get(key)) for key in ("names", "r2")), strict=False)
         probed.append({"name": row["name"], "probe": {str(name): r2 for name, r2 in pairs}})
-        told.append({"name": row["name"], "latents": _flat(mapping(row.get("latents")))})
+        described.append({"name": row["name"], "latents": _flat(mapping(row.get("latents")))})
     names = dict.fromkeys(name for row in probed for name in row["probe"])
     r2 = tuple(Column(f"R² of {name}", f"probe.{name}", 2, "higher") for name in names)
-    names = {k: v for row in told for k, v in row["latents"].items() if v is not None}
+    names = {k: v for row in described for k, v in row["latents"].items() if v is not None}
     use = tuple(
         KNOWN.get(name)
         or Column(name.replace("_", " "), f"latents.{name}", 0 if isinstance(x, int) else 2)
@@ -67,12 +67,12 @@ def tables(rows):
     return [
         Table("linear probe", r2, probed),
         Table("linear probe, beside the current state", BESIDE, parts(rows, "matched")),
-        Table("statistics of the latents", use, told),
+        Table("statistics of the latents", use, described),
     ]
 
 
 def judge(rows, name):
-    """Judges what a probe reads off latents, and whether the current state tells it, too."""
+    """Judges what a probe predicts from latents, and whether it can from the current state, too."""
     row = verdicts.by_name(rows).get(name)
     return [] if row is None else _judge_probe(row) + _judge_beside(row)
 
@@ -81,32 +81,34 @@ def _judge_probe(row):
     """Judges whether a linear probe predicts all real actions (R² above 0.5), or some (above 0)."""
     probe, paper = mapping(row.get("probe")), "not measured"
     names = enumerate(listed(probe.get("names")))
-    found = {str(x): verdicts.measured(probe, f"r2.{i}") for i, x in names}
-    found = {x: r2 for x, r2 in found.items() if r2}
-    if not found:
-        used = mapping(row.get("latents")).get("dimension")
+    r2s = {str(x): verdicts.measured(probe, f"r2.{i}") for i, x in names}
+    r2s = {x: r2 for x, r2 in r2s.items() if r2}
+    if not r2s:
+        dimension = mapping(row.get("latents")).get("dimension")
         text = "real actions are not known"
-        text += f"; the latents use {used:.1f} dimensions" if real(used) else ""
+        text += f"; the latents use {dimension:.1f} dimensions" if real(dimension) else ""
         return [verdicts.Verdict("content", verdicts.UNDECIDED, text, paper)]
-    good = [verdicts.above(r2, 0.5) for r2 in found.values()]
-    some = any(verdicts.above(r2, 0) for r2 in found.values())
-    answer = verdicts.HOLDS if all(good) else verdicts.PARTLY if some else verdicts.FAILS
-    text = ", ".join(f"{x} {verdicts.short(r2, 2)}" for x, r2 in found.items())
+    good = [verdicts.above(r2, 0.5) for r2 in r2s.values()]
+    some = any(verdicts.above(r2, 0) for r2 in r2s.values())
+    answer = verdicts.PARTLY if some else verdicts.FAILS
+    if all(good):
+        answer = verdicts.HOLDS
+    text = ", ".join(f"{x} {verdicts.short(r2, 2)}" for x, r2 in r2s.items())
     return [verdicts.Verdict("content", answer, f"R² of real actions: {text}", paper)]
 
 
 def _judge_beside(row):
-    """Judges whether latents tell more of every real action than the state does, or of some."""
-    found = {
+    """Judges whether latents predict every real action, or some, better than the state does."""
+    gains = {
         str(x.get("name")): verdicts.measured(x, "added")
         for x in map(mapping, listed(mapping(row).get("matched")))
     }
-    found = {name: added for name, added in found.items() if added}
-    if not found:
+    gains = {name: added for name, added in gains.items() if added}
+    if not gains:
         return []
-    more = [verdicts.above(added, LEAST) for added in found.values()]
-    none = all(verdicts.below(added, LEAST) for added in found.values())
-    text = ", ".join(f"{name} {verdicts.short(x, 2, '+')}" for name, x in found.items())
+    more = [verdicts.above(added, LEAST) for added in gains.values()]
+    none = all(verdicts.below(added, LEAST) for added in gains.values())
+    text = ", ".join(f"{name} {verdicts.short(x, 2, '+')}" for name, x in gains.items())
     text = f"R² added to that of the state's principal components: {text}"
     answer = verdicts.overall(more, fails=none)
     return [verdicts.Verdict("beyond PCA", answer, text, "not measured")]
@@ -166,11 +168,11 @@ def describe(z, codes=None, K=None, nats=None):
     squares = np.square(cov).sum()  # sum of squared eigenvalues; the trace is their sum
     by_dimension = None if nats is None else np.reshape(nats, (-1, A)).mean(0, dtype=np.float64)
     norm, rms = np.linalg.norm(flat, axis=1), np.sqrt(np.square(flat).mean())
-    some = norm > 0
+    nonzero = norm > 0
     hoyer = None
-    if A > 1 and some.any():
-        l1 = np.abs(flat[some]).sum(1)
-        hoyer = float(((A**0.5 - l1 / norm[some]) / (A**0.5 - 1)).mean())
+    if A > 1 and nonzero.any():
+        l1 = np.abs(flat[nonzero]).sum(1)
+        hoyer = float(((A**0.5 - l1 / norm[nonzero]) / (A**0.5 - 1)).mean())
     return {
         "width": A,
         "dimension": float(np.trace(cov) ** 2 / squares) if squares > 0 else 0.0,

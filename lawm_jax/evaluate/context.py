@@ -10,7 +10,7 @@ from lawm_jax import latents
 from lawm_jax.evaluate import batched, clips, leakage, pixels, probing
 
 
-class Still(ValueError):
+class StaticClips(ValueError):
     """Signals that nothing changes in any clip of a data source."""
 
 
@@ -50,7 +50,7 @@ class Source:
           without: see `clips.held_out`.
 
         Raises:
-          Still: nothing changes in any clip.
+          StaticClips: nothing changes in any clip.
           ValueError: no clip can be read.
         """
         self.config, self.name, self.loaded, self.folder = config, name, loaded, folder
@@ -59,7 +59,7 @@ class Source:
         self.encode = batched.encoder(self.model, self.params)
         self.clips = clips.held_out(config, name, self.encode, without=without)
         if not np.diff(self.clips.s, axis=1).any():
-            raise Still(
+            raise StaticClips(
                 f"{name}: expected held-out clips that change from frame to frame at data.fps, got "
                 "clips whose states never change, so there is nothing to predict"
             )
@@ -68,7 +68,7 @@ class Source:
             for key, value in loaded.items()
         }
         # Real actions are known for the original clips only, not after a cut or a transfer.
-        self.labelled = {key: one for key, one in loaded.items() if one[0].latent.labelled}
+        self.labelled = {key: pair for key, pair in loaded.items() if pair[0].latent.labelled}
         self.inferring = {k: model for k, model in self.models.items() if k not in self.labelled}
         self.latents = [key for key, (model, _) in loaded.items() if model.latent.inferred]
         self.per_step = 1 if self.model.repeat else self.model.encoder.tubelet
@@ -120,8 +120,8 @@ class Source:
     def components(self, width):
         """Returns `probing.components` of the clips, as wide as latents; computed once."""
         if width not in self._components:
-            found = probing.components(self.clips.s, self.clips.episodes, width)
-            self._components[width] = found
+            clips = self.clips
+            self._components[width] = probing.components(clips.s, clips.episodes, width)
         return self._components[width]
 
     def codes(self, name, z):
@@ -163,10 +163,10 @@ class Source:
             return models, self.clips, self.pixels
         if self.clips.video is None:
             return None
-        each = lambda model: dataclasses.replace(model, repeat=repeat)  # noqa: E731
-        models = {key: (each(model), params) for key, (model, params) in models.items()}
-        model = each(self.model)
-        found = self.clips._replace(s=batched.encoder(model, self.params)(self.clips.video))
+        frame_wise = lambda model: dataclasses.replace(model, repeat=repeat)  # noqa: E731
+        models = {key: (frame_wise(model), params) for key, (model, params) in models.items()}
+        model = frame_wise(self.model)
+        clips = self.clips._replace(s=batched.encoder(model, self.params)(self.clips.video))
         if self.pixels is None:
-            return models, found, None
-        return models, found, pixels.Pixels(model, self.params, found, self.distance)
+            return models, clips, None
+        return models, clips, pixels.Pixels(model, self.params, clips, self.distance)

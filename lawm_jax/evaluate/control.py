@@ -38,34 +38,34 @@ def tables(rows):
 
 
 def judge(rows, name):
-    """Judges the best controller: better than no action, and loses less than half to inference.
+    """Judges if the best controller beats no action, and loses less than half to inferred latents.
 
-    Both are judged by paired differences, clip by clip. Half is that of the mean difference between
-    no action and inferred latents; with a labeled model, which infers none, half the error of no
+    Both are judged by paired differences, clip by clip. Half refers to the mean difference between
+    no action and inferred latents or, for a labeled model, which infers none, to the error of no
     action.
     """
     rows = {key: row for key, row in verdicts.by_name(rows).items() if _error(row)}
-    led = [rows[key] for key in (*CONTROLLERS, name) if key in rows]
-    still = next((x for key, x in rows.items() if key.endswith(row_names.NO_ACTION)), None)
-    if not led or still is None:
+    driven = [rows[key] for key in (*CONTROLLERS, name) if key in rows]
+    idle = next((x for key, x in rows.items() if key.endswith(row_names.NO_ACTION)), None)
+    if not driven or idle is None:
         return []
-    best, still = min(led, key=lambda row: _error(row)["mean"]), _error(still)
+    best, idle = min(driven, key=lambda row: _error(row)["mean"]), _error(idle)
     inferred = _error(rows.get(row_names.INFERRED))
-    gain, lost = (verdicts.measured(best, key) for key in ("no_action", "paired"))
-    text = f"error by real actions: {verdicts.short(_error(best))}; no action {still['mean']:.3f}"
+    gain, loss = (verdicts.measured(best, key) for key in ("no_action", "paired"))
+    text = f"error by real actions: {verdicts.short(_error(best))}; no action {idle['mean']:.3f}"
     text += f" ({verdicts.short(gain, sign='+')})" if gain else ""
-    middle = still["mean"] / 2
+    middle = idle["mean"] / 2
     if inferred:
         text += f", inferred latents {inferred['mean']:.3f}"
-        text += f" ({verdicts.short(lost, sign='+')})" if lost else ""
+        text += f" ({verdicts.short(loss, sign='+')})" if loss else ""
         middle += inferred["mean"] / 2
     # Results of older versions hold no paired differences.
-    answer = verdicts.lower(gain) if gain else verdicts.lower(_error(best), still)
-    if inferred and lost:
-        kept = verdicts.below(lost, middle - inferred["mean"])
+    answer = verdicts.lower(gain) if gain else verdicts.lower(_error(best), idle)
+    if inferred and loss:
+        good = verdicts.below(loss, middle - inferred["mean"])
     else:
-        kept = verdicts.below(_error(best), middle)
-    if answer == verdicts.HOLDS and not kept:
+        good = verdicts.below(_error(best), middle)
+    if answer == verdicts.HOLDS and not good:
         answer = verdicts.PARTLY
     paper = "LPIPS 0.10 by inferred latents, 0.11 by a controller (noisy, Table S1)"
     return [verdicts.Verdict("control", answer, text, paper)]
@@ -106,13 +106,13 @@ def compare(models, s, actions, episodes, pixels=None, batch=16):
     rolled = roll_out(models, s, actions, batch)
     errors, rows = {k: np.abs(x - s[:, 1:]).mean((2, 3)) for k, x in rolled.items()}, []
     inferred = errors.get(row_names.INFERRED)
-    still = next(error for name, error in errors.items() if name.endswith(row_names.NO_ACTION))
+    idle = next(error for name, error in errors.items() if name.endswith(row_names.NO_ACTION))
     for name, error in errors.items():
         paired = {"paired": None, "test": None}
         if inferred is not None and name != row_names.INFERRED:
             paired = comparisons.paired((error - inferred).mean(1), episodes)
         row = {"name": name, "error": metrics.interval(error.mean(1), episodes)} | paired
-        gain = None if error is still else comparisons.paired((error - still).mean(1), episodes)
+        gain = None if error is idle else comparisons.paired((error - idle).mean(1), episodes)
         row["no_action"] = gain and gain["paired"]
         row["rollout"] = [metrics.interval(x, episodes) for x in error.T]
         if pixels:
@@ -136,8 +136,8 @@ def roll_out(models, s, actions, batch=16):
     if not model.latent.labelled:
         inferring = batched.batched(model, params, batch)
         rolled[row_names.INFERRED] = inferring.rollout(s[:, :1], inferring.infer(s))
-    for name, one in models.items():
-        rolled[name] = batched.driven(*one, s[:, 0], actions, batch)
+    for name, loaded in models.items():
+        rolled[name] = batched.driven(*loaded, s[:, 0], actions, batch)
     rolled[f"{first}, {row_names.NO_ACTION}"] = batched.driven(
         model, params, s[:, 0], np.zeros_like(actions), batch
     )

@@ -16,7 +16,7 @@ STEPS, BATCH = 300, 16  # clips of all time steps per batch
 
 
 def fit(model, params, clips, counts, seed=0, steps=STEPS, batch=BATCH):
-    """Trains a controller on each of some numbers of episodes, which contain the smaller ones.
+    """Trains a controller per number of episodes; larger sets of episodes contain the smaller ones.
 
     Network, loss and optimizer are those of `configs/controller.py:size=nano,kind=state`, for fewer
     steps. The scale of actions and latents is measured on the same episodes.
@@ -46,21 +46,21 @@ def fit(model, params, clips, counts, seed=0, steps=STEPS, batch=BATCH):
         updates, opt = tx.update(jax.grad(loss)(params), opt, params)
         return optax.apply_updates(params, updates), opt
 
-    found = {}
+    result = {}
     for count in counts:
-        some = np.flatnonzero(np.isin(clips.episodes, order[:count]))
+        chosen = np.flatnonzero(np.isin(clips.episodes, order[:count]))
         trained = objective.init_params(model, jax.random.key(seed), clips.s[:1])
-        trained = _standardise(objective, model, trained, clips.actions[some], z[some])
+        trained = _standardize(objective, model, trained, clips.actions[chosen], z[chosen])
         opt = tx.init(trained)
         for _ in range(steps):
-            pick = random.choice(some, batch)
-            trained, opt = step(trained, opt, clips.s[pick], clips.actions[pick], z[pick])
+            rows = random.choice(chosen, batch)
+            trained, opt = step(trained, opt, clips.s[rows], clips.actions[rows], z[rows])
         trained = trained if mesh is None else sharding.distribute(mesh, trained)
-        found[count] = model, params | trained
-    return found
+        result[count] = model, params | trained
+    return result
 
 
-def _standardise(objective, model, params, u, z):
+def _standardize(objective, model, params, u, z):
     """Sets the scale of actions u [n, T-1, U] and latents z [n, T-1, A] in initial parameters."""
     std = u.std((0, 1))
     scale = {"mean": u.mean((0, 1)), "std": np.where(std > 0, std, 1).astype(np.float32)}

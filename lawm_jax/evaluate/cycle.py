@@ -60,9 +60,9 @@ def measure(models, s, episodes, context=1, distance=None, truth=None):
     if np.shape(episodes) != (len(s),):
         raise ValueError(f"episodes: expected {len(s)} names, got {np.shape(episodes)}")
     metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
-    asked = episodes, context, distance, truth
+    arguments = episodes, context, distance, truth
     return [
-        {"name": name, "metric": metric} | _row(*errors(model, s, *asked), episodes)
+        {"name": name, "metric": metric} | _row(*errors(model, s, *arguments), episodes)
         for name, model in models.items()
     ]
 
@@ -83,29 +83,29 @@ def errors(model, s, episodes, context=1, distance=None, truth=None):
     return [np.asarray(distance(x, truth)) for x in predicted]
 
 
-def transferred(model, start, z, own=None):
+def transferred(model, start, z, before=None):
     """Infers latents again from their rollout in other clips.
 
     Args:
       model: Batched.
       start: [n, C, N, D], the first C states of the other clips.
       z: [n, T-1, A], latents to transfer.
-      own: [n, T-1, A], latents of the other clips, used within the context; not needed if C is 1.
+      before: [n, T-1, A], the other clips' latents, used within the context; unused if C is 1.
 
     Returns:
       [n, T-1, A].
     """
-    ahead = _follow(model, start, z if own is None else own, z)
+    ahead = _follow(model, start, z if before is None else before, z)
     return model.infer(np.concatenate([start, ahead], axis=1))
 
 
-def _follow(model, start, own, latents):
+def _follow(model, start, before, latents):
     """Rolls out latents from a context `start` [n, C, N, D].
 
-    The first C - 1 latents are those of `own`, the rest those of `latents`, both [n, T-1, A].
+    The first C - 1 latents are those of `before`, the rest those of `latents`, both [n, T-1, A].
     """
     C = start.shape[1]
-    return model.rollout(start, np.concatenate([own[:, : C - 1], latents[:, C - 1 :]], axis=1))
+    return model.rollout(start, np.concatenate([before[:, : C - 1], latents[:, C - 1 :]], axis=1))
 
 
 def _row(original, transferred, shuffled, episodes):
@@ -148,7 +148,7 @@ def judge(row):
         text = f"information lost to another clip and back: {verdicts.short(lost, 2)}"
         return verdicts.Verdict("transfer", verdicts.lower(lost, 0.5), text, paper)
     errors = [verdicts.measured(row, key) for key in ("original", "shuffled")]
-    known = all(errors) and errors[0]["mean"] > 0
-    effect = errors[1]["mean"] / errors[0]["mean"] - 1 if known else 0
+    defined = all(errors) and errors[0]["mean"] > 0
+    effect = errors[1]["mean"] / errors[0]["mean"] - 1 if defined else 0
     answer = verdicts.FAILS if effect < NOTHING else verdicts.UNDECIDED
     return verdicts.Verdict("transfer", answer, string(row.get("note")) or "no effect", paper)

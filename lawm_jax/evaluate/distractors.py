@@ -1,17 +1,17 @@
 """Distractors: whether latents stay the same if something moves that no action explains.
 
-Held-out clips are changed in three ways. Moving background: where nothing moves in a clip, it shows
-a clip of another episode; what moves in it, and a margin around it, stays as it was. Camera shake:
-each frame is shifted by a few pixels at random. Color drift: the gain of each channel changes
-steadily. Nothing is trained on such clips: a linear probe of real actions is fitted to the latents
-of unchanged clips and tested on those of changed ones, of other episodes; and the latents of
-changed clips take the place of the clip's own in the cycle of `transfer`, in unchanged scenes.
+Held-out clips are changed in three ways. Moving background: the still part of a clip, except for a
+margin around what moves, is replaced by a clip of another episode. Camera shake: each frame is
+shifted by a few pixels at random. Color drift: the gain of each channel changes steadily. Nothing
+is trained on such clips: a linear probe of real actions is fitted to the latents of unchanged clips
+and tested on those of changed clips of other episodes; and the latents of changed clips replace the
+clip's own in the cycle of `transfer`, in unchanged scenes.
 
-The background is masked in, not blended, so that an action looks the same with and without it;
-hence it asks nothing where everything moves, as before a moving camera.
+The background is masked in, not blended, so that an action looks the same with and without it. It
+therefore tests nothing where everything moves, as with a moving camera.
 
-Principal components of the change from state to state are what latents of equally many dimensions
-would be that encode whatever changes. Noisy latents are the posterior means.
+Principal components of the change from state to state stand for latents, of as many dimensions,
+that encode everything that changes. Noisy latents are the posterior means.
 
 Source: ours; the distractors are those of Stone et al. 2021, "The Distracting Control Suite".
 """
@@ -24,10 +24,10 @@ from lawm_jax.evaluate.tables import Column, by_metric, listed, mapping
 
 BACKGROUND, SHAKE, DRIFT = "moving background", "camera shake", "color drift"
 LEVELS = 16  # pixels that change by more, of 256 levels, move
-MARGIN = 1 / 32  # of the image, kept around what moves
+MARGIN = 1 / 32  # share of the image side that is kept around what moves
 LEAST = 0.25  # share of the image that must be still for a moving background
-SHIFT = 1 / 32  # of the image, by which a frame is shifted at most
-GAIN = 0.3  # logarithm of a channel's gain in the last frame, at most
+SHIFT = 1 / 32  # maximum shift of a frame, as a share of the image height
+GAIN = 0.3  # maximum logarithm of a channel's gain in the last frame
 COLUMNS = (
     Column("R² of unchanged clips", "clean", 2, "higher"),
     Column("R² of changed clips", "r2", 2, "higher"),
@@ -44,18 +44,18 @@ def run(source):
     if video is None:
         print(f"{source.name}: skipping distractors, which require video")
         return None
-    shown, share = background(video, episodes)
-    made = {BACKGROUND: lambda: shown, SHAKE: lambda: shake(video), DRIFT: lambda: drift(video)}
+    swapped, share = background(video, episodes)
+    kinds = {BACKGROUND: lambda: swapped, SHAKE: lambda: shake(video), DRIFT: lambda: drift(video)}
     if share < LEAST:
         print(
             f"{source.name}: skipping a moving background in distractors, since only "
             f"{100 * share:.0f} % of the image is still"
         )
-        del made[BACKGROUND]
+        del kinds[BACKGROUND]
     cycles = {name: Cycle(source.models[name], source.clips.s, episodes) for name in source.latents}
     return [
         row | {"metric": kind}
-        for kind, change in made.items()
+        for kind, change in kinds.items()
         for row in distract(source, source.encode(change()), cycles)
     ]
 
@@ -96,9 +96,9 @@ def changes(clean, changed, width):
       Two arrays [n, T-1, width].
     """
     # The last step, which `probing` leaves out, has no change.
-    moved = [np.concatenate([np.diff(s, axis=1), 0 * s[:, -1:]], 1) for s in (clean, changed)]
-    project = probing.principal(probing.some(moved[0], np.arange(len(clean))), width)
-    return [project(x) for x in moved]
+    change = [np.concatenate([np.diff(s, axis=1), 0 * s[:, -1:]], 1) for s in (clean, changed)]
+    project = probing.principal(probing.take(change[0], np.arange(len(clean))), width)
+    return [project(x) for x in change]
 
 
 def probed(clean, changed, u, episodes):
@@ -117,25 +117,25 @@ def probed(clean, changed, u, episodes):
     """
     before, spread = probing.errors([clean, clean], u, episodes)
     after, _ = probing.errors([clean, clean], u, episodes, [changed, changed])
-    varied = spread.any(0)
-    if not varied.any():
+    varies = spread.any(0)
+    if not varies.any():
         return dict.fromkeys(("clean", "r2", "lost"))
     before, after, spread = (
-        x[:, varied] / spread[:, varied].mean(0) for x in (before, after, spread)
+        x[:, varies] / spread[:, varies].mean(0) for x in (before, after, spread)
     )
     before, after, spread = before.mean(1), after.mean(1), spread.mean(1)
-    found = {"clean": metrics.ratio(spread - before, spread, episodes)}
-    found |= {"r2": metrics.ratio(spread - after, spread, episodes), "lost": None}
-    if verdicts.above(found["clean"], 0):
-        found["lost"] = metrics.ratio(after - before, spread - before, episodes)
-    return found
+    result = {"clean": metrics.ratio(spread - before, spread, episodes)}
+    result |= {"r2": metrics.ratio(spread - after, spread, episodes), "lost": None}
+    if verdicts.above(result["clean"], 0):
+        result["lost"] = metrics.ratio(after - before, spread - before, episodes)
+    return result
 
 
 class Cycle:
     """Measures what latents lose in the cycle of `transfer`, relative to the clips' own latents."""
 
     def __init__(self, model, s, episodes):
-        """Measures the errors with the own latents and those of a third clip.
+        """Measures the errors with the clips' own latents and with those of a third clip.
 
         Args:
           model: Batched.
@@ -146,7 +146,7 @@ class Cycle:
         self.other, third = leakage.partners(episodes, 2)
         z = model.infer(s)
         self.original, shuffled = self.error(z), self.error(z[third])
-        self.gain, self.own = shuffled - self.original, self.after(z)
+        self.gain, self.cycled = shuffled - self.original, self.after(z)
 
     def error(self, z):
         """Computes the error of open-loop rollouts of latents z [n, T-1, A]: [n]."""
@@ -160,14 +160,14 @@ class Cycle:
         """Computes how much more is lost in the cycle with latents z than with the clips' own.
 
         Returns:
-          Interval of (error after the cycle with z - with own latents) / (error of a third clip's
-          latents - of own latents, without a cycle); None if the latents have no effect, see
-          `cycle.measure`.
+          Interval of (error after the cycle with z - with the clips' own latents) / (error with a
+          third clip's latents - with the clips' own, without a cycle); None if the latents have no
+          effect, see `cycle.measure`.
         """
         gain = metrics.interval(self.gain, self.episodes)
         if not verdicts.above(gain, cycle.NOTHING * self.original.mean()):
             return None
-        return metrics.ratio(self.after(z) - self.own, self.gain, self.episodes)
+        return metrics.ratio(self.after(z) - self.cycled, self.gain, self.episodes)
 
 
 def background(video, episodes):
@@ -180,26 +180,26 @@ def background(video, episodes):
     Returns:
       Changed clips like `video`, and the mean share of the image that is replaced.
     """
-    other, shown, share = leakage.partners(episodes, 1)[0], np.empty_like(video), []
+    other, changed, share = leakage.partners(episodes, 1)[0], np.empty_like(video), []
     margin = 2 * round(MARGIN * video.shape[2]) + 1
     for i, clip in enumerate(video):
         moves = np.ptp(clip, axis=0).max(-1) > LEVELS
         still = ~scipy.ndimage.maximum_filter(moves, margin)
-        shown[i] = np.where(still[..., None], video[other[i]], clip)
+        changed[i] = np.where(still[..., None], video[other[i]], clip)
         share.append(still.mean())
-    return shown, float(np.mean(share))
+    return changed, float(np.mean(share))
 
 
 def shake(video):
     """Shifts each frame of video [n, F, H, W, 3] at random; borders repeat the outermost pixels."""
     n, F, H, W, _ = video.shape
-    most, shown = max(1, round(SHIFT * H)), np.empty_like(video)
+    most, shaken = max(1, round(SHIFT * H)), np.empty_like(video)
     shifts = np.random.default_rng(0).integers(0, 2 * most + 1, (n, F, 2))
-    around = [(most, most), (most, most), (0, 0)]
+    pads = [(most, most), (most, most), (0, 0)]
     for i in range(n):
         for t, (y, x) in enumerate(shifts[i]):
-            shown[i, t] = np.pad(video[i, t], around, "edge")[y : y + H, x : x + W]
-    return shown
+            shaken[i, t] = np.pad(video[i, t], pads, "edge")[y : y + H, x : x + W]
+    return shaken
 
 
 def drift(video):
@@ -221,22 +221,22 @@ def tables(rows):
 
 
 def judge(rows, name):
-    """Judges whether latents keep more than half of what they tell, with every distractor."""
+    """Judges whether latents keep more than half of their information, with every distractor."""
     rows = [row for row in map(mapping, listed(rows)) if row.get("name") == name]
-    told, good, bad = [], [], []
+    parts, good, bad = [], [], []
     for row in rows:
-        lost = {"of R²": "lost", "in the cycle": "cycle"}
-        lost = {what: verdicts.measured(row, key) for what, key in lost.items()}
-        lost = {what: x for what, x in lost.items() if x}
-        if lost:
-            shown = " and ".join(f"{x['mean']:.2f} {what}" for what, x in lost.items())
-            told.append(f"{row.get('metric')} {shown}")
-            good.append(all(verdicts.below(x, 0.5) for x in lost.values()))
-            bad.append(any(verdicts.above(x, 0.5) for x in lost.values()))
+        losses = {"of R²": "lost", "in the cycle": "cycle"}
+        losses = {kind: verdicts.measured(row, key) for kind, key in losses.items()}
+        losses = {kind: x for kind, x in losses.items() if x}
+        if losses:
+            values = " and ".join(f"{x['mean']:.2f} {kind}" for kind, x in losses.items())
+            parts.append(f"{row.get('metric')} {values}")
+            good.append(all(verdicts.below(x, 0.5) for x in losses.values()))
+            bad.append(any(verdicts.above(x, 0.5) for x in losses.values()))
     if not rows:
         return []
     answer = verdicts.overall(good, fails=bool(bad) and all(bad))
-    text = (
-        f"lost: {', '.join(told)}" if told else "latents have nothing to lose: no R² and no effect"
-    )
+    text = f"lost: {', '.join(parts)}"
+    if not parts:
+        text = "latents have nothing to lose: no R² and no effect"
     return [verdicts.Verdict("distractors", answer, text, "not measured")]

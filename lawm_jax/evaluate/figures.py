@@ -12,7 +12,7 @@ import numpy as np
 from lawm_jax.data import mp4
 from lawm_jax.evaluate import row_names
 
-COLOURS = ["#3f83d6", "#d9731a", "#26966b", "#a35bd0", "#d24a57", "#8a7d2c", "#1b95ab", "#c2579a"]
+COLORS = ["#3f83d6", "#d9731a", "#26966b", "#a35bd0", "#d24a57", "#8a7d2c", "#1b95ab", "#c2579a"]
 # One thread makes the output deterministic.
 BT709 = "colorprim=bt709:transfer=bt709:colormatrix=bt709:threads=1"
 FILM = {"crf": "18", "preset": "slow", "x264-params": BT709}
@@ -29,8 +29,8 @@ def strips(path, title, rows, columns=None):
       columns: column names; None numbers the steps.
     """
     plt = pyplot()
-    shown = [frames for frames in rows.values() if frames is not None]
-    T, shape = max(map(len, shown)), np.shape(shown[0])
+    present = [frames for frames in rows.values() if frames is not None]
+    T, shape = max(map(len, present)), np.shape(present[0])
     # Sizes in inches, so that gaps do not depend on the number of rows and columns.
     cell, gap, left, top = 1.25, 0.05, 1.6, 0.65
     tall = cell * shape[1] / shape[2]
@@ -131,8 +131,8 @@ def fitted(label, width, size):
     """Breaks a label into at most two lines, in the largest font that fits the width."""
     for points in range(size, 8, -1):
         font = _font(points)
-        whole = font.getlength(label) <= width
-        lines = [label] if whole else _halves(label, font)
+        fits = font.getlength(label) <= width
+        lines = [label] if fits else _halves(label, font)
         if max(font.getlength(line) for line in lines) <= width:
             return font, lines
     while font.getlength(label + "\u2026") > width and label:
@@ -160,11 +160,9 @@ def embedding(path, sets):
     """Draws points in the plane, name -> [m, 2], as a PNG at path or, if it is None, as SVG."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(4.9, 4.2))
-    for (name, points), colour in zip(sets.items(), colours(), strict=False):
+    for (name, points), color in zip(sets.items(), colors(), strict=False):
         points = np.asarray(points)
-        axis.scatter(
-            *points.T, s=9, color=colour, alpha=0.55, lw=0, label=f"{name} ({len(points)})"
-        )
+        axis.scatter(*points.T, s=9, color=color, alpha=0.55, lw=0, label=f"{name} ({len(points)})")
     axis.set(xticks=[], yticks=[], aspect="equal")
     axis.spines[:].set_visible(False)
     legend = axis.legend(
@@ -187,9 +185,9 @@ def curves(path, panels):
         1, len(panels), figsize=(0.5 + 3.6 * len(panels), 2.9), squeeze=False
     )
     for axis, (title, group) in zip(axes[0], panels.items(), strict=True):
-        for i, ((label, values), colour) in enumerate(zip(group.items(), colours(), strict=False)):
+        for i, ((label, values), color) in enumerate(zip(group.items(), colors(), strict=False)):
             steps = np.arange(1, len(values) + 1)
-            axis.plot(steps, values, color=colour, lw=1.5 if i else 2.4, marker=".", label=label)
+            axis.plot(steps, values, color=color, lw=1.5 if i else 2.4, marker=".", label=label)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("step")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -206,14 +204,14 @@ def loss_curve(path, runs):
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(4.9, 3.1))
     runs = {name: lines for name, lines in runs.items() if lines}
-    for (name, lines), colour in zip(runs.items(), colours(), strict=False):
+    for (name, lines), color in zip(runs.items(), colors(), strict=False):
         steps = np.array([line["step"] for line in lines])
         error = np.array([line["error"] / max(line["copy"], 1e-9) for line in lines])
         # Errors of single batches are noisy; the main line averages over a tenth of the run.
         window = np.hanning(min(max(3, len(error) // 10), len(error)) + 2)[1:-1]
         smooth = np.convolve(error, window, "same") / np.convolve(error * 0 + 1, window, "same")
-        axis.plot(steps, error, color=colour, lw=0.8, alpha=0.3)
-        axis.plot(steps, smooth, color=colour, lw=1.7, label=name)
+        axis.plot(steps, error, color=color, lw=0.8, alpha=0.3)
+        axis.plot(steps, smooth, color=color, lw=1.7, label=name)
     axis.axhline(1, color="0.55", lw=1, ls=(0, (4, 3)), label=row_names.COPY)
     axis.set(xlabel="step", ylabel="training error relative to copying")
     axis.legend(frameon=False, fontsize=8)
@@ -231,8 +229,8 @@ def parse_metrics(content):
     return lines
 
 
-def colours():
-    return itertools.cycle(COLOURS)
+def colors():
+    return itertools.cycle(COLORS)
 
 
 def finish(figure, path):

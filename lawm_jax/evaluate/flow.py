@@ -1,8 +1,8 @@
-"""Flow: whether a linear map reads the motion in the image off latent actions.
+"""Flow: whether a linear map predicts the motion in the image from latent actions.
 
 The optical flow of each step, found by block matching, takes the place of real actions, which
 unlabeled video does not have. As in `content`, the principal components of the current state are
-probed, too: some motion is to be expected from what is seen. Noisy latents are the posterior means.
+probed, too: they already predict some motion. Noisy latents are the posterior means.
 
 Source: ours; block matching as in Jain & Jain 1981, "Displacement measurement and its application
 in interframe image coding", but by an exhaustive search for the least absolute difference.
@@ -29,9 +29,9 @@ def run(source):
     if video is None or not source.pairs:
         return None
     frames = video[:, source.per_step - 1 :: source.per_step]  # the last frame of each step
-    found = np.concatenate([measure(frames[i : i + 16]) for i in range(0, len(frames), 16)])
-    moving = metrics.interval(found.any(-1).mean((1, 2, 3)), episodes)
-    target, rows = summarize(found), []
+    flow = np.concatenate([measure(frames[i : i + 16]) for i in range(0, len(frames), 16)])
+    moving = metrics.interval(flow.any(-1).mean((1, 2, 3)), episodes)
+    target, rows = summarize(flow), []
     for name in source.latents:
         z = source.z(name)
         states = source.components(z.shape[2])
@@ -57,8 +57,8 @@ def measure(frames):
     gray = frames[:, :, : h * k, : w * k].mean(-1, dtype=np.float32)
     gray = gray.reshape(n, T, h, k, w, k).mean((3, 5))
     pairs = (x.reshape(-1, h, w) for x in (gray[:, :-1], gray[:, 1:]))
-    found = k * match(*pairs)
-    return found.reshape(n, T - 1, *found.shape[1:])
+    flow = k * match(*pairs)
+    return flow.reshape(n, T - 1, *flow.shape[1:])
 
 
 def match(a, b):
@@ -79,15 +79,15 @@ def match(a, b):
     reach = range(-REACH, REACH + 1)
     moves = sorted(itertools.product(reach, reach), key=lambda move: np.hypot(*move))
     across = np.kron(np.eye(columns), np.ones((BLOCK, 1))).astype(np.float32)  # sums of rows
-    found, least = np.zeros((m, rows, columns, 2), int), None
+    best, least = np.zeros((m, rows, columns, 2), int), None
     for x, y in moves:
         moved = b[:, REACH + y :, REACH + x :][:, : rows * BLOCK, : columns * BLOCK]
         cost = (np.abs(a - moved) @ across).reshape(m, rows, BLOCK, columns).sum(2) / BLOCK**2
         if least is None:
             least = cost - NOISE
         better = cost < least
-        found[better], least[better] = (x, y), cost[better]
-    return found
+        best[better], least[better] = (x, y), cost[better]
+    return best
 
 
 def summarize(flow):
@@ -104,30 +104,30 @@ def tables(rows):
 
 
 def judge(rows, name):
-    """Judges whether latents tell the mean flow (R² above 0.5), and more of it than the state."""
+    """Judges if latents predict the mean flow (R² above 0.5), and better than the state does."""
     row = verdicts.by_name(rows).get(name)
-    probed, found = verdicts.by_name(mapping(row).get("flow")), {}
+    probed, results = verdicts.by_name(mapping(row).get("flow")), {}
     for axis, key in zip("xy", MEANS, strict=True):
         r2, added = (verdicts.measured(probed.get(key), x) for x in ("latents", "added"))
         if r2 and added:
-            found[axis] = r2, added
-    if not found:
+            results[axis] = r2, added
+    if not results:
         return []
 
-    def told(least):
+    def predicted(threshold):
         above, extra = verdicts.above, content.LEAST
-        return [above(r2, least) and above(added, extra) for r2, added in found.values()]
+        return [above(r2, threshold) and above(added, extra) for r2, added in results.values()]
 
     answer = verdicts.UNDECIDED
-    if all(told(0.5)):
+    if all(predicted(0.5)):
         answer = verdicts.HOLDS
-    elif any(told(0)):
+    elif any(predicted(0)):
         answer = verdicts.PARTLY
-    elif all(verdicts.below(added, content.LEAST) for _, added in found.values()):
+    elif all(verdicts.below(added, content.LEAST) for _, added in results.values()):
         answer = verdicts.FAILS
     text = ", ".join(
         f"{axis} {verdicts.short(r2, 2)} ({added['mean']:+.2f} to the state's)"
-        for axis, (r2, added) in found.items()
+        for axis, (r2, added) in results.items()
     )
     if moving := verdicts.measured(row, "moving"):
         text += f"; {100 * moving['mean']:.0f} % of the image moves"

@@ -1,9 +1,9 @@
 """Invariance: whether equal real actions have the same latent action in another scene.
 
 Latents of steps with nearly equal real actions are compared by their cosine, within an episode and
-between episodes, beside pairs of any steps. The state's principal components, as many as a latent
-has dimensions, and the real actions themselves are compared, too. Noisy latents are the posterior
-means.
+between episodes, and so are those of any two steps. The state's principal components, as many as a
+latent has dimensions, and the real actions are compared in the same way. Noisy latents are the
+posterior means.
 
 Source: ours.
 """
@@ -14,8 +14,8 @@ from scipy.spatial.distance import cdist
 from lawm_jax.evaluate import metrics, probing, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table
 
-CLOSE = 0.3  # standard deviations: root mean square difference of nearly equal actions, at most
-STEPS = 4000  # at most, since all pairs are compared
+CLOSE = 0.3  # maximum root mean square difference of nearly equal actions, standard deviations
+STEPS = 4000  # maximum number of steps, since all pairs are compared
 COLUMNS = (
     Column("same action, same episode", "within", 2, "higher"),
     Column("same action, another episode", "between", 2, "higher"),
@@ -32,7 +32,7 @@ def run(source):
         return None
     inputs, u = {name: source.z(name) for name in source.latents}, probing.align(u, s.shape[1])
     width = inputs[source.latents[0]].shape[2]
-    inputs[row_names.STATE] = probing.principal(probing.some(s, np.arange(len(s))), width)(s)
+    inputs[row_names.STATE] = probing.principal(probing.take(s, np.arange(len(s))), width)(s)
     inputs[row_names.REAL_ACTIONS] = u
     rows = measure(inputs, u, episodes)
     if rows is None:
@@ -67,19 +67,19 @@ def measure(inputs, u, episodes):
     """
     for name, x in inputs.items():
         if x.shape[:2] != u.shape[:2] or len(x) != len(episodes):
-            want = f"{u.shape[:2]} steps, like u, and {len(episodes)} episodes"
-            raise ValueError(f"{name}: expected {want}, got {x.shape}")
+            expected = f"{u.shape[:2]} steps, like u, and {len(episodes)} episodes"
+            raise ValueError(f"{name}: expected {expected}, got {x.shape}")
     if not np.isfinite(u).all():
         raise ValueError("u: expected finite values, got NaN or infinity")
     groups = np.repeat(episodes, u.shape[1])
-    some = np.unique(np.linspace(0, len(groups) - 1, STEPS).round().astype(int))
-    groups = groups[some]
-    masks, chosen = _pairs(u.reshape(-1, u.shape[2])[some], groups)
+    sampled = np.unique(np.linspace(0, len(groups) - 1, STEPS).round().astype(int))
+    groups = groups[sampled]
+    masks, chosen = _pairs(u.reshape(-1, u.shape[2])[sampled], groups)
     if len(set(groups[chosen])) < 2:
         return None
     rows = []
     for name, x in inputs.items():
-        cosine = _cosines(x.reshape(-1, x.shape[2])[some])[chosen]
+        cosine = _cosines(x.reshape(-1, x.shape[2])[sampled])[chosen]
         values = {k: (cosine * mask).sum(1) / mask.sum(1) for k, mask in masks.items()}
         rows.append({"name": name} | _row(values, groups[chosen]))
     return rows
@@ -126,7 +126,7 @@ def tables(rows):
 
 
 def judge(rows, name):
-    """Judges whether an action's latent is more than half as much the same in other scenes."""
+    """Judges whether `kept`, how much of an action's latent other scenes share, is above 0.5."""
     row = verdicts.by_name(rows).get(name)
     keys = "within", "between", "any_between", "gain"
     within, between, other, gain = (verdicts.measured(row, key) for key in keys)

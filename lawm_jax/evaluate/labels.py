@@ -1,8 +1,8 @@
 """Labels: how many labeled episodes a controller of real actions needs.
 
 Controllers are trained on the real actions of 1, 3, 10, 30 and 100 training episodes, or of as many
-as there are, and compared as in `control`. All have the same number of updates, fewer than
-configs/controller.py. There is one training per number of episodes.
+as there are, and compared as in `control`. All have the same number of updates, fewer than in
+configs/controller.py. One controller is trained per number of episodes.
 
 Source: ours.
 """
@@ -28,15 +28,15 @@ def run(source):
     models, held_out, _ = by_frame
     model, params = models[source.main]
     encode = batched.encoder(model, params)
-    known = clips.labelled(source.config, source.name, encode, max(COUNTS))
-    if known is None:
+    labeled = clips.labelled(source.config, source.name, encode, max(COUNTS))
+    if labeled is None:
         print(f"{source.name}: skipping labels, since no training episode can be read")
         return None
-    counts = numbers(len(set(known.episodes)))
-    found = controllers.fit(model, params, known, counts)
-    led = {words.counted(k, "episode"): found[k] for k in reversed(counts)}
-    rows = control.compare(led, held_out.s, held_out.actions, held_out.episodes)
-    counted = dict(zip(led, reversed(counts), strict=True))
+    counts = numbers(len(set(labeled.episodes)))
+    fitted = controllers.fit(model, params, labeled, counts)
+    named = {words.counted(k, "episode"): fitted[k] for k in reversed(counts)}
+    rows = control.compare(named, held_out.s, held_out.actions, held_out.episodes)
+    counted = dict(zip(named, reversed(counts), strict=True))
     rows = [row | {"episodes": counted.get(row["name"])} for row in rows]
     return sorted(rows, key=lambda row: row["episodes"] or 0)
 
@@ -56,29 +56,29 @@ def tables(rows):
 def judge(rows, name):
     """Judges how many episodes a controller needs to lose less than half.
 
-    Half is that of the difference between no action and inferred latents; what a controller loses
-    is measured clip by clip.
+    The loss is the error minus that of inferred latents, clip by clip; half refers to the mean loss
+    with no action.
     """
     rows = {key: row for key, row in verdicts.by_name(rows).items() if _measured(row)}
-    led = {row["episodes"]: _measured(row) for row in rows.values() if real(row.get("episodes"))}
-    still = next((_measured(x) for k, x in rows.items() if k.endswith(row_names.NO_ACTION)), None)
-    if not led or still is None:
+    errors = {row["episodes"]: _measured(row) for row in rows.values() if real(row.get("episodes"))}
+    idle = next((_measured(x) for k, x in rows.items() if k.endswith(row_names.NO_ACTION)), None)
+    if not errors or idle is None:
         return []
-    (_, lost), half = led[max(led)], still[1]["mean"] / 2
-    enough = [k for k in sorted(led) if verdicts.below(led[k][1], half)]
-    text = ", ".join(f"{k} {led[k][0]['mean']:.3f}" for k in sorted(led))
-    text = f"error by controllers of so many episodes: {text}; no action {still[0]['mean']:.3f}, "
-    text += f"inferred latents {still[0]['mean'] - still[1]['mean']:.3f}"
+    (_, loss), half = errors[max(errors)], idle[1]["mean"] / 2
+    enough = [k for k in sorted(errors) if verdicts.below(errors[k][1], half)]
+    text = ", ".join(f"{k} {errors[k][0]['mean']:.3f}" for k in sorted(errors))
+    text = f"error by controllers of so many episodes: {text}; no action {idle[0]['mean']:.3f}, "
+    text += f"inferred latents {idle[0]['mean'] - idle[1]['mean']:.3f}"
     if enough:
         answer = verdicts.HOLDS if enough[0] <= FEW else verdicts.PARTLY
         text = f"{enough[0]} suffice{'s' * (enough[0] == 1)}; {text}"
     else:
-        fails = half > 0 and verdicts.above(lost, half)
+        fails = half > 0 and verdicts.above(loss, half)
         answer = verdicts.FAILS if fails else verdicts.UNDECIDED
     return [verdicts.Verdict("few labels", answer, text, "not measured")]
 
 
 def _measured(row):
     """Returns the error of a row and the error minus that of inferred latents, or None."""
-    found = [verdicts.measured(row, key) for key in ("error", "paired")]
-    return found if all(found) else None
+    pair = [verdicts.measured(row, key) for key in ("error", "paired")]
+    return pair if all(pair) else None

@@ -4,7 +4,7 @@ No action explains a scene cut, so a model whose error stays low there has read 
 the latent. The paper reports the error with a cut divided by the error without. A cut is also a
 larger change than an ordinary step: the error of copying the last frame about doubles. Each row
 therefore also gives the error at the cut relative to copying, and a control that copies the future,
-whose ratio is 1, is shown for comparison. Noisy latents are the posterior means.
+with a ratio of 1, is added. Noisy latents are the posterior means.
 
 Source: Garrido et al. 2026, section 5 and Table 1; the controls are ours.
 """
@@ -34,10 +34,10 @@ def run(source):
     video, s_cut = source.cut
     rows = measure(source.inferring, s_cut, s, episodes, first)
     if source.pixels:
-        some, k = source.pixels.chosen, source.per_step
-        true = [x[some, first * k : (first + 1) * k] for x in (video, source.clips.video)]
-        seen = s_cut[some], s[some], episodes[some]
-        rows += measure(source.inferring, *seen, first, source.to_frames, truth=true)
+        chosen, k = source.pixels.chosen, source.per_step
+        true = [x[chosen, first * k : (first + 1) * k] for x in (video, source.clips.video)]
+        inputs = s_cut[chosen], s[chosen], episodes[chosen]
+        rows += measure(source.inferring, *inputs, first, source.to_frames, truth=true)
     return rows
 
 
@@ -95,7 +95,7 @@ def partners(episodes, count):
 
 
 def stitch(video, episodes, tubelet=1):
-    """Makes a scene cut in each clip: the second half becomes that of a clip of another episode.
+    """Makes a scene cut in each clip: replaces its second half with that of another episode's clip.
 
     A clip of F frames has T = F / tubelet time steps. The cut lies before step T // 2 of both, so
     that no step mixes frames of two clips.
@@ -111,8 +111,8 @@ def stitch(video, episodes, tubelet=1):
       other: [n] int, the clip that follows the cut.
 
     Raises:
-      ValueError: F is no multiple of tubelet or less than 2 * tubelet; `episodes` does not have n
-        names; or all of them are the same.
+      ValueError: F is not a multiple of tubelet or is less than 2 * tubelet, or `episodes` does not
+        have n names or has only one distinct name.
     """
     steps, rest = divmod(video.shape[1], tubelet)
     if rest or steps < 2:
@@ -161,10 +161,10 @@ def measure(models, s_cut, s, episodes, first, distance=None, main=None, truth=N
     """
     episodes = _two_or_more(episodes, len(s))
     metric = "latent L1" if distance is None else getattr(distance, "__name__", "distance")
-    found = errors(models, s_cut, s, first, distance, main, truth)
-    copy = found[row_names.COPY]
+    pairs = errors(models, s_cut, s, first, distance, main, truth)
+    copy = pairs[row_names.COPY]
     copied, rows = metrics.ratio_or_none(*copy, episodes), []
-    for name, (cut, without) in found.items():
+    for name, (cut, without) in pairs.items():
         row = {"name": name, "metric": metric, "with": metrics.interval(cut, episodes)}
         row["without"] = metrics.interval(without, episodes)
         row["ratio"] = metrics.ratio_or_none(cut, without, episodes)

@@ -90,8 +90,8 @@ def shares_of_effect(model, s, episodes, merge):
     if not len(clip):
         return clip, *(np.zeros(0) for _ in range(3))
     change = _changes(model, s, clip, t, target, merge)["action"]
-    some = change.sum((1, 2)) > 0
-    clip, change, region = clip[some], change[some], region[some]
+    nonzero = change.sum((1, 2)) > 0
+    clip, change, region = clip[nonzero], change[nonzero], region[nonzero]
     inside, mirrored = (_share(change, x) for x in (region, region[..., ::-1]))
     return clip, inside, mirrored, region.mean((1, 2))
 
@@ -107,10 +107,10 @@ def example(s, episodes, merge):
     """
     _check(episodes, len(s))
     other = partners(episodes, 1)[0]
-    clip, t, region, held = transitions(s, merge)
+    clip, t, region, score = transitions(s, merge)
     if not len(clip):
         return None
-    best = held.argmax()
+    best = score.argmax()
     return int(clip[best]), int(t[best]), int(other[clip[best]]), region[best]
 
 
@@ -131,7 +131,7 @@ def transitions(s, merge, most=64):
     Returns:
       clip, t: [m] int, sorted; the transition is from step t to t + 1.
       region: bool [m, rows, columns].
-      held: [m], change within the region times its share of the total change, a quality score.
+      score: [m], change within the region times its share of the total change.
     """
     # One clip at a time: the differences of all clips at once would double the memory.
     change = np.stack([_size(np.diff(x, axis=0), merge) for x in s])
@@ -199,8 +199,8 @@ def _changes(model, s, clip, t, target, merge):
 
 def _shares(change, region, groups):
     """Computes the shares in the region and its mirror image, over nonzero changes."""
-    some = change.sum((1, 2)) > 0
-    change, region, groups = change[some], region[some], groups[some]
+    nonzero = change.sum((1, 2)) > 0
+    change, region, groups = change[nonzero], region[nonzero], groups[nonzero]
     masks = {"region": region, "mirrored": region[..., ::-1]}
     return {key: metrics.interval(_share(change, mask), groups) for key, mask in masks.items()}
 

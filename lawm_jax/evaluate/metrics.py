@@ -5,7 +5,7 @@ import scipy.ndimage
 
 from lawm_jax.data import poses
 
-LEVEL = 0.95  # of confidence
+LEVEL = 0.95  # confidence level
 SAMPLES = 4000  # bootstrap resamples, from a fixed seed, so that intervals are reproducible
 
 
@@ -20,7 +20,7 @@ def interval(values, groups=None):
 
     Returns:
       {"mean", "low", "high", "groups"}: floats, and the number of groups. low and high are None if
-      there is only one group. Of few groups the interval is too narrow, see `verdicts.LEAST`.
+      there is only one group. With few groups the interval is too narrow, see `verdicts.LEAST`.
 
     Raises:
       ValueError: there are no values, or `groups` differs from `values` in length.
@@ -70,7 +70,7 @@ def auc(positive, negative, groups=None, minus=None):
       minus: another such pair of scores, for the paired difference of both areas.
 
     Returns:
-      As `interval`, of 0.5 for a score that tells nothing and 1 for one that always tells.
+      As `interval`: 0.5 for an uninformative score, 1 for one that always separates the conditions.
 
     Raises:
       ValueError: there are no values, or arguments differ in length.
@@ -84,9 +84,9 @@ def auc(positive, negative, groups=None, minus=None):
     member = np.unique(groups)[:, None] == groups
     G, size = len(member), member.sum(1)
     sums = member.astype(np.float64) @ wins @ member.T
-    times = np.apply_along_axis(np.bincount, 1, _resamples(G), minlength=G)  # a group is drawn
-    found = ((times @ sums) * times).sum(1) / np.square(times @ size)
-    return _with_bounds(wins.mean(), G, found if G > 1 else None)
+    counts = np.apply_along_axis(np.bincount, 1, _resamples(G), minlength=G)  # draws per group
+    areas = ((counts @ sums) * counts).sum(1) / np.square(counts @ size)
+    return _with_bounds(wins.mean(), G, areas if G > 1 else None)
 
 
 def _wins(positive, negative):
@@ -246,5 +246,5 @@ def action_score(error):
         return None if x is None else max(0.0, 800 * (0.1 - x))
 
     # A large error is a low score, so the bounds change places.
-    turned = {"mean": error["mean"], "low": error["high"], "high": error["low"]}
-    return error | {key: score(x) for key, x in turned.items()}
+    flipped = {"mean": error["mean"], "low": error["high"], "high": error["low"]}
+    return error | {key: score(x) for key, x in flipped.items()}

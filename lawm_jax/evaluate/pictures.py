@@ -94,19 +94,19 @@ class Drawing:
 
     def locality(self):
         """Draws where a clip moves and where its latent changes another clip's prediction."""
-        found = locality.example(self.clips.s, self.clips.episodes, self.merge)
-        if not found:
+        example = locality.example(self.clips.s, self.clips.episodes, self.merge)
+        if not example:
             return
-        clip, t, other, _ = found
+        clip, t, other, _ = example
         model, pair = self.models[self.main], self.clips.s[[clip, other]][:, t : t + 2]
         ahead = model.predict(pair[1:, :1], model.infer(pair[:1]))
-        guess = np.concatenate([pair[1:, :1], ahead], 1)
+        predicted = np.concatenate([pair[1:, :1], ahead], 1)
         video = self.last(self.clips.video[[clip, other]])[:, t : t + 2]
         change = lambda s: np.abs(locality.cells(s[1] - s[0], self.merge)).mean(-1)  # noqa: E731
-        moves, follows = _heat(video[0, 0], change(pair[0])), _heat(video[1, 0], change(guess[0]))
+        tinted = [_heat(v[0], change(s[0])) for v, s in zip(video, (pair, predicted), strict=True)]
         rows = {
-            "source": np.stack([*video[0], moves]),
-            "predicted target": np.stack([video[1, 0], self.paint(guess)[0, 1], follows]),
+            "source": np.stack([*video[0], tinted[0]]),
+            "predicted target": np.stack([video[1, 0], self.paint(predicted)[0, 1], tinted[1]]),
         }
         title = f"{self.source.name}: where a latent action acts, in red ({self.main})"
         path = os.path.join(self.source.folder, f"locality_{self.source.name}.png")

@@ -26,9 +26,9 @@ def fit_to_run(config, source):
     """
     latents, states = [], []
     for name in catalog.names(config):
-        found = clips.training(config, name, source.encode, TRAINING)
-        latents.append(source.models[source.main].draw(found.s, config.seed))
-        states.append(found.s.mean(2, keepdims=True))  # a prior only uses the mean token
+        loaded = clips.training(config, name, source.encode, TRAINING)
+        latents.append(source.models[source.main].draw(loaded.s, config.seed))
+        states.append(loaded.s.mean(2, keepdims=True))  # a prior only uses the mean token
     z, s = np.concatenate(latents), np.concatenate(states)
     return flat(z), fit(z, s)
 

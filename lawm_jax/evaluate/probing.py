@@ -1,8 +1,8 @@
-"""Linear probes: what a linear map reads off latent actions, and off the state before them.
+"""Linear probes: what a linear map predicts from latent actions, and from the state before them.
 
-A policy acts according to what it sees, so the current state already tells real actions in part.
-The R² of a probe of latents is evidence as far as it exceeds that of as many principal components
-of the state.
+A policy acts on what it sees, so the current state already predicts real actions in part. The R² of
+a probe of latents only counts as far as it exceeds that of as many principal components of the
+state.
 
 Source: linear probes after Alain & Bengio 2016; the comparison with the state is ours.
 """
@@ -13,7 +13,7 @@ from lawm_jax.evaluate import metrics
 
 # Ridge penalty per training row, on standardized inputs: suppresses unused dimensions.
 PENALTY = 1e-2
-ROWS = 1000  # states to which principal components are fitted, at most
+ROWS = 1000  # maximum number of states to which principal components are fitted
 
 
 def align(u, steps):
@@ -129,15 +129,15 @@ def ridge(x, y):
 def _r2(error, spread, episodes):
     if not spread.any():
         return None
-    wrong = metrics.ratio(error, spread, episodes)
+    unexplained = metrics.ratio(error, spread, episodes)
     # A large error is a low R2, so the bounds change places.
-    turned = {"mean": wrong["mean"], "low": wrong["high"], "high": wrong["low"]}
-    r2 = {key: None if value is None else 1 - value for key, value in turned.items()}
-    return r2 | {"groups": wrong["groups"]}
+    flipped = {"mean": unexplained["mean"], "low": unexplained["high"], "high": unexplained["low"]}
+    r2 = {key: None if value is None else 1 - value for key, value in flipped.items()}
+    return r2 | {"groups": unexplained["groups"]}
 
 
-def some(s, clips):
-    """Takes at most ROWS states, evenly spaced, of clips s [n, T, N, D]: [m, N D].
+def take(s, clips):
+    """Selects at most ROWS evenly spaced states of clips s [n, T, N, D]: [m, N D].
 
     Args:
       s: the last step of a clip, which has no latent, is left out.
@@ -155,8 +155,8 @@ def principal(x, width):
 
     Returns:
       A function of clips [n, T, N, D] that returns the first `width` components of the states of
-      all steps but the last, [n, T-1, width] (m - 1 if that is less, of a single state one
-      that is zero).
+      all steps but the last, [n, T-1, width]: m - 1 components if that is less, and one that is
+      zero if m is 1.
     """
     from sklearn.decomposition import PCA
 
@@ -184,7 +184,7 @@ def components(s, episodes, width):
       [2, n, T-1, width], fitted to the clips outside the second fold, and to those in it.
     """
     second = second_fold(episodes)
-    return [principal(some(s, np.flatnonzero(~x)), width)(s) for x in (second, ~second)]
+    return [principal(take(s, np.flatnonzero(~x)), width)(s) for x in (second, ~second)]
 
 
 def beside_state(z, u, states, episodes, names=None):
@@ -204,15 +204,15 @@ def beside_state(z, u, states, episodes, names=None):
     """
     inputs = {"latents": [z, z], "state": states}
     inputs["both"] = [np.concatenate([z, x], 2) for x in states]
-    found = {name: errors(x, u, episodes) for name, x in inputs.items()}
+    results = {name: errors(x, u, episodes) for name, x in inputs.items()}
     rows = []
     for i in range(u.shape[2]):
         row = {"name": names[i] if names else f"action {i}", "added": None}
-        spread = found["both"][1][:, i]
-        for name, (error, _) in found.items():
+        spread = results["both"][1][:, i]
+        for name, (error, _) in results.items():
             row[name] = _r2(error[:, i], spread, episodes)
         if spread.any():
-            gain = found["state"][0][:, i] - found["both"][0][:, i]
+            gain = results["state"][0][:, i] - results["both"][0][:, i]
             row["added"] = metrics.ratio(gain, spread, episodes)
         rows.append(row)
     return rows

@@ -54,30 +54,30 @@ def evaluate(
     mesh = sharding.make_mesh(devices=jax.local_devices())
     loaded = {main: models.load(workdir, mesh=mesh, decoder=decoder)}
     loaded |= {name: models.load(folder, mesh=mesh) for name, folder in folders.items()}
-    shown = paths.Staging(rundir.report(workdir))
-    os.makedirs(shown.path, exist_ok=True)
+    report = paths.Staging(rundir.report(workdir))
+    os.makedirs(report.path, exist_ok=True)
 
     named = [name for name in (*EVALUATIONS, "pictures") if name not in SLOW]
     named = named if only is None else only
-    asked = {name: x for name, x in EVALUATIONS.items() if name in named}
-    options = dict(folder=shown.path, distance=distance, embedding=embedding)
+    selected = {name: x for name, x in EVALUATIONS.items() if name in named}
+    options = dict(folder=report.path, distance=distance, embedding=embedding)
     with _timed(seconds, "encoding"):
         sources = _open_sources(config, loaded, folders, without, options)
     if loaded[main][0].latent.inferred:
-        if "sampling" in asked:
+        if "sampling" in selected:
             with _timed(seconds, "sampling", "fitting a prior"):
                 _add_prior(workdir, sources)
-        if "control" in asked:
+        if "control" in selected:
             _add_controllers(workdir, sources, mesh)
-    told = verbose or only is not None
-    results = _ask(sources, asked, "pictures" in named, seconds, verbose, told)
-    for name, found in results.items():
-        _write(rundir.evaluation(workdir, name), found, merge=bool(data))
+    explain = verbose or only is not None
+    results = _ask(sources, selected, "pictures" in named, seconds, verbose, explain)
+    for name, rows in results.items():
+        _write(rundir.evaluation(workdir, name), rows, merge=bool(data))
     if "pictures" in named:
-        _curve(shown.path, {main: workdir} | folders)
-        shown.close()
-        print(f"pictures and videos: {shown.folder}")
-    if asked:
+        _curve(report.path, {main: workdir} | folders)
+        report.close()
+        print(f"pictures and videos: {report.folder}")
+    if selected:
         print(f"all tables: {rundir.evaluation(workdir, '*')}")
     report = f"{command.program().removesuffix('evaluate')}report"
     print(f"the page with everything: {report} {shlex.quote(str(workdir))}")
@@ -89,32 +89,32 @@ def evaluate(
     )
 
 
-def _ask(sources, asked, draws, seconds, verbose, told):
+def _ask(sources, evaluations, draws, seconds, verbose, explain):
     """Runs evaluations on all sources, prints verdicts and, if `draws`, draws pictures.
 
     Args:
       sources: list of context.Source.
-      asked: name -> evaluation.
+      evaluations: name -> evaluation.
       draws: whether to draw pictures.
       seconds: Counter to which the time of each evaluation is added.
       verbose: as in `evaluate`.
-      told: whether to name evaluations that do not apply to a source.
+      explain: whether to name evaluations that do not apply to a source.
 
     Returns:
       name of the evaluation -> {name of the source: what its `run` returned}.
     """
-    results = {name: {} for name in asked}
+    results = {name: {} for name in evaluations}
     for source in sources:
         clips = source.clips.episodes
-        shown = words.counted(len(clips), "clip"), words.counted(len(set(clips)), "episode")
-        print(f"{source.name}: {' of '.join(shown)}", flush=True)
-        for name, evaluation in asked.items():
+        counts = words.counted(len(clips), "clip"), words.counted(len(set(clips)), "episode")
+        print(f"{source.name}: {' of '.join(counts)}", flush=True)
+        for name, evaluation in evaluations.items():
             with _timed(seconds, name):
-                found = evaluation.run(source)
-            if found:
-                results[name][source.name] = found
-                _print(name, found, source, verbose)
-            elif told:
+                rows = evaluation.run(source)
+            if rows:
+                results[name][source.name] = rows
+                _print(name, rows, source, verbose)
+            elif explain:
                 print(f"{source.name}: {name} does not apply to this source and model")
         if draws:
             with _timed(seconds, "pictures"):
@@ -135,19 +135,19 @@ def _add_controllers(workdir, sources, mesh):
     """Sets `controllers` of the sources to the model with each controller of the data source."""
     for source in sources:
         spec = source.config.data.videos or source.config.data.sources[source.name]
-        found = {}
+        controllers = {}
         for folder, kind in reversed(models.controllers_of(workdir, source.name, spec).items()):
             other, params = models.load(workdir, mesh=mesh, controller=folder)
             model = dataclasses.replace(source.model, controller=other.controller)
-            found[kind] = model, source.params | {"controller": params["controller"]}
-        source.controllers = dict(sorted(found.items(), key=lambda item: item[0] != "state"))
+            controllers[kind] = model, source.params | {"controller": params["controller"]}
+        source.controllers = dict(sorted(controllers.items(), key=lambda item: item[0] != "state"))
 
 
 @contextlib.contextmanager
-def _timed(seconds, name, shown=""):
-    """Adds the time that the `with` body takes to seconds[name] and shows what it computes."""
+def _timed(seconds, name, label=""):
+    """Adds the time that the `with` body takes to seconds[name] and shows its label meanwhile."""
     begin = time.monotonic()
-    _show_progress(shown or name)
+    _show_progress(label or name)
     try:
         yield
     finally:
@@ -156,28 +156,28 @@ def _timed(seconds, name, shown=""):
 
 
 def _show_progress(name=""):
-    """Shows what is being computed on the terminal's current line; clears the line without name."""
+    """Shows a name on the terminal's current line; clears the line without a name."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{name and f'  … {name}'}", end="", file=sys.stderr, flush=True)
 
 
-def _print(name, found, source, verbose):
+def _print(name, rows, source, verbose):
     """Prints the verdicts of an evaluation on one data source and, if `verbose`, its tables."""
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    for verdict in verdicts.judge(EVALUATIONS[name], found, source.main):
+    for verdict in verdicts.judge(EVALUATIONS[name], rows, source.main):
         print(verdicts.line(name, verdict, color), flush=True)
     if verbose:
-        print(tables.text(source.name, EVALUATIONS[name].tables(found)), flush=True)
+        print(tables.text(source.name, EVALUATIONS[name].tables(rows)), flush=True)
 
 
 def _open_sources(config, loaded, folders, without, options):
-    """Opens the sources to evaluate on, but for those whose clips never change: context.Source."""
+    """Opens each source as `context.Source`, except those whose clips never change."""
     sources = []
     for name in catalog.names(config):
         models_ = comparable(name, loaded, folders)
         try:
             source = context.Source(config, name, models_, without=without.get(name, ()), **options)
-        except context.Still as error:
+        except context.StaticClips as error:
             _show_progress()  # clears the line
             print(f"skipping {error}")
         else:
@@ -188,11 +188,11 @@ def _open_sources(config, loaded, folders, without, options):
     return sources
 
 
-def unseen(given, workdir, bounds):
+def unseen(sources, workdir, bounds):
     """Determines which parts of the given data sources no run was trained on.
 
     Args:
-      given: name -> data source, as in a config's data.sources.
+      sources: name -> data source, as in a config's data.sources.
       workdir, bounds: folders of the runs.
 
     Returns:
@@ -201,22 +201,22 @@ def unseen(given, workdir, bounds):
       without: name -> identities of items that runs were trained on; they do not depend on how the
         path is spelled or whether the data was ingested.
     """
-    share, without = 1.0, {name: set() for name in given}
-    for name, spec in given.items():
+    share, without = 1.0, {name: set() for name in sources}
+    for name, spec in sources.items():
         for folder in dict.fromkeys(
             (workdir, *bounds, *models.controllers_of(workdir, name, spec))
         ):
             config = rundir.read_config(folder)
             data = config["data"]
-            seen = [data["sources"][key] for key, weight in data["mixture"].items() if weight > 0]
-            seen = [data["videos"]] if data["videos"] else seen
-            known = any(models.same_source(spec, one) for one in seen)
-            if known or models.trained_on(folder, name, spec):
+            specs = [data["sources"][key] for key, weight in data["mixture"].items() if weight > 0]
+            specs = [data["videos"]] if data["videos"] else specs
+            same = any(models.same_source(spec, trained) for trained in specs)
+            if same or models.trained_on(folder, name, spec):
                 print(f"{name}: {folder} was trained on it; evaluating its held-out part only")
                 share = min(share, data["holdout"])
-            elif found := _trained_on(config, name, spec):
-                print(f"{name}: {folder} was trained on {len(found)} of its items; excluding them")
-                without[name] |= found
+            elif items := _trained_on(config, name, spec):
+                print(f"{name}: {folder} was trained on {len(items)} of its items; excluding them")
+                without[name] |= items
     return share, without
 
 
@@ -241,21 +241,21 @@ def comparable(name, loaded, folders):
       loaded: name -> (model, params), the main model first.
       folders: name -> folder of the other models.
     """
-    known, (main, *_) = dict(loaded), [model for model, _ in loaded.values()]
+    kept, (main, *_) = dict(loaded), [model for model, _ in loaded.values()]
     for key, folder in folders.items():
         config = ml_collections.ConfigDict(rundir.read_config(folder))
         model = loaded[key][0]
         same = name in catalog.names(config) and model.repeat == main.repeat
         if model.latent.labelled and not same:
-            del known[key]
-    return known
+            del kept[key]
+    return kept
 
 
-def _write(path, found, merge=False):
+def _write(path, results, merge=False):
     """Writes JSON; with `merge`, keeps existing results of other data sources."""
     if merge and paths.exists(path):
-        found = json.loads(paths.at(path).read_text(encoding="utf-8")) | found
-    paths.write(path, json.dumps(found, indent=1, allow_nan=False))
+        results = json.loads(paths.at(path).read_text(encoding="utf-8")) | results
+    paths.write(path, json.dumps(results, indent=1, allow_nan=False))
 
 
 def _write_about(workdir, params, total, seconds, merge):
@@ -289,10 +289,10 @@ def provenance():
     }
 
 
-def _curve(shown, folders):
+def _curve(output, folders):
     """Draws the training losses as SHOWN/loss.png; exported models have none."""
     logs = {name: rundir.metrics(folder) for name, folder in folders.items()}
     logs = {name: rundir.read_lines(x) for name, x in logs.items() if paths.exists(x)}
     runs = {name: figures.parse_metrics(content) for name, content in logs.items()}
     if runs:
-        figures.loss_curve(os.path.join(shown, "loss.png"), runs)
+        figures.loss_curve(os.path.join(output, "loss.png"), runs)

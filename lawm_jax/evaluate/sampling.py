@@ -18,19 +18,19 @@ COLUMNS = (
     Column("null (95th percentile)", "energy_null", 4),
     Column("change", "change"),
 )
-CLIPS = 64  # held-out clips, evenly spaced, whose next states are predicted, at most
+CLIPS = 64  # maximum number of held-out clips, evenly spaced, whose next states are predicted
 
 
 def run(source):
     """Evaluates the samplers of the main model of a `context.Source` and sets `source.samples`."""
     if source.learned is None:
         return None
-    known, learned = source.learned
-    ways = source.model.latent.samplers(source.params.get("latent"))
+    training, learned = source.learned
+    samplers = source.model.latent.samplers(source.params.get("latent"))
     rows, source.samples = measure(
         source.models[source.main],
-        ways,
-        known,
+        samplers,
+        training,
         learned,
         source.clips.s,
         source.clips.episodes,
@@ -60,14 +60,14 @@ def judge(rows, name):
     return [verdicts.Verdict("sampling", answer, text, paper)]
 
 
-def measure(functions, ways, known, learned, s, episodes, codebook=None):
+def measure(functions, samplers, training, learned, s, episodes, codebook=None):
     """Evaluates every sampler of one model's latents on the held-out clips of one data source.
 
     Args:
       functions: the model's Batched; `draw` and `predict` are used.
-      ways: name -> function (key, shape, training latents [k, A]) -> z, such as the `samplers` of
-        the latent kind.
-      known: [m, A], training latents from `draw`, to which samplers are fitted.
+      samplers: name -> function (key, shape, training latents [k, A]) -> z, such as the `samplers`
+        of the latent kind.
+      training: [m, A], training latents from `draw`, to which samplers are fitted.
       learned: network and params of a prior, as returned by `priors.fit`.
       s: [n, T, N, D] float32, states of held-out clips.
       episodes: [n] str, the episode of each held-out clip.
@@ -77,7 +77,7 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None):
     Returns:
       rows: one dict per sampler: `name`, the results of `two_sample.test` against the inferred
         latents of the held-out clips, and `change`, mean |predicted - current state| with samples /
-        the same with inferred latents. The samplers are `ways`, "Gaussian fit", "learned prior"
+        the same with inferred latents. They are `samplers`, "Gaussian fit", "learned prior"
         (one sample per held-out state) and the reference "inferred, other episodes", which compares
         two halves of the inferred latents (`change` is None; omitted with fewer than 10 episodes).
         Empty if all latents are equal.
@@ -94,12 +94,12 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None):
     inferred, groups = priors.flat(z), np.repeat(np.asarray(episodes), z.shape[1])
     if np.ptp(inferred, axis=0).max() == 0:
         return [], {}
-    samples = _draw(ways, known, learned, s, z.shape, codebook)
-    some = np.unique(np.linspace(0, len(s) - 1, CLIPS).round().astype(int))
-    present = s[some, :-1]
+    samples = _draw(samplers, training, learned, s, z.shape, codebook)
+    chosen = np.unique(np.linspace(0, len(s) - 1, CLIPS).round().astype(int))
+    present = s[chosen, :-1]
 
     def change(z):
-        return float(np.abs(functions.predict(present, z[some]) - present).mean())
+        return float(np.abs(functions.predict(present, z[chosen]) - present).mean())
 
     moved, rows = change(z), []
     for name, x in samples.items():
@@ -108,7 +108,7 @@ def measure(functions, ways, known, learned, s, episodes, codebook=None):
     return rows + _reference(inferred, groups), {"inferred": inferred} | samples
 
 
-def _draw(ways, known, learned, s, shape, codebook):
+def _draw(samplers, training, learned, s, shape, codebook):
     """Draws latents of a shape (n, T-1, A) from every sampler: name -> [n (T-1), A]."""
     import jax
 
@@ -121,8 +121,8 @@ def _draw(ways, known, learned, s, shape, codebook):
         "learned prior": lambda key, shape, z: priors.draw(*learned, key, s[:, :-1]),
     }
     samples = {}
-    for i, (name, way) in enumerate((ways | fitted).items()):
-        drawn = np.asarray(way(jax.random.key(1 + i), (n * steps, A), known))
+    for i, (name, sample) in enumerate((samplers | fitted).items()):
+        drawn = np.asarray(sample(jax.random.key(1 + i), (n * steps, A), training))
         if codebook is not None and name in fitted:
             drawn = np.asarray(codebook)[np.asarray(latents.nearest(codebook, drawn))]
         samples[name] = drawn

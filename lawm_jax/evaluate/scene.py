@@ -1,11 +1,11 @@
-"""Scene: whether latent actions tell the scene, which they should not hold.
+"""Scene: whether latent actions identify the scene, which they should not encode.
 
-Nearest centroids, learned from the first half of each episode's clips, name the episode of each
-latent of the second half. The state's principal components, as many as a latent has dimensions,
-and the real actions do the same: a latent that copies the state is as good as these components,
+Nearest centroids, fitted to the first half of each episode's clips, classify the episode of each
+latent of the second half. The state's principal components, as many as a latent has dimensions, and
+the real actions are classified, too: a latent that copies the state is as good as these components,
 and a policy may act differently in each episode. Noisy latents are the posterior means.
 
-Where several data sources are evaluated, centroids of half of the episodes of each also name the
+If several data sources are evaluated, centroids of half of the episodes of each also classify the
 data source of the latents of the other episodes.
 
 Source: ours; distances are those of diagonal linear discriminant analysis, as in Tibshirani et al.
@@ -39,8 +39,8 @@ def run(source):
         print(f"{source.name}: skipping episodes in scene, which needs 3 with at least 2 clips")
     else:
         inputs = {name: source.z(name) for name in rows}
-        known = probing.some(s, np.flatnonzero(first))
-        inputs[row_names.STATE] = probing.principal(known, width)(s)
+        states = probing.take(s, np.flatnonzero(first))
+        inputs[row_names.STATE] = probing.principal(states, width)(s)
         if u is not None:
             inputs[row_names.REAL_ACTIONS] = probing.align(u, s.shape[1])
         for name, row in tell_episodes(inputs, episodes, row_names.STATE).items():
@@ -61,8 +61,8 @@ def _tell_sources(peers, names, width):
     names = [name for name in names if all(name in source.latents for source in peers)]
     inputs = {name: [source.z(name) for source in peers] for name in names}
     states = [source.clips.s for source in peers]
-    known = [probing.some(s, np.flatnonzero(~x)) for s, x in zip(states, halves, strict=True)]
-    project = probing.principal(np.concatenate(known), width)
+    training = [probing.take(s, np.flatnonzero(~x)) for s, x in zip(states, halves, strict=True)]
+    project = probing.principal(np.concatenate(training), width)
     inputs[row_names.STATE] = [project(s) for s in states]
     return {name: tell_sources(x, episodes) for name, x in inputs.items()}
 
@@ -86,7 +86,7 @@ def first_half(episodes):
 
 
 def tell_episodes(inputs, episodes, reference):
-    """Measures how well nearest centroids name the episode, on the second half of its clips.
+    """Measures how well nearest centroids classify the episode, on the second half of its clips.
 
     Args:
       inputs: name -> [n, T-1, k], such as latents.
@@ -127,7 +127,7 @@ def tell_episodes(inputs, episodes, reference):
 
 
 def tell_sources(inputs, episodes):
-    """Measures how well nearest centroids name the data source, by cross-validation.
+    """Measures how well nearest centroids classify the data source, by cross-validation.
 
     Args:
       inputs: one [n, T-1, k] per data source, such as latents.
@@ -150,7 +150,7 @@ def tell_sources(inputs, episodes):
 
 
 def nearest_centroid(x, label, test):
-    """Names the label of each step of test clips by the nearest centroid.
+    """Classifies each step of test clips by the nearest centroid.
 
     Distances are in units of the deviation of each dimension within the labels.
 
@@ -179,7 +179,7 @@ def tables(rows):
 
 
 def judge(rows, name):
-    """Judges whether latents tell the episode less than half as well as the state does."""
+    """Judges whether latents identify the episode less than half as well as the state does."""
     rows = verdicts.by_name(rows)
     row = rows.get(name)
     named, share = verdicts.measured(row, "episode"), verdicts.measured(row, "share")
@@ -191,7 +191,7 @@ def judge(rows, name):
         if x := verdicts.measured(rows.get(other), "episode"):
             text += f", by {words} {x['mean']:.2f}"
     if share is None:
-        answer, text = verdicts.UNDECIDED, f"{text}; the state does not tell it either"
+        answer, text = verdicts.UNDECIDED, f"{text}; the state does not identify it either"
     else:
         answer, text = _answer(share), f"{text}; share of the state's: {verdicts.short(share, 2)}"
     return [verdicts.Verdict("no scene", answer, text, "not measured")]

@@ -1,13 +1,13 @@
-"""Surprise: whether the prediction error tells what no action explains from ordinary steps.
+"""Surprise: whether the prediction error separates changes that no action explains from actions.
 
 Held-out clips are manipulated in the middle: from one step on, a block of the image changes places
 with another one (teleport), the color channels change places (color), or another clip continues
 (cut). The score of the manipulated step should be above that of the same step of unchanged clips.
-Scores are the error one step ahead, with latents inferred from what is shown, and the information
-in noisy latents. Copying the last frame is the score to beat: a manipulation is a large change.
+Scores are the error one step ahead, with latents inferred from the manipulated clip, and the
+information in noisy latents. The baseline is copying the last frame.
 
-The block is that of a 4 x 4 grid in which most moves, and it changes places with a random other
-one. Noisy latents are the posterior means.
+The block is the one with the most motion in a 4 x 4 grid, and its partner is a random other one.
+Noisy latents are the posterior means.
 
 Source: ours; that of violated expectations, as in Riochet et al. 2018, "IntPhys".
 """
@@ -20,7 +20,7 @@ from lawm_jax.evaluate.tables import Column, by_metric, listed, mapping
 TELEPORT, COLOR, CUT = "an object teleports", "colors change", "a cut"
 GRID = 4  # blocks per side of the image
 SURE = 0.99  # AUC of copying that leaves nothing to gain
-LEAST = 0.01  # gain over the AUC of copying below which there is none of note
+LEAST = 0.01  # gain over the AUC of copying below which it is negligible
 COLUMNS = (
     Column("AUC of the error", "error", 3, "higher"),
     Column("minus copying", "paired", 3, "higher", signed=True),
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def run(source):
-    """Tests the models of a `context.Source`, but for labeled ones."""
+    """Tests the models of a `context.Source`, except labeled ones."""
     if not source.pairs:
         return None
     video, episodes = source.clips.video, source.clips.episodes
@@ -40,25 +40,25 @@ def run(source):
     frame = step * source.per_step
     ordinary, rows = scores(source, source.clips.s, step), []
     for name, change in ((TELEPORT, teleport), (COLOR, swap_colors)):
-        shown = scores(source, source.encode(change(video, frame)), step)
-        rows += compare(shown, ordinary, episodes, name)
+        changed = scores(source, source.encode(change(video, frame)), step)
+        rows += compare(changed, ordinary, episodes, name)
     return rows + compare(scores(source, source.cut[1], step), ordinary, episodes, CUT)
 
 
 def scores(source, s, step):
     """Scores step `step` of clips s [n, T, N, D]: name of a row -> {"error", "nats"}, [n] each."""
-    seen, truth = s[:, : step + 1], s[:, step : step + 1]
-    found = {row_names.COPY: {"error": leakage.latent_l1(s[:, step - 1 : step], truth)}}
+    context, truth = s[:, : step + 1], s[:, step : step + 1]
+    result = {row_names.COPY: {"error": leakage.latent_l1(s[:, step - 1 : step], truth)}}
     for name, model in source.inferring.items():
-        found[name] = {"error": leakage.latent_l1(leakage.predict_step(model, s, step), truth)}
-        nats = source.nats(name, seen)
+        result[name] = {"error": leakage.latent_l1(leakage.predict_step(model, s, step), truth)}
+        nats = source.nats(name, context)
         if nats is not None:
-            found[name]["nats"] = nats[:, -1].sum(1)
-    return found
+            result[name]["nats"] = nats[:, -1].sum(1)
+    return result
 
 
 def teleport(video, frame):
-    """Lets the block in which most moves change places with another one.
+    """Swaps the block with the most motion with another one.
 
     Args:
       video: uint8 [n, F, H, W, 3].
@@ -81,12 +81,12 @@ def teleport(video, frame):
 
 
 def swap_colors(video, frame):
-    """Lets red, green and blue change places from a frame on; video is as in `teleport`."""
+    """Permutes red, green and blue from a frame on; video is as in `teleport`."""
     return np.concatenate([video[:, :frame], video[:, frame:, ..., [1, 2, 0]]], 1)
 
 
 def compare(manipulated, ordinary, episodes, metric):
-    """Computes how well scores tell manipulated steps from ordinary ones.
+    """Computes how well scores separate manipulated steps from ordinary ones.
 
     Args:
       manipulated, ordinary: row -> {"error": [n], "nats": [n] (of noisy latents only)}, scores of
@@ -102,10 +102,10 @@ def compare(manipulated, ordinary, episodes, metric):
     """
     pairs = lambda name, key: (manipulated[name][key], ordinary[name][key])  # noqa: E731
     copy, rows = pairs(row_names.COPY, "error"), []
-    for name, found in manipulated.items():
+    for name, values in manipulated.items():
         row = {"name": name, "metric": metric, "nats": None, "paired": None}
         row["error"] = metrics.auc(*pairs(name, "error"), episodes)
-        if "nats" in found:
+        if "nats" in values:
             row["nats"] = metrics.auc(*pairs(name, "nats"), episodes)
         if name != row_names.COPY:
             row["paired"] = metrics.auc(*pairs(name, "error"), episodes, minus=copy)
@@ -119,24 +119,24 @@ def tables(rows):
 
 
 def judge(rows, name):
-    """Judges whether the error tells manipulations better than copying the last frame does.
+    """Judges whether the error detects manipulations better than copying the last frame does.
 
-    Those that copying nearly always tells, with an AUC of at least `SURE`, are not judged.
+    Manipulations that copying nearly always detects, with an AUC of at least `SURE`, are skipped.
     """
-    told, gains = [], []
+    texts, gains = [], []
     for metric in (TELEPORT, COLOR, CUT):
-        some = [row for row in map(mapping, listed(rows)) if row.get("metric") == metric]
-        some = verdicts.by_name(some)
+        group = [row for row in map(mapping, listed(rows)) if row.get("metric") == metric]
+        by_name = verdicts.by_name(group)
         keys = (name, "error"), (name, "paired"), (row_names.COPY, "error")
-        error, gain, copy = (verdicts.measured(some.get(row), key) for row, key in keys)
+        error, gain, copy = (verdicts.measured(by_name.get(row), key) for row, key in keys)
         if None in (error, gain, copy):
             continue
-        told.append(f"{metric} {verdicts.short(error, 2)} (copying {copy['mean']:.2f})")
+        texts.append(f"{metric} {verdicts.short(error, 2)} (copying {copy['mean']:.2f})")
         if copy["mean"] < SURE:
             gains.append(gain)
-    if not told:
+    if not texts:
         return []
-    text = f"AUC of the error of manipulated steps: {', '.join(told)}"
+    text = f"AUC of the error of manipulated steps: {', '.join(texts)}"
     better = [verdicts.above(gain, 0) for gain in gains]
     none = bool(gains) and all(verdicts.below(gain, LEAST) for gain in gains)
     answer = verdicts.overall(better, fails=none)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-LEVEL = 0.05  # of significance, after correction
+LEVEL = 0.05  # significance level, after correction
 
 
 class Column(NamedTuple):
@@ -45,13 +45,13 @@ class Table(NamedTuple):
 
 def by_metric(caption, columns, rows):
     """Returns a list of Table, one per `metric` of the rows, which follows the caption."""
-    found = {}
+    groups = {}
     for row in rows:
         metric = row.get("metric")
-        found.setdefault(metric if isinstance(metric, str) else "", []).append(row)
+        groups.setdefault(metric if isinstance(metric, str) else "", []).append(row)
     return [
-        Table(f"{caption}, {metric}" if metric else caption, columns, some)
-        for metric, some in found.items()
+        Table(f"{caption}, {metric}" if metric else caption, columns, group)
+        for metric, group in groups.items()
     ]
 
 
@@ -83,10 +83,10 @@ def _lines(source, table):
         values, note = [at(row, c.key) for c in columns], row.get("flag") or row.get("note") or ""
         if note or any(map(filled, values)):
             signs = ["+" if c.signed else "" for c in columns]
-            shown = [
+            texts = [
                 show(x, c.digits, sign) for x, c, sign in zip(values, columns, signs, strict=True)
             ]
-            cells.append([row["name"], *shown, note])
+            cells.append([row["name"], *texts, note])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     title = ", ".join(x for x in (source, table.caption) if x)
     lines = ["   ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in cells]
@@ -94,36 +94,36 @@ def _lines(source, table):
 
 
 def sentences(table):
-    """States what may be concluded from the paired differences of a table.
+    """States the conclusions that the paired differences of a table support.
 
     A difference is stated if its p-value, corrected by Holm's method over all rows of the table, is
     below `LEVEL`; otherwise the clips do not support one.
 
     Args:
-      table: Table. Of its columns, those of paired differences are called "minus OTHER"; rows have
-        the results of `comparisons.paired`.
+      table: Table. Its columns of paired differences are titled "minus OTHER"; its rows have the
+        results of `comparisons.paired`.
 
     Returns:
       One sentence per tested row.
     """
     column = next((c for c in table.columns if c.title.startswith("minus ")), None)
     rows = [row for row in table.rows if column and real(at(row, "test.p"))]
-    found, other = [], column.title.removeprefix("minus ") if column else ""
+    lines, other = [], column.title.removeprefix("minus ") if column else ""
     for row, p in zip(rows, holm([row["test"]["p"] for row in rows]), strict=True):
         difference, d = at(row, column.key), at(row, "test.d")
-        shown = show(difference, column.digits, "+")
+        value = show(difference, column.digits, "+")
         tested = f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
         tested += f" over {len(rows)} comparisons" if len(rows) > 1 else ""
         if p >= LEVEL:
-            found.append(
-                f"{row['name']}: no difference from {other} is supported ({shown}, {tested})."
+            lines.append(
+                f"{row['name']}: no difference from {other} is supported ({value}, {tested})."
             )
             continue
         which = "higher" if difference["mean"] > 0 else "lower"
-        found.append(
-            f"{row['name']}: {which} than {other} ({shown}, {tested}, effect size {d:+.1f})."
+        lines.append(
+            f"{row['name']}: {which} than {other} ({value}, {tested}, effect size {d:+.1f})."
         )
-    return found
+    return lines
 
 
 def holm(values):
@@ -131,10 +131,10 @@ def holm(values):
 
     Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
-    known = sorted((p, i) for i, p in enumerate(values) if p is not None)
+    ranked = sorted((p, i) for i, p in enumerate(values) if p is not None)
     adjusted, largest = [None] * len(values), 0.0
-    for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, (len(known) - rank) * p))
+    for rank, (p, i) in enumerate(ranked):
+        largest = max(largest, min(1.0, (len(ranked) - rank) * p))
         adjusted[i] = largest
     return adjusted
 

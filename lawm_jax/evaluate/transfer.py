@@ -20,19 +20,19 @@ def run(source):
     s, episodes, pixels = source.clips.s, source.clips.episodes, source.pixels
     rows = cycle.measure(source.inferring, s, episodes)
     if pixels:
-        alone, truth = {source.main: source.models[source.main]}, pixels.video[:, source.per_step :]
-        asked = dict(distance=source.to_frames, truth=truth)
-        rows += cycle.measure(alone, pixels.s, pixels.episodes, **asked)
+        main, truth = {source.main: source.models[source.main]}, pixels.video[:, source.per_step :]
+        settings = dict(distance=source.to_frames, truth=truth)
+        rows += cycle.measure(main, pixels.s, pixels.episodes, **settings)
     where = locality.measure(source.inferring, s, episodes, source.model.merge)
     return {"cycle": rows, "locality": where}
 
 
-def tables(found):
+def tables(results):
     """Returns the results of `run` as a list of Table."""
-    return [table for name, part in PARTS.items() for table in part.tables(found[name])]
+    return [table for name, part in PARTS.items() for table in part.tables(results[name])]
 
 
-def judge(found, name):
+def judge(results, name):
     """Judges both measures, see `cycle.judge` and `locality.judge`."""
-    rows = {part: verdicts.by_name(mapping(found).get(part)).get(name) for part in PARTS}
+    rows = {part: verdicts.by_name(mapping(results).get(part)).get(name) for part in PARTS}
     return [PARTS[part].judge(row) for part, row in rows.items() if row]

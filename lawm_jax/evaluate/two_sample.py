@@ -15,8 +15,8 @@ def test(sampled, inferred, groups=None):
 
     A support vector machine with a Gaussian kernel is trained on four fifths of the groups and
     tested on the rest. Its inputs are the standardized values and their absolute values, so it
-    detects differences in means, spreads, tails and dependence. Of each set, at most 1000 random
-    latents are used.
+    detects differences in means, spreads, tails and dependence. At most 1000 random latents of each
+    set are used.
 
     Args:
       sampled: [m, A].
@@ -53,13 +53,13 @@ def test(sampled, inferred, groups=None):
     random = np.random.default_rng(0)
     rows = [random.permutation(x)[:MOST] for x in (m, k)]
     groups = groups[np.concatenate([rows[0], m + rows[1]])]
-    apart = groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
+    fold_groups = groups if len(np.unique(groups)) > 1 else np.arange(len(groups))
     x, y = np.float64(sampled[rows[0]]), np.float64(inferred[rows[1]])
     deviation = y.std(0)
     deviation = np.maximum(deviation, 1e-6 * max(deviation.max(), 1e-12))
     x, y = (x - y.mean(0)) / deviation, (y - y.mean(0)) / deviation
     return {
-        "auc": _auc(*_placements(x, y, apart), groups),
+        "auc": _auc(*_placements(x, y, fold_groups), groups),
         "energy_distance": energy_distance(x, y),
         "energy_null": _null(y, groups[len(x) :], random),
     }
@@ -89,9 +89,9 @@ def _placements(x, y, groups):
         if min(len(np.unique(label[train])), len(np.unique(label[test]))) < 2:
             continue  # nothing to train on or to compare with
         machine = SVC(class_weight="balanced").fit(values[train], label[train])
-        score, ours = machine.decision_function(values[test]), label[test]
-        wins = np.sign(score[ours][:, None] - score[~ours][None]) / 2 + 0.5
-        place[test[ours]], place[test[~ours]] = wins.mean(1), wins.mean(0)
+        score, is_sample = machine.decision_function(values[test]), label[test]
+        wins = np.sign(score[is_sample][:, None] - score[~is_sample][None]) / 2 + 0.5
+        place[test[is_sample]], place[test[~is_sample]] = wins.mean(1), wins.mean(0)
     return place, label
 
 
@@ -140,6 +140,6 @@ def _null(y, groups, random):
     between = cdist(y, y)
     near_a, near_b = a @ between, b @ between
     m, k = np.maximum(m, 2), np.maximum(k, 2)
-    found = 2 * (near_a * b).sum(1) / (m * k)
-    found -= (near_a * a).sum(1) / (m * (m - 1)) + (near_b * b).sum(1) / (k * (k - 1))
-    return float(np.quantile(found[enough], 0.95))
+    distances = 2 * (near_a * b).sum(1) / (m * k)
+    distances -= (near_a * a).sum(1) / (m * (m - 1)) + (near_b * b).sum(1) / (k * (k - 1))
+    return float(np.quantile(distances[enough], 0.95))

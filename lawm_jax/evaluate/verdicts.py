@@ -16,7 +16,7 @@ from lawm_jax.evaluate.tables import at, drawable, listed, mapping, real, show
 # episodes, 84 (81) % for 5, 88 (85) % for 8 and 94 (91) % for 32. A test measures it. With 8, they
 # miss at most three times as often as they claim.
 LEAST = 8
-WIDTH = 100  # of a printed line
+WIDTH = 100  # columns of a printed line
 HOLDS, PARTLY, FAILS, UNDECIDED = "holds", "partly", "fails", "undecided"
 MARKS = {HOLDS: "✓", PARTLY: "~", FAILS: "✗", UNDECIDED: "?"}
 COLORS = {HOLDS: 32, PARTLY: 33, FAILS: 31, UNDECIDED: 2}  # ANSI: green, yellow, red, faint
@@ -47,15 +47,15 @@ def judge(evaluation, rows, name):
       name: name of the model's row.
 
     Returns:
-      A list of Verdict. Intervals tell the number of episodes, see `metrics.interval`; those that
-      an older version wrote do not, and are judged whatever it was.
+      A list of Verdict. The number of episodes is that of the intervals, see `metrics.interval`;
+      results of an older version lack it and are always judged.
     """
-    found, count = evaluation.judge(rows, name), max(_groups(rows), default=LEAST)
+    result, count = evaluation.judge(rows, name), max(_groups(rows), default=LEAST)
     if count >= LEAST:
-        return found
+        return result
     verb = "is" if count == 1 else "are"
     reason = f"{words.counted(count, 'episode')} {verb} too few to judge; at least {LEAST}"
-    return [x._replace(answer=UNDECIDED, text=f"{reason}; {x.text}") for x in found]
+    return [x._replace(answer=UNDECIDED, text=f"{reason}; {x.text}") for x in result]
 
 
 def _groups(rows):
@@ -91,18 +91,18 @@ def line(part, verdict, color=False):
 
 
 def by_name(rows):
-    """Maps the names of rows to the rows; of rows with one name, the first counts."""
-    found = {}
+    """Maps names to rows; if rows have the same name, the first one counts."""
+    named = {}
     for row in listed(rows):
         if isinstance(row, dict) and isinstance(row.get("name"), str):
-            found.setdefault(row["name"], row)
-    return found
+            named.setdefault(row["name"], row)
+    return named
 
 
 def measured(row, key):
     """Returns the interval of a row, or None if there is none.
 
-    A number has no bounds, and neither has an interval over fewer than `LEAST` episodes.
+    A number has no bounds, and neither does an interval over fewer than `LEAST` episodes.
     """
     x = at(row, key)
     if real(x):
@@ -126,7 +126,9 @@ def above(a, b):
 
 def lower(interval, limit=0):
     """Returns HOLDS for an interval below a limit, FAILS for one above it, else UNDECIDED."""
-    return HOLDS if below(interval, limit) else FAILS if above(interval, limit) else UNDECIDED
+    if below(interval, limit):
+        return HOLDS
+    return FAILS if above(interval, limit) else UNDECIDED
 
 
 def overall(good, fails):
@@ -142,7 +144,7 @@ def overall(good, fails):
 
 
 def short(interval, digits=3, sign=""):
-    """Formats an interval, see `tables.show`; without bounds, the mean, and of how few episodes."""
+    """Formats an interval, see `tables.show`, or its mean and the number of episodes if too few."""
     if None not in (interval["low"], interval["high"]):
         return show(interval, digits, sign)
     few = interval.get("groups", LEAST) < LEAST

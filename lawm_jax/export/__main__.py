@@ -35,7 +35,7 @@ LIMIT = flags.DEFINE_integer(
     lower_bound=1,
 )
 STATES = flags.DEFINE_bool(
-    "states", True, "Also write the encoder's states, which are by far the largest; only of arrays."
+    "states", True, "Also write the encoder's states, by far the largest arrays; not with lary."
 )
 flags.mark_flags_as_required(["workdir", "out"])
 

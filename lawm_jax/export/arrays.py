@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-PART = 2**28  # bytes of a part, about
+PART = 2**28  # approximate bytes of a part
 ABOUT = {
     "latents": "[n, T-1, A], latent t leads from time step t to t + 1; of noisy latents the mean",
     "codes": "[n, T-1], the number of each discrete latent in the codebook",

@@ -1,4 +1,4 @@
-"""The form `lary`: what the regression of LARYBench reads, with --action-mode relative.
+"""The form `lary`: the files that LARYBench's regression reads, with --action-mode relative.
 
     OUT/data/{train,val}_la_SOURCE_STRIDE_MODEL.csv                     a row per latent action
     OUT/latent_actions/SOURCE/{train,val}/MODEL/latent_action_N.npz     `tokens` and `indices`
@@ -21,7 +21,7 @@ import numpy as np
 from lawm_jax.data import paths
 from lawm_jax.evaluate import probing
 
-VALUES = 7  # actions that the regression predicts of a data set that it does not know
+VALUES = 7  # number of actions that the regression predicts for an unknown data set
 SPLITS = {"train": "train", "test": "val"}
 # Data sets of LARYBench, which it normalizes by their own statistics and looks for elsewhere.
 KNOWN = "calvin", "vlabench", "vlabench_15", "vlabench_30", "agibotbeta", "robocoin"
@@ -84,7 +84,7 @@ def write(folder, name, split, batches, model, stride):
 
 
 class Moments:
-    """Sums up the mean and the variance of rows, batch by batch.
+    """Accumulates the mean and the variance of rows, batch by batch.
 
     Source: Chan, Golub & LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
     Sample Variances".

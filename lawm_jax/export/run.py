@@ -51,8 +51,8 @@ def export(workdir, out, to="arrays", data=None, limit=None, states=True):
       Refused: OUT exists or is in a bucket, or the model infers no latent actions.
       ValueError: no clip can be read, or as in `lary.write`.
     """
-    out, found = _new(out), exported.find(workdir)
-    config = ml_collections.ConfigDict(rundir.read_world_model(found))
+    out, model_folder = _new(out), exported.find(workdir)
+    config = ml_collections.ConfigDict(rundir.read_world_model(model_folder))
     if not latents.make(**config.latent).inferred:
         raise Refused(
             f"workdir: expected a model that infers latent actions, got {config.latent.kind} in "
@@ -60,9 +60,9 @@ def export(workdir, out, to="arrays", data=None, limit=None, states=True):
         )
     config = catalog.with_sources(config, data) if data else config
     mesh = sharding.make_mesh(devices=jax.local_devices())
-    model, params = models.load(found, mesh=mesh, controller="")
+    model, params = models.load(model_folder, mesh=mesh, controller="")
     stride = 1 if model.repeat else model.encoder.tubelet
-    about = _about(config, workdir, found, to, stride)
+    about = _about(config, workdir, model_folder, to, stride)
     sources = {name: _described(config, name) for name in catalog.names(config)}
     write = arrays.write
     if to == "lary":
@@ -73,8 +73,8 @@ def export(workdir, out, to="arrays", data=None, limit=None, states=True):
         for name, split in itertools.product(sources, lary.SPLITS):
             clips = _clips(config, name, split, limit, skipped)
             batches = inferred(model, params, clips, states and to == "arrays")
-            with tqdm.tqdm(batches, unit="batch", desc=f"{name}, {split}", disable=None) as shown:
-                written = sources[name][split] = write(folder, name, split, iter(shown))
+            with tqdm.tqdm(batches, unit="batch", desc=f"{name}, {split}", disable=None) as bar:
+                written = sources[name][split] = write(folder, name, split, iter(bar))
             print(f"{name}, {split}: {words.counted(written['clips'], 'clip')}", flush=True)
         if not any(x[split]["clips"] for x in sources.values() for split in lary.SPLITS):
             raise ValueError(f"data: expected a source whose clips can be read, got {data}")
@@ -87,7 +87,7 @@ def export(workdir, out, to="arrays", data=None, limit=None, states=True):
 
 
 def _about(config, name, workdir, to, stride):
-    """Returns what export.json tells of a run in `workdir`, whose name or folder was `name`."""
+    """Returns the contents of export.json on a run in `workdir`, given by `name`."""
     return {
         "format": f"lawm_jax {to}",
         "version": importlib.metadata.version("lawm_jax"),
@@ -116,9 +116,9 @@ def inferred(model, params, clips, states=True):
     """
     encode, infer = batched.encoder(model, params, BATCH), batched.batched(model, params, BATCH)
     codebook = params["latent"]["codebook"] if model.latent.resets else None
-    while some := list(itertools.islice(clips, BATCH)):
-        first = some[0]
-        stacked = {key: np.stack([clip[key] for clip in some]) for key in _stacked(first)}
+    while batch := list(itertools.islice(clips, BATCH)):
+        first = batch[0]
+        stacked = {key: np.stack([clip[key] for clip in batch]) for key in _stacked(first)}
         video, s = stacked.pop("video", None), stacked.pop("states", None)
         s = encode(video) if s is None else s.astype(np.float32)
         z = infer.infer(s).astype(np.float32)
@@ -128,8 +128,8 @@ def inferred(model, params, clips, states=True):
         if states:
             rows["states"] = s.astype(np.float32)
         rows |= stacked
-        rows["episode"] = np.array([str(clip["episode"]) for clip in some])
-        rows["start"] = np.array([clip["start"] for clip in some], np.float64)
+        rows["episode"] = np.array([str(clip["episode"]) for clip in batch])
+        rows["start"] = np.array([clip["start"] for clip in batch], np.float64)
         yield rows
 
 
@@ -139,17 +139,17 @@ def _stacked(clip):
 
 def _clips(config, name, split, limit, skipped):
     """Yields the clips of a source at fixed positions: all, or `limit`, spread over its items."""
-    found = pipeline.episodes(config, name, split, most=limit, skipped=skipped)
+    all_clips = pipeline.episodes(config, name, split, most=limit, skipped=skipped)
     if limit is None:
-        return found
+        return all_clips
     items = min(limit, len(catalog.source(config, name, split).items))
-    groups = itertools.groupby(found, key=lambda clip: str(clip["episode"]))
+    groups = itertools.groupby(all_clips, key=lambda clip: str(clip["episode"]))
     firsts = (itertools.islice(clips, -(-limit // items)) for _, clips in groups)
     return itertools.islice(itertools.chain.from_iterable(firsts), limit)
 
 
 def _described(config, name):
-    """Returns what is known of a source: its spec, and the units of its labels."""
+    """Describes a source by its spec and the units of its labels."""
     text = config.data.videos or config.data.sources[name]
     spec = catalog.parse(name, text)
     kind = os.path.basename(spec.where) if spec.kind == "mini" else spec.kind

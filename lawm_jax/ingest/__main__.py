@@ -19,7 +19,7 @@ from lawm_jax.train.flags import define_config, define_output, renamed
 VIDEOS = flags.DEFINE_string(
     "videos",
     None,
-    "Folder, glob or list file of videos. Of folders and globs, files with the suffix of a video "
+    "Folder, glob or list file of videos. In folders and globs, files with the suffix of a video "
     "are read: .mp4, .mov, .avi, .mkv, .webm and more.",
 )
 SOURCE = flags.DEFINE_string(
@@ -66,7 +66,7 @@ def main(argv):
     from lawm_jax.ingest import plans, run
 
     source = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
-    shown = f"--videos {VIDEOS.value}" if VIDEOS.value else f"--source {SOURCE.value}"
+    typed = f"--videos {VIDEOS.value}" if VIDEOS.value else f"--source {SOURCE.value}"
     plan = plans.Plan(
         source=source,
         fps=FPS.value,
@@ -79,7 +79,7 @@ def main(argv):
         write=not VALIDATE.value,
     )
     try:
-        with renamed({f"{source}: ": f"{shown}: "}):
+        with renamed({f"{source}: ": f"{typed}: "}):
             run.run(
                 plan,
                 OUT.value,

@@ -17,11 +17,11 @@ def claim_part(out, part):
     if os.path.exists(out) and not os.path.isdir(out):
         raise ValueError(f"out: expected a folder, got the file {out}")
     os.makedirs(out, exist_ok=True)
-    mine = os.path.join(out, f".ingest-{part[0]}-of-{part[1]}.lock")
-    others = glob.glob(os.path.join(glob.escape(out), ".ingest-*-of-*.lock"))
-    clashing = [path for path in others if not path.endswith(f"-of-{part[1]}.lock")]
+    lock = os.path.join(out, f".ingest-{part[0]}-of-{part[1]}.lock")
+    locks = glob.glob(os.path.join(glob.escape(out), ".ingest-*-of-*.lock"))
+    clashing = [path for path in locks if not path.endswith(f"-of-{part[1]}.lock")]
     with contextlib.ExitStack() as stack:
-        for path in [*clashing, mine]:
+        for path in [*clashing, lock]:
             file = stack.enter_context(open(path, "a"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -35,7 +35,7 @@ def claim_part(out, part):
 
 
 def claim_plan(out, plan, sources, size):
-    """Writes the plan to the folder, or checks that the folder was begun with the same plan.
+    """Writes the plan to the folder, or checks that the folder was started with the same plan.
 
     Args:
       out: the folder.
@@ -44,26 +44,26 @@ def claim_plan(out, plan, sources, size):
       size: maximum number of items per shard.
 
     Raises:
-      ValueError: the folder was begun with another plan, other items or other shards.
+      ValueError: the folder was started with another plan, other items or other shards.
     """
-    wanted = plan._asdict() | {"shard_items": size, "items": {}}
+    expected = plan._asdict() | {"shard_items": size, "items": {}}
     for split, source in sources.items():
         digest = hashlib.sha256()
         for item in source.items:
             digest.update(str(item).encode(errors="surrogateescape") + b"\n")
-        wanted["items"][split] = f"{len(source.items)} ({digest.hexdigest()[:16]})"
-    wanted = json.loads(json.dumps(wanted))
+        expected["items"][split] = f"{len(source.items)} ({digest.hexdigest()[:16]})"
+    expected = json.loads(json.dumps(expected))
     path = os.path.join(out, "plan.json")
     try:
         before = metadata.load(path, "the plan of an ingest")
     except ValueError:
         if os.path.exists(path):
             raise
-        write(path, json.dumps(wanted, indent=1))
+        write(path, json.dumps(expected, indent=1))
         return
     changed = [
         f"{key}: {before.get(key)!r}, now {value!r}"
-        for key, value in wanted.items()
+        for key, value in expected.items()
         if before.get(key) != value
     ]
     if changed:

@@ -1,5 +1,6 @@
 """Plans an ingest: its options, its sources, and which items each shard holds."""
 
+import math
 import os
 import types
 from typing import NamedTuple
@@ -89,12 +90,13 @@ def divide(sources):
       sources: split -> source.
 
     Returns:
-      The maximum number of items per shard, and a list of `Unit`.
+      The maximum number of items per shard, and a list of one `Unit` per shard.
     """
-    size = max(16, -(-max(len(source.items) for source in sources.values()) // SHARDS))
+    most = max(len(source.items) for source in sources.values())
+    size = max(16, math.ceil(most / SHARDS))
     units = [
-        Unit(split, number, range(first, min(first + size, len(source.items))))
+        Unit(split, shard, range(len(source.items))[shard * size : (shard + 1) * size])
         for split, source in sources.items()
-        for number, first in enumerate(range(0, len(source.items), size))
+        for shard in range(math.ceil(len(source.items) / size))
     ]
     return size, units

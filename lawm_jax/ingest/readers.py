@@ -62,15 +62,15 @@ def _start(plan, source, out, unit, bad):
     """Starts a worker for one shard; returns the process and `at`, see `_make_shard`."""
     spawn = multiprocessing.get_context("spawn")
     at = spawn.Array("d", [unit.items.start, math.inf], lock=False)
-    mine = dataclasses.replace(source, items=[source.items[i] for i in unit.items])
-    work = (plan, mine, out, unit, bad, at, os.getpid())
+    restricted = dataclasses.replace(source, items=[source.items[i] for i in unit.items])
+    work = (plan, restricted, out, unit, bad, at, os.getpid())
     process = spawn.Process(target=_make_shard, args=work, daemon=True)
     process.start()
     return process, at
 
 
 def _failure(process, code, item, limit):
-    """Returns why a worker failed at an item; first kills a worker that makes no progress."""
+    """Returns the reason why a worker failed at an item; kills it if it makes no progress."""
     if code is None:
         process.kill()
         process.join()
@@ -122,9 +122,10 @@ def _make_shard(plan, source, out, unit, bad, at, parent):
 
 
 def readable_parts(plan, source, item, row):
-    """Yields the parts of an item to store; notes in `row` any error and dropped frames."""
+    """Yields the parts of an item to store; adds any error and dropped frames to `row`."""
+    least = plan.least if plan.least < plan.frames else 0
     try:
-        for part in source.parts(item, plan.frames, plan.least if plan.least < plan.frames else 0):
+        for part in source.parts(item, plan.frames, least):
             if len(part["video"]) < plan.least:
                 row["dropped"] += len(part["video"])
             else:

@@ -1,4 +1,4 @@
-"""Ingests a source as the command's flags ask, and prints a summary."""
+"""Ingests a source, and prints a summary."""
 
 from lawm_jax.data import catalog, paths, records, settings, statistics, words
 from lawm_jax.ingest import plans, shards
@@ -23,10 +23,10 @@ def run(
     """Ingests a source, or only measures the statistics of its labels, and prints the outcome.
 
     Args:
-      plan: `plans.Plan`; `resize` 0 and `quality` -1 stand for the defaults, see the command.
+      plan: `plans.Plan`; `resize` 0 and `quality` -1 select the defaults of the command's flags.
       out: folder to write to.
-      given: names of `fps`, `size` and `resize` that were specified.
-      config: training config that sets them instead, or None.
+      given: those of the names "fps", "size" and "resize" that were specified.
+      config: training config that sets `fps`, `size` and `resize` instead, or None.
       encoder: training config whose encoder's states to store, or None to store frames.
       workers, limit: as in `shards.ingest`.
       part: "i/n", as in `shards.ingest`.
@@ -39,9 +39,9 @@ def run(
     for name, value in (("config", config), ("encoder", encoder)):
         if value:
             _check_config(name, value, given)
-    plan, pair = _resolve(plan, config), _parse_part(part)
+    plan, part_of = _resolve(plan, config), _parse_part(part)
     try:
-        plans.check(plan, workers, limit, pair)
+        plans.check(plan, workers, limit, part_of)
     except ValueError as error:
         raise Refused(str(error)) from error
     if only_statistics:
@@ -54,7 +54,7 @@ def run(
         from lawm_jax.ingest import states  # imports jax
 
         plan, encode = states.prepare(plan, encoder)
-    info = shards.ingest(plan, out, workers=workers, limit=limit, part=pair, encode=encode)
+    info = shards.ingest(plan, out, workers=workers, limit=limit, part=part_of, encode=encode)
     if info is None:
         print(f"{out}: part {part} is done; other parts are not done yet")
         return
@@ -64,7 +64,7 @@ def run(
 
 
 def _check_config(name, config, given):
-    """Rejects a config with invalid values, and arguments that it sets, too."""
+    """Rejects a config with invalid values, and arguments that the config also sets."""
     if given:
         raise Refused(f"{given[0]}: expected it or --{name}, which sets it, got both")
     try:
@@ -94,10 +94,10 @@ def _parse_part(text):
 
 
 def _summary(out, info):
-    """Describes a complete ingest in a line."""
+    """Describes a complete ingest in one line."""
     counted = {key: info[f"total_{key}s"] for key in ("item", "record", "frame")}
-    items, *made = (words.counted(count, key) for key, count in counted.items())
-    text = f"{out}: {counted['item'] - info['total_bad']} of {items}, {', '.join(made)}"
+    items, *rest = (words.counted(count, key) for key, count in counted.items())
+    text = f"{out}: {counted['item'] - info['total_bad']} of {items}, {', '.join(rest)}"
     if info["total_dropped"]:
         dropped = words.counted(info["total_dropped"], "frame")
         text += f", {dropped} dropped that were too few for a record"

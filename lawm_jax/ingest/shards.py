@@ -47,11 +47,11 @@ def _ingest(plan, out, workers, limit, part, encode, show):
     folder.claim_plan(out, plan, sources, size)
     for split in sources:
         os.makedirs(os.path.join(out, split), exist_ok=True)
-    mine = units[part[0] :: part[1]]
-    todo = [unit for unit in mine if not os.path.exists(unit.report(out))]
+    selected = units[part[0] :: part[1]]
+    todo = [unit for unit in selected if not os.path.exists(unit.report(out))]
     complete = functools.partial(_complete, plan, out, encode)
     options = dict(workers=workers, limit=limit, complete=complete)
-    with _progress(mine, todo, show) as advance:
+    with _progress(selected, todo, show) as advance:
         readers.run(plan, sources, out, todo, advance=advance, **options)
     if all(os.path.exists(unit.report(out)) for unit in units):
         return summary.write(plan, out, units)
@@ -62,22 +62,22 @@ def _complete(plan, out, encode, unit, worker):
     """Moves a worker's complete shard into place, and then its report."""
     if plan.write:
         path = unit.shard(out)
-        made = folder.partial(path, worker)
+        partial = folder.partial(path, worker)
         if encode:
-            encode(made, folder.partial(path))
-            os.remove(made)
-            made = folder.partial(path)
-        os.replace(made, path)
+            encode(partial, folder.partial(path))
+            os.remove(partial)
+            partial = folder.partial(path)
+        os.replace(partial, path)
     path = unit.report(out)
     os.replace(folder.partial(path, worker), path)
 
 
 @contextlib.contextmanager
-def _progress(mine, todo, show):
+def _progress(selected, todo, show):
     """Shows a progress bar of items; yields a function (unit, next item) that advances it."""
     import tqdm
 
-    total = sum(len(unit.items) for unit in mine)
+    total = sum(len(unit.items) for unit in selected)
     done = total - sum(len(unit.items) for unit in todo)
     reached = {}
     with tqdm.tqdm(total=total, initial=done, unit="item", disable=None if show else True) as bar:

@@ -36,8 +36,8 @@ def prepare(plan, config):
         writer = array_record_module.ArrayRecordWriter(states, records.OPTIONS)
         count = reader.num_records()
         for first in range(0, count, at_once):
-            some = reader.read(range(first, min(first + at_once, count)))
-            stored = [records.unpack(record) for record in some]
+            batch = reader.read(range(first, min(first + at_once, count)))
+            stored = [records.unpack(record) for record in batch]
             s = encode(np.concatenate([record["video"] for record in stored]))
             steps = [len(record["video"]) // per_step for record in stored]
             for record, part in zip(stored, np.split(s, np.cumsum(steps)), strict=False):

@@ -239,8 +239,8 @@ class Stack(nn.Module):
       tiled, grid: variant of the rotary embedding, see `rope.table`.
       mlp: hidden width of the MLP; 0 for four times the width.
       block: tokens per block of attention on TPUs, see `kernel`; 0 for its default.
-      remat: what the backward pass recomputes instead of storing it: "blocks", whole blocks;
-        "dots", attention and cheap operations, but no products with weights; "" nothing.
+      remat: operations that the backward pass recomputes instead of storing their results:
+        "blocks", all; "dots", attention and cheap ones, but no products with weights; "", none.
       dtype: of matrix products and activations; parameters, norms and softmax are float32.
     """
 

@@ -64,8 +64,8 @@ class Controller(nn.Module):
         x = nn.silu(dense(self.width, "action2")(x))
         x = dense(self.width, "action3")(x)
         if self.kind == "state":
-            own, T, N, D = s.shape
-            tokens = dense(self.width, "embed")(s.reshape(own * T, 1, N, D).astype(self.dtype))
+            batch, T, N, D = s.shape
+            tokens = dense(self.width, "embed")(s.reshape(batch * T, 1, N, D).astype(self.dtype))
             tokens = Stack(
                 self.width,
                 self.heads,
@@ -75,17 +75,17 @@ class Controller(nn.Module):
                 name="stack",
             )(tokens)
             tokens = norm(tokens[:, 0], "norm_tokens")
-            heads = own * T, -1, self.heads, self.width // self.heads
+            heads = batch * T, -1, self.heads, self.width // self.heads
             split = lambda x: x.reshape(heads).swapaxes(1, 2)  # noqa: E731
             q, k, v = (
-                dense(self.width, name)(of)
-                for name, of in (("q", norm(x, "norm_q")), ("k", tokens), ("v", tokens))
+                dense(self.width, name)(inputs)
+                for name, inputs in (("q", norm(x, "norm_q")), ("k", tokens), ("v", tokens))
             )
             # All actions taken in the same state are queries of one attention call over its tokens.
-            q = q.reshape(own, -1, T, self.width).swapaxes(1, 2)
-            seen = attend(split(q), split(k), split(v)).swapaxes(1, 2).reshape(q.shape)
-            seen = seen.swapaxes(1, 2).reshape(x.shape)
-            x = x + dense(self.width, "proj")(seen)
+            q = q.reshape(batch, -1, T, self.width).swapaxes(1, 2)
+            attended = attend(split(q), split(k), split(v)).swapaxes(1, 2).reshape(q.shape)
+            attended = attended.swapaxes(1, 2).reshape(x.shape)
+            x = x + dense(self.width, "proj")(attended)
             h = jax.nn.gelu(dense(4 * self.width, "fc1")(norm(x, "norm_mlp")), approximate=False)
             x = x + dense(self.width, "fc2")(h)
         z = nn.Dense(self.features, name="head")(norm(x, "norm").astype(jnp.float32))

@@ -70,32 +70,32 @@ def _lpips(network, net, name, trunk):
         )
     x = jnp.zeros((1, 1, network.least, network.least, 3))
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), x, method="features"))["params"]
-    layers, wanted = {name: name.replace("conv_", "features.") for name in shapes}, {}
-    for layer, found in layers.items():
+    layers, expected = {name: name.replace("conv_", "features.") for name in shapes}, {}
+    for layer, tensor in layers.items():
         *window, before, width = shapes[layer]["kernel"].shape
-        wanted |= {f"{found}.weight": (width, before, *window), f"{found}.bias": (width,)}
-    arrays = _read(trunk, wanted)
+        expected |= {f"{tensor}.weight": (width, before, *window), f"{tensor}.bias": (width,)}
+    arrays = _read(trunk, expected)
     params = {
         layer: {
-            "kernel": arrays[f"{found}.weight"].transpose(2, 3, 1, 0),
-            "bias": arrays[f"{found}.bias"],
+            "kernel": arrays[f"{tensor}.weight"].transpose(2, 3, 1, 0),
+            "bias": arrays[f"{tensor}.bias"],
         }
-        for layer, found in layers.items()
+        for layer, tensor in layers.items()
     }
     widths = [convolutions[-1][0] for _, convolutions in network.stages]
-    wanted = {f"lin{i}.model.1.weight": (1, width, 1, 1) for i, width in enumerate(widths)}
-    heads = _read(pathlib.Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth", wanted)
-    return {"network": params, "heads": [heads[key].reshape(-1) for key in wanted]}
+    expected = {f"lin{i}.model.1.weight": (1, width, 1, 1) for i, width in enumerate(widths)}
+    heads = _read(pathlib.Path(package.origin).parent / "weights" / "v0.1" / f"{net}.pth", expected)
+    return {"network": params, "heads": [heads[key].reshape(-1) for key in expected]}
 
 
 def _read(file, shapes):
     """Reads tensors of the given {name: shape} from a torch file: {name: float32 array}."""
     tensors = pretrained.read_torch(file)
     tensors = tensors if isinstance(tensors, dict) else {}
-    lack = [k for k, shape in shapes.items() if np.shape(tensors.get(k)) != shape]
-    if lack:
+    missing = [k for k, shape in shapes.items() if np.shape(tensors.get(k)) != shape]
+    if missing:
         raise ValueError(
-            f"{file}: expected a tensor {lack[0]} {list(shapes[lack[0]])}; {len(lack)} of "
+            f"{file}: expected a tensor {missing[0]} {list(shapes[missing[0]])}; {len(missing)} of "
             f"{len(shapes)} tensors are missing or have another shape"
         )
     return {name: tensors[name].float().numpy() for name in shapes}

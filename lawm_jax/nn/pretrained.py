@@ -132,17 +132,17 @@ def efficientnet(path=EFFICIENTNET):
     return ENCODERS["efficientnet_lite0"], unflatten_dict(_read_safetensors(path), sep="/")
 
 
-def embedded_decoder(path=DECODER):
+def embedded_decoder():
     """Returns the options of the embedded encoder's decoder, as in a config's `decoder` section."""
-    with safetensors.safe_open(path, "numpy") as file:
+    with safetensors.safe_open(DECODER, "numpy") as file:
         options = json.loads(file.metadata()["decoder"])
     options.pop("unroll", None)  # a former option of networks
     return options
 
 
-def embedded_decoder_params(path=DECODER):
+def embedded_decoder_params():
     """Loads the embedded decoder's parameters, as float32 (float16 in the file)."""
-    tensors = {name: x.astype(np.float32) for name, x in _read_safetensors(path).items()}
+    tensors = {name: x.astype(np.float32) for name, x in _read_safetensors(DECODER).items()}
     return unflatten_dict(tensors, sep="/")
 
 
@@ -201,13 +201,13 @@ def shapes(encoder):
 
 def _check(encoder, tensors, path):
     """Compares the tensors' names and shapes with those of the encoder."""
-    want = {f"{name} {list(shape)}" for name, shape in shapes(encoder).items()}
+    expected = {f"{name} {list(shape)}" for name, shape in shapes(encoder).items()}
     got = {f"{name} {list(tensor.shape)}" for name, tensor in tensors.items()}
-    if want != got:
-        lack, extra = sorted(want - got), sorted(got - want)
+    if expected != got:
+        missing, extra = sorted(expected - got), sorted(got - expected)
         raise ValueError(
             f"{path}: expected a V-JEPA 2 encoder of width {encoder.width} and depth "
-            f"{encoder.depth}; {len(lack)} tensors are missing ({', '.join(lack[:4])}), "
+            f"{encoder.depth}; {len(missing)} tensors are missing ({', '.join(missing[:4])}), "
             f"{len(extra)} are unexpected ({', '.join(extra[:4])})"
         )
 
@@ -235,11 +235,11 @@ def _read_hugging_face(folder):
     for key, value in fixed.items():
         if config.get(key, value) != value:
             raise ValueError(f"{folder}/config.json: {key}: expected {value}, got {config[key]}")
-    lack = [key for key in (*CONFIG_FIELDS.values(), "mlp_ratio") if key not in config]
-    if lack or not str(config.get("model_type")).startswith("vjepa2"):
+    missing = [key for key in (*CONFIG_FIELDS.values(), "mlp_ratio") if key not in config]
+    if missing or not str(config.get("model_type")).startswith("vjepa2"):
         raise ValueError(
             f"{folder}/config.json: expected the config of a V-JEPA 2 model, got model_type "
-            f"{config.get('model_type')!r}; missing: {', '.join(lack) or 'nothing'}"
+            f"{config.get('model_type')!r}; missing: {', '.join(missing) or 'nothing'}"
         )
     for key in (*CONFIG_FIELDS.values(), "mlp_ratio"):
         kinds = (int, float) if key == "mlp_ratio" else int
@@ -335,16 +335,16 @@ def _size(tensors, file):
     """Returns the published size with these shapes, which do not give the number of heads."""
     patch = tensors.get("embeddings.patch_embeddings.proj.weight", np.zeros((0,) * 5))
     depth = sum(name.endswith(".mlp.fc1.weight") for name in tensors)
-    found = {
+    dims = {
         "width": len(patch),
         "depth": depth,
         "mlp": len(tensors.get("layer.0.mlp.fc1.bias", [])),
     }
     for size in SIZES.values():
-        if found.items() <= size.items():
+        if dims.items() <= size.items():
             *_, tubelet, pixels, _ = patch.shape
             return size | {"patch": pixels, "tubelet": tubelet}
-    raise ValueError(f"{file}: expected one of the sizes {', '.join(SIZES)}, got {found}")
+    raise ValueError(f"{file}: expected one of the sizes {', '.join(SIZES)}, got {dims}")
 
 
 def _as_version_2_0(tensors):
@@ -356,8 +356,9 @@ def _as_version_2_0(tensors):
     image = re.compile("patch_embed(dings)?_img|img_mod_embed")
     tensors = {name: tensor for name, tensor in tensors.items() if not image.search(name)}
     bias = "embeddings.patch_embeddings.proj.bias"
-    for name in [n for n in tensors if n.endswith("video_mod_embed") and bias in tensors]:
-        tensors[bias] = tensors[bias] + tensors.pop(name).reshape(-1)
+    if bias in tensors:  # otherwise `_check` reports that it is missing
+        for name in [name for name in tensors if name.endswith("video_mod_embed")]:
+            tensors[bias] = tensors[bias] + tensors.pop(name).reshape(-1)
     for name in sorted(name for name in tensors if name.startswith("norms_block.")):
         tensors[f"layernorm.{name.split('.')[-1]}"] = tensors.pop(name)  # keeps the last one
     return tensors
@@ -370,7 +371,7 @@ def download(name):
     try:
         patterns = ["config.json", "*.safetensors", "*.safetensors.index.json"]
         return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=patterns))
-    except Exception as error:  # of several libraries: no network, unknown name, no access
+    except Exception as error:  # several libraries: no network, unknown name, no access
         raise FileNotFoundError(
             f"{name}: neither a local directory nor a model that can be downloaded from Hugging "
             f"Face ({type(error).__name__}: {str(error).partition(chr(10))[0]}). Without network "

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-FREQUENCIES = 16  # of the Fourier features of time
+FREQUENCIES = 16  # number of frequencies in the Fourier features of time
 RANK = 16  # principal directions of states: few, to avoid overfitting to a small dataset
 
 
@@ -18,7 +18,7 @@ class Prior(nn.Module):
     Gaussian with the latents' mean and covariance, and the network learns the deviation from it.
 
     Attributes:
-      width, depth: of the residual blocks.
+      width, depth: width and number of the residual blocks.
     """
 
     width: int = 128
@@ -41,11 +41,11 @@ class Prior(nn.Module):
         norm = lambda name: nn.LayerNorm(epsilon=1e-6, name=name)  # noqa: E731
         time = time[:, None]
         angle = math.pi * time * jnp.arange(1.0, FREQUENCIES + 1)[None]
-        clock = nn.Dense(self.width, name="time")(
+        time_features = nn.Dense(self.width, name="time")(
             jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
         )
         state = (s.mean(axis=1) - scale["state_mean"][None]) @ scale["state_directions"]
-        condition = nn.silu(nn.Dense(self.width, name="state")(state) + clock)
+        condition = nn.silu(nn.Dense(self.width, name="state")(state) + time_features)
         h = nn.Dense(self.width, name="embed")(x * jnp.sqrt(A * scale["share"])[None])
         for i in range(self.depth):
             inner = nn.Dense(self.width, name=f"in_{i}")(norm(f"norm_{i}")(h))
@@ -88,10 +88,10 @@ def init(prior, key, z, s):
     share = jnp.square(size) / jnp.square(size).sum()
     scale = {"mean": mean, "root": root, "inverse": inverse, "share": share}
     state = s.mean(axis=1)
-    centre = state.mean(0)
-    variance, directions = jnp.linalg.eigh(jnp.cov(state, rowvar=False).reshape(2 * centre.shape))
+    center = state.mean(0)
+    variance, directions = jnp.linalg.eigh(jnp.cov(state, rowvar=False).reshape(2 * center.shape))
     directions = directions[:, ::-1][:, :RANK] / jnp.sqrt(variance[-1] + 1e-12)
-    return params | {"scale": scale | {"state_mean": centre, "state_directions": directions}}
+    return params | {"scale": scale | {"state_mean": center, "state_directions": directions}}
 
 
 def flow_loss(prior, params, key, z, s):

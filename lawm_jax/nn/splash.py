@@ -5,7 +5,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
 BLOCKS = (256, 128)  # tokens; V-JEPA 2 has 256 per frame, so no block is partly masked
-LANES = 128  # of a TPU core; blocks are its multiples
+LANES = 128  # lanes of a TPU core; block sizes are multiples of it
 
 
 class FrameCausal(masks._ComputableMask):

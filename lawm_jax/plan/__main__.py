@@ -46,7 +46,7 @@ EPISODES = flags.DEFINE_integer(
     "episodes",
     None,
     "Number of clips or, with --closed-loop, scenes; the same ones for all runs. Default: 64 clips "
-    "(nwm: 100) or 32 scenes; of a list, all.",
+    "(nwm: 100), all clips of a list, or 32 scenes.",
     lower_bound=1,
 )
 CLOSED_LOOP = flags.DEFINE_bool(

@@ -45,10 +45,10 @@ def nearest(start, goal, s, u, horizon):
         raise ValueError(
             f"horizon: expected less than the {T} steps of a training clip, got {horizon}"
         )
-    to = lambda x: ((s[None] - x[:, None, None]) ** 2).mean((3, 4))  # noqa: E731
-    found = []
+    mse = lambda x: ((s[None] - x[:, None, None]) ** 2).mean((3, 4))  # noqa: E731
+    windows = []
     for first, last in zip(start, goal, strict=True):  # one at a time, to save memory
-        distance = to(first[None])[0, :, : T - horizon] + to(last[None])[0, :, horizon:]
+        distance = mse(first[None])[0, :, : T - horizon] + mse(last[None])[0, :, horizon:]
         clip, t = np.unravel_index(distance.argmin(), distance.shape)
-        found.append(u[clip, t : t + horizon])
-    return np.stack(found)
+        windows.append(u[clip, t : t + horizon])
+    return np.stack(windows)

@@ -1,4 +1,4 @@
-"""Closed-loop control in a simulator: replans real actions at every step towards a goal image.
+"""Closed-loop control in a simulator: replans real actions at every step toward a goal image.
 
 The goal is the image that the data's own policy reaches some steps later in the same scene, so it
 is reachable. All agents start from the same state: simulators are deterministic, so the same seed
@@ -64,14 +64,14 @@ class Scene(NamedTuple):
     goal: np.ndarray
 
 
-def _pandas():
+def _panda_places():
     """Yields scenes that are in no training episode."""
     for seed in itertools.count(policies.PANDA_SEEDS["test"]):
         make = functools.partial(policies.Panda, seed)
         yield str(seed), make, policies.reach, np.random.default_rng([seed, 3]), 16
 
 
-def _walks():
+def _nav_places():
     """Yields levels that are in no training episode: all levels for one seed, then the next."""
     for seed in itertools.count():
         for level in policies.nav_levels("test"):
@@ -80,8 +80,8 @@ def _walks():
 
 
 TASKS = {
-    "panda": Task(_pandas, steps=5, radius=0.05, axes=3, held=False),
-    "nav": Task(_walks, steps=8, radius=0.5, axes=2, held=True),
+    "panda": Task(_panda_places, steps=5, radius=0.05, axes=3, held=False),
+    "nav": Task(_nav_places, steps=8, radius=0.5, axes=2, held=True),
 }
 
 
@@ -98,8 +98,8 @@ def draw_scenes(task, count):
     Raises:
       ImportError: the simulator is missing; the message explains how to install it.
     """
-    found = (_scene(task, *place) for place in task.places())
-    return list(itertools.islice((scene for scene in found if scene), count))
+    drawn = (_scene(task, *place) for place in task.places())
+    return list(itertools.islice((scene for scene in drawn if scene), count))
 
 
 def _scene(task, group, make, policy, random, most):
@@ -153,12 +153,12 @@ def run_episode(scene, agent, steps):
       leaves the level keeps its last distance.
     """
     simulator = start(scene)
-    away = lambda: np.linalg.norm(simulator.state[: len(scene.goal)] - scene.goal)  # noqa: E731
-    distances = [float(away())]
+    distance = lambda: np.linalg.norm(simulator.state[: len(scene.goal)] - scene.goal)  # noqa: E731
+    distances = [float(distance())]
     try:
         for t in range(steps):
             simulator.step(agent(t, simulator))
-            distances.append(float(away()))
+            distances.append(float(distance()))
     except policies.LeftLevel:
         pass
     finally:
@@ -202,7 +202,7 @@ def evaluate(
       planner, options, bound: as in `tasks.reach` or, for held tasks, `tasks.walk`.
       seed: seed of planners and random actions.
       windows: as in `tasks.reach`.
-      progress: function called with the number of finished scenes after each, or None.
+      progress: function called with the number of finished scenes after each scene, or None.
 
     Returns:
       One dict per row, baselines first, with `name` and:
@@ -227,20 +227,20 @@ def evaluate(
     usual = (tasks.WALK if task.held else tasks.REACH) if planner == "cem" else {}
     settings = usual | {"low": low, "high": high} | (options or {})
     hold = horizon if task.held else 1
-    asked, windows = (std, planner, settings, hold), windows or {}
+    arguments, windows = (std, planner, settings, hold), windows or {}
     searches = {
         name: functools.partial(
-            make_search(model, *asked, windows.get(name), nearest=task.held), params
+            make_search(model, *arguments, windows.get(name), nearest=task.held), params
         )
         for name, (model, params) in models.items()
     }
-    see = lambda picture: encode(picture[None, None])[:, 0]  # noqa: E731
+    encode_image = lambda picture: encode(picture[None, None])[:, 0]  # noqa: E731
     paths = {}
     for i, scene in enumerate(scenes):
         key = jax.random.fold_in(jax.random.key(seed), i)
         agents = _without_model(scene, training.actions, np.random.default_rng([seed, i]))
         for name, search in searches.items():
-            agents[name] = planned(search, see, scene.picture, mean, key)
+            agents[name] = planned(search, encode_image, scene.picture, mean, key)
         for name, agent in agents.items():
             paths.setdefault(name, []).append(run_episode(scene, agent, task.limit))
         if progress:
@@ -261,21 +261,21 @@ def gaussian(training, horizon, held):
 def _without_model(scene, actions, random):
     """Returns agents that ignore the image: name -> `agent` as in `run_episode`."""
     actions = actions.reshape(-1, actions.shape[-1])
-    nothing, mean, own = np.zeros_like(actions[0]), actions.mean(0), scene.policy
+    zero, mean, policy = np.zeros_like(actions[0]), actions.mean(0), scene.policy
     return {
-        row_names.NO_ACTION: lambda t, simulator: nothing,
+        row_names.NO_ACTION: lambda t, simulator: zero,
         row_names.MEAN_ACTION: lambda t, simulator: mean,
         row_names.RANDOM_ACTION: lambda t, simulator: actions[random.integers(len(actions))],
-        row_names.POLICY: lambda t, simulator: own[t] if t < len(own) else nothing,
+        row_names.POLICY: lambda t, simulator: policy[t] if t < len(policy) else zero,
     }
 
 
-def planned(search, see, picture, mean, key):
+def planned(search, encode_image, picture, mean, key):
     """Returns an agent that plans at every step.
 
     Args:
       search: function from `make_search`, of all arguments but params.
-      see: function of an image uint8 [H, W, 3] to its state [1, N, D].
+      encode_image: function of an image uint8 [H, W, 3] to its state [1, N, D].
       picture: uint8 [H, W, 3], the image at the goal.
       mean: [H / hold, U], of the planner's initial Gaussian.
       key: PRNG key.
@@ -283,11 +283,11 @@ def planned(search, see, picture, mean, key):
     Returns:
       `agent` as in `run_episode`.
     """
-    goal, last = see(picture), mean
+    goal, last = encode_image(picture), mean
 
     def act(t, simulator):
         nonlocal last
-        keys, s = jax.random.fold_in(key, t)[None], see(simulator.render())
+        keys, s = jax.random.fold_in(key, t)[None], encode_image(simulator.render())
         u, distance = (np.asarray(x[0]) for x in search(keys, s, goal, last[None]))
         if len(mean) == len(u):  # not held
             last = np.concatenate([u[1:], mean[-1:]])
@@ -306,13 +306,13 @@ def summarize(paths, radius, groups):
       radius: m, distance at which a goal counts as reached.
       groups: the bootstrap group of each scene.
     """
-    interval, rows = lambda x: metrics.interval(x, groups), []
+    rows, interval = [], functools.partial(metrics.interval, groups=groups)
     paths = {name: np.stack(path) for name, path in paths.items()}
     for name, path in paths.items():
         row = {"name": name, "success": interval(path[:, -1] <= radius)}
         row["reached"] = interval(path[:, 1:].min(1) <= radius)
         row["distance"] = interval(path[:, -1])
-        less = path[:, -1] - paths[row_names.NO_ACTION][:, -1]
-        row |= comparisons.paired(less, groups)
+        difference = path[:, -1] - paths[row_names.NO_ACTION][:, -1]
+        row |= comparisons.paired(difference, groups)
         rows.append(row | {"path": path.mean(0).tolist()})
     return rows

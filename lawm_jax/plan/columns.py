@@ -63,7 +63,7 @@ CLAIMS = {
 
 
 def judge(rows, name):
-    """Judges whether a model's plans are better than no action or, of walks, the mean action."""
+    """Judges whether a model's plans are better than no action or, for walks, the mean action."""
     row = verdicts.by_name(rows).get(name)
     key = next((key for key in CLAIMS if verdicts.measured(row, key)), None)
     gain = verdicts.measured(row, "paired")

@@ -1,4 +1,4 @@
-"""Clips that a file lists by episode and start, such as those of other authors' evaluations."""
+"""Reads clips that a file lists by episode and start, as other authors' evaluations do."""
 
 import csv
 import hashlib
@@ -32,12 +32,12 @@ def read(path):
         raise FileNotFoundError(f"{path}: expected a list of clips, got no such file")
     text = paths.at(path).read_bytes().decode("utf-8-sig", "replace")
     try:
-        asked = json.loads if path.lower().endswith(".json") else _table
-        found = metadata.check(path, "content", asked(text), "a list")
+        parse = json.loads if path.lower().endswith(".json") else _table
+        content = metadata.check(path, "content", parse(text), "a list")
     except (json.JSONDecodeError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path}: expected a list of clips, got: {error}") from error
     rows = []
-    for number, row in enumerate(found, 1):
+    for number, row in enumerate(content, 1):
         row = row if isinstance(row, dict) else {}
         if not {"episode", "start"} <= row.keys():
             got = ", ".join(str(key) for key in row) or "none"
@@ -83,33 +83,33 @@ def load(config, name, encode, rows, before=0):
     sources = {split: catalog.source(config, name, split) for split in ("test", "train")}
     if not isinstance(sources["test"], episodes.Episodes):
         raise ValueError(f"{name}: expected a source of recorded episodes, got videos")
-    known = {}
+    index = {}
     for split, source in sources.items():
         for item in source.items:
             for key in _names(source, item):
-                same = episodes.identity(source, item), str(item)  # a single item is in both splits
-                known.setdefault(key, {})[same] = split, item
-    found, trained = [], 0
+                item_id = episodes.identity(source, item), str(item)  # if single, in both splits
+                index.setdefault(key, {})[item_id] = split, item
+    loaded, trained = [], 0
     for episode, start in rows:
-        fits = known.get(episode, {})
-        if len(fits) != 1:
-            several = [f"{where} ({split})" for (where, _), (split, _) in fits.items()][:4]
+        matches = index.get(episode, {})
+        if len(matches) != 1:
+            several = [f"{where} ({split})" for (where, _), (split, _) in matches.items()][:4]
             raise ValueError(
                 f"episodes_from: expected the name of one episode of {name}, such as "
-                f"{sources['test'].items[0]}, got {episode!r}, the name of {len(fits) or 'none'}"
-                + (f": {', '.join(several)}" if fits else "")
+                f"{sources['test'].items[0]}, got {episode!r}, the name of {len(matches) or 'none'}"
+                + (f": {', '.join(several)}" if matches else "")
             )
-        ((split, item),) = fits.values()
+        ((split, item),) = matches.values()
         try:
-            found.append(_clip(sources[split], item, start, before))
+            loaded.append(_clip(sources[split], item, start, before))
             trained += split == "train"
         except frames.UnreadableVideo as error:
             print(f"skipped a listed clip: {error}")
-    if not found:
+    if not loaded:
         raise ValueError(f"episodes_from: expected clips of {name} that can be read, got none")
     if trained:
-        print(f"{trained} of {len(found)} listed clips are of the training split of {name}")
-    return clips.collect(found, [str(clip["episode"]) for clip in found], encode)
+        print(f"{trained} of {len(loaded)} listed clips are of the training split of {name}")
+    return clips.collect(loaded, [str(clip["episode"]) for clip in loaded], encode)
 
 
 def _names(source, item):

@@ -76,15 +76,15 @@ def cem(
     2005, "A Tutorial on the Cross-Entropy Method" (smoothed updating).
     """
     mean, std, clip = _check(mean, std, low, high, iterations, chunk)
-    asked = samples, elites, iterations, momentum, chunk
-    end = _refit(cost, key, mean, std, clip, *asked, keep_mean=keep_mean)
+    settings = samples, elites, iterations, momentum, chunk
+    end = _refit(cost, key, mean, std, clip, *settings, keep_mean=keep_mean)
     if not average:
         return end.best
-    last = clip(end.mean[None])
-    price = _prices(cost)(last)[0]
-    feasible = jnp.isfinite(price)
+    mean = clip(end.mean[None])
+    mean_cost = _checked(cost)(mean)[0]
+    feasible = jnp.isfinite(mean_cost)
     plan, least = end.best
-    return jnp.where(feasible, last[0], plan), jnp.where(feasible, price, least)
+    return jnp.where(feasible, mean[0], plan), jnp.where(feasible, mean_cost, least)
 
 
 def icem(
@@ -193,7 +193,7 @@ def mppi(
         mean, best = carry
         noise = jax.random.normal(key, (samples - 1, *mean.shape), jnp.float32)
         plans = clip(jnp.concatenate([mean[None], mean[None] + std[None] * noise]))
-        costs = _in_chunks(_prices(cost), plans, chunk)
+        costs = _in_chunks(_checked(cost), plans, chunk)
         cheaper = jnp.searchsorted(jnp.sort(costs), costs, method="sort").astype(jnp.float32)
         weights = jnp.exp(-cheaper / jnp.float32(temperature * samples)) * jnp.isfinite(costs)
         total = weights.sum()  # at least 1 if any plan is feasible
@@ -201,7 +201,7 @@ def mppi(
         mean = jnp.where(total > 0, new, mean)
         return (mean, _cheapest(best, plans, costs)), None
 
-    start = (mean, _nothing(clip(mean[None])[0]))
+    start = (mean, _initial_best(clip(mean[None])[0]))
     (_, best), _ = jax.lax.scan(iterate, start, jax.random.split(key, iterations))
     return best
 
@@ -296,8 +296,8 @@ def spread(function, mesh):
 
     def run(*rows):
         P = len(jax.tree.leaves(rows)[0])
-        found = local(*jax.tree.map(lambda x: _filled(x, -P % mesh.size), rows))
-        return jax.tree.map(lambda x: x[:P], found)
+        outputs = local(*jax.tree.map(lambda x: _filled(x, -P % mesh.size), rows))
+        return jax.tree.map(lambda x: x[:P], outputs)
 
     return run
 
@@ -373,11 +373,11 @@ def _refit(
         noise = colored_noise(key, (samples - len(first), *mean.shape), exponent)
         plans = clip(jnp.concatenate([first, mean[None] + std[None] * noise]))
         if decay == 1:
-            costs = _in_chunks(_prices(cost), plans, chunk)
+            costs = _in_chunks(_checked(cost), plans, chunk)
         else:  # shapes are fixed within a scan, but whole chunks can be skipped
             skip = lambda plans: jnp.full(len(plans), jnp.inf, jnp.float32)  # noqa: E731
-            price = lambda x: jax.lax.cond(x[1][0] < size, _prices(cost), skip, x[0])  # noqa: E731
-            costs = _in_chunks(price, (plans, jnp.arange(samples)), chunk)
+            run = lambda x: jax.lax.cond(x[1][0] < size, _checked(cost), skip, x[0])  # noqa: E731
+            costs = _in_chunks(run, (plans, jnp.arange(samples)), chunk)
         plans = jnp.concatenate([last.elite[:kept], plans])
         negative, order = jax.lax.top_k(-jnp.concatenate([last.costs[:kept], costs]), elites)
         elite, costs = plans[order], -negative
@@ -388,8 +388,8 @@ def _refit(
 
     sizes = np.maximum(samples / decay ** np.arange(iterations), 2 * elites).astype(np.int32)
     first = clip(mean[None])
-    nobody = jnp.repeat(first, elites, axis=0), jnp.full(elites, jnp.inf, jnp.float32)
-    start = _Search(mean, std, *nobody, _nothing(first[0]))
+    no_elites = jnp.repeat(first, elites, axis=0), jnp.full(elites, jnp.inf, jnp.float32)
+    start = _Search(mean, std, *no_elites, _initial_best(first[0]))
     return jax.lax.scan(iterate, start, (jax.random.split(key, iterations), sizes))[0]
 
 
@@ -407,28 +407,28 @@ def _gaussian(mean, std, elite, feasible):
 
 
 def _descend(cost, plans, std, clip, iterations, rate, chunk):
-    """Runs Adam on plans [P, T, U] with steps in units of std [T, U]: the best (plan, cost)."""
+    """Runs Adam on plans [P, T, U], in units of std [T, U]; returns the best (plan, cost)."""
     if not rate > 0:
         raise ValueError(f"rate: expected a positive number, got {rate}")
     adam = optax.adam(optax.cosine_decay_schedule(rate, iterations))
 
     def total(plans):
-        costs = _prices(cost)(plans)
+        costs = _checked(cost)(plans)
         return costs.sum(), costs
 
-    def slope(plans):
-        (_, costs), slopes = jax.value_and_grad(total, has_aux=True)(plans)
+    def gradients(plans):
+        (_, costs), grads = jax.value_and_grad(total, has_aux=True)(plans)
         # Adam squares gradients, and float32 overflows at 3e38.
-        return costs, jnp.clip(jnp.nan_to_num(slopes), -HUGE, HUGE)
+        return costs, jnp.clip(jnp.nan_to_num(grads), -HUGE, HUGE)
 
     def iterate(carry, _):
         plans, state, best = carry
-        costs, slopes = _in_chunks(slope, plans, chunk)
-        step, state = adam.update(slopes, state)
+        costs, grads = _in_chunks(gradients, plans, chunk)
+        step, state = adam.update(grads, state)
         return (clip(plans + std[None] * step), state, _cheapest(best, plans, costs)), None
 
     plans = clip(plans)
-    start = (plans, adam.init(plans), _nothing(plans[0]))
+    start = (plans, adam.init(plans), _initial_best(plans[0]))
     return jax.lax.scan(iterate, start, None, iterations)[0][-1]
 
 
@@ -447,10 +447,10 @@ def colored_noise(key, shape, exponent):
     return jnp.fft.ifft(white * gain[None, :, None], axis=1).real[:, :T]
 
 
-def _prices(cost):
+def _checked(cost):
     """Wraps `cost` to return float32 [P], with NaN as infinity and -infinity as the minimum."""
 
-    def price(plans):
+    def checked(plans):
         costs = cost(plans)
         if costs.shape != (len(plans),):
             raise ValueError(
@@ -459,7 +459,7 @@ def _prices(cost):
         costs = jnp.maximum(costs.astype(jnp.float32), jnp.finfo(jnp.float32).min)
         return jnp.where(jnp.isnan(costs), jnp.inf, costs)
 
-    return price
+    return checked
 
 
 def _in_chunks(function, plans, chunk):
@@ -479,7 +479,7 @@ def _filled(x, count):
     return jnp.concatenate([x, jnp.repeat(x[-1:], count, axis=0)])
 
 
-def _nothing(mean):
+def _initial_best(mean):
     """Returns the initial best (plan, cost): the mean at an infinite cost."""
     return mean, jnp.float32(jnp.inf)
 

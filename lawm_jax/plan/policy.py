@@ -18,7 +18,7 @@ from lawm_jax.plan import search
 
 
 class Policy:
-    """Plans towards a goal image with a world model, in every environment of a `World`.
+    """Plans toward a goal image with a world model, in every environment of a `World`.
 
     Each environment executes a part of its plan before it plans again. If a step of the model spans
     several steps of the environment, as with the package's `frameskip`, its real action is theirs,
@@ -91,21 +91,21 @@ class Policy:
             self._waiting[i].clear()
             self._means[i] = 0
         ended = np.reshape(infos.get("terminated", np.zeros(n)), n).astype(bool)
-        asked = [i for i in range(n) if not ended[i] and not self._waiting[i]]
-        if asked:
-            self._plan(asked, *(np.asarray(infos[key])[asked, -1:] for key in ("pixels", "goal")))
-        still = np.zeros(self._width, np.float32)
-        actions = [still if ended[i] else self._waiting[i].popleft() for i in range(n)]
+        idle = [i for i in range(n) if not ended[i] and not self._waiting[i]]
+        if idle:
+            self._plan(idle, *(np.asarray(infos[key])[idle, -1:] for key in ("pixels", "goal")))
+        no_action = np.zeros(self._width, np.float32)
+        actions = [no_action if ended[i] else self._waiting[i].popleft() for i in range(n)]
         return np.stack(actions).reshape(self._shape)
 
-    def _plan(self, asked, pictures, goals):
+    def _plan(self, indices, pictures, goals):
         """Plans for some environments: pictures and goals uint8 [n, 1, H, W, 3]."""
         start, goal = (self._encode(x)[:, 0] for x in (pictures, goals))
         self._key, key = jax.random.split(self._key)
-        keys = jax.random.split(key, len(asked))
-        tasks, size = (keys, start, goal, self._means[asked]), search.at_once(self._shape[0])
+        keys = jax.random.split(key, len(indices))
+        tasks, size = (keys, start, goal, self._means[indices]), search.at_once(self._shape[0])
         u, _ = search.in_groups(self._search, self._params, tasks, size)
-        for i, plan in zip(asked, u, strict=True):
+        for i, plan in zip(indices, u, strict=True):
             self._waiting[i].extend(plan[: self._execute].reshape(-1, self._width))
             self._means[i] = 0
             self._means[i, : len(plan) - self._execute] = plan[self._execute :]

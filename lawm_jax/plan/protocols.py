@@ -1,8 +1,8 @@
-"""Planning protocols: the settings with which others measured, taken from their code.
+"""Planning protocols: the settings of other authors' evaluations, taken from their code.
 
 A protocol sets the candidates, the initial Gaussian, the limits of plans, the context, the crop and
 the number of clips. The errors are the same functions for all: those of jepa-wms and NWM, see
-`tasks.reach` and `metrics.trajectory_errors`. What no setting can reproduce is in docs/control.md.
+`tasks.reach` and `metrics.trajectory_errors`. docs/control.md lists the remaining differences.
 """
 
 import math

@@ -28,7 +28,7 @@ TASKS = {
 }
 # Horizons of the tasks with a simulator; 7 steps are what a model sees in clips of 8 frames.
 CLOSED = {"panda": (3,), "nav": (7,)}
-DEFAULTS = ("planner", "cem"), ("protocol", "paper")  # which names of results leave out
+DEFAULTS = ("planner", "cem"), ("protocol", "paper")  # left out of the names of results
 TRAINING = 256  # training clips, for baselines and the scale of actions
 
 
@@ -96,8 +96,9 @@ def plan(
         rundir.folder(workdir)  # raises an error now if W can't be written to
     config = ml_collections.ConfigDict(rundir.read_world_model(workdir))
     spec = _source(config, task, data)
-    loaded, found, windows = _models(workdir, config, task, spec, controller)
-    count = len(chosen) if chosen else episodes or (32 if closed_loop else rules.episodes)
+    loaded, controller_folder, windows = _models(workdir, config, task, spec, controller)
+    usual = 32 if closed_loop else rules.episodes
+    count = len(chosen) if chosen else episodes or usual
     scenes = _scenes(task, spec, count) if closed_loop else None
     horizons = horizon or (CLOSED[task] if scenes else rules.horizons or TASKS[task][1])
     model = next(iter(loaded.values()))[0]
@@ -111,23 +112,23 @@ def plan(
         config.data.resize = config.data.size
     options = {"samples": samples, "iterations": iterations, "chunk": chunk}
     options = {key: value for key, value in options.items() if value is not None}
-    asked = dict(planner=planner, options=options, bound=bound, windows=windows)
+    settings = dict(planner=planner, options=options, bound=bound, windows=windows)
     what = words.counted(count, "scene" if scenes else "clip")
     what += f", {words.counted(' and '.join(map(str, horizons)), 'step')}"
     by = planner if protocol == "paper" else f"{planner} as {protocol}"
     print(f"{workdir}: planning {task} with {by}, {what}; compiling", flush=True)
     if scenes:
-        plans = _closed(config, task, loaded, scenes, horizons, asked)
+        plans = _closed(config, task, loaded, scenes, horizons, settings)
     else:
         before = rules.context - 1
-        given = chosen and functools.partial(listed.load, rows=chosen, before=before)
-        asked["protocol"] = rules
-        plans = _open(config, task, loaded, count, horizons, asked, least, given)
+        load = chosen and functools.partial(listed.load, rows=chosen, before=before)
+        settings["protocol"] = rules
+        plans = _open(config, task, loaded, count, horizons, settings, least, load)
     result = {
         "task": task,
         "source": spec,
-        "controller": found,
-        "controller_kind": model.controller.kind if found else None,
+        "controller": controller_folder,
+        "controller_kind": model.controller.kind if controller_folder else None,
         "episodes": len(plans[0]["names"]) if "names" in plans[0] else count,
         "protocol": protocol,
         "episodes_from": episodes_from,
@@ -135,25 +136,25 @@ def plan(
         "seconds": round(time.monotonic() - begin),
         "plans": plans,
     }
-    given = dict(data=data, controller=controller, planner=planner, episodes=episodes)
-    given |= dict(horizon=horizon, samples=samples, iterations=iterations, bound=bound, chunk=chunk)
-    given |= dict(protocol=protocol, episodes_from=episodes_from and listed.label(episodes_from))
-    name = result_name(task, closed_loop, given)
+    names = dict(data=data, controller=controller, planner=planner, episodes=episodes)
+    names |= dict(horizon=horizon, samples=samples, iterations=iterations, bound=bound, chunk=chunk)
+    names |= dict(protocol=protocol, episodes_from=episodes_from and listed.label(episodes_from))
+    name = result_name(task, closed_loop, names)
     path = paths.expand(json_file) if json_file else rundir.evaluation(workdir, name)
     paths.write(path, json.dumps(result, indent=1, allow_nan=False))
     print(f"results: {path}")
     return path
 
 
-def result_name(task, closed_loop, given):
+def result_name(task, closed_loop, arguments):
     """Names a result after the non-default arguments, such as plan_panda_planner=mppi.
 
     Args:
       task, closed_loop: as in `plan`.
-      given: name -> value of the other arguments of `plan`, None for defaults.
+      arguments: name -> value of the other arguments of `plan`, None for defaults.
     """
     text = ""
-    for key, value in given.items():
+    for key, value in arguments.items():
         if value is not None and (key, value) not in DEFAULTS:
             value = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             text += f"_{key}={value.removeprefix(f'{task}=')}"
@@ -162,20 +163,20 @@ def result_name(task, closed_loop, given):
 
 
 def _protocol(task, name, closed_loop, episodes_from):
-    """Returns the `Protocol` of that name, if it is defined for what is asked."""
+    """Returns the `Protocol` of that name, if it is defined for the task."""
     if name not in protocols.PROTOCOLS:
-        known = ", ".join(protocols.PROTOCOLS)
-        raise Refused(f"protocol: expected one of {known}, got {name!r}")
-    found = protocols.PROTOCOLS[name]
-    if task not in found.tasks:
+        names = ", ".join(protocols.PROTOCOLS)
+        raise Refused(f"protocol: expected one of {names}, got {name!r}")
+    protocol = protocols.PROTOCOLS[name]
+    if task not in protocol.tasks:
         raise Refused(
-            f"protocol: expected --task {' or '.join(found.tasks)} for {name}, got {task}; other "
-            f"data in the task's place: --data {found.tasks[-1]}=SOURCE"
+            f"protocol: expected --task {' or '.join(protocol.tasks)} for {name}, got {task}; for "
+            f"other data, use --data {protocol.tasks[-1]}=SOURCE"
         )
     if closed_loop and (name != "paper" or episodes_from):
         what = f"--protocol paper, got {name}" if name != "paper" else "no --episodes_from, got one"
         raise Refused(f"closed-loop: expected {what}")
-    return found
+    return protocol
 
 
 def _check_samples(task, planner, samples, protocol):
@@ -193,21 +194,21 @@ def _check_samples(task, planner, samples, protocol):
         raise Refused(f"samples: expected at least {least} for {planner}, got {samples}")
 
 
-def _open(config, task, models, count, horizons, asked, frames, listed):
-    """Plans on clips as `tasks.load` loads them, prints tables: one dict per horizon."""
+def _open(config, task, models, count, horizons, settings, frames, load_listed):
+    """Plans on clips from `tasks.load` and prints tables; returns one dict per horizon."""
     kind, _, spacing = TASKS[task]
-    ask = tasks.reach
+    plan_task = tasks.reach
     if kind == "walk":
-        ask = functools.partial(tasks.walk, spacing=spacing)
+        plan_task = functools.partial(tasks.walk, spacing=spacing)
     first = next(iter(models.values()))  # all models share one encoder
-    episodes, training = tasks.load(config, task, *first, count, frames, TRAINING, listed)
+    episodes, training = tasks.load(config, task, *first, count, frames, TRAINING, load_listed)
     count = len(episodes.episodes)  # less than asked if a listed clip cannot be read
     plans = []
     for horizon in horizons:
         with tqdm.tqdm(total=count * len(models), unit="plan", disable=None) as bar:
-            given = models, episodes, training
-            progress = None if bar.disable else bar.update  # which waits for each group
-            rows = ask(*given, horizon=horizon, progress=progress, **asked)
+            inputs = models, episodes, training
+            progress = None if bar.disable else bar.update  # waits for each group of plans
+            rows = plan_task(*inputs, horizon=horizon, progress=progress, **settings)
         names = episodes.episodes.tolist()  # bootstrap groups
         plans.append({"horizon": horizon, "names": names, "rows": rows})
         caption = f"plans of {words.counted(horizon, 'step')}"
@@ -215,16 +216,16 @@ def _open(config, task, models, count, horizons, asked, frames, listed):
     return plans
 
 
-def _closed(config, task, models, scenes, horizons, asked):
-    """Acts in the simulator and prints tables: one dict per horizon."""
+def _closed(config, task, models, scenes, horizons, settings):
+    """Acts in the simulator and prints tables; returns one dict per horizon."""
     acting, plans = closed_loop_.TASKS[task], []
     first = next(iter(models.values()))
     training = clips.training(config, task, batched.frame_encoder(*first), TRAINING)
     encode = batched.encoder(*first, batch=1)
     for horizon in horizons:
-        given = models, encode, acting, scenes, training, horizon
+        inputs = models, encode, acting, scenes, training, horizon
         with tqdm.tqdm(total=len(scenes), unit="scene", disable=None) as bar:
-            rows = closed_loop_.evaluate(*given, progress=lambda _: bar.update(), **asked)
+            rows = closed_loop_.evaluate(*inputs, progress=lambda _: bar.update(), **settings)
         measured = {"radius": acting.radius, "policy_steps": acting.steps, "steps": acting.limit}
         plans.append({"horizon": horizon} | measured | {"rows": rows})
         caption = (
@@ -301,10 +302,10 @@ def _models(workdir, config, task, spec, controller):
             if name.startswith(row_names.LABELLED) and models.trained_on(folder, task, spec):
                 loaded[name], folders[name] = models.load(folder, mesh=mesh), folder
     # Real actions lead from one frame to the next, so each frame must be a time step.
-    each = {
+    by_frame = {
         name: (dataclasses.replace(model, repeat=model.encoder.tubelet > 1), params)
         for name, (model, params) in loaded.items()
     }
     configs = {name: rundir.read_config(folder) for name, folder in folders.items()}
-    windows = {name: tasks.window(configs[name], each[name][0]) for name in each}
-    return each, controller, windows
+    windows = {name: tasks.window(configs[name], by_frame[name][0]) for name in by_frame}
+    return by_frame, controller, windows

@@ -98,13 +98,13 @@ def in_groups(run, params, tasks, size, progress=None):
     """
     n = len(tasks[0])
     groups = np.arange(-(-n // size) * size).clip(max=n - 1).reshape(-1, size)
-    found = []
+    results = []
     for i in groups:
-        found.append(run(params, *(x[i] for x in tasks)))
+        results.append(run(params, *(x[i] for x in tasks)))
         if progress:
-            jax.block_until_ready(found[-1])
+            jax.block_until_ready(results[-1])
             progress(len(set(i.tolist())))  # the last group may repeat an episode
-    u, distance = (np.concatenate(parts)[:n] for parts in zip(*found, strict=True))
+    u, distance = (np.concatenate(parts)[:n] for parts in zip(*results, strict=True))
     return u, distance
 
 
@@ -150,8 +150,8 @@ def jitted(
         default from `most_candidates`, is the number of candidates predicted at once by each device
         or, if candidates are sharded, by all devices together.
       mesh: jax.sharding.Mesh with one axis, of devices that need not be attached to compile.
-      nearest: whether the cost of a plan is the distance of its predicted state nearest to the goal
-        instead of its last one, so that a plan may reach the goal after any of its steps.
+      nearest: whether a plan's cost is the distance of the predicted state nearest to the goal, not
+        of the last one, so that a plan may reach the goal after any of its steps.
 
     Returns:
       A function of params, keys [n], start and goal [n, N, D], the means [n, H, U] of the
@@ -163,10 +163,10 @@ def jitted(
     """
     if planner not in PLANNERS:
         raise ValueError(f"planner: expected one of {tuple(PLANNERS)}, got {planner!r}")
-    options, known = dict(options or {}), inspect.signature(PLANNERS[planner]).parameters
-    if not options.keys() <= known.keys():
+    options, parameters = dict(options or {}), inspect.signature(PLANNERS[planner]).parameters
+    if not options.keys() <= parameters.keys():
         raise ValueError(f"options: expected options of {planner}, got {sorted(options)}")
-    samples = options.get("samples", known["samples"].default)
+    samples = options.get("samples", parameters["samples"].default)
     expand = functools.partial(straight_line if straight else _repeated, hold=hold)
     device = mesh.devices.flat[0]
 
@@ -178,19 +178,19 @@ def jitted(
                 f"{goal.shape}"
             )
         n, N, D = start.shape
-        seen = past[0].shape[1] + 1 if past else window
-        most = most_candidates(model, N, D, std.shape[0] * hold, seen, device)
-        shard_tasks = n >= mesh.size  # else candidates, for which devices wait for one another
+        context = past[0].shape[1] + 1 if past else window
+        most = most_candidates(model, N, D, std.shape[0] * hold, context, device)
+        shard_tasks = n >= mesh.size  # sharded candidates make devices wait for each other
         chunk = options.get("chunk") or min(most if shard_tasks else most * mesh.size, samples)
         solve = functools.partial(PLANNERS[planner], **options | {"chunk": chunk})
 
         def solve_task(task):
             key, start, goal, mean, *past = task
             if past:
-                ahead = _from_context(model, params, start, *past)
+                predict = _from_context(model, params, start, *past)
             else:
-                ahead = from_start(model, params, start, window)
-            cost = goal_cost(lambda plans: ahead(expand(plans)), goal, nearest)
+                predict = from_start(model, params, start, window)
+            cost = goal_cost(lambda plans: predict(expand(plans)), goal, nearest)
             cost = cost if shard_tasks else planners.spread(cost, mesh)
             plan, least = solve(cost, key, mean, std)
             return expand(plan[None])[0], least
@@ -206,7 +206,7 @@ def jitted(
 
 
 def straight_line(plans, hold):
-    """Expands single actions to straight lines that turn only at their ends, as NWM's candidates.
+    """Expands single actions to straight lines that turn only at their ends, as NWM does.
 
     Args:
       plans: [P, 1, 3]: the move of each step along x and y in the frame of the start, in meters,
@@ -228,11 +228,11 @@ def _repeated(plans, hold):
     return jnp.repeat(plans, hold, axis=1)
 
 
-def goal_cost(ahead, goal, nearest=False):
+def goal_cost(predict, goal, nearest=False):
     """Builds the cost of plans: the L2 distance of a predicted state to the goal.
 
     Args:
-      ahead: function of plans [P, H, U] to the states that they lead to, [P, T, N, D].
+      predict: function of plans [P, H, U] to the states that they lead to, [P, T, N, D].
       goal: [N, D].
       nearest: whether that state is the one nearest to the goal, instead of the last one.
 
@@ -241,7 +241,7 @@ def goal_cost(ahead, goal, nearest=False):
     """
 
     def cost(plans):
-        states = ahead(plans)
+        states = predict(plans)
         states = states if nearest else states[:, -1:]
         return jnp.sqrt(jnp.square(states - goal[None, None]).mean((2, 3))).min(1)
 
@@ -256,15 +256,15 @@ def from_start(model, params, start, window=None):
 
 
 def _from_context(model, params, start, s, z):
-    """Builds the same function for a context s [C-1, N, D] and z [C-1, A] before the state.
+    """Builds the function of `from_start` for a state after a context s [C-1, N, D], z [C-1, A].
 
     Every step is predicted from the last C states, with time positions from 0.
     """
     context = jnp.concatenate([s, start[None]])
 
     def ahead(u):
-        def step(seen, action):
-            states, latents = seen
+        def step(carry, action):
+            states, latents = carry
             new = world_model.map_actions(model, params, action[:, None], states[:, -1:])
             latents = jnp.concatenate([latents, new], 1)
             state = world_model.predict(model, params, states, latents)[:, -1:]
@@ -292,21 +292,21 @@ def candidate_bytes(model, N, D, steps, window=None):
     predictor = model.predictor
     depth, width, heads = (getattr(predictor, x, 1) for x in ("depth", "width", "heads"))
     size = np.dtype(getattr(predictor, "dtype", np.float32)).itemsize
-    cached = min(steps, window or steps)
-    kept = 2 * 2 * depth * cached * N * width * size
+    context = min(steps, window or steps)
+    cache = 2 * 2 * depth * context * N * width * size
     states = 4 * (steps + 2) * N * D
     # Once the window slides, all of its steps are recomputed at once.
-    tokens = N * (cached if window and steps > window else 1)
-    block = 2 * 4 * tokens * width * size + 4 * heads * tokens * cached * N
-    return kept + states + block
+    tokens = N * (context if window and steps > window else 1)
+    block = 2 * 4 * tokens * width * size + 4 * heads * tokens * context * N
+    return cache + states + block
 
 
 def most_candidates(model, N, D, steps, window=None, device=None):
     """Returns the number of candidates to predict at once, limited by device memory and caches."""
     device = device or jax.devices()[0]
     stats = (device.memory_stats() or {}) if device in jax.local_devices() else {}
-    room = SHARE * (stats.get("bytes_limit", MEMORY) - stats.get("bytes_in_use", 0))
-    most = int(room // candidate_bytes(model, N, D, steps, window))
+    available = SHARE * (stats.get("bytes_limit", MEMORY) - stats.get("bytes_in_use", 0))
+    most = int(available // candidate_bytes(model, N, D, steps, window))
     if device.platform == "cpu":
         most = min(most, AT_ONCE_ON_CPU // (N * D))
     return max(1, most)

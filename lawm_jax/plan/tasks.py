@@ -3,7 +3,7 @@
 Plans are compared with the true actions of the clip that the start and goal states come from, not
 by the end state that the model predicts.
 
-Source: Garrido et al. 2026, section 6; the baselines but V-JEPA 2-AC's are ours.
+Source: Garrido et al. 2026, section 6; all baselines except V-JEPA 2-AC's are ours.
 """
 
 import functools
@@ -54,7 +54,7 @@ def load(config, name, model, params, count, frames, training, listed=None):
 
 
 def window(config, model):
-    """Returns the number of steps that a forward model sees in training: a clip's, less one.
+    """Returns the number of steps that a forward model sees in training: those of a clip less 1.
 
     `config` is the config of the model's run, a nested dict.
     """
@@ -112,11 +112,11 @@ def reach(
     true_actions("training", training, horizon, least=3)
     initial = _initial(protocol, training, horizon, held=False)
     options = _options(protocol, REACH, planner, initial, bound, options)
-    asked = planner, options, 1, seed, windows, progress, protocol
-    plans = _plans(models, clips, None, training, u, initial, *asked)
+    settings = planner, options, 1, seed, windows, progress, protocol
+    plans = _plans(models, clips, None, training, u, initial, *settings)
     moved = u[:, :, :3].sum(1)
-    away = {name: np.abs((plan - u).sum(1)) for name, (plan, _) in plans.items()}
-    errors = {name: x[:, :3].sum(1) for name, x in away.items()}
+    deviations = {name: np.abs((plan - u).sum(1)) for name, (plan, _) in plans.items()}
+    errors = {name: x[:, :3].sum(1) for name, x in deviations.items()}
 
     def interval(x):
         return metrics.interval(x, clips.episodes)
@@ -128,8 +128,8 @@ def reach(
         row["correlation"] = _correlation(plan[:, :, :3].sum(1), moved)
         row |= comparisons.paired(errors[name] - errors[row_names.NO_ACTION], clips.episodes)
         if u.shape[2] == 7:
-            row["orientation"] = interval(away[name][:, 3:6].sum(1))
-            row["gripper"] = interval(away[name][:, 6])
+            row["orientation"] = interval(deviations[name][:, 3:6].sum(1))
+            row["gripper"] = interval(deviations[name][:, 6])
         row["clips"] = errors[name].tolist()
         rows.append(row | {"distance": None if distance is None else interval(distance)})
     return rows
@@ -190,8 +190,8 @@ def walk(
     initial = _initial(protocol, training, horizon, held=True)
     options = _options(protocol, WALK, planner, initial, bound, options)
     held = np.repeat(u.mean(1, keepdims=True), horizon, 1)
-    asked = planner, options, horizon, seed, windows, progress, protocol
-    plans = _plans(models, clips, past, training, u, initial, *asked)
+    settings = planner, options, horizon, seed, windows, progress, protocol
+    plans = _plans(models, clips, past, training, u, initial, *settings)
     plans = {row_names.TRUTH_HELD: (held, None)} | plans
     errors = {name: metrics.trajectory_errors(plan, u) for name, (plan, _) in plans.items()}
 
@@ -268,10 +268,10 @@ def _initial(protocol, training, horizon, held):
 
 def _options(protocol, usual, planner, gaussian, bound, options):
     """Returns the planner's options: the given ones, then the bounds, then the protocol's."""
-    found = dict(protocol.options or usual) if planner == "cem" else {}
+    chosen = dict(protocol.options or usual) if planner == "cem" else {}
     mean, std = gaussian[0][0], gaussian[1][0]  # the same for all steps
     if bound is not None:
-        found |= {"low": mean - bound * std, "high": mean + bound * std}
+        chosen |= {"low": mean - bound * std, "high": mean + bound * std}
     elif protocol.limits:
         if len(mean) > len(protocol.limits):
             raise ValueError(
@@ -279,12 +279,12 @@ def _options(protocol, usual, planner, gaussian, bound, options):
                 f"the protocol has limits, got {len(mean)}"
             )
         high = np.array(protocol.limits[: len(mean)])
-        found |= {"low": -high, "high": high}
-    return found | (options or {})
+        chosen |= {"low": -high, "high": high}
+    return chosen | (options or {})
 
 
 def _split(clips, before):
-    """Splits clips into the first `before` steps, None if 0, and what follows."""
+    """Splits clips into the first `before` steps (None if 0) and the rest."""
     if not before:
         return None, clips
     video = clips.video
@@ -317,12 +317,12 @@ def _plans(
     plans = {name: (plan, None) for name, plan in plans.items()}
     for name, (model, params) in models.items():
         window = protocol.window or (windows or {}).get(name)
-        asked = mean, std, planner, options, hold, seed, window, progress, protocol.straight
-        known = None
+        settings = mean, std, planner, options, hold, seed, window, progress, protocol.straight
+        context = None
         if past is not None:  # latents are inferred; a labeled model maps the true actions
             infer = batched.batched(model, params, actions=past.actions).infer
-            known = past.s, infer(np.concatenate([past.s, start[:, None]], 1))
-        plan, distance = search.search(model, params, start, goal, *asked, known)
+            context = past.s, infer(np.concatenate([past.s, start[:, None]], 1))
+        plan, distance = search.search(model, params, start, goal, *settings, context)
         plans[name] = (moves_of_line(plan) if protocol.straight else plan), distance
     return plans
 
@@ -337,16 +337,16 @@ def moves_of_line(u):
       The actions [n, H, 3] that `poses.follow` integrates to that line: after the first step, which
       turns into the direction of the line, each step moves forward.
     """
-    own = np.array(u)
-    own[:, 1:, 0], own[:, 1:, 1] = np.hypot(own[:, 1:, 0], own[:, 1:, 1]), 0.0
-    return own
+    moves = np.array(u)
+    moves[:, 1:, 0], moves[:, 1:, 1] = np.hypot(moves[:, 1:, 0], moves[:, 1:, 1]), 0.0
+    return moves
 
 
 def _correlation(a, b):
     """Computes Pearson's correlation of each column of [n, k]; None if one is constant."""
     a, b = a - a.mean(0), b - b.mean(0)
     size = np.sqrt((a**2).sum(0) * (b**2).sum(0))
-    some = size > 1e-9 * len(a)
+    varies = size > 1e-9 * len(a)
     return [
-        float(x / s) if ok else None for x, s, ok in zip((a * b).sum(0), size, some, strict=True)
+        float(x / s) if ok else None for x, s, ok in zip((a * b).sum(0), size, varies, strict=True)
     ]

@@ -39,10 +39,10 @@ def main(argv):
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise app.UsageError(f"{error}; the page requires: pip install 'lawm_jax[play]'") from error
-    with socket.socket() as one:  # else the page of another server would be opened
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as sock:  # otherwise the page of another server would be opened
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            one.bind(("127.0.0.1", PORT.value))
+            sock.bind(("127.0.0.1", PORT.value))
         except OSError as error:
             raise app.UsageError(
                 f"--port: expected a free port, got {PORT.value}: {error}"

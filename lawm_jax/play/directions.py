@@ -1,4 +1,4 @@
-"""What keys stand for: directions of latents, and multiples of real actions."""
+"""Maps keys to directions of latents and to multiples of real actions."""
 
 from typing import NamedTuple
 

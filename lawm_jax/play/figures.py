@@ -1,4 +1,4 @@
-"""Draws what the notebooks show: frames, films, curves, and what latent actions and states hold."""
+"""Draws the notebooks' figures: frames, videos, curves, latent actions and states."""
 
 import os
 import pathlib
@@ -12,7 +12,7 @@ from lawm_jax.data import mini
 from lawm_jax.evaluate import figures, probing
 from lawm_jax.play import directions, notebook
 
-XYZ = "x, meters", "y, meters", "z, meters"  # of the hand of the embedded arm
+XYZ = "x, meters", "y, meters", "z, meters"  # axes of the embedded arm's hand
 
 
 def strips(title, rows, columns=None):
@@ -69,13 +69,13 @@ def _image(draw, *args):
         return Image(pathlib.Path(path).read_bytes())
 
 
-def sweep(model, params, s, known, steps=7, size=1.0, most=2):
-    """Takes the same latent action again and again, along the main directions of latent actions.
+def sweep(model, params, s, inferred, steps=7, size=1.0, most=2):
+    """Repeats a latent action along each main direction of latent actions.
 
     Args:
       model, params: a world model with a decoder.
       s: [1, 1, N, D], the state to start from.
-      known: [n, T-1, A], inferred latent actions, which have these directions.
+      inferred: [n, T-1, A], inferred latent actions, which define the directions.
       steps: number of steps.
       size: standard deviations of the latent action.
       most: maximum number of directions.
@@ -83,23 +83,23 @@ def sweep(model, params, s, known, steps=7, size=1.0, most=2):
     Returns:
       label -> uint8 [steps + 1, H, W, 3], imagined frames, for both ways of each direction.
     """
-    axes = directions.principal(np.asarray(known).reshape(-1, known.shape[-1]), most=most)
+    axes = directions.principal(np.asarray(inferred).reshape(-1, inferred.shape[-1]), most=most)
     names = [f"direction {i + 1} {sign}" for i in range(len(axes.directions)) for sign in "−+"]
-    ways = np.concatenate([[-x, x] for x in axes.directions])
-    z = jnp.repeat(jnp.asarray(axes.mean + size * ways)[:, None], steps, 1)
-    start = jnp.repeat(jnp.asarray(s), len(ways), 0)
+    ends = np.concatenate([[-x, x] for x in axes.directions])
+    z = jnp.repeat(jnp.asarray(axes.mean + size * ends)[:, None], steps, 1)
+    start = jnp.repeat(jnp.asarray(s), len(ends), 0)
     ahead = notebook.compiled(world_model.rollout)(model, params, start, z)
     video = notebook.compiled(world_model.decode)(model, params, jnp.concatenate([start, ahead], 1))
     return dict(zip(names, np.asarray(video), strict=True))
 
 
-def projections(known, z, most=3):
-    """Projects latent actions [T-1, A] onto the main directions of known ones [n, T-1, A].
+def projections(inferred, z, most=3):
+    """Projects latent actions z [T-1, A] onto the main directions of inferred ones [n, T-1, A].
 
     Returns:
       label -> [T-1], in standard deviations.
     """
-    axes = directions.principal(np.asarray(known).reshape(-1, known.shape[-1]), most=most)
+    axes = directions.principal(np.asarray(inferred).reshape(-1, inferred.shape[-1]), most=most)
     size = np.square(axes.directions).sum(1)
     series = (np.asarray(z) - axes.mean) @ axes.directions.T / size
     return {
@@ -108,7 +108,7 @@ def projections(known, z, most=3):
 
 
 def read_actions(z, u, test_z, test_u, names=XYZ):
-    """Reads real actions from latent actions by a linear map, to compare them with the recorded.
+    """Predicts real actions from latent actions with a linear map, beside the recorded actions.
 
     Args:
       z, u: [n, T-1, A] latent and [n, T-1, U] real actions, to fit the map to.
@@ -120,8 +120,8 @@ def read_actions(z, u, test_z, test_u, names=XYZ):
     """
     z, u, test_u = (np.asarray(x) for x in (z, u, test_u))
     _, read = probing.ridge(z.reshape(-1, z.shape[-1]), u.reshape(-1, u.shape[-1]))
-    found = read(np.asarray(test_z))
-    return by_axis({"recorded": test_u, "read from latent actions": found}, names)
+    predicted = read(np.asarray(test_z))
+    return by_axis({"recorded": test_u, "read from latent actions": predicted}, names)
 
 
 def by_axis(actions, names=XYZ):
@@ -146,9 +146,9 @@ def colored(rows):
     basis = np.linalg.eigh(np.cov((flat - mean).T))[1][:, :-4:-1]
     low, high = np.percentile((flat - mean) @ basis, (2, 98), axis=0)
     side = round(first.shape[1] ** 0.5)
-    cell, shown = max(1, 128 // side), {}
+    cell, colored_rows = max(1, 128 // side), {}
     for label, s in rows.items():
         value = ((s - mean) @ basis - low) / np.maximum(high - low, 1e-9)
         value = np.rint(255 * value.clip(0, 1)).astype(np.uint8).reshape(-1, side, side, 3)
-        shown[label] = value.repeat(cell, 1).repeat(cell, 2)
-    return shown
+        colored_rows[label] = value.repeat(cell, 1).repeat(cell, 2)
+    return colored_rows

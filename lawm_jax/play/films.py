@@ -1,4 +1,4 @@
-"""What the tabs Transfer, Sample and Look show: films and curves computed from clips."""
+"""Computes the videos and curves of the tabs Transfer, Sample and Look from clips."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ def transfer(world, action, scene):
     return [world.paint(start), *world.follow(start, action.z)[1]]
 
 
-def sample(world, clip, known, count, steps, seed):
+def sample(world, clip, inferred, count, steps, seed):
     """Samples futures of a clip's first state.
 
     Every latent is drawn in the state predicted before it, from the learned prior or, without one,
@@ -26,7 +26,7 @@ def sample(world, clip, known, count, steps, seed):
     Args:
       world: `World`.
       clip: `library.Clip`, encoded.
-      known: [m, A], inferred latents.
+      inferred: [m, A], inferred latents.
       count, steps: number of futures, and of their steps.
       seed: int.
 
@@ -35,7 +35,7 @@ def sample(world, clip, known, count, steps, seed):
     """
     start, films, learned = world.start(clip.video, clip.s), [], world.model.prior is not None
     seeds = np.random.default_rng(seed).integers(2**31, size=(count, steps))
-    drawn = None if learned else world.gaussian(seed, (count, steps, known.shape[1]), known)
+    drawn = None if learned else world.gaussian(seed, (count, steps, inferred.shape[1]), inferred)
     for i in range(count):
         states, latents, pictures = [start], [], [world.paint(start)]
         for t in range(steps):

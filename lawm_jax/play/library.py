@@ -71,8 +71,8 @@ class Source:
         if self.clips[0].actions is None:
             return ()
         U = self.clips[0].actions.shape[1]
-        known = AXES[plan_run.TASKS[self.task][0]] if self.task else ()
-        return known[:U] + tuple(f"action {i + 1}" for i in range(len(known), U))
+        names = AXES[plan_run.TASKS[self.task][0]] if self.task else ()
+        return names[:U] + tuple(f"action {i + 1}" for i in range(len(names), U))
 
     def fill(self, world):
         """Encodes the clips and computes the directions of their latents."""
@@ -111,23 +111,23 @@ def open_sources(workdir, data=None, only=None):
     fps = config.data.get("fps", mini.FPS)
     if data:
         config.data.holdout, without = run.unseen(data, workdir, rundir.bounds(workdir).values())
-        found, missing = _read(catalog.with_sources(config, data), only, without)
+        sources, missing = _read(catalog.with_sources(config, data), only, without)
     else:
-        found, missing = _read(config, only)
-    if not found and not data and fps == mini.FPS:
+        sources, missing = _read(config, only)
+    if not sources and not data and fps == mini.FPS:
         print("".join(f"{text}\n" for text in missing), end="")
         print("the run's sources have no video that can be read; using the embedded data")
         embedded = {"panda": "mini:panda", "nav": "mini:nav"}
-        found, missing = _read(catalog.with_sources(config, embedded), only)
-    if not found:
+        sources, missing = _read(catalog.with_sources(config, embedded), only)
+    if not sources:
         raise ValueError(
             "data: expected a source with video, got none; name one with --data NAME=SOURCE:\n"
             + "\n".join(missing)
         )
     for text in missing:
         print(f"skipping {text}")
-    found.sort(key=lambda source: source.name != FIRST)
-    return found, min(len(source.clips[0].video) for source in found), fps
+    sources.sort(key=lambda source: source.name != FIRST)
+    return sources, min(len(source.clips[0].video) for source in sources), fps
 
 
 def _read(config, only, without=None):
@@ -135,7 +135,7 @@ def _read(config, only, without=None):
 
     `without` maps names to `pipeline.identities` to leave out.
     """
-    found, missing, names = [], [], catalog.names(config)
+    sources, missing, names = [], [], catalog.names(config)
     if only is not None and only not in names:
         return [], [f"source: expected one of {', '.join(names)}, got {only!r}"]
     for name in names if only is None else [only]:
@@ -145,8 +145,8 @@ def _read(config, only, without=None):
         except (ValueError, OSError) as error:
             missing.append(f"{name}: {error}")
         else:
-            found.append(Source(name, spec, _task(name, spec), clips))
-    return found, missing
+            sources.append(Source(name, spec, _task(name, spec), clips))
+    return sources, missing
 
 
 def _clips(config, name, without):
@@ -195,7 +195,7 @@ def read_upload(path, label, start, count, fps, longest, size, resize):
       A `Clip`, not encoded.
 
     Raises:
-      ValueError: the file is no video, is damaged or too long, or holds fewer than two frames after
+      ValueError: the file isn't a video, is damaged or too long, or has fewer than two frames after
         `start`.
     """
     try:
@@ -204,14 +204,14 @@ def read_upload(path, label, start, count, fps, longest, size, resize):
             raise ValueError(
                 f"{label}: expected at most {longest:g} s of video, got {seconds:.0f} s"
             )
-        left = int((seconds - start) * fps + 1e-6)
-        if left < 2:
+        available = int((seconds - start) * fps + 1e-6)
+        if available < 2:
             raise ValueError(
                 f"{label}: expected at least {2 / fps:g} s of video after {start:g} s, got a "
                 f"video of {seconds:.3g} s"
             )
         view = frames.View(size, resize)
-        clip = video.read_clip(path, start, min(count, left), fps, view)
+        clip = video.read_clip(path, start, min(count, available), fps, view)
     except frames.UnreadableVideo as error:
         raise ValueError(f"{label}: expected a video, got: {error.reason}") from error
     return Clip(label, clip["video"])

@@ -15,7 +15,7 @@ SLOW = 0.05  # seconds per step; with more, a held key gives fewer than 20 frame
 
 
 def load(workdir, data=None, source=None, say=print):
-    """Loads what a page shows, and compiles what playing needs.
+    """Loads the model and clips of a page, and compiles the functions that it calls.
 
     Args:
       workdir: folder of a run or an exported model, the name of one that ships, or
@@ -33,20 +33,20 @@ def load(workdir, data=None, source=None, say=print):
     """
     begin, folder = time.monotonic(), exported.find(workdir)
     sources, frames, fps = library.open_sources(folder, data, source)
-    say(f"{workdir}: clips of {', '.join(one.name for one in sources)}; loading the model")
+    say(f"{workdir}: clips of {', '.join(x.name for x in sources)}; loading the model")
     config, prior = rundir.read_config(folder), True
     try:
         model, params = models.load(folder, controller="", prior=True)
     except (FileNotFoundError, ValueError) as error:
         model, params = models.load(folder, controller="")
         prior = str(error) if isinstance(error, ValueError) else ""
-    controllers = {one.name: found for one in sources if (found := _controlled(folder, one, model))}
+    controllers = {x.name: pair for x in sources if (pair := _controlled(folder, x, model))}
     by_frame = world_.by_frame(model)
     world = world_.World(model, params, tasks.window(config, by_frame), frames, controllers)
     say("compiling, about ten seconds for a small model on a CPU")
     world.compile()
-    for one in sources:
-        one.fill(world)
+    for x in sources:
+        x.fill(world)
     seconds = _seconds_per_step(world)
     notes = _notes(model, world, sources, seconds, prior)
     about = _about(workdir, model, config)
@@ -63,21 +63,21 @@ def _controlled(folder, source, model):
         return models.load(folder) if trained else None
     for controller in models.controllers_of(folder, source.name, source.spec):
         try:
-            found, params = models.load(folder, controller=controller)
+            loaded, params = models.load(folder, controller=controller)
         except (FileNotFoundError, ValueError) as error:
             warnings.warn(f"skipping a controller: {error}", stacklevel=2)
             continue
-        if found.controller.actions == len(source.names):
-            return found, params
+        if loaded.controller.actions == len(source.names):
+            return loaded, params
     return None
 
 
-def _seconds_per_step(world, count=10):
+def _seconds_per_step(world):
     """Measures the median time of a step."""
     clip = np.zeros((1, world.model.size, world.model.size, 3), np.uint8)
     states, z = [world.encode(clip)[0]], np.zeros(world.model.latent.dim, np.float32)
     times = []
-    for _ in range(count):
+    for _ in range(10):
         begin = time.perf_counter()
         world.ahead(states, [z])
         times.append(time.perf_counter() - begin)
@@ -95,7 +95,7 @@ def _about(workdir, model, config):
 
 
 def _notes(model, world, sources, seconds, prior):
-    """Lists what is missing or slow, for the page."""
+    """Lists missing and slow features, for the page."""
     notes = []
     if not world.paints:
         notes.append(
@@ -114,7 +114,7 @@ def _notes(model, world, sources, seconds, prior):
         )
     if isinstance(prior, str) and prior:
         notes.append(f"The learned prior is not used: {prior}")
-    without = [one.name for one in sources if one.names and one.name not in world.controllers]
+    without = [x.name for x in sources if x.names and x.name not in world.controllers]
     if without and model.latent.inferred:
         notes.append(
             f"No controller for {', '.join(without)}: real actions cannot drive it, and Plan is "

@@ -21,10 +21,10 @@ def number(message, key, low, high, default=None):
 
 def values(message, count):
     """Returns the values along `count` axes, each from -1 to 1; missing ones are 0."""
-    found = message.get("values")
-    good = isinstance(found, list) and len(found) <= count
-    if not good or not all(isinstance(x, int | float) and -1 <= x <= 1 for x in found):
+    numbers = message.get("values")
+    good = isinstance(numbers, list) and len(numbers) <= count
+    if not good or not all(isinstance(x, int | float) and -1 <= x <= 1 for x in numbers):
         raise Refused(
-            f"values: expected up to {count} numbers from -1 to 1, got {str(found)[:80]!r}"
+            f"values: expected up to {count} numbers from -1 to 1, got {str(numbers)[:80]!r}"
         )
-    return [float(x) for x in found] + [0.0] * (count - len(found))
+    return [float(x) for x in numbers] + [0.0] * (count - len(numbers))

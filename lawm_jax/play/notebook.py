@@ -1,6 +1,6 @@
-"""What only notebooks need: the page below a cell, videos and weights wherever they run.
+"""Helpers for notebooks: the page below a cell, videos and weights, in Colab and elsewhere.
 
-What notebooks show is in `play.figures`.
+`play.figures` draws the notebooks' figures.
 """
 
 import dataclasses
@@ -138,7 +138,7 @@ def _colab(name):
 
 
 def act(shared, source, scene=0):
-    """Acts in the simulator towards a goal, if the simulator is installed.
+    """Acts in the simulator toward a goal, if the simulator is installed.
 
     Args:
       shared: `shared.Shared`, from `load.load`.
@@ -146,15 +146,14 @@ def act(shared, source, scene=0):
       scene: int, which scene.
 
     Returns:
-      label -> uint8 [T, H, W, 3]: the goal, and what the simulator showed before each step; with a
-      line printed about the distance. Without the simulator, prints how to install it and returns
-      {}.
+      label -> uint8 [T, H, W, 3]: the goal, and the simulator's image before each step; prints the
+      distances. Without the simulator, prints how to install it and returns {}.
     """
-    found = shared.sources[source]
-    if missing := shared.planner.missing(found) or shared.planner.missing_simulator(found):
+    data = shared.sources[source]
+    if missing := shared.planner.missing(data) or shared.planner.missing_simulator(data):
         print(missing)
         return {}
-    pictures, goal, distances, radius = shared.planner.act(found, scene)
+    pictures, goal, distances, radius = shared.planner.act(data, scene)
     first, last = distances[0], distances[len(pictures)]
     reached = "reached" if last <= radius else "not reached"
     print(
@@ -174,10 +173,10 @@ def own_videos(folder, path=""):
     Args:
       folder: folder to write uploads or examples to; created if missing.
       path: of videos, as in a config's `data.videos`. If "", asks for an upload in Colab. Without
-        an upload, and elsewhere, films of the package are copied, with a file that is no video.
+        an upload, and elsewhere, copies videos of the package and a file that is not a video.
 
     Returns:
-      What to set `data.videos` to.
+      A value for `data.videos`.
     """
     if path:
         return path
@@ -206,15 +205,15 @@ def print_skipped(workdir):
 
 
 def vjepa2_weights(name):
-    """Downloads public weights of V-JEPA 2, if the network has them.
+    """Downloads public weights of V-JEPA 2, if they can be reached.
 
     Args:
       name: as in `pretrained.load_encoder`; or "" for random weights.
 
     Returns:
-      The name, or "" where it cannot be downloaded. Then, a notice is printed.
+      The name, or "" with a printed notice if the weights cannot be downloaded.
     """
-    why = "none were asked for"
+    reason = "none were asked for"
     if name and os.path.exists(name):
         return name
     if name:
@@ -223,9 +222,9 @@ def vjepa2_weights(name):
             print(f"{name}: downloaded")
             return name
         except FileNotFoundError as error:
-            why = str(error).partition(". Without")[0]
+            reason = str(error).partition(". Without")[0]
     print(
-        f"{'=' * 79}\nRANDOM WEIGHTS are used instead of V-JEPA 2's ({why}).\n"
+        f"{'=' * 79}\nRANDOM WEIGHTS are used instead of V-JEPA 2's ({reason}).\n"
         "All cells run, but the states mean nothing, and so do the errors below.\n" + "=" * 79
     )
     return ""

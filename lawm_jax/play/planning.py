@@ -1,4 +1,4 @@
-"""What the tab Plan shows: real actions that lead to a goal, imagined and in the simulator."""
+"""Plans real actions to a goal for the tab Plan, imagined and in the simulator."""
 
 import importlib.util
 
@@ -12,7 +12,7 @@ from lawm_jax.plan import run as plan_run
 # Few candidates reach about as well as the paper's many (docs/results.md), in about a second.
 # Walks, with their single action, are planned as in the paper.
 OPTIONS = dict(samples=96, elites=10, iterations=6)
-SCENES = 6  # of the simulator
+SCENES = 6  # number of simulated scenes
 NEEDS = {"panda": "mujoco", "nav": "vizdoom"}
 
 
@@ -72,18 +72,18 @@ class Planner:
         key = jax.random.split(jax.random.key(seed), 1)
         u = np.asarray(run(key, start[None], goal[None], mean[None])[0][0])
         states, pictures = self.world.drive(source.name, start, u)
-        away = lambda s: float(np.sqrt(np.square(s - goal).mean()))  # noqa: E731
-        return u, [self.world.paint(start), *pictures], (away(states[-1]), away(start))
+        distance = lambda s: float(np.sqrt(np.square(s - goal).mean()))  # noqa: E731
+        return u, [self.world.paint(start), *pictures], (distance(states[-1]), distance(start))
 
     def act(self, source, number):
-        """Acts in the simulator towards a goal, replanning at every step.
+        """Acts in the simulator toward a goal, replanning at every step.
 
         Args:
           source: `library.Source` with a controller and a simulator.
           number: int, which scene.
 
         Returns:
-          pictures: list of uint8 [H, W, 3], what the simulator showed before each step.
+          pictures: list of uint8 [H, W, 3], the simulator's image before each step.
           goal: uint8 [H, W, 3], the picture of the goal.
           distances: [steps + 1], meters to the goal at the start and after each step.
           radius: meters within which the goal counts as reached.
@@ -98,8 +98,8 @@ class Planner:
         scene = self._scenes[source.task][number]
         (horizon,) = plan_run.CLOSED[source.task]
         run, mean = self._search(source, horizon, acting=True)
-        see = lambda picture: self.world.encode(picture[None])  # noqa: E731
-        act = closed_loop.planned(run, see, scene.picture, mean, jax.random.key(0))
+        encode_image = lambda picture: self.world.encode(picture[None])  # noqa: E731
+        act = closed_loop.planned(run, encode_image, scene.picture, mean, jax.random.key(0))
         pictures = []
 
         def agent(t, simulator):
@@ -121,7 +121,7 @@ class Planner:
         if key not in self._searches:
             hold = steps if held else 1
             options = (tasks.WALK if held else OPTIONS) | limits
-            asked = std, "cem", options, hold, self.world.window
-            found = search.make_search(model, *asked, nearest=acting and held)
-            self._searches[key] = lambda *x: found(params, *x)
+            settings = std, "cem", options, hold, self.world.window
+            run = search.make_search(model, *settings, nearest=acting and held)
+            self._searches[key] = lambda *x: run(params, *x)
         return self._searches[key], mean

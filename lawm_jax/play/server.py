@@ -104,15 +104,15 @@ class Server:
             return
         await websocket.accept()
         try:
-            found = self._begin(connected=True)
+            entry = self._begin(connected=True)
         except messages.Refused as error:
             await websocket.send_json({"error": str(error), "full": True})
             await websocket.close(1013)
             return
         try:
-            await websocket.send_json({"token": found.token})
+            await websocket.send_json({"token": entry.token})
             while True:
-                reply = await self._answer(found, await websocket.receive_text())
+                reply = await self._answer(entry, await websocket.receive_text())
                 if isinstance(reply, bytes):
                     await websocket.send_bytes(reply)
                 else:
@@ -120,7 +120,7 @@ class Server:
         except (WebSocketDisconnect, KeyError):  # KeyError: the message is not text
             pass
         finally:
-            self.open.pop(found.token, None)
+            self.open.pop(entry.token, None)
             with contextlib.suppress(RuntimeError):
                 await websocket.close()
 
@@ -135,23 +135,23 @@ class Server:
 
     async def ask(self, request):
         """Answers one message of a session without a websocket."""
-        found = self.open.get(request.path_params["token"])
-        if found is None:
+        entry = self.open.get(request.path_params["token"])
+        if entry is None:
             return _json({"error": GONE, "gone": True}, 404)
         text = b""
         async for chunk in request.stream():
             text += chunk
             if len(text) > MESSAGE:
                 return _json({"error": f"expected at most {MESSAGE} bytes, got more"}, 413)
-        reply = await self._answer(found, text)
+        reply = await self._answer(entry, text)
         if isinstance(reply, bytes):
             return Response(reply, media_type="application/octet-stream", headers=HEADERS)
         return _json(reply)
 
     async def upload(self, request):
         """Receives a video: the body is the file, `name` and `start` are in the query."""
-        found = self.open.get(request.path_params["token"])
-        if found is None:
+        entry = self.open.get(request.path_params["token"])
+        if entry is None:
             return _json({"error": GONE, "gone": True}, 404)
         name, path = request.query_params.get("name", ""), None
         try:
@@ -162,9 +162,9 @@ class Server:
             declared = int(declared) if declared else None
         except ValueError as error:
             return _json({"error": f"start: expected seconds from 0 on, got {error}"}, 400)
-        if found.receiving:
+        if entry.receiving:
             return _json({"error": "expected one upload at a time, got another"}, 409)
-        found.receiving = True
+        entry.receiving = True
         try:
             path = await uploads.receive(request.stream(), name, declared)
             world, fps = self.shared.world, self.shared.fps
@@ -174,30 +174,30 @@ class Server:
         except ClientDisconnect:
             return Response(status_code=400)
         finally:
-            found.receiving = False
+            entry.receiving = False
             if path:
                 pathlib.Path(path).unlink(missing_ok=True)
-        async with found.lock:
-            found.seen = time.monotonic()
-            return _json(found.session.add(clip))
+        async with entry.lock:
+            entry.seen = time.monotonic()
+            return _json(entry.session.add(clip))
 
     def _begin(self, connected):
         """Opens a session, and ends those that nobody uses."""
         now = time.monotonic()
-        for token, one in list(self.open.items()):
-            if not one.connected and now - one.seen > IDLE:
+        for token, entry in list(self.open.items()):
+            if not entry.connected and now - entry.seen > IDLE:
                 del self.open[token]
         if len(self.open) >= SESSIONS:
             raise messages.Refused(
                 f"expected at most {SESSIONS} pages at once, and that many are open; close one"
             )
-        found = Open(session_.Session(self.shared), connected)
-        self.open[found.token] = found
-        return found
+        opened = Open(session_.Session(self.shared), connected)
+        self.open[opened.token] = opened
+        return opened
 
-    async def _answer(self, found, text):
+    async def _answer(self, entry, text):
         """Answers one message, JSON in str or bytes, with a dict or bytes."""
-        found.seen = time.monotonic()
+        entry.seen = time.monotonic()
         try:
             if len(text) > MESSAGE:
                 raise messages.Refused(f"expected at most {MESSAGE} bytes, got {len(text)}")
@@ -207,8 +207,8 @@ class Server:
                 raise messages.Refused(f"expected JSON, got {error}") from error
             quick = messages.command(message) in session_.QUICK
             pool = self.quick if quick else self.slow
-            async with found.lock:
-                return await self._run(pool, found.session.answer, message)
+            async with entry.lock:
+                return await self._run(pool, entry.session.answer, message)
         except messages.Refused as error:
             return {"error": str(error)}
         except Exception:

@@ -1,4 +1,4 @@
-"""What one browser does: a session answers the messages of the page; it contains no web code."""
+"""Sessions: the state of one browser, which answers the page's messages. Contains no web code."""
 
 from lawm_jax.play import directions, films, pictures
 from lawm_jax.play import world as world_
@@ -13,7 +13,7 @@ PLANNED = 8  # maximum number of steps of a plan
 
 
 class Session:
-    """Holds what one browser has imagined, recorded and uploaded.
+    """Holds the rollout, the recording and the uploads of one browser.
 
     Attributes:
       shared: `Shared`, the model and clips of all sessions.
@@ -56,10 +56,10 @@ class Session:
         return {"clips": [_describe(clip) for clip in self.uploads]}
 
     def hello(self, message):
-        """Returns what the page shows first: {"sources", "fps", "about", "notes"}.
+        """Returns the initial content of the page: {"sources", "fps", "about", "notes"}.
 
-        A source has `name`, `clips` (see `_describe`), and `plan` and `simulator`: what is missing
-        for them, "" for nothing (see `Shared.plans`).
+        A source has `name`, `clips` (see `_describe`), and `plan` and `simulator`: the reason why
+        it cannot plan or act, or "" (see `Shared.plans`).
         """
         del message  # unused
         shared = self.shared
@@ -99,8 +99,8 @@ class Session:
             u = directions.action(mean, std, values(message, len(mean)), size)
             z = world.map(self.source, u, imagined.state)
         else:
-            known = [x["by"] for x in self.shared.controls(self.source)]
-            raise Refused(f"by: expected one of {known}, got {str(kind)[:80]!r}")
+            kinds = [x["by"] for x in self.shared.controls(self.source)]
+            raise Refused(f"by: expected one of {kinds}, got {str(kind)[:80]!r}")
         return self._frame(imagined.step(z))
 
     def undo(self, message):
@@ -141,16 +141,15 @@ class Session:
         clip, world = self._clip(message), self.shared.world
         self._needs_latents()
         seed = int(number(message, "seed", 0, 2**31, 0))
-        known = self.shared.latents(self._source(message))
-        found = films.sample(world, clip, known, FUTURES, AHEAD, seed)
+        latents = self.shared.latents(self._source(message))
+        futures = films.sample(world, clip, latents, FUTURES, AHEAD, seed)
         rows = {"clip": clip.video[: AHEAD + 1]}
-        rows |= {f"future {i + 1}": film for i, film in enumerate(found)}
+        rows |= {f"future {i + 1}": film for i, film in enumerate(futures)}
         learned = world.model.prior is not None
-        way = (
-            "the learned prior" if learned else "a Gaussian of inferred latents (no learned prior)"
-        )
-        done = self._films(rows)
-        return done | {"text": f"Latents drawn from {way}. {done['text']}".strip()}
+        gaussian = "a Gaussian of inferred latents (no learned prior)"
+        distribution = "the learned prior" if learned else gaussian
+        answer = self._films(rows)
+        return answer | {"text": f"Latents drawn from {distribution}. {answer['text']}".strip()}
 
     def look(self, message):
         """Describes the latents of a clip."""
@@ -179,8 +178,8 @@ class Session:
         last = len(clip.video) - 1
         first = int(number(message, "first", 0, last - 1))
         goal = int(number(message, "goal", first + 1, min(last, first + PLANNED)))
-        u, shown, (after, before) = self.shared.planner.plan(source, clip, first, goal)
-        rows = {"clip": clip.video[first : goal + 1], "imagined plan": shown}
+        u, imagined, (after, before) = self.shared.planner.plan(source, clip, first, goal)
+        rows = {"clip": clip.video[first : goal + 1], "imagined plan": imagined}
         rows |= {"goal": [clip.video[goal]]}
         pairs = zip(source.names, u.sum(0), clip.actions[first:goal].sum(0), strict=True)
         return self._films(rows) | {
@@ -198,11 +197,11 @@ class Session:
             raise Refused(missing)
         scene = int(number(message, "scene", 0, 10**6, 0))
         try:
-            found = self.shared.planner.act(self.shared.sources[name], scene)
+            result = self.shared.planner.act(self.shared.sources[name], scene)
         except ImportError as error:
             raise Refused(str(error)) from error
-        shown, goal, distances, radius = found
-        done = self._films({"simulator": shown, "goal": [goal]})
+        recorded, goal, distances, radius = result
+        done = self._films({"simulator": recorded, "goal": [goal]})
         return done | {"path": distances.round(3).tolist(), "radius": radius}
 
     def _imagined(self):
@@ -219,11 +218,11 @@ class Session:
         return self.imagined.count.to_bytes(4, "big") + data
 
     def _films(self, rows):
-        shown = []
+        clips = []
         for label, row in rows.items():
             if all(picture is not None for picture in row):  # without a decoder, real ones only
-                shown.append({"label": label, "frames": [pictures.image(x) for x in row]})
-        return {"films": shown, "text": "" if self.shared.world.paints else NO_DECODER}
+                clips.append({"label": label, "frames": [pictures.image(x) for x in row]})
+        return {"films": clips, "text": "" if self.shared.world.paints else NO_DECODER}
 
     def _needs_latents(self):
         if not self.shared.world.model.latent.inferred:
@@ -235,8 +234,8 @@ class Session:
         """Returns the name of a message's source, "" for uploads."""
         name = message.get(f"{prefix}_source" if prefix else "source")
         if name != "" and (not isinstance(name, str) or name not in self.shared.sources):
-            known = ", ".join(self.shared.sources)
-            raise Refused(f"source: expected one of {known}, or '' for uploads, got {name!r:.80}")
+            names = ", ".join(self.shared.sources)
+            raise Refused(f"source: expected one of {names}, or '' for uploads, got {name!r:.80}")
         return name
 
     def _clip(self, message, prefix=""):

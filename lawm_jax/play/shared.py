@@ -1,4 +1,4 @@
-"""What all browsers share: the model, the clips, and the ways to control them."""
+"""Holds the model and the clips that all browsers share, and the ways to control them."""
 
 import numpy as np
 
@@ -17,7 +17,7 @@ SIGNS |= {"forward": ("back", "forward")}
 
 
 class Shared:
-    """Holds what all sessions share, all of it constant.
+    """Holds the constants that all sessions share.
 
     Attributes:
       world: `world.World`.
@@ -25,16 +25,15 @@ class Shared:
       planner: `planning.Planner`.
       fps: frames per second of the clips.
       about, notes: texts about the model for the page, a str and a list.
-      plans: name of a source -> {"plan", "simulator"}, what is missing to plan and act, or "".
+      plans: name of a source -> {"plan", "simulator"}, reasons why it can't plan or act, or "".
     """
 
     def __init__(self, world, sources, planner, fps, about, notes):
         self.world, self.planner, self.fps = world, planner, fps
         self.sources = {source.name: source for source in sources}
         self.about, self.notes = about, notes
-        self._all = (
-            None if not world.model.latent.inferred else directions.principal(self.latents(""))
-        )
+        inferred = world.model.latent.inferred
+        self._all = directions.principal(self.latents("")) if inferred else None
         self.plans = {
             source.name: {
                 "plan": planner.missing(source),
@@ -54,7 +53,7 @@ class Shared:
 
     def controls(self, name):
         """Describes the ways to control clips of a source: a list of dicts for the page."""
-        found, world = [], self.world
+        controls, world = [], self.world
         if name in world.controllers:
             source = self.sources[name]
             mean, std = world.action_scale(name)
@@ -73,12 +72,12 @@ class Shared:
                 }
                 for i, label in enumerate(source.names)
             ]
-            found.append({"by": "actions", "label": "Real actions", "axes": axes})
+            controls.append({"by": "actions", "label": "Real actions", "axes": axes})
         if world.codes:
             used = np.bincount(world.nearest(self.latents(name)).ravel(), minlength=world.codes)
             codes = np.sort(np.argsort(-used, kind="stable")[:SHOWN_CODES])
             codes = [[int(code), int(used[code])] for code in codes]
-            found.append({"by": "codes", "label": "Codes", "codes": codes, "count": world.codes})
+            controls.append({"by": "codes", "label": "Codes", "codes": codes, "count": world.codes})
         elif world.model.latent.inferred:
             axes = self.axes(name)
             described = [
@@ -90,5 +89,5 @@ class Shared:
                 }
                 for i in range(len(axes.directions))
             ]
-            found.append({"by": "axes", "label": "Latent directions", "axes": described})
-        return found
+            controls.append({"by": "axes", "label": "Latent directions", "axes": described})
+        return controls

@@ -16,15 +16,14 @@ async def receive(chunks, name, declared=None):
 
     Args:
       chunks: asynchronous iterator of bytes.
-      name: name of the file in the browser; only its suffix and its end are used.
+      name: name of the file in the browser; only its suffix and last characters are used.
       declared: stated size in bytes, or None.
 
     Returns:
       The path of the temporary file.
 
     Raises:
-      Refused: the suffix is not that of a video, or the file is larger than `LARGEST`, which is
-        noticed as soon as it is.
+      Refused: the suffix is not that of a video, or more than `LARGEST` bytes arrive.
     """
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in video.SUFFIXES:
@@ -55,12 +54,12 @@ def read(path, name, start, world, fps):
     """Reads and encodes an upload, see `library.read_upload`, as a `library.Clip`.
 
     Raises:
-      Refused: it is no video that can be read, or longer than `LONGEST`.
+      Refused: it is not a readable video, or longer than `LONGEST`.
     """
-    shown, model = label(name), world.model
+    title, model = label(name), world.model
     try:
         view = dict(size=model.size, resize=model.resize)
-        clip = library.read_upload(path, shown, start, world.frames, fps, LONGEST, **view)
+        clip = library.read_upload(path, title, start, world.frames, fps, LONGEST, **view)
     except ValueError as error:
         raise Refused(str(error)) from error
     return clip.fill(world)

@@ -48,9 +48,7 @@ class World:
                 f"workdir: expected a world model that is conditioned on actions, got {kind}"
             )
         self.model, self.params, self.window, self.frames = by_frame(model), params, window, frames
-        self.controllers = {
-            name: (by_frame(one), theirs) for name, (one, theirs) in (controllers or {}).items()
-        }
+        self.controllers = {name: (by_frame(m), p) for name, (m, p) in (controllers or {}).items()}
         self.paints = model.decoder is not None
         codebook = params["latent"]["codebook"] if latent.resets else ()
         self.codes, self._codebook = len(codebook), np.asarray(codebook)
@@ -154,13 +152,13 @@ class World:
         draw = self._jit("sample", _sample, "prior", "latent")
         return np.asarray(draw(jax.random.key(seed), state[None]))[0]
 
-    def gaussian(self, seed, shape, known):
+    def gaussian(self, seed, shape, inferred):
         """Samples latents [..., A] from a Gaussian with the moments of latents [m, A]."""
-        z = priors.gaussian(jax.random.key(seed), shape, known)
+        z = priors.gaussian(jax.random.key(seed), shape, inferred)
         return np.asarray(self.model.latent.quantize(self.params.get("latent"), z))
 
     def compile(self):
-        """Compiles what playing needs."""
+        """Compiles the functions that the page calls."""
         blank = np.zeros((self.frames, self.model.size, self.model.size, 3), np.uint8)
         s = self.encode(blank)
         state = self.start(blank, s)

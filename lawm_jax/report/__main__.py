@@ -87,11 +87,11 @@ def build(folders):
     subtitle = f"Report on {'the run' if len(runs) == 1 else f'{len(runs)} runs:'} " + ", ".join(
         run.name for run in runs
     )
-    made = [section(runs) for section in (summary.summary, pictures)]
-    made += [section(runs) for shown in SECTIONS.values() for section in shown]
-    made += [sections.other(runs, name) for name in EVALUATIONS if name not in SECTIONS]
-    made += [section(runs) for section in (training, overview, others, configs)]
-    return page.page(title, subtitle, [section for section in made if section])
+    parts = [section(runs) for section in (summary.summary, pictures)]
+    parts += [section(runs) for group in SECTIONS.values() for section in group]
+    parts += [sections.other(runs, name) for name in EVALUATIONS if name not in SECTIONS]
+    parts += [section(runs) for section in (training, overview, others, configs)]
+    return page.page(title, subtitle, [section for section in parts if section])
 
 
 def overview(runs):
@@ -102,8 +102,8 @@ def overview(runs):
         mixture = mapping(data.get("mixture")).items()
         mixture = [f"{name} {weight:g}" for name, weight in mixture if real(weight) and weight > 0]
         done = run.metrics[-1]["step"] if run.metrics else run.about.get("step")
-        whole = run.config.get("steps")
-        steps = f"{done or 0} of {whole}" if done != whole else done
+        total = run.config.get("steps")
+        steps = f"{done or 0} of {total}" if done != total else done
         strength = latent.get("strength") if not is_bound(run.kind) else None
         strength = figures.short(strength) if real(strength) else strength
         videos = data.get("videos") or ", ".join(mixture)
@@ -144,21 +144,21 @@ def pictures(runs):
         stems = {}
         for path in run.files:
             stems.setdefault(path.stem, []).append(path)
-        shown = []
-        for stem, found in stems.items():
+        entries = []
+        for stem, files in stems.items():
             kind, _, source = stem.partition("_")
             if kind == "loss" and run.metrics:  # redrawn for all runs by `training`
                 continue
-            films = [path for path in found if path.suffix == ".mp4"]
-            found = films + [p for p in found if p.suffix not in (".mp4", ".gif" if films else "")]
+            films = [path for path in files if path.suffix == ".mp4"]
+            files = films + [p for p in files if p.suffix not in (".mp4", ".gif" if films else "")]
             title, caption = KINDS.get(kind, (stem, ""))
             title = f"{title}, {source}" if kind in KINDS and source else title
             place = list(KINDS).index(kind) if kind in KINDS else len(KINDS)
             wide = kind not in ("embedding", "loss")
-            shown.append((place, stem, page.media(found, caption, title, wide)))
-        if shown:
-            shown = "".join(markup for *_, markup in sorted(shown))
-            markup += f'<h3>{page.text(run.label)}</h3>\n<div class="figures">{shown}</div>\n'
+            entries.append((place, stem, page.media(files, caption, title, wide)))
+        if entries:
+            entries = "".join(markup for *_, markup in sorted(entries))
+            markup += f'<h3>{page.text(run.label)}</h3>\n<div class="figures">{entries}</div>\n'
     text = "What do the predictions look like? The frames are decoded from predicted states by a "
     text += "decoder, which blurs them: compare them with the decoded states of the true video."
     none = page.paragraph("There are no pictures; see the table of missing results below.", "note")
@@ -186,18 +186,18 @@ def training(runs):
 def others(runs):
     """Builds the section with results that no other section shows, collapsed; None if empty."""
     folded = [
-        page.folded(f"{run.label}: eval/{name}.json", page.source_code(found))
+        page.folded(f"{run.label}: eval/{name}.json", page.source_code(content))
         for run in runs
-        for name, found in run.others.items()
-        if found
+        for name, content in run.others.items()
+        if content
     ]
     return ("Other evaluations", "".join(folded)) if folded else None
 
 
 def configs(runs):
     """Builds the section with the configs, collapsed."""
-    shown = {f"{run.label}: {run.folder}": run.config for run in runs if run.config}
-    folded = [page.folded(name, page.source_code(config)) for name, config in shown.items()]
+    named = {f"{run.label}: {run.folder}": run.config for run in runs if run.config}
+    folded = [page.folded(name, page.source_code(config)) for name, config in named.items()]
     return "Configs", "".join(folded) or page.paragraph("No run has a config.json.", "note")
 
 

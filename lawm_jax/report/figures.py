@@ -4,11 +4,11 @@ import itertools
 
 import numpy as np
 
-from lawm_jax.evaluate.figures import colours, finish, pyplot
+from lawm_jax.evaluate.figures import colors, finish, pyplot
 
 
-def capacity(path, kinds, bounds, label="one-step error relative to copying", xlabels=None):
-    """Plots a metric against capacity, increasing to the right, with one panel per kind of latent.
+def capacity(path, kinds, bounds):
+    """Plots the error against capacity, increasing to the right, with a panel per kind of latent.
 
     Args:
       path: of the PNG or SVG; None returns SVG to embed in a page, in the page's colors.
@@ -16,15 +16,13 @@ def capacity(path, kinds, bounds, label="one-step error relative to copying", xl
         "low", "high"})]; low and high may be None. A weaker regularizer or more codes leave more
         capacity.
       bounds: name -> value, drawn as horizontal lines.
-      label: name of the metric.
-      xlabels: kind -> name of its strength.
 
     Raises:
       ValueError: `kinds` is empty.
     """
     if not kinds:
         raise ValueError("kinds: expected at least one kind of latent, got none")
-    names = {"sparse": "l1", "noisy": "beta", "discrete": "codes"} | (xlabels or {})
+    names = {"sparse": "l1", "noisy": "beta", "discrete": "codes"}
     plt = pyplot()
     figure, axes = plt.subplots(
         1,
@@ -33,21 +31,21 @@ def capacity(path, kinds, bounds, label="one-step error relative to copying", xl
         sharey=True,
         squeeze=False,
     )
-    for axis, (kind, points), colour in zip(axes[0], kinds.items(), colours(), strict=False):
+    for axis, (kind, points), color in zip(axes[0], kinds.items(), colors(), strict=False):
         points = sorted(points, key=lambda point: point[0], reverse=kind != "discrete")
         strengths, values = [short(x) for x, _ in points], [value for _, value in points]
         place = range(len(points))
-        axis.plot(place, [v["mean"] for v in values], color=colour, marker="o", ms=4, lw=1.6)
+        axis.plot(place, [v["mean"] for v in values], color=color, marker="o", ms=4, lw=1.6)
         for x, value in zip(place, values, strict=True):
             if value["low"] is not None:
-                axis.plot([x, x], [value["low"], value["high"]], color=colour, lw=1.2)
+                axis.plot([x, x], [value["low"], value["high"]], color=color, lw=1.2)
         for value in bounds.values():
             axis.axhline(value, color="0.55", lw=1, ls=(0, (4, 3)))
         axis.set_xticks(place, strengths)
         axis.set_xlim(-0.4, len(points) - 0.6)
-        axis.set_title(kind, color=colour, fontsize=10)
+        axis.set_title(kind, color=color, fontsize=10)
         axis.set_xlabel(names.get(kind, "strength"))
-    axes[0][0].set_ylabel(label)
+    axes[0][0].set_ylabel("one-step error relative to copying")
     _name_lines(axes[0][-1], bounds)
     return finish(figure, path)
 
@@ -63,14 +61,14 @@ def shares(path, lines, bounds, xlabel, ylabel):
     """
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(5.9, 3.4))
-    for i, ((name, points), colour) in enumerate(zip(lines.items(), colours(), strict=False)):
+    for i, ((name, points), color) in enumerate(zip(lines.items(), colors(), strict=False)):
         x = np.array([share for share, _ in points]) + 1.2 * (i - (len(lines) - 1) / 2)
         values = [value for _, value in points]  # x is offset: no error bar hides another
         mean = [value["mean"] for value in values]
-        axis.plot(x, mean, color=colour, marker="o", ms=4, lw=1.6, label=name)
+        axis.plot(x, mean, color=color, marker="o", ms=4, lw=1.6, label=name)
         for at, value in zip(x, values, strict=True):
             if value["low"] is not None:
-                axis.plot([at, at], [value["low"], value["high"]], color=colour, lw=1.2)
+                axis.plot([at, at], [value["low"], value["high"]], color=color, lw=1.2)
     axis.set_xticks(sorted({share for points in lines.values() for share, _ in points}))
     axis.set(xlabel=xlabel, ylabel=ylabel)
     for value in bounds.values():
@@ -94,14 +92,14 @@ def curves(path, lines, xlabel, ylabel, muted=(), log=False):
     """
     plt, many = pyplot(), len(lines) > 5
     figure, axis = plt.subplots(figsize=(6.3 if many else 4.9, 3.1))
-    hues, dashes = colours(), itertools.cycle([(0, (1, 1.5)), (0, (4, 2)), "-."])
+    hues, dashes = colors(), itertools.cycle([(0, (1, 1.5)), (0, (4, 2)), "-."])
     for name, points in lines.items():
-        grey = name in muted
-        style = dict(color="0.55", ls=next(dashes)) if grey else dict(color=next(hues))
+        gray = name in muted
+        style = dict(color="0.55", ls=next(dashes)) if gray else dict(color=next(hues))
         x = [x for x, _ in points]
         low, mean, high = ([v[key] for _, v in points] for key in ("low", "mean", "high"))
-        axis.plot(x, mean, lw=1.6, marker=None if grey else "o", ms=3, label=name, **style)
-        if not grey and None not in low + high:
+        axis.plot(x, mean, lw=1.6, marker=None if gray else "o", ms=3, label=name, **style)
+        if not gray and None not in low + high:
             axis.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
     axis.set(xlabel=xlabel, ylabel=ylabel)
     if log:
@@ -127,12 +125,12 @@ def intervals(path, values, label, muted=()):
     """
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(5.6, 0.7 + 0.27 * len(values)))
-    hues = colours()
+    hues = colors()
     for y, (name, value) in enumerate(values.items()):
-        colour = "0.55" if name in muted else next(hues)
-        axis.plot([value["mean"]], [y], color=colour, marker="o", ms=5)
+        color = "0.55" if name in muted else next(hues)
+        axis.plot([value["mean"]], [y], color=color, marker="o", ms=5)
         if value["low"] is not None:
-            axis.plot([value["low"], value["high"]], [y, y], color=colour, lw=1.6)
+            axis.plot([value["low"], value["high"]], [y, y], color=color, lw=1.6)
     axis.set_yticks(range(len(values)), list(values), fontsize=9)
     axis.set_ylim(len(values) - 0.4, -0.6)
     axis.set_xlabel(label)

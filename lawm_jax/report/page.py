@@ -49,7 +49,7 @@ def page(title, subtitle, sections):
 
 
 def text(x):
-    """Escapes text; replaces what UTF-8 cannot encode, as in some file names, by "?"."""
+    """Escapes text; replaces characters that UTF-8 cannot encode with "?"."""
     return html.escape(str(x)).encode("utf-8", "replace").decode()
 
 
@@ -58,10 +58,10 @@ def paragraph(x, kind=""):
     return f"<p{f' class={kind}' if kind else ''}>{text(x)}</p>\n"
 
 
-def found(sentences, warn=False):
+def conclusions(sentences):
     """Makes a box of conclusions, one paragraph per sentence; "" if there are none."""
     body = "".join(map(paragraph, sentences))
-    return f'<div class="found{" warn" if warn else ""}">{body}</div>\n' if body else ""
+    return f'<div class="found">{body}</div>\n' if body else ""
 
 
 def number(x, digits=3, sign=""):
@@ -77,8 +77,8 @@ def number(x, digits=3, sign=""):
         return mean if "–" in (low, high) else f"{mean} <small>[{low}, {high}]</small>"
     if isinstance(x, bool) or not isinstance(x, int | float) or not math.isfinite(x):
         return "–"
-    shown = f"{x:{sign},.{digits}f}"
-    return shown.replace(",", "\u202f").replace("-", "−")
+    formatted = f"{x:{sign},.{digits}f}"
+    return formatted.replace(",", "\u202f").replace("-", "−")
 
 
 def table(columns, rows, caption="", kind=""):
@@ -97,11 +97,11 @@ def table(columns, rows, caption="", kind=""):
     def cell(tag, j, x):
         digits = columns[j][1]
         if digits is None or tag == "th":
-            shown = text("–" if x is None else x)
+            content = text("–" if x is None else x)
         else:
-            shown = number(x, int(str(digits).lstrip("+")), "+" if "+" in str(digits) else "")
-        scope, left = ' scope="col"' if tag == "th" else "", ' class="text"'
-        return f"<{tag}{scope}{left if digits is None else ''}>{shown}</{tag}>"
+            content = number(x, int(str(digits).lstrip("+")), "+" if "+" in str(digits) else "")
+        scope, align = ' scope="col"' if tag == "th" else "", ' class="text"'
+        return f"<{tag}{scope}{align if digits is None else ''}>{content}</{tag}>"
 
     head = "".join(cell("th", j, columns[j][0]) for j in filled)
     body = "".join(f"<tr>{''.join(cell('td', j, row[j]) for j in filled)}</tr>\n" for row in rows)
@@ -142,19 +142,19 @@ def media(paths, caption, title, wide=False):
       caption, title: text.
       wide: whether pictures scroll on a narrow screen instead of shrinking.
     """
-    shown, label = "", text(f"{title}. {caption}")
+    body, label = "", text(f"{title}. {caption}")
     for path in paths:
         kind = TYPES[path.suffix.lower()]
         data = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
         if kind.startswith("video/"):
-            shown += (
+            body += (
                 '<video controls loop muted playsinline preload="metadata" '
                 f'aria-label="{label}" src="{data}"></video>\n'
             )
         else:
             image = f'<img alt="{label}" src="{data}">'
-            shown += f'<div class="scroll wide">{image}</div>\n' if wide else image
-    return f"<figure><b>{text(title)}</b>{shown}<figcaption>{text(caption)}</figcaption></figure>\n"
+            body += f'<div class="scroll wide">{image}</div>\n' if wide else image
+    return f"<figure><b>{text(title)}</b>{body}<figcaption>{text(caption)}</figcaption></figure>\n"
 
 
 def folded(summary, markup):

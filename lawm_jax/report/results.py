@@ -1,7 +1,7 @@
 """Loads and merges the result files of training runs.
 
 Files may be missing, damaged or written by another version, so all their contents are checked. Only
-a damaged config is an error, since nothing else tells what was trained.
+a damaged config is an error, since no other file describes what was trained.
 """
 
 import json
@@ -120,10 +120,10 @@ def read(folder):
     plan = f"python -m lawm_jax.plan --workdir {shlex.quote(str(folder))} --task ..."
     planned = sorted(evaluations.glob("plan_*.json"))
     for path in planned:
-        for asked, rows in _plans(load(path, plan)):
-            evals["plan"].setdefault(asked, []).extend(rows)
-    known = {*(path.stem for path in planned), "about", *EVALUATIONS}
-    unknown = [path for path in sorted(evaluations.glob("*.json")) if path.stem not in known]
+        for label, rows in _plans(load(path, plan)):
+            evals["plan"].setdefault(label, []).extend(rows)
+    names = {*(path.stem for path in planned), "about", *EVALUATIONS}
+    unknown = [path for path in sorted(evaluations.glob("*.json")) if path.stem not in names]
     others = {path.stem: load(path, evaluate) for path in unknown}
     if driven and not planned:
         missing.append(("eval/plan_TASK.json", plan))
@@ -147,43 +147,43 @@ def _lines(path):
         rows = rundir.read_lines(path).split(b"\n")
     except OSError:
         return [], True
-    found, bad = [], []
+    values, bad = [], []
     for number, row in enumerate(rows, 1):
         try:
             value = json.loads(row)
         except (ValueError, RecursionError):
             value = None
         if isinstance(value, dict):
-            found.append(value)
+            values.append(value)
         elif number < len(rows) and row.strip():
             bad.append(number)
-    return found, bad
+    return values, bad
 
 
-def _plans(found):
+def _plans(result):
     """Splits a result file of `lawm_jax.plan` into [(description of the task, rows)].
 
     Adds the controller to the models' rows: the same task may be planned with several controllers.
     """
-    planner, controller = mapping(found.get("planner")), string(found.get("controller"))
-    known = {
+    planner, controller = mapping(result.get("planner")), string(result.get("controller"))
+    names = {
         "samples": "samples",
         "iterations": "iterations",
         "bound": "standard deviations at most",
     }
-    protocol = string(found.get("protocol"))
+    protocol = string(result.get("protocol"))
     settings = [f"protocol {protocol}"] if protocol not in (None, "paper") else []
     settings += [
-        f"{planner[key]:g} {what}" for key, what in known.items() if real(planner.get(key))
+        f"{planner[key]:g} {what}" for key, what in names.items() if real(planner.get(key))
     ]
-    if real(found.get("episodes")):
-        settings.append(words.counted(found["episodes"], "clip"))
-    of = {"controller": controller and pathlib.PurePath(controller).name}
-    of["controller_kind"] = string(found.get("controller_kind"))
-    asked = []
-    for plan in map(mapping, listed(found.get("plans"))):
+    if real(result.get("episodes")):
+        settings.append(words.counted(result["episodes"], "clip"))
+    origin = {"controller": controller and pathlib.PurePath(controller).name}
+    origin["controller_kind"] = string(result.get("controller_kind"))
+    labeled = []
+    for plan in map(mapping, listed(result.get("plans"))):
         label = (
-            f"{found.get('task')} ({found.get('source')})",
+            f"{result.get('task')} ({result.get('source')})",
             words.counted(plan.get("horizon"), "step"),
         )
         label = ", ".join([*label, string(planner.get("name")) or "?", *settings])
@@ -192,9 +192,9 @@ def _plans(found):
         rows = [mapping(row) for row in listed(plan.get("rows"))]
         rows = [row | {"name": row_names.current(string(row.get("name")))} for row in rows]
         others = *row_names.BASELINES, row_names.LABELLED
-        rows = [row if str(row.get("name")).startswith(others) else row | of for row in rows]
-        asked.append((label, rows))
-    return asked
+        rows = [row if str(row.get("name")).startswith(others) else row | origin for row in rows]
+        labeled.append((label, rows))
+    return labeled
 
 
 def is_bound(name):
@@ -232,7 +232,7 @@ def merged(runs, part, key=None):
     Returns:
       source -> [(label, row)], in the order of `_place`.
     """
-    sources, apart = {}, len(runs) > 1 and part == "control"
+    sources, separate = {}, len(runs) > 1 and part == "control"
     for run in runs:
         for source, rows in run.evals[part].items():
             rows = mapping(rows).get(key) if key else rows
@@ -240,22 +240,22 @@ def merged(runs, part, key=None):
             for row in listed(rows):
                 if not isinstance(mapping(row).get("name"), str):
                     continue
-                if apart and is_bound(row["name"]):  # these refer to one run's latents
+                if separate and is_bound(row["name"]):  # these refer to one run's latents
                     relative = "paired", "no_action"
                     row = {key: value for key, value in row.items() if key not in relative}
-                own = row["name"] == run.kind and not is_bound(run.kind)
-                if own or not any(row == other for _, other in kept):
+                is_main = row["name"] == run.kind and not is_bound(run.kind)
+                if is_main or not any(row == other for _, other in kept):
                     kept.append((run, row))
-    return {source: _named(rows, apart) for source, rows in sources.items() if rows}
+    return {source: _named(rows, separate) for source, rows in sources.items() if rows}
 
 
-def _named(rows, apart):
+def _named(rows, separate):
     """Maps [(run, row)] to sorted [(label, row)]; `apart` prefixes labels with the run's."""
 
     def label(run, row):
         if row["name"] == run.kind:
             return run.label
-        prefix = f"{run.label}: " if apart and not is_bound(row["name"]) else ""
+        prefix = f"{run.label}: " if separate and not is_bound(row["name"]) else ""
         return prefix + row["name"]
 
     keys = [(label(*pair), string(pair[1].get("metric"))) for pair in rows]
@@ -272,4 +272,6 @@ def _place(name):
         return 4
     if name in row_names.BASELINES or name == row_names.COPY:
         return 0
-    return 1 if name == row_names.DETERMINISTIC else 3 if is_bound(name) else 2
+    if name == row_names.DETERMINISTIC:
+        return 1
+    return 3 if is_bound(name) else 2

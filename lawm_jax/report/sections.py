@@ -38,16 +38,16 @@ PAPER_TRANSFER = [
 ]
 
 
-def tables(source, made, first="model"):
+def tables(source, results, first="model"):
     """Makes the markup of one source's tables.
 
     Args:
       source: name of the source.
-      made: list of `evaluate.tables.Table`, as returned by an evaluation's `tables`.
+      results: list of `evaluate.tables.Table`, as returned by an evaluation's `tables`.
       first: heading of the column of row names.
     """
     markup = ""
-    for table in made:
+    for table in results:
         heads = [(c.heading, f"+{c.digits}" if c.signed else c.digits) for c in table.columns]
         cells = [[row["name"], *(at(row, c.key) for c in table.columns)] for row in table.rows]
         cells = [values for values in cells if any(map(filled, values[1:]))]
@@ -65,13 +65,13 @@ def named(rows):
     return [row | {"name": label} for label, row in rows]
 
 
-def rollouts(source, rows, led):
+def rollouts(source, rows, actions):
     """Makes a plot of open-loop rollout errors over time, and tables in states and pixels.
 
     Args:
       source: name of the source.
       rows: [(label, row)], as returned by `results.merged`.
-      led: kind of actions for the caption, such as "with inferred actions".
+      actions: kind of actions for the caption, such as "with inferred actions".
     """
     ahead, decoded = evaluated.rollouts(named(rows))
     muted = [label for label, row in rows if results.is_bound(row["name"])]
@@ -82,7 +82,7 @@ def rollouts(source, rows, led):
     markup = ""
     if lines:
         svg = figures.curves(None, lines, "steps ahead", "state error", muted=muted)
-        caption = f"{source}: error of open-loop rollouts {led}, 95 % intervals."
+        caption = f"{source}: error of open-loop rollouts {actions}, 95 % intervals."
         markup += page.drawing(svg, caption)
     return markup + page.folded("Rollouts in numbers", tables(source, [ahead, decoded]))
 
@@ -108,9 +108,10 @@ def ablation(runs):
     """Builds the section on controls with other latents."""
     markup = page.paragraph(
         "How much of the gain over copying the last frame needs the latent action of the step "
-        "itself? The forward model gets other ones: of another episode, of the step before, zero "
-        "or random. Ideally, all are no better than copying. The share compares the best of them "
-        "with the inferred ones: 0 if it is as good, 1 if it is only as good as copying."
+        "itself? The forward model gets other latents instead: those of another episode or of the "
+        "step before, zero, or random ones. Ideally, all are no better than copying. The share "
+        "compares the best of them with the inferred latents: 0 if it is as good, 1 if it is only "
+        "as good as copying."
     )
     markup += _answer(runs, "ablation")
     return "Ablation of the latent actions", markup + _absent(runs, "ablation")
@@ -163,11 +164,11 @@ def leakage(runs):
     )
     sources = results.merged(runs, "leakage")
     markup += summary.box(runs, "leakage")
-    if ours := _all(sources, EVALUATIONS["leakage"].tables):
+    if models := _all(sources, EVALUATIONS["leakage"].tables):
         columns = [("latents", None), ("capacity", None), ("with cut", 2), ("without", 2)]
         columns += [("ratio", 1)]
-        theirs = page.table(columns, PAPER_LEAKAGE, "The paper, Kinetics", "paper")
-        markup += page.folded(TABLES, page.beside(ours, theirs) + NOT_COMPARABLE)
+        paper = page.table(columns, PAPER_LEAKAGE, "The paper, Kinetics", "paper")
+        markup += page.folded(TABLES, page.beside(models, paper) + NOT_COMPARABLE)
     return "Leakage of the future", markup + _absent(runs, "leakage")
 
 
@@ -182,11 +183,11 @@ def transfer(runs):
     )
     markup += summary.box(runs, "transfer", ("transfer",))
     sources = results.merged(runs, "transfer", "cycle")
-    if ours := _all(sources, EVALUATIONS["transfer"].PARTS["cycle"].tables):
+    if models := _all(sources, EVALUATIONS["transfer"].PARTS["cycle"].tables):
         columns = [("latents", None), ("capacity", None), ("Kinetics", None), ("ratio", 2)]
         columns += [("RECON", None), ("ratio", 2)]
-        theirs = page.table(columns, PAPER_TRANSFER, "The paper, original → after cycle", "paper")
-        markup += page.folded(TABLES, page.beside(ours, theirs) + NOT_COMPARABLE)
+        paper = page.table(columns, PAPER_TRANSFER, "The paper, original → after cycle", "paper")
+        markup += page.folded(TABLES, page.beside(models, paper) + NOT_COMPARABLE)
     return "Transfer to another scene and back", markup + _absent(runs, "transfer", "cycle")
 
 
@@ -208,23 +209,23 @@ def content(runs):
     """Builds the section on the content of latents: probes, codes in use, dimensions."""
     markup = page.paragraph(
         "What do latent actions encode? A linear probe predicts the recorded actions from them: an "
-        "R² of 1 means perfect prediction, 0 no information. The current state tells some actions, "
-        "too: the second table has the R² of as many of its principal components, and what latent "
-        "actions add. The effective dimension and the effective rank are numbers of directions "
-        "that they use; near 1, they have collapsed. Of discrete latents, a large share of the "
-        "codes should be in use."
+        "R² of 1 means perfect prediction, 0 no information. The current state also predicts some "
+        "actions: the second table has the R² of as many of its principal components, and the R² "
+        "that latent actions add. The effective dimension and the effective rank are numbers of "
+        "directions in use; near 1, the latents have collapsed. Discrete latents should use a "
+        "large share of the codes."
     )
     markup += _answer(runs, "content")
     return "Content of the latent actions", markup + _absent(runs, "content")
 
 
 def scene(runs):
-    """Builds the section on what latents tell of the scene."""
+    """Builds the section on whether latents identify the scene."""
     markup = page.paragraph(
-        "Do latent actions tell the scene? Nearest centroids, of the first half of each episode, "
-        "name the episode of the latent actions of the second half. Ideally, they do so no better "
-        "than by chance; the share of the state's is 1 if they tell as much as the state's "
-        "principal components. Real actions may tell the episode a little, too."
+        "Do latent actions identify the scene? Nearest centroids, fitted to the first half of each "
+        "episode, classify the episode of the latent actions of the second half. Ideally, they do "
+        "so no better than by chance; the share of the state's is 1 if they are as good as the "
+        "state's principal components. Real actions may identify the episode a little, too."
     )
     markup += _answer(runs, "scene")
     return "Scene in the latent actions", markup + _absent(runs, "scene")
@@ -243,8 +244,8 @@ def sampling(runs):
     )
     sources = results.merged(runs, "sampling")
     markup += summary.box(runs, "sampling")
-    ours = _all(sources, EVALUATIONS["sampling"].tables, first="sampler")
-    markup += page.folded(TABLES, ours)
+    samplers = _all(sources, EVALUATIONS["sampling"].tables, first="sampler")
+    markup += page.folded(TABLES, samplers)
     return "Sampling", markup + _absent(runs, "sampling")
 
 
@@ -252,15 +253,15 @@ def other(runs, name):
     """Builds the section on an evaluation without a function here: its question and tables."""
     evaluation = EVALUATIONS[name]
     question = page.paragraph(evaluation.__doc__.partition("\n")[0])
-    ours = _all(results.merged(runs, name), evaluation.tables)
-    markup = summary.box(runs, name) + page.folded(TABLES, ours)
+    models = _all(results.merged(runs, name), evaluation.tables)
+    markup = summary.box(runs, name) + page.folded(TABLES, models)
     return name.capitalize(), question + markup + _absent(runs, name)
 
 
 def _all(sources, lay_out, first="model"):
     """Makes the tables of all `sources`, from `merged`; `lay_out` maps rows to `Table`s."""
-    made = [tables(source, lay_out(named(rows)), first) for source, rows in sources.items()]
-    return "".join(made)
+    markup = [tables(source, lay_out(named(rows)), first) for source, rows in sources.items()]
+    return "".join(markup)
 
 
 def _answer(runs, name):

@@ -54,15 +54,15 @@ def control(runs):
         "different from another viewpoint."
     )
     markup += summary.box(runs, "control")
-    ours, drawn, sources = "", "", results.merged(runs, "control")
+    models, drawn, sources = "", "", results.merged(runs, "control")
     for source, rows in sources.items():
-        ours += tables(source, EVALUATIONS["control"].tables(named(rows))[:1])
+        models += tables(source, EVALUATIONS["control"].tables(named(rows))[:1])
         drawn += rollouts(source, rows, "with real actions")
-    if ours:
+    if models:
         columns = [(name, None) for name in ("latents", "capacity", "DROID", "RECON")]
         title = "The paper, inferred latents → controller"
-        theirs = page.table(columns, PAPER_CONTROL, title, "paper")
-        markup += page.folded(TABLES, page.beside(ours, theirs) + NOT_COMPARABLE) + drawn
+        paper = page.table(columns, PAPER_CONTROL, title, "paper")
+        markup += page.folded(TABLES, page.beside(models, paper) + NOT_COMPARABLE) + drawn
     command = "python -m lawm_jax.evaluate --workdir W --only control"
     markup += _missing(runs, lambda run: run.evals["control"], command)
     return "Control with real actions", markup
@@ -77,8 +77,8 @@ def labels(runs):
     )
     markup += summary.box(runs, "labels")
     sources = results.merged(runs, "labels")
-    ours = [tables(x, EVALUATIONS["labels"].tables(named(rows))) for x, rows in sources.items()]
-    markup += page.folded(TABLES, "".join(ours))
+    models = [tables(x, EVALUATIONS["labels"].tables(named(rows))) for x, rows in sources.items()]
+    markup += page.folded(TABLES, "".join(models))
     for source in sources:
         lines, muted = _by_episodes(runs, source)
         if lines:
@@ -119,8 +119,8 @@ def reach(runs):
         "(nearest training window), and near that of the labeled model, which was trained on real "
         "actions. The Action Score is 80 for an error of 0 and 0 for errors of 0.1 m or more."
     )
-    theirs = _theirs(PAPER_REACH, 2, "The paper, DROID: error, m")
-    markup = _plans(runs, text, ("error", "error of the plan, m"), theirs)
+    paper = _paper_table(PAPER_REACH, 2, "The paper, DROID: error, m")
+    markup = _plans(runs, text, ("error", "error of the plan, m"), paper)
     return "Planning: manipulation", markup
 
 
@@ -135,8 +135,8 @@ def walk(runs):
         "The mean action is hard to beat in ATE, so compare yaw and correlation, too. The row "
         "'truth, held' is about the best possible with a single repeated action."
     )
-    theirs = _theirs(PAPER_WALK, None, "The paper, RECON: ATE / RPE")
-    markup = _plans(runs, text, ("ate", "ATE of the plan, m"), theirs)
+    paper = _paper_table(PAPER_WALK, None, "The paper, RECON: ATE / RPE")
+    markup = _plans(runs, text, ("ate", "ATE of the plan, m"), paper)
     return "Planning: navigation", markup
 
 
@@ -153,39 +153,39 @@ def closed(runs):
     return ("Closed loop", markup) if "<table" in markup else None
 
 
-def _theirs(rows, digits, title):
+def _paper_table(rows, digits, title):
     columns = [("latents", None), *((name, digits) for name in CAPACITIES)]
     return page.table(columns, rows, title, "paper")
 
 
-def _plans(runs, text, drawn, theirs="", flag=""):
+def _plans(runs, text, drawn, paper="", flag=""):
     """Makes the markup of a section on plans.
 
     Args:
       runs: list of Run.
       text: the section's introduction.
       drawn: key of the interval to plot, and its label; rows without this interval are omitted.
-      theirs: markup of the paper's table.
+      paper: markup of the paper's table.
       flag: flag of `lawm_jax.plan` that creates these results.
     """
     key, label = drawn
-    ours, drawings, judged = "", "", []
-    for asked, rows in results.merged(runs, "plan").items():
+    models, drawings, judgments = "", "", []
+    for task, rows in results.merged(runs, "plan").items():
         rows = [(name, row) for name, row in rows if drawable(mapping(row.get(key)))]
         if not rows:
             continue
         for name, row in rows:
             if _is_latent_model(row):
-                judged += [(asked, name, x) for x in verdicts.judge(columns, [row], row["name"])]
+                judgments += [(task, name, x) for x in verdicts.judge(columns, [row], row["name"])]
         muted = [name for name, row in rows if not _is_latent_model(row)]
         svg = figures.intervals(None, {name: row[key] for name, row in rows}, label, muted)
-        caption = f"{asked}: {label}, 95 % intervals."
-        ours += tables(asked, columns.tables("", named(rows)))
+        caption = f"{task}: {label}, 95 % intervals."
+        models += tables(task, columns.tables("", named(rows)))
         drawings += page.drawing(svg, caption)
     markup = page.paragraph(text)
-    if ours:
-        beside = page.beside(ours, theirs) + page.paragraph(OTHER, "note") if theirs else ours
-        markup += summary.lines(judged) + drawings + page.folded(TABLES, beside)
+    if models:
+        beside = page.beside(models, paper) + page.paragraph(OTHER, "note") if paper else models
+        markup += summary.lines(judgments) + drawings + page.folded(TABLES, beside)
 
     def has(run):
         return any(key in row for rows in run.evals["plan"].values() for row in rows)

@@ -38,27 +38,27 @@ def summary(runs):
 
 def judged(runs, part):
     """Lists (run, source, Verdict) of an evaluation or of "plan" for all runs."""
-    found = []
+    result = []
     for run in runs:
         for source, rows in run.evals[part].items():
             if part == "plan":
-                made = [x for row in rows for x in verdicts.judge(columns, [row], run.kind)]
+                judgments = [x for row in rows for x in verdicts.judge(columns, [row], run.kind)]
             else:
-                made = verdicts.judge(EVALUATIONS[part], rows, run.kind)
-            found += [(run, source, verdict) for verdict in made]
-    return found
+                judgments = verdicts.judge(EVALUATIONS[part], rows, run.kind)
+            result += [(run, source, verdict) for verdict in judgments]
+    return result
 
 
 def box(runs, part, claims=()):
     """Makes a box with the verdicts of an evaluation, or with those on some claims only."""
-    found = [x for x in judged(runs, part) if not claims or x[2].claim in claims]
-    return lines([(source, run.label, verdict) for run, source, verdict in found])
+    selected = [x for x in judged(runs, part) if not claims or x[2].claim in claims]
+    return lines([(source, run.label, verdict) for run, source, verdict in selected])
 
 
-def lines(found):
+def lines(judgments):
     """Makes a box of [(data source or task, model, Verdict)]; "" if empty."""
     sentences = [
         f"{verdicts.MARKS[verdict.answer]} {source}, {model}: {verdict.text}."
-        for source, model, verdict in found
+        for source, model, verdict in judgments
     ]
-    return page.found(sentences)
+    return page.conclusions(sentences)

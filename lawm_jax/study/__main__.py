@@ -54,7 +54,7 @@ JOBS = flags.DEFINE_integer(
     "jobs", 1, "Number of runs at a time, each on an equal part of the CPU cores.", lower_bound=1
 )
 LIST = flags.DEFINE_bool("list", False, "Only print the remaining commands.")
-# Flags that a study uses, beside --workdir.
+# Flags that a study uses, besides --workdir.
 USED = {
     "claims": ("config", "controller", "steps", "seeds", "episodes", "quick", "jobs", "list"),
     "scaling": ("config", "controller", "steps", "seeds", "jobs", "list"),
@@ -113,7 +113,7 @@ def _several_seeds():
 def _mixture():
     from lawm_jax.study import commands, mixture
 
-    asked = mixture.Settings(
+    settings = mixture.Settings(
         model=commands.Config(*given("config")),
         controller=commands.Config(*given("controller")),
         inside=INSIDE.value,
@@ -126,7 +126,7 @@ def _mixture():
         planner=dict(episodes=EPISODES.value, samples=SAMPLES.value, iterations=ITERATIONS.value),
         jobs=JOBS.value,
     )
-    mixture.study(WORKDIR.value, asked, LIST.value)
+    mixture.study(WORKDIR.value, settings, LIST.value)
 
 
 def _measures():
@@ -145,7 +145,7 @@ STUDIES = {"claims": _claims, "scaling": _scaling, "mixture": _mixture, "measure
 
 
 def given(name):
-    """Returns a config flag's value, its file and what the command line overrides."""
+    """Returns a config flag's value, its file and its overrides on the command line."""
     flag = flags.FLAGS[name]
     overrides = config_flags.get_override_values(flag)
     return flag.value, config_flags.get_config_filename(flag), overrides

@@ -18,7 +18,7 @@ PLANNER = {PANDA: dict(planner="icem", samples=60, iterations=10), NAV: dict(hor
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A world model to train, what is trained on it, and how it is measured.
+    """Describes a world model to train, its controllers, and how it is measured.
 
     Attributes:
       name: of the case, and of its folders, which are W/runs/NAME-SEED.
@@ -43,18 +43,18 @@ class Case:
     measured: bool = True
 
 
-def capacities(kind, **asked):
+def capacities(kind, **options):
     """Returns the cases of a kind of latent, by increasing capacity."""
     levels = ("low", "middle", "high") if len(STRENGTHS[kind]) == 3 else ("low", "high")
     return [
-        Case(f"{kind}-{level}", f"latent={kind},strength={strength:g}", **asked)
+        Case(f"{kind}-{level}", f"latent={kind},strength={strength:g}", **options)
         for level, strength in zip(levels, STRENGTHS[kind], strict=True)
     ]
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What `claims` and `scaling` consist of, as on the command line.
+    """Holds the settings of `claims` and `scaling`, as on the command line.
 
     Attributes:
       model, controller: `commands.Config` of the world models and controllers.
@@ -72,12 +72,12 @@ class Settings:
     jobs: int = 1
 
 
-def run(workdir, asked, cases, names, only_list=False):
+def run(workdir, settings, cases, names, only_list=False):
     """Runs all cases with all seeds, or resumes.
 
     Args:
       workdir: local folder of the study, created if missing.
-      asked, cases, names: as in `plan`.
+      settings, cases, names: as in `plan`.
       only_list: whether to print the remaining commands instead.
 
     Returns:
@@ -87,43 +87,43 @@ def run(workdir, asked, cases, names, only_list=False):
       commands.Refused: a setting is invalid.
     """
     workdir = commands.local(workdir)
-    stored, runs = plan(workdir, asked, cases, names)
-    link_parts(workdir, asked.model.value, cases, names)
+    stored, runs = plan(workdir, settings, cases, names)
+    link_parts(workdir, settings.model.value, cases, names)
     if only_list:
         runner.show(stored, runs)
         return None
     each = (
-        f"{words.counted(len(cases), 'world model')} of {words.counted(asked.steps, 'step')} for "
-        f"each of {words.counted(asked.seeds, 'seed')}, with "
+        f"{words.counted(len(cases), 'world model')} of {words.counted(settings.steps, 'step')} "
+        f"for each of {words.counted(settings.seeds, 'seed')}, with "
         f"{words.counted(sum(len(x.controllers) for x in cases), 'controller')} and "
         f"{words.counted(sum(len(x.tasks) for x in cases), 'set')} of "
-        f"{words.counted(asked.episodes, 'plan')}."
+        f"{words.counted(settings.episodes, 'plan')}."
     )
     with runner.claimed(workdir):
-        runner.run_all(stored, runs, each, asked.jobs)
+        runner.run_all(stored, runs, each, settings.jobs)
         return {(x.labels["case"], x.labels["seed"]): runner.result(x) for x in runs}
 
 
-def about(asked, results):
-    """Returns what was run, as JSON: steps, seeds, hours and `provenance` of the evaluation.
+def about(settings, results):
+    """Returns a description of the study as JSON: steps, seeds, hours and `provenance`.
 
     Args:
-      asked: Settings.
+      settings: Settings.
       results: from `run`.
     """
     from lawm_jax.evaluate.run import provenance  # imports JAX
 
     minutes = [result.get("minutes") for result in results.values()]
     hours = None if None in minutes else round(sum(minutes) / 60, 2)
-    return {"seeds": asked.seeds, "steps": asked.steps, "hours": hours} | provenance()
+    return {"seeds": settings.seeds, "steps": settings.steps, "hours": hours} | provenance()
 
 
-def plan(workdir, asked, cases, names=(PANDA, NAV)):
+def plan(workdir, settings, cases, names=(PANDA, NAV)):
     """Lists the runs of cases, seed by seed, and the commands that store their states.
 
     Args:
       workdir: absolute path of the study's folder.
-      asked: Settings.
+      settings: Settings.
       cases: list of Case.
       names: names of the data sources to train on and to measure.
 
@@ -134,7 +134,7 @@ def plan(workdir, asked, cases, names=(PANDA, NAV)):
     Raises:
       commands.Refused: the config lacks the sources or its states can't be stored.
     """
-    config = asked.model.value
+    config = settings.model.value
     if config.data.videos or not set(names) <= set(config.data.sources):
         raise commands.Refused(
             f"config: expected data.sources {' and '.join(names)}, got {list(config.data.sources)}"
@@ -142,15 +142,15 @@ def plan(workdir, asked, cases, names=(PANDA, NAV)):
     video = {name: config.data.sources[name] for name in names}
     for every in sorted({case.every for case in cases} - {1}):
         video |= {f"{x}-{every}": f"mini:{_part(workdir, x, every)}" for x in names}
-    stored, sources = commands.stored_states(workdir, asked.model, video)
+    stored, sources = commands.stored_states(workdir, settings.model, video)
     if not stored:
         raise commands.Refused(
             "config: expected an encoder of single frames and no random views, so that states can "
             f"be stored, got {config.encoder.name}"
         )
-    seeds = range(config.seed, config.seed + asked.seeds)
-    given = stored, sources, names
-    runs = [_run(workdir, asked, case, seed, *given) for seed in seeds for case in cases]
+    seeds = range(config.seed, config.seed + settings.seeds)
+    shared = stored, sources, names
+    runs = [_run(workdir, settings, case, seed, *shared) for seed in seeds for case in cases]
     return stored, runs
 
 
@@ -196,29 +196,29 @@ def folder_of(workdir, name, seed):
     return os.path.join(workdir, "runs", f"{name}-{seed}")
 
 
-def _run(workdir, asked, case, seed, stored, sources, names):
+def _run(workdir, settings, case, seed, stored, sources, names):
     """Makes the `commands.Run` of a case and a seed; see `plan` and `commands.stored_states`."""
-    folder, model = folder_of(workdir, case.name, seed), asked.model
+    folder, model = folder_of(workdir, case.name, seed), settings.model
     suffix = "" if case.every == 1 else f"-{case.every}"
-    own = {name: sources[name + suffix] for name in names}
+    training = {name: sources[name + suffix] for name in names}
     weights = case.mixture or {name: model.value.data.mixture[name] for name in names}
     file = commands.with_argument(model.file, case.latent)
     if case.latent == "labelled":
         labelled = model.file.replace("lawm.py", "labelled.py")
         file, weights = commands.with_argument(labelled, f"source={PANDA}"), {PANDA: 1.0}
     weights = {name: 0.0 for name in model.value.data.mixture} | weights
-    steps = {folder: round(case.longer * asked.steps)}
+    steps = {folder: round(case.longer * settings.steps)}
     options = model.options | case.options | {"seed": seed, "steps": steps[folder]}
-    options |= {"data.sources": own, "data.mixture": weights}
+    options |= {"data.sources": training, "data.mixture": weights}
     lines = [commands.command("train", dict(config=file, workdir=folder), config=options)]
     results = {}
     for name, kind in case.controllers:
-        small = os.path.join(folder, "controller", f"{name}-{kind}")
-        theirs = {"steps": CONTROLLER_STEPS} | asked.controller.options
-        theirs |= {"seed": seed, "model": folder, "data.sources": own}
-        steps[small] = theirs["steps"]
-        file = commands.with_argument(asked.controller.file, f"kind={kind},source={name}")
-        lines.append(commands.command("train", dict(config=file, workdir=small), config=theirs))
+        where = os.path.join(folder, "controller", f"{name}-{kind}")
+        config = {"steps": CONTROLLER_STEPS} | settings.controller.options
+        config |= {"seed": seed, "model": folder, "data.sources": training}
+        steps[where] = config["steps"]
+        file = commands.with_argument(settings.controller.file, f"kind={kind},source={name}")
+        lines.append(commands.command("train", dict(config=file, workdir=where), config=config))
     if case.measured:
         results["measures"] = os.path.join(folder, "measures.json"), None
         data = [f"{name}={sources[name]}" for name in names]
@@ -227,11 +227,11 @@ def _run(workdir, asked, case, seed, stored, sources, names):
     for task in case.tasks:
         path = os.path.join(folder, f"plan_{task}.json")
         flags = dict(workdir=folder, task=task, data=f"{task}={model.value.data.sources[task]}")
-        flags |= dict(episodes=asked.episodes, json=path) | PLANNER[task]
+        flags |= dict(episodes=settings.episodes, json=path) | PLANNER[task]
         if case.controllers:
             flags["controller"] = os.path.join(folder, "controller", f"{task}-state")
         lines.append(commands.command("plan", flags))
         results[f"plan_{task}"] = path, None
-    configs = [json.loads(x.value.to_json_best_effort()) for x in (model, asked.controller)]
+    configs = [json.loads(x.value.to_json_best_effort()) for x in (model, settings.controller)]
     labels = dict(case=case.name, seed=seed)
     return commands.Run(labels, folder, lines, steps, results, [configs, stored, lines])

@@ -17,33 +17,33 @@ QUICK = dict(steps=150, names=("capacity", "leakage", "cycle"), kinds=("noisy",)
 SHARES = 0, 10  # percent of Panda video
 
 
-def study(workdir, asked, quick=False, only_list=False):
+def study(workdir, settings, quick=False, only_list=False):
     """Decides claims, or resumes; writes W/claims.json and W/claims.png and prints verdicts.
 
     Args:
       workdir: local folder of the study, created if missing.
-      asked: cases.Settings; `steps` None for the default.
+      settings: cases.Settings; `steps` None for the default.
       quick: whether to decide three claims only, about noisy latents on the Panda.
       only_list: whether to print the remaining commands instead of running them.
 
     Raises:
       commands.Refused: a setting is invalid.
     """
-    what, config = QUICK if quick else FULL, asked.model.value
-    asked = dataclasses.replace(asked, steps=asked.steps or what["steps"])
+    defaults, config = QUICK if quick else FULL, settings.model.value
+    settings = dataclasses.replace(settings, steps=settings.steps or defaults["steps"])
     listed = quick_cases() if quick else full_cases(config)
-    results = cases.run(workdir, asked, listed, what["sources"], only_list)
+    results = cases.run(workdir, settings, listed, defaults["sources"], only_list)
     if results is None:
         return
-    measures = rules.Measures(results, what["kinds"], what["sources"])
-    found = rules.decide(measures, what["names"])
+    measures = rules.Measures(results, defaults["kinds"], defaults["sources"])
+    decisions = rules.decide(measures, defaults["names"])
     curves = rules.curves(measures, [case.name for case in listed])
-    about = {"quick": quick} | cases.about(asked, results)
+    about = {"quick": quick} | cases.about(settings, results)
     path = os.path.join(paths.expand(workdir), "claims.json")
     with open(path, "w", encoding="utf-8") as file:
-        json.dump(about | {"claims": found, "curves": curves}, file, indent=1, allow_nan=False)
-    draw(path.replace(".json", ".png"), curves, what["kinds"])
-    print(f"\n{table(found)}\n{path} and .png")
+        json.dump(about | {"claims": decisions, "curves": curves}, file, indent=1, allow_nan=False)
+    draw(path.replace(".json", ".png"), curves, defaults["kinds"])
+    print(f"\n{table(decisions)}\n{path} and .png")
 
 
 def draw(path, curves, kinds, source=PANDA):
@@ -101,11 +101,11 @@ def full_cases(config):
     ]
 
 
-def table(found):
-    """Formats the result of `rules.decide` for a terminal, what failed first."""
+def table(decisions):
+    """Formats the result of `rules.decide` for a terminal, failed claims first."""
     order = verdicts.FAILS, verdicts.UNDECIDED, verdicts.HOLDS
     lines = []
-    for name, row in sorted(found.items(), key=lambda item: order.index(item[1]["answer"])):
+    for name, row in sorted(decisions.items(), key=lambda item: order.index(item[1]["answer"])):
         p = "not measured" if row["p"] is None else f"p {row['p']:.2g}"
         lines.append(
             f"{verdicts.MARKS[row['answer']]} {name}: {row['answer']} ({p}). {row['text']}"

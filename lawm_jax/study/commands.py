@@ -28,19 +28,19 @@ class Config(NamedTuple):
     @property
     def options(self):
         """The overrides, without the data sources and their mixture, which the study sets."""
-        own = "data.sources", "data.mixture"
-        return {key: value for key, value in self.overrides.items() if not key.startswith(own)}
+        excluded = "data.sources", "data.mixture"
+        return {key: value for key, value in self.overrides.items() if not key.startswith(excluded)}
 
 
 class Run(NamedTuple):
-    """A world model, and what is trained on it and measured.
+    """Describes a world model, its controllers and its measurements.
 
     Attributes:
-      labels: what tells it from other runs, such as `kind`, `share` (percent) and `seed`.
+      labels: settings that differ between runs, such as `kind`, `share` (percent) and `seed`.
       folder: of the world model's run.
       commands: command lines, each a list.
       steps: folder of each training run -> number of steps.
-      results: name -> (path of a JSON file, key in it or None for all of it), saved with the run.
+      results: name -> (path of a JSON file, its key or None for all of it), saved with the run.
       settings: JSON tree; saved results are valid only for the same settings.
     """
 
@@ -99,10 +99,10 @@ def with_argument(file, text):
     return f"{file}{',' if ':' in file else ':'}{text}"
 
 
-def command(module, own, **configs):
-    """Returns a command line with the flags `own` and config overrides, flag name -> options."""
+def command(module, flags, **configs):
+    """Returns a command line with flags and, for config flags, overrides: name -> options."""
     line = [sys.executable, "-m", f"lawm_jax.{module}"]
-    line += [f"--{key}={value}" for key, value in own.items() if value is not None]
+    line += [f"--{key}={value}" for key, value in flags.items() if value is not None]
     for name, options in configs.items():
         line += [f"--{name}.{key}={_text(value)}" for key, value in options.items()]
     return line

@@ -43,7 +43,7 @@ def measure(workdir, sources):
     config = ml_collections.ConfigDict(rundir.read_world_model(workdir))
     config = catalog.with_sources(config, sources)
     loaded = models.load(workdir, controller="")
-    found = {}
+    result = {}
     for name, spec in sources.items():
         source = context.Source(config, name, {config.latent.kind: loaded}, folder=None)
         for folder in models.controllers_of(workdir, name, spec):
@@ -54,9 +54,9 @@ def measure(workdir, sources):
             values |= at_cut(source) | cycled(source) | acted(source) | auc(source)
         if source.controllers:
             values |= driven(source)
-        found[name] = _by_episode(values, source.clips.episodes)
+        result[name] = _by_episode(values, source.clips.episodes)
     path = os.path.join(workdir, "measures.json")
-    paths.write(path, json.dumps(found, allow_nan=False))
+    paths.write(path, json.dumps(result, allow_nan=False))
     return path
 
 
@@ -73,8 +73,8 @@ def one_step(source):
 def at_cut(source):
     """Measures errors at a scene cut and without one, of the model and of copying: `leakage`."""
     s = source.clips.s
-    found = leakage.errors(source.inferring, source.cut[1], s, s.shape[1] // 2, main=())
-    model, copying = found[source.main], found[row_names.COPY]
+    errors = leakage.errors(source.inferring, source.cut[1], s, s.shape[1] // 2, main=())
+    model, copying = errors[source.main], errors[row_names.COPY]
     return {"cut": model[0], "uncut": model[1], "copying cut": copying[0]} | {
         "copying uncut": copying[1]
     }
@@ -83,34 +83,34 @@ def at_cut(source):
 def cycled(source):
     """Measures rollouts by own, transferred and other latents: `cycle`."""
     model = source.models[source.main]
-    found = cycle.errors(model, source.clips.s, source.clips.episodes)
-    return dict(zip(("own", "cycled", "shuffled"), found, strict=True))
+    errors = cycle.errors(model, source.clips.s, source.clips.episodes)
+    return dict(zip(("own", "cycled", "shuffled"), errors, strict=True))
 
 
 def acted(source):
     """Measures the shares of a latent's effect, in the transitions of each clip: `locality`."""
     model, s = source.models[source.main], source.clips.s
-    given = model, s, source.clips.episodes, source.model.merge
-    clip, *shares = locality.shares_of_effect(*given)
+    inputs = model, s, source.clips.episodes, source.model.merge
+    clip, *shares = locality.shares_of_effect(*inputs)
     names = "effect inside", "effect mirrored", "effect by chance"
     return {name: (clip, x) for name, x in zip(names, shares, strict=True) if len(clip)}
 
 
 def auc(source):
-    """Measures how well a classifier tells samples from inferred latents: `sampling`."""
+    """Measures how well a classifier separates samples from inferred latents: `sampling`."""
     model, batched = source.model, source.models[source.main]
     s, groups = source.clips.s, np.asarray(source.clips.episodes)
     z = batched.draw(s, 0)
     flat, groups = priors.flat(z), np.repeat(groups, z.shape[1])
-    known = clips.training(source.config, source.name, source.encode, TRAINING)
-    known, found = priors.flat(batched.draw(known.s, 0)), {}
+    training = clips.training(source.config, source.name, source.encode, TRAINING)
+    training, areas = priors.flat(batched.draw(training.s, 0)), {}
     if np.ptp(flat, axis=0).max() == 0:
-        return found
-    for i, (name, way) in enumerate(model.latent.samplers(source.params.get("latent")).items()):
-        drawn = np.asarray(way(jax.random.key(i + 1), flat.shape, known))
+        return areas
+    for i, (name, sample) in enumerate(model.latent.samplers(source.params.get("latent")).items()):
+        drawn = np.asarray(sample(jax.random.key(i + 1), flat.shape, training))
         tested = two_sample.test(drawn, flat, np.tile(groups, 2))
-        found[f"AUC of {name}"] = tested["auc"]["mean"]
-    return found
+        areas[f"AUC of {name}"] = tested["auc"]["mean"]
+    return areas
 
 
 def driven(source):
@@ -129,13 +129,13 @@ def _by_episode(values, episodes):
       episodes: [n] str.
     """
     names, index = np.unique(episodes, return_inverse=True)
-    found = {"episodes": names.tolist(), "values": {}}
+    result = {"episodes": names.tolist(), "values": {}}
     for name, x in values.items():
         if np.ndim(x) == 0:
-            found["values"][name] = float(x)
+            result["values"][name] = float(x)
             continue
         clip, x = x if isinstance(x, tuple) else (np.arange(len(index)), x)
         count = np.bincount(index[clip], minlength=len(names))
         total = np.bincount(index[clip], x, minlength=len(names))
-        found["values"][name] = [t / n if n else None for t, n in zip(total, count, strict=True)]
-    return found
+        result["values"][name] = [t / n if n else None for t, n in zip(total, count, strict=True)]
+    return result

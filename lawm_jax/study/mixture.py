@@ -20,7 +20,7 @@ KINDS = ("sparse", "noisy", "discrete", "none")
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What a study consists of, as on the command line.
+    """Holds the settings of a study, as on the command line.
 
     Attributes:
       model, controller: `commands.Config` of the world models and of the controllers.
@@ -48,7 +48,7 @@ class Settings:
     jobs: int = 1
 
 
-def study(workdir, asked, only_list=False):
+def study(workdir, settings, only_list=False):
     """Runs the study, or resumes it; writes its results and prints a table.
 
     Args:
@@ -60,22 +60,23 @@ def study(workdir, asked, only_list=False):
       commands.Refused: a setting is invalid.
     """
     workdir = commands.local(workdir)
-    stored, runs = plan(workdir, asked)
+    stored, runs = plan(workdir, settings)
     if only_list:
         runner.show(stored, runs)
         return
-    model, controller = asked.model.value, asked.controller.value
+    model, controller = settings.model.value, settings.controller.value
+    clips = (settings.steps or model.steps) * model.data.batch
     each = (
-        f"Each trains a world model on {(asked.steps or model.steps) * model.data.batch} clips and "
-        f"a controller on {controller.steps * controller.data.batch}, and computes "
-        f"{asked.planner['episodes']} plans."
+        f"Each trains a world model on {clips} clips and a controller on "
+        f"{controller.steps * controller.data.batch}, and computes "
+        f"{settings.planner['episodes']} plans."
     )
     with runner.claimed(workdir):
-        runner.run_all(stored, runs, each, asked.jobs)
-        _report(runs, workdir, asked.inside)
+        runner.run_all(stored, runs, each, settings.jobs)
+        _report(runs, workdir, settings.inside)
 
 
-def plan(workdir, asked):
+def plan(workdir, settings):
     """Lists the runs of a study, and the commands that store the states that they share.
 
     Args:
@@ -89,23 +90,23 @@ def plan(workdir, asked):
     Raises:
       commands.Refused: a setting is invalid.
     """
-    outside, shares = _outside(asked), [_percent(text) for text in asked.shares]
-    if not asked.kinds or not set(asked.kinds) <= set(KINDS):
-        raise commands.Refused(f"kinds: expected some of {', '.join(KINDS)}, got {asked.kinds}")
-    config = asked.model.value
-    video = {name: config.data.sources[name] for name in [asked.inside, *outside]}
-    stored, sources = commands.stored_states(workdir, asked.model, video)
+    outside, shares = _outside(settings), [_percent(text) for text in settings.shares]
+    if not settings.kinds or not set(settings.kinds) <= set(KINDS):
+        raise commands.Refused(f"kinds: expected some of {', '.join(KINDS)}, got {settings.kinds}")
+    config = settings.model.value
+    video = {name: config.data.sources[name] for name in [settings.inside, *outside]}
+    stored, sources = commands.stored_states(workdir, settings.model, video)
     runs = [
-        _run(workdir, asked, kind, share, seed, stored, sources, video[asked.inside])
-        for seed in range(config.seed, config.seed + asked.seeds)
+        _run(workdir, settings, kind, share, seed, stored, sources, video[settings.inside])
+        for seed in range(config.seed, config.seed + settings.seeds)
         for share in dict.fromkeys(shares)
-        for kind in dict.fromkeys(asked.kinds)
+        for kind in dict.fromkeys(settings.kinds)
     ]
     return stored, runs
 
 
-def _run(workdir, asked, kind, share, seed, stored, sources, video):
-    """Makes a `commands.Run`.
+def _run(workdir, settings, kind, share, seed, stored, sources, video):
+    """Builds a `commands.Run`.
 
     Args:
       workdir, asked, stored: see `plan`.
@@ -114,47 +115,48 @@ def _run(workdir, asked, kind, share, seed, stored, sources, video):
       video: data source `inside` as video. Planning needs video, not states: `plan` then draws the
         same clips for every model.
     """
-    model, controller, inside, task = asked.model, asked.controller, asked.inside, asked.task
+    model, controller = settings.model, settings.controller
+    inside, task = settings.inside, settings.task
     folder = os.path.join(workdir, "mixture", f"{kind}-{share:g}-{seed}")
-    small = os.path.join(folder, "controller", inside)
+    controller_folder = os.path.join(folder, "controller", inside)
     latent = commands.with_argument(model.file, f"latent={kind}")
     weights = _weights(model.value.data.mixture, sources, inside, share)
-    options = model.options | ({"steps": asked.steps} if asked.steps else {})
+    options = model.options | ({"steps": settings.steps} if settings.steps else {})
     options |= {"seed": seed, "data.sources": sources, "data.mixture": weights}
-    theirs = {"seed": seed, "model": folder, "data.videos": sources[inside]}
+    overrides = {"seed": seed, "model": folder, "data.videos": sources[inside]}
     data = f"{inside}={sources[inside]}"
-    planner = dict(workdir=folder, task=task, data=f"{task}={video}", controller=small)
+    planner = dict(workdir=folder, task=task, data=f"{task}={video}", controller=controller_folder)
     planner["json"] = os.path.join(folder, "plan.json")
     lines = [
         commands.command("train", dict(config=latent, workdir=folder), config=options),
         commands.command(
             "train",
-            dict(config=controller.file, workdir=small),
-            config=controller.options | theirs,
+            dict(config=controller.file, workdir=controller_folder),
+            config=controller.options | overrides,
         ),
         commands.command("evaluate", dict(workdir=folder, only="prediction", data=data)),
-        commands.command("plan", planner | asked.planner),
+        commands.command("plan", planner | settings.planner),
     ]
-    steps = {folder: asked.steps or model.value.steps, small: controller.value.steps}
+    steps = {folder: settings.steps or model.value.steps, controller_folder: controller.value.steps}
     configs = [json.loads(x.value.to_json_best_effort()) for x in (model, controller)]
-    settings = [configs, stored, lines]
+    signature = [configs, stored, lines]
     prediction = rundir.evaluation(folder, "prediction"), inside
     results = {"plan": (planner["json"], None), "prediction": prediction}
     labels = dict(kind=kind, share=share, seed=seed)
-    return commands.Run(labels, folder, lines, steps, results, settings)
+    return commands.Run(labels, folder, lines, steps, results, signature)
 
 
-def _outside(asked):
+def _outside(settings):
     """Returns the names of the out-of-domain sources."""
-    data = asked.model.value.data
+    data = settings.model.value.data
     weights = {name: weight for name, weight in data.mixture.items() if weight > 0}
-    if data.videos or asked.inside not in data.sources:
+    if data.videos or settings.inside not in data.sources:
         got = f"data.videos={data.videos}" if data.videos else ", ".join(data.sources)
         raise commands.Refused(
-            f"inside: expected a data source of the config ({got}), got {asked.inside!r}"
+            f"inside: expected a data source of the config ({got}), got {settings.inside!r}"
         )
-    others = weights.keys() - {asked.inside}
-    names = sorted(others) if asked.outside is None else asked.outside
+    others = weights.keys() - {settings.inside}
+    names = sorted(others) if settings.outside is None else settings.outside
     if not names or not set(names) <= others:
         raise commands.Refused(
             f"outside: expected other data sources of the mixture, {sorted(others)}, got {names}"
@@ -172,8 +174,8 @@ def _percent(text):
 def _weights(mixture, names, inside, share):
     """Returns mixture weights: `share` percent `inside`, the rest split as in `mixture`."""
     outside = [name for name in names if name != inside]
-    whole = sum(mixture[name] for name in outside)
-    rest = {name: (100 - share) / 100 * mixture[name] / whole for name in outside}
+    total = sum(mixture[name] for name in outside)
+    rest = {name: (100 - share) / 100 * mixture[name] / total for name in outside}
     return {name: round(float(w), 9) for name, w in ({inside: share / 100} | rest).items()}
 
 
@@ -181,16 +183,16 @@ def _report(runs, workdir, inside):
     """Compares all runs; writes W/mixture.json and W/mixture.png and prints a table."""
     from lawm_jax.report import figures
 
-    found = compare([run.labels | runner.result(run) for run in runs])
+    result = compare([run.labels | runner.result(run) for run in runs])
     with open(os.path.join(workdir, "mixture.json"), "w", encoding="utf-8") as file:
-        json.dump({"inside": inside} | found, file, indent=1, allow_nan=False)
+        json.dump({"inside": inside} | result, file, indent=1, allow_nan=False)
     lines = {}
-    for row in found["rows"]:
+    for row in result["rows"]:
         lines.setdefault(row["kind"], []).append((row["share"], row["error"]))
-    bounds = {f"{k} {x['mean']:.3f}": x["mean"] for k, x in found["baselines"].items()}
-    labels = f"share of {inside} in the world model's video, %", f"planning {found['measure']}, m"
+    bounds = {f"{k} {x['mean']:.3f}": x["mean"] for k, x in result["baselines"].items()}
+    labels = f"share of {inside} in the world model's video, %", f"planning {result['measure']}, m"
     figures.shares(os.path.join(workdir, "mixture.png"), lines, bounds, *labels)
-    print(f"\n{table(found)}\n{workdir}/mixture.json and .png")
+    print(f"\n{table(result)}\n{workdir}/mixture.json and .png")
 
 
 def compare(runs):
@@ -231,12 +233,12 @@ def compare(runs):
     rows = []
     for (kind, share), seeds in cases.items():
         error = errors[kind, share][kind]
-        less = {name: mean(error - other) for name, other in baselines[kind, share].items()}
+        differences = {name: mean(error - other) for name, other in baselines[kind, share].items()}
         if share != smallest[kind]:
-            least = errors[kind, smallest[kind]][kind]
-            less[f"{smallest[kind]:g} %"] = mean(error - least)
+            smallest_error = errors[kind, smallest[kind]][kind]
+            differences[f"{smallest[kind]:g} %"] = mean(error - smallest_error)
         one_step = [_row(run["prediction"], kind)["relative"]["mean"] for run in seeds]
-        row = {"kind": kind, "share": share, "error": mean(error), "less": less}
+        row = {"kind": kind, "share": share, "error": mean(error), "less": differences}
         row["one_step"] = float(np.mean(one_step))
         row["seeds"] = [
             {
@@ -270,19 +272,19 @@ def _row(rows, name):
     return next(row for row in rows if row_names.current(row["name"]) == name)
 
 
-def table(found):
+def table(result):
     """Formats the result of `compare` for a terminal."""
     lines = [
-        f"plans of {words.counted(found['horizon'], 'step')}, {found['task']}, by share of "
-        f"in-domain video: {found['measure']}, meters [95 % interval]"
+        f"plans of {words.counted(result['horizon'], 'step')}, {result['task']}, by share of "
+        f"in-domain video: {result['measure']}, meters [95 % interval]"
     ]
-    lines += [f"  {name:<24}{tables.show(error)}" for name, error in found["baselines"].items()]
-    for row in found["rows"]:
+    lines += [f"  {name:<24}{tables.show(error)}" for name, error in result["baselines"].items()]
+    for row in result["rows"]:
         baselines = row_names.NO_ACTION, row_names.NEAREST
         others = [name for name in row["less"] if name in baselines or "%" in name]
-        less = ", ".join(f"{name}: {tables.show(row['less'][name], sign='+')}" for name in others)
+        minus = ", ".join(f"{name}: {tables.show(row['less'][name], sign='+')}" for name in others)
         lines.append(
-            f"  {row['kind']:<9}{row['share']:>5g} %  {tables.show(row['error'])}   minus {less}   "
-            f"one-step error / copying {row['one_step']:.3f}"
+            f"  {row['kind']:<9}{row['share']:>5g} %  {tables.show(row['error'])}   "
+            f"minus {minus}   one-step error / copying {row['one_step']:.3f}"
         )
     return "\n".join(lines)

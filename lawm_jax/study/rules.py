@@ -27,7 +27,7 @@ class Missing(KeyError):
 
 
 class Measures:
-    """Looks up what the runs of a study measured, for all seeds and episodes.
+    """Looks up the measures of a study's runs, for all seeds and episodes.
 
     Attributes:
       kinds: kinds of latents that are compared at three capacities.
@@ -51,13 +51,13 @@ class Measures:
         Raises:
           Missing: a run does not have it.
         """
-        found = [self._of(run, "measures", source) for run in self._runs(case)]
-        for one in found:
-            if one is None or measure not in one["values"]:
+        entries = [self._of(run, "measures", source) for run in self._runs(case)]
+        for entry in entries:
+            if entry is None or measure not in entry["values"]:
                 raise Missing(f"{case}, {source}: {measure}")
-            if one["episodes"] != found[0]["episodes"]:
+            if entry["episodes"] != entries[0]["episodes"]:
                 raise ValueError(f"{case}, {source}: expected the same episodes for all seeds")
-        values = [np.atleast_1d(one["values"][measure]) for one in found]
+        values = [np.atleast_1d(entry["values"][measure]) for entry in entries]
         return np.array(values, np.float64)  # None is NaN
 
     def planned(self, case, task, baseline=None):
@@ -67,23 +67,23 @@ class Measures:
           case, task: names.
           baseline: name of a row that needs no model, or None for the model.
         """
-        found = []
+        errors = []
         for run in self._runs(case):
             plan = self._of(run, f"plan_{task}")
             if plan is None:
                 raise Missing(f"{case}: plans of {task}")
             first = plan["plans"][0]
             rows = {row["name"]: row["clips"] for row in first["rows"]}
-            own = [name for name in rows if name not in row_names.BASELINES]
+            models = [name for name in rows if name not in row_names.BASELINES]
             _, index = np.unique(first["names"], return_inverse=True)
-            found.append(np.bincount(index, rows[baseline or own[0]]) / np.bincount(index))
-        return np.array(found)
+            errors.append(np.bincount(index, rows[baseline or models[0]]) / np.bincount(index))
+        return np.array(errors)
 
     def _runs(self, case):
-        found = [run for (name, _), run in sorted(self._results.items()) if name == case]
-        if not found:
+        runs = [run for (name, _), run in sorted(self._results.items()) if name == case]
+        if not runs:
             raise Missing(case)
-        return found
+        return runs
 
     def _of(self, run, *keys):
         for key in keys:
@@ -106,34 +106,34 @@ class Claim(NamedTuple):
 
 
 def _capacity(m):
-    found = {}
+    contrasts = {}
     for kind in m.kinds:
         for name in m.sources:
             low, middle, high = (m(f"{kind}-{level}", name, "error") for level in LEVELS)
             bound = m("deterministic", name, "error")
             gap = bound - m("none", name, "error")
-            found |= {
+            contrasts |= {
                 f"{kind}, {name}: low capacity explains less than a third": gap / 3 - (bound - low),
                 f"{kind}, {name}: high explains more than two thirds": bound - high - gap * 2 / 3,
                 f"{kind}, {name}: the error falls from low to middle": low - middle,
                 f"{kind}, {name}: the error falls from middle to high": middle - high,
             }
-    return found
+    return contrasts
 
 
 def _discrete(m):
-    found = {}
+    contrasts = {}
     for name in m.sources:
         bound = m("deterministic", name, "error")
         gap = bound - m("none", name, "error")
-        found[f"{name}: codes explain less than half"] = gap / 2 - (
+        contrasts[f"{name}: codes explain less than half"] = gap / 2 - (
             bound - m("discrete-high", name, "error")
         )
-    return found
+    return contrasts
 
 
 def _leakage(m):
-    found = {}
+    contrasts = {}
     for kind in m.kinds:
         for name in m.sources:
             cut, uncut, copied, moved = (
@@ -141,14 +141,14 @@ def _leakage(m):
             )
             # Copying the last frame multiplies the error by this at a cut, copying the future by 1.
             ratio = copied.mean() / moved.mean()
-            found[f"{kind}, {name}: nearer to copying the last frame"] = (
+            contrasts[f"{kind}, {name}: nearer to copying the last frame"] = (
                 cut - uncut * (1 + ratio) / 2
             )
-    return found
+    return contrasts
 
 
 def _cycle(m):
-    found = {}
+    contrasts = {}
     for kind in m.kinds:
         for name in m.sources:
             lost = {
@@ -156,23 +156,23 @@ def _cycle(m):
                 for level in LEVELS
             }
             for level in ("middle", "high"):
-                held = m(f"{kind}-{level}", name, "shuffled") - m(f"{kind}-{level}", name, "own")
-                found[f"{kind}, {name}: {level} capacity loses less than half"] = (
-                    held / 2 - lost[level]
+                gain = m(f"{kind}-{level}", name, "shuffled") - m(f"{kind}-{level}", name, "own")
+                contrasts[f"{kind}, {name}: {level} capacity loses less than half"] = (
+                    gain / 2 - lost[level]
                 )
-            found[f"{kind}, {name}: high loses more than low"] = lost["high"] - lost["low"]
-    return found
+            contrasts[f"{kind}, {name}: high loses more than low"] = lost["high"] - lost["low"]
+    return contrasts
 
 
 def _local(m):
-    found = {}
+    contrasts = {}
     for kind in m.kinds:
         inside, mirrored, chance = (
             m(f"{kind}-middle", PANDA, f"effect {x}") for x in ("inside", "mirrored", "by chance")
         )
-        found[f"{kind}: more of the effect than in the mirror image"] = inside - mirrored
-        found[f"{kind}: more of the effect than by chance"] = inside - chance
-    return found
+        contrasts[f"{kind}: more of the effect than in the mirror image"] = inside - mirrored
+        contrasts[f"{kind}: more of the effect than by chance"] = inside - chance
+    return contrasts
 
 
 def _controller(m):
@@ -181,12 +181,12 @@ def _controller(m):
 
 
 def _middle(m):
-    found = {}
+    contrasts = {}
     for kind in m.kinds:
         low, middle, high = (m(f"{kind}-{level}", PANDA, "driven, state") for level in LEVELS)
-        found[f"{kind}: middle capacity beats low"] = low - middle
-        found[f"{kind}: middle capacity beats high"] = high - middle
-    return found
+        contrasts[f"{kind}: middle capacity beats low"] = low - middle
+        contrasts[f"{kind}: middle capacity beats high"] = high - middle
+    return contrasts
 
 
 def _manipulation(m):
@@ -200,39 +200,39 @@ def _manipulation(m):
 
 def _navigation(m):
     other = {x: m.planned("noisy-middle", NAV, x) for x in ("mean action", "random action")}
-    own = m.planned("noisy-middle", NAV)
-    return {f"plans beat the {name}": error - own for name, error in other.items()}
+    model_error = m.planned("noisy-middle", NAV)
+    return {f"plans beat the {name}": error - model_error for name, error in other.items()}
 
 
 def _tenth(m):
-    without, some = (m.planned(f"noisy-share-{share}", PANDA) for share in (0, 10))
-    return {"a tenth plans better than none": without - some}
+    none, tenth = (m.planned(f"noisy-share-{share}", PANDA) for share in (0, 10))
+    return {"a tenth plans better than none": none - tenth}
 
 
 def _scale(m):
-    found = {}
+    contrasts = {}
     for name in m.sources:
         error = m("noisy-middle", name, "error")
-        found |= {
+        contrasts |= {
             f"{name}: twice the steps": error - m("noisy-longer", name, "error"),
             f"{name}: 1.5 times the width": error - m("noisy-wider", name, "error"),
             f"{name}: all episodes against a quarter": m("noisy-quarter", name, "error") - error,
         }
-    return found
+    return contrasts
 
 
 def _samples(m):
-    found = {}
+    contrasts = {}
     for kind, sampler in (("noisy", "N(0, I)"), ("sparse", "Langevin")):
         for name in m.sources:
             low, high = (m(f"{kind}-{x}", name, f"AUC of {sampler}") for x in ("low", "high"))
-            found[f"{kind}, {name}: an AUC below 0.75 at low capacity"] = 0.75 - low
-            found[f"{kind}, {name}: a higher AUC at high capacity"] = high - low
-    return found
+            contrasts[f"{kind}, {name}: an AUC below 0.75 at low capacity"] = 0.75 - low
+            contrasts[f"{kind}, {name}: a higher AUC at high capacity"] = high - low
+    return contrasts
 
 
 def curves(m, names):
-    """Collects intervals of what the runs measured, to be drawn against capacity.
+    """Collects intervals of the runs' measures, to plot against capacity.
 
     Args:
       m: Measures.
@@ -343,7 +343,7 @@ def decide(measures, names):
       `fails`, the p-values of both, `p`, the corrected one, and `answer`, one of "holds", "fails"
       and "undecided". A claim without its measures has `missing` and no contrasts.
     """
-    found = {}
+    decisions = {}
     for name in names:
         claim, row = CLAIMS[name], {}
         try:
@@ -351,13 +351,14 @@ def decide(measures, names):
             row["contrasts"] = {text: _tested(x) for text, x in effects.items()}
         except Missing as error:
             row |= {"contrasts": {}, "missing": error.args[0]}
-        found[name] = {"text": claim.text, "paper": claim.paper} | row | _p_values(row["contrasts"])
-    smaller = [_smaller(row) for row in found.values()]
-    for row, p in zip(found.values(), tables.holm(smaller), strict=True):
+        about = {"text": claim.text, "paper": claim.paper}
+        decisions[name] = about | row | _p_values(row["contrasts"])
+    smaller = [_smaller(row) for row in decisions.values()]
+    for row, p in zip(decisions.values(), tables.holm(smaller), strict=True):
         row["p"], row["answer"] = p, verdicts.UNDECIDED
         if p is not None and p < LEVEL:
             row["answer"] = verdicts.HOLDS if row["holds"] < row["fails"] else verdicts.FAILS
-    return found
+    return decisions
 
 
 def interval(effect):

@@ -51,18 +51,17 @@ def run_all(stored, runs, each, jobs=1):
     Args:
       stored: command lines that come first, each a list.
       runs: list of `commands.Run`.
-      each: sentence that says what a run does.
-      jobs: number of runs at a time. If more than one, what they print is in FOLDER.log, and on
-        Linux each has an equal part of the CPU cores.
+      each: sentence that describes a run.
+      jobs: number of runs at a time. If more than one, their output is in FOLDER.log, and on Linux
+        each has an equal part of the CPU cores.
     """
     todo = [run for run in runs if result(run) is None]
     for run in todo:
         for folder, steps in run.steps.items():
-            begun = _read(rundir.config(folder)).get("steps", steps)
-            if begun != steps:
-                sys.exit(
-                    f"{folder}: expected {begun} steps as before, or a new --workdir, got {steps}"
-                )
+            previous = _read(rundir.config(folder)).get("steps", steps)
+            if previous != steps:
+                text = f"expected {previous} steps as before, or a new --workdir, got {steps}"
+                sys.exit(f"{folder}: {text}")
     before = len(runs) - len(todo)
     print(f"{words.counted(len(runs), 'run')}, {before} of them done. {each}", flush=True)
     with _Processes() as processes:
@@ -73,15 +72,15 @@ def run_all(stored, runs, each, jobs=1):
             try:
                 submitted = {pool.submit(_finish, processes, run, jobs): run for run in todo}
                 if todo and jobs > 1:
-                    print(f"what they print: {os.path.dirname(todo[0].folder)}/*.log", flush=True)
+                    print(f"output: {os.path.dirname(todo[0].folder)}/*.log", flush=True)
                 for done, task in enumerate(futures.as_completed(submitted), 1):
                     task.result()
                     minutes = (time.monotonic() - begin) / done / 60
-                    left = words.counted(round(minutes * (len(todo) - done)), "minute")
+                    remaining = words.counted(round(minutes * (len(todo) - done)), "minute")
                     print(
                         f"{os.path.basename(submitted[task].folder)} is done, {before + done} "
                         f"of {words.counted(len(runs), 'run')}; {minutes:.1f} minutes per run, "
-                        f"{left} left",
+                        f"{remaining} left",
                         flush=True,
                     )
             except BaseException:
@@ -111,20 +110,20 @@ def _finish(processes, run, jobs):
 
 def result(run):
     """Returns a run's saved results, or None if the settings or checkpoints have changed."""
-    found = _read(os.path.join(run.folder, "study.json"))
-    same = found.get("settings") == run.settings
-    return found if same and found["checkpoints"] == [*map(_newest, run.steps)] else None
+    saved = _read(os.path.join(run.folder, "study.json"))
+    same = saved.get("settings") == run.settings
+    return saved if same and saved["checkpoints"] == [*map(_newest, run.steps)] else None
 
 
 def _record(run, minutes):
     """Saves a run's results in study.json with its settings, checkpoints and machine's minutes."""
-    found = {"settings": run.settings, "checkpoints": [*map(_newest, run.steps)]}
-    found["minutes"] = round(minutes, 2)
+    saved = {"settings": run.settings, "checkpoints": [*map(_newest, run.steps)]}
+    saved["minutes"] = round(minutes, 2)
     for name, (path, key) in run.results.items():
-        found[name] = _read(path) if key is None else _read(path)[key]
+        saved[name] = _read(path) if key is None else _read(path)[key]
     path = os.path.join(run.folder, "study.json")
     with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump(found, file, indent=1, allow_nan=False)
+        json.dump(saved, file, indent=1, allow_nan=False)
     os.replace(f"{path}.new", path)
 
 
@@ -164,8 +163,8 @@ class _Processes:
             code = process.wait()
             self._running.remove(process)
         if self._stopped or code:
-            seen = f"; see {log}" if log else ""
-            sys.exit(_STOPPED if self._stopped else f"failed with exit code {code}{seen}")
+            hint = f"; see {log}" if log else ""
+            sys.exit(_STOPPED if self._stopped else f"failed with exit code {code}{hint}")
 
 
 def _opened(path):

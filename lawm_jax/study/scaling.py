@@ -14,24 +14,25 @@ from lawm_jax.evaluate import tables
 from lawm_jax.study import cases, rules
 from lawm_jax.study.cases import NAV, PANDA, Case
 
-STEPS = 600  # of the base
+STEPS = 600  # training steps of the base
 BASE = "base"
 LATENT = "latent=noisy"
 
 
-def study(workdir, asked, only_list=False):
+def study(workdir, settings, only_list=False):
     """Trains models of several sizes, or resumes; writes W/scaling.json and prints a table.
 
     Arguments and errors are as in `claims.study`. Also draws W/scaling.png.
     """
     from lawm_jax.report import figures
 
-    asked, config = dataclasses.replace(asked, steps=asked.steps or STEPS), asked.model.value
-    results = cases.run(workdir, asked, listed(config), (PANDA, NAV), only_list)
+    settings = dataclasses.replace(settings, steps=settings.steps or STEPS)
+    config = settings.model.value
+    results = cases.run(workdir, settings, listed(config), (PANDA, NAV), only_list)
     if results is None:
         return
     rows = compare(rules.Measures(results, (), (PANDA, NAV)), config)
-    about = cases.about(asked, results)
+    about = cases.about(settings, results)
     path = os.path.join(paths.expand(workdir), "scaling.json")
     with open(path, "w", encoding="utf-8") as file:
         json.dump(about | {"rows": rows}, file, indent=1, allow_nan=False)
@@ -45,7 +46,7 @@ def study(workdir, asked, only_list=False):
 
 
 def axes(config):
-    """Returns what is scaled: name -> [(factor, Case)], by increasing factor.
+    """Returns the scaled quantities: name -> [(factor, Case)], by increasing factor.
 
     The base, with factor 1, is shared. `config` is that of the world models.
     """
@@ -56,9 +57,9 @@ def axes(config):
     base = (1, Case(BASE, LATENT))
     longer = [(x, Case(f"steps-{x:g}", LATENT, longer=x)) for x in (0.25, 0.5, 2)]
     wider = [(x, Case(f"width-{x:g}", LATENT, options=wide(x))) for x in (0.5, 1.5, 2)]
-    more = [(1 / n, Case(f"episodes-{1 / n:g}", LATENT, every=n)) for n in (8, 4, 2)]
-    found = {"steps": longer, "width": wider, "episodes": more}
-    return {name: sorted([base, *points], key=lambda x: x[0]) for name, points in found.items()}
+    subsets = [(1 / n, Case(f"episodes-{1 / n:g}", LATENT, every=n)) for n in (8, 4, 2)]
+    scaled = {"steps": longer, "width": wider, "episodes": subsets}
+    return {name: sorted([base, *points], key=lambda x: x[0]) for name, points in scaled.items()}
 
 
 def listed(config):
@@ -69,9 +70,9 @@ def listed(config):
 
 
 def compare(measures, config):
-    """Computes exponents of the error: the slope of its logarithm over that of the factor.
+    """Computes scaling exponents: the slope of the log error over the log factor.
 
-    The slope is that of least squares, for each seed and episode, see `comparisons.crossed`.
+    The slope is fitted by least squares for each seed and episode, see `comparisons.crossed`.
 
     Args:
       measures: `rules.Measures`.
@@ -89,12 +90,12 @@ def compare(measures, config):
             copying = measures(BASE, source, "copying").mean()
             x = np.log(factors) - np.log(factors).mean()
             slope = np.tensordot(x, np.log(errors), 1) / np.square(x).sum()
-            found = [
+            row = {"name": name, "source": source, "exponent": rules.interval(slope)}
+            row["points"] = [
                 {"factor": float(factor), "error": rules.interval(error / copying)}
                 for factor, error in zip(factors, errors, strict=True)
             ]
-            row = {"name": name, "source": source, "exponent": rules.interval(slope)}
-            rows.append(row | {"points": found})
+            rows.append(row)
     return rows
 
 
@@ -103,8 +104,8 @@ def table(rows):
     lines = ["exponents of the error one step ahead [95 % interval over seeds and episodes]"]
     for row in rows:
         errors = ", ".join(f"{x['factor']:g}: {x['error']['mean']:.3f}" for x in row["points"])
-        shown = tables.show(row["exponent"], 3, "+")
+        exponent = tables.show(row["exponent"], 3, "+")
         lines.append(
-            f"  {row['name']:<9} {row['source']:<6} {shown}   relative to copying {errors}"
+            f"  {row['name']:<9} {row['source']:<6} {exponent}   relative to copying {errors}"
         )
     return "\n".join(lines)

@@ -40,8 +40,8 @@ def value_and_grad(objective, params, parts, count):
     differentiate = jax.value_and_grad(objective, has_aux=True)
 
     def add(total, part):
-        found, grads = differentiate(params, part)
-        return jax.tree.map(jnp.add, total, grads), found
+        outputs, grads = differentiate(params, part)
+        return jax.tree.map(jnp.add, total, grads), outputs
 
     total, (values, metrics) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), parts)
     grads = jax.tree.map(lambda x: x / count, total)

@@ -11,7 +11,8 @@ from etils import epath
 from lawm_jax.data import paths
 from lawm_jax.train import exported, rundir
 
-# Codes in the messages of errors that are not of a damaged file.
+KEEP = 3  # most recent checkpoints
+# Codes in the messages of errors that do not mean that a file is damaged.
 PASSING = (
     "RESOURCE_EXHAUSTED",  # out of memory
     "UNAVAILABLE",
@@ -27,20 +28,19 @@ class Checkpoints:
     The state is a tree of arrays; typed PRNG keys are stored as raw key data.
     """
 
-    def __init__(self, workdir, keep=3, write=True, keep_period=None):
+    def __init__(self, workdir, write=True, keep_period=None):
         """Opens WORKDIR/checkpoints.
 
         Args:
           workdir: folder of the run.
-          keep: number of most recent checkpoints to keep.
           write: True for the run itself: creates the folder, deletes incomplete checkpoints and
             renames damaged ones, see `restore`. False changes nothing, for readers while the run
             continues.
-          keep_period: steps whose multiples are kept, too; None or 0 for none.
+          keep_period: also keeps every checkpoint at a multiple of this step; None or 0 for none.
         """
         self.write = self.unread = write
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep,
+            max_to_keep=KEEP,
             keep_period=keep_period or None,
             create=write,
             cleanup_tmp_directories=write,
@@ -48,7 +48,7 @@ class Checkpoints:
         self.folder = rundir.checkpoints(rundir.folder(workdir) if write else workdir)
         if not paths.is_url(self.folder):
             self.folder = os.path.abspath(self.folder)
-        self.damaged = set()  # steps in a bucket, where none is renamed
+        self.damaged = set()  # steps in a bucket, where folders can't be renamed
         self.manager = ocp.CheckpointManager(self.folder, options=options)
 
     @property
@@ -126,8 +126,8 @@ class Checkpoints:
         args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=True)
         place = epath.Path(self.folder) / str(step) / "params"
         try:
-            found = jax.tree.leaves(ocp.PyTreeCheckpointHandler().restore(place, args=args))
-            same = len(found) == 1 and np.array_equal(found[0], np.asarray(saved), equal_nan=True)
+            values = jax.tree.leaves(ocp.PyTreeCheckpointHandler().restore(place, args=args))
+            same = len(values) == 1 and np.array_equal(values[0], np.asarray(saved), equal_nan=True)
         except Exception as error:  # Orbax and TensorStore raise many types
             raise OSError(f"{place}: was saved, but can't be read back: {error}") from error
         if not same:
@@ -150,7 +150,7 @@ class Checkpoints:
 
         Raises:
           ValueError: there are checkpoints but none is readable, or `step` is not.
-          Exception: of another type if memory, the network or the permission is missing.
+          Exception: any other type: out of memory, no network or no permission.
         """
         rest = {key: value for key, value in like.items() if key != "params"}
         problems = {}
@@ -199,7 +199,7 @@ class Checkpoints:
         return read
 
     def _same_first(self, steps):
-        """Returns the first step or None; in a run, process 0's, on all processes."""
+        """Returns the first step or None; in a run, that of process 0 on all processes."""
         first = steps[0] if steps else -1
         if self.write and jax.process_count() > 1:
             from jax.experimental import multihost_utils
@@ -212,7 +212,7 @@ class Checkpoints:
         return all_agree(ok) if self.write else ok
 
     def _is_damage(self, error):
-        """Returns whether an error tells of a damaged file; otherwise, a later try may succeed."""
+        """Returns whether an error means a damaged file; otherwise, a later try may succeed."""
         if paths.is_url(self.folder) and isinstance(error, OSError):
             return isinstance(error, FileNotFoundError)
         return not any(code in str(error) for code in PASSING)

@@ -25,10 +25,10 @@ MESSAGES = ValueError, OSError, ImportError, RuntimeError, FloatingPointError
 TRACERS = "jax", "flax"
 WIDTH = 100
 USAGE, FAILED, INTERRUPTED = 2, 1, 130  # exit codes
-# Errors of the system that a path on the command line causes, not the code.
+# System errors that are caused by a path on the command line, not by the code.
 PLACES = errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR
 BOOLEANS = "true", "false", "yes", "no", "t", "f", "y", "n", "1", "0"
-# Patterns of absl's messages, and what is printed instead.
+# Patterns of absl's messages, and their replacements.
 REWORDED = {
     r"flag --([^=]+)=(.*): Failed to parse .* as a ConfigDict.*": (
         r"--\1: expected one of its fields, as in --\1.FIELD=VALUE, got \2"
@@ -76,18 +76,18 @@ def run(main, positional=False, resumes=False):
             raise app.UsageError(f"expected flags only, got {' '.join(args[1:])}")
         return args
 
-    if sys.stderr.isatty():  # elsewhere, each line has its date and place
+    if sys.stderr.isatty():  # other outputs keep the date and place of each line
         absl_logging.get_absl_handler().setFormatter(
             logging.Formatter("%(levelname)s: %(message)s")
         )
     plain = warnings.formatwarning
-    warnings.formatwarning = lambda text, kind, *place, **more: (  # ours without their place
+    warnings.formatwarning = lambda text, kind, *place, **more: (  # omits the place of our own
         f"warning: {text}\n" if kind is UserWarning else plain(text, kind, *place, **more)
     )
     try:
         app.run(reporting(main, resumes), flags_parser=reporting(parse, resumes))
     except SystemExit as error:
-        if error.code == INTERRUPTED:  # threads that are amid a file would crash a slow exit
+        if error.code == INTERRUPTED:  # threads that are reading files would crash a slow exit
             for process in multiprocessing.active_children():
                 process.terminate()
             sys.stdout.flush()
@@ -98,7 +98,7 @@ def run(main, positional=False, resumes=False):
 def _check_booleans(argv):
     """Raises UsageError if a boolean flag is followed by its value without "=", as in --x false.
 
-    Else absl would take the value for an argument, and ignore all flags after it.
+    Otherwise absl would treat the value as an argument and ignore all flags after it.
     """
     for arg, value in itertools.pairwise(argv):
         name = arg.lstrip("-")
@@ -114,28 +114,28 @@ def _check_booleans(argv):
 def is_message(error):
     """Returns whether an error is a message for the user, which needs no traceback.
 
-    It is if the package's own code raised it by a `raise` statement and it is of one of the types
-    `MESSAGES`. Errors that a called function, an operator or JAX raised are none; nor are those of
-    checks that failed while JAX traced a function, which a mistake in the code causes. An error of
-    the system about a place that can't be written, see `PLACES`, is a message, too.
+    It is one if a `raise` statement of the package raised it and its type is in `MESSAGES`. Errors
+    raised by other libraries, by operators or while JAX traces a function, which are caused by
+    mistakes in the code, are not. A system error about a path that can't be written, see `PLACES`,
+    is also a message.
     """
     if isinstance(error, OSError) and error.errno in PLACES and error.filename:
         return True
     if not isinstance(error, MESSAGES) or hasattr(error, "__notes__"):  # JAX adds notes
         return False
-    frames, at = [], error.__traceback__
-    while at is not None:
-        frames.append((at.tb_frame, at.tb_lasti))
-        at = at.tb_next
+    frames, traceback = [], error.__traceback__
+    while traceback is not None:
+        frames.append((traceback.tb_frame, traceback.tb_lasti))
+        traceback = traceback.tb_next
     if not frames or any(_library(frame) in TRACERS for frame, _ in frames):
         return False
     code, instruction = frames[-1][0].f_code, frames[-1][1]
-    own = code.co_filename.startswith(PACKAGE + os.sep)
-    return own and code.co_code[instruction] == dis.opmap["RAISE_VARARGS"]
+    in_package = code.co_filename.startswith(PACKAGE + os.sep)
+    return in_package and code.co_code[instruction] == dis.opmap["RAISE_VARARGS"]
 
 
 def stop(text, status=FAILED):
-    """Exits with one line about a mistake and, if it is one of usage, one that names the help."""
+    """Exits with one line about a mistake and, for a usage error, one that names the help."""
     print(f"{program()}: error: {text}", file=sys.stderr)
     if status == USAGE:
         print(f"try `{program()} --help`", file=sys.stderr)
@@ -156,10 +156,10 @@ def describe(main):
     text = main.__globals__["__doc__"].strip()
     if program().startswith("python"):
         text = re.sub(r"^  lawm (\w+)", r"  python -m lawm_jax.\1", text, flags=re.M)
-    found = [x.name for x in main.__globals__.values() if isinstance(x, flags.FlagHolder)]
-    width = 6 + max(map(len, found))
+    names = [x.name for x in main.__globals__.values() if isinstance(x, flags.FlagHolder)]
+    width = 6 + max(map(len, names))
     lines = []
-    for name in found:
+    for name in names:
         flag = flags.FLAGS[name]
         about, default = flag.help.split(";\n")[0], flag.default
         if isinstance(default, list):
@@ -173,10 +173,10 @@ def describe(main):
     return "\n".join([text, "", "Flags:", *lines])
 
 
-def closest(name, known):
+def closest(name, choices):
     """Returns "; did you mean NAME?" for the closest of the known names, "" if none is close."""
-    found = difflib.get_close_matches(name, known, 1)
-    return f"; did you mean {found[0]}?" if found else ""
+    matches = difflib.get_close_matches(name, choices, 1)
+    return f"; did you mean {matches[0]}?" if matches else ""
 
 
 def reporting(function, resumes=False):
@@ -199,7 +199,7 @@ def reporting(function, resumes=False):
             if os.environ.get("LAWM_TRACEBACK") == "1" or not (usage or is_message(error)):
                 raise
             text, status = (_reworded(str(error)), USAGE) if usage else (str(error), FAILED)
-        # Here the error is gone, and with its frames the threads that read data.
+        # The error is gone here, and so are its frames and the threads that read data.
         if text is not None:
             stop(text, status)
         sys.exit(status)
@@ -212,12 +212,12 @@ def _reworded(text):
     missing = re.findall(r"Flag (--\S+) must have a value other than None", text)
     if missing:
         return f"expected {' and '.join(missing)}, got {'neither' if missing[1:] else 'none'}"
-    if found := re.fullmatch(CHOICES, text, re.S):
-        name, value, known = *found.groups()[:2], found[3].split("|")
-        return f"--{name}: expected one of {', '.join(known)}, got {value}{closest(value, known)}"
+    if match := re.fullmatch(CHOICES, text, re.S):
+        name, value, names = *match.groups()[:2], match[3].split("|")
+        return f"--{name}: expected one of {', '.join(names)}, got {value}{closest(value, names)}"
     for pattern, replacement in REWORDED.items():
-        if found := re.fullmatch(pattern, text, re.S):
-            return found.expand(replacement)
+        if match := re.fullmatch(pattern, text, re.S):
+            return match.expand(replacement)
     return text
 
 

@@ -22,16 +22,16 @@ def options(platform=None):
     """
     if (platform or jax.default_backend()) != "cpu":
         return {}
-    wanted = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_prefer_vector_width": 512}
-    found = {}
-    for name, value in wanted.items():
+    candidates = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_prefer_vector_width": 512}
+    supported = {}
+    for name, value in candidates.items():
         try:
             with jax.default_device(jax.local_devices(backend="cpu")[0]):
                 jax.jit(lambda x: x, compiler_options={name: value})(0)
         except jax.errors.JaxRuntimeError:
             continue
-        found[name] = value
-    return found
+        supported[name] = value
+    return supported
 
 
 def device_per_core():
@@ -63,7 +63,7 @@ def keep_memory():
         return
     mallopt(-1, -1)  # M_TRIM_THRESHOLD: return no memory to the system
     mallopt(-4, 0)  # M_MMAP_MAX: allocate nothing with mmap
-    mallopt(-8, 1)  # M_ARENA_MAX: one shared pool; a thread's own is limited to 64 MB
+    mallopt(-8, 1)  # M_ARENA_MAX: one shared pool; pools of single threads are limited to 64 MB
 
 
 def accelerator():
@@ -90,7 +90,7 @@ def _accelerators():
     """Returns this machine's accelerators, usable or not: name -> JAX's pip extra."""
     pci = [path.parent for path in pathlib.Path("/sys/bus/pci/devices").glob("*/vendor")]
     ids = [tuple((path / x).read_text().strip() for x in ("vendor", "device")) for path in pci]
-    found = {"a GPU": "cuda12"} if glob.glob("/dev/nvidia[0-9]*") else {}
+    accelerators = {"a GPU": "cuda12"} if glob.glob("/dev/nvidia[0-9]*") else {}
     if any(vendor == "0x1ae0" and device in TPUS for vendor, device in ids):
-        found["a TPU"] = "tpu"
-    return found
+        accelerators["a TPU"] = "tpu"
+    return accelerators

@@ -43,7 +43,7 @@ def start():
 
 
 def detect(environ):
-    """Detects whether the run has several processes.
+    """Returns the arguments with which a run of several processes initializes JAX.
 
     Checks, in this order: JAX_COORDINATOR_ADDRESS with JAX_NUM_PROCESSES and JAX_PROCESS_ID (set by
     everything in launch/ except for TPU slices); Open MPI; a Slurm step; one or more TPU slices, on
@@ -70,21 +70,21 @@ def detect(environ):
                 return _explicit(address, environ[size], environ.get(rank))
             # By default, JAX shows process i of a node only the i-th GPU. An empty list, unlike
             # None, prevents this, so that a single process per node sees all GPUs.
-            alone = re.fullmatch(r"1(\(x\d+\))?", environ.get(local, ""))
-            return {"local_device_ids": []} if alone else {}
+            one_per_node = re.fullmatch(r"1(\(x\d+\))?", environ.get(local, ""))
+            return {"local_device_ids": []} if one_per_node else {}
     hosts = environ.get("TPU_PROCESS_ADDRESSES") or environ.get("TPU_WORKER_HOSTNAMES")
     slices = environ.get("MEGASCALE_NUM_SLICES")
     # JAX sets TPU_SKIP_MDS_QUERY on machines without a TPU.
     if hosts is None and "TPU_SKIP_MDS_QUERY" not in environ:
         hosts = _metadata(environ, "worker-network-endpoints")
-        found = re.search(r"MEGASCALE_NUM_SLICES:\s*'?(\d+)", _metadata(environ, "tpu-env") or "")
-        slices = slices or (found and found[1])
+        match = re.search(r"MEGASCALE_NUM_SLICES:\s*'?(\d+)", _metadata(environ, "tpu-env") or "")
+        slices = slices or (match and match[1])
     if hosts and len(hosts.split(",")) * _number("MEGASCALE_NUM_SLICES", slices or "1") > 1:
         return {}
     if address or environ.get("JOB_COMPLETION_INDEX", "0") != "0":
         raise ValueError(
-            "JAX_NUM_PROCESSES, JAX_PROCESS_ID: expected both if JAX_COORDINATOR_ADDRESS is set, "
-            "and in an indexed Kubernetes job (see launch/gke/gpu.yaml), got neither"
+            "JAX_NUM_PROCESSES, JAX_PROCESS_ID: expected both if JAX_COORDINATOR_ADDRESS is set or "
+            "in an indexed Kubernetes job (see launch/gke/gpu.yaml), got neither"
         )
     return None
 

@@ -1,4 +1,4 @@
-"""Models as plain files, in the layout of the Hugging Face Hub: what ships, and what users share.
+"""Models as plain files in the layout of the Hugging Face Hub: shipped, or exported by users.
 
     F/config.json        the run's config, without the paths of its data
     F/model.safetensors  the trained parameters, and the step in its metadata
@@ -25,7 +25,7 @@ from lawm_jax.train import rundir
 
 SHIPPED = {"nano": pathlib.Path(__file__).parents[1] / "assets" / "nano"}
 CONFIG = "config.json"
-FILES = [CONFIG, "*.safetensors", f"*/{CONFIG}", "README.md"]  # of an exported model
+FILES = [CONFIG, "*.safetensors", f"*/{CONFIG}", "README.md"]  # files of an exported model
 
 
 class Exported:
@@ -57,29 +57,29 @@ class Exported:
         """Returns the parameters as a tree of jax.ShapeDtypeStruct."""
         del step
         with safetensors.safe_open(self.file, "numpy") as file:
-            found = {name: file.get_tensor(name) for name in self.names}
-        shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in found.items()}
+            arrays = {name: file.get_tensor(name) for name in self.names}
+        shapes = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in arrays.items()}
         return unflatten_dict(shapes, sep="/")
 
     def restore(self, like, step=None):
         """Returns (step, {"params": parameters}), placed as in `like`; see `Checkpoints.restore`.
 
         Raises:
-          ValueError: there is only another step, or the parameters have other names or shapes.
+          ValueError: the model has another step, or parameters with other names or shapes.
         """
         if step not in (None, self.latest):
             raise ValueError(f"{self.folder}: expected step {step}, got only step {self.latest}")
-        wanted = flatten_dict(like["params"], sep="/")
-        found = safetensors.numpy.load_file(self.file)
-        expected = {f"{name} {list(x.shape)}" for name, x in wanted.items()}
-        got = {f"{name} {list(x.shape)}" for name, x in found.items()}
+        targets = flatten_dict(like["params"], sep="/")
+        arrays = safetensors.numpy.load_file(self.file)
+        expected = {f"{name} {list(x.shape)}" for name, x in targets.items()}
+        got = {f"{name} {list(x.shape)}" for name, x in arrays.items()}
         if expected != got:
             missing, extra = sorted(expected - got)[:3], sorted(got - expected)[:3]
             raise ValueError(
                 f"{self.folder}: expected the parameters of its {CONFIG}; missing: "
                 f"{', '.join(missing) or 'none'}; unexpected: {', '.join(extra) or 'none'}"
             )
-        placed = {name: _place(x, wanted[name]) for name, x in found.items()}
+        placed = {name: _place(x, targets[name]) for name, x in arrays.items()}
         return self.latest, {"params": unflatten_dict(placed, sep="/")}
 
     def close(self):
@@ -120,7 +120,7 @@ def find(name):
     print(f"{name}: no such folder; asking the Hugging Face Hub", file=sys.stderr, flush=True)
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=FILES)
-    except Exception as error:  # of several libraries: no network, unknown name, no access
+    except Exception as error:  # several libraries: no network, unknown name, no access
         problem = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise FileNotFoundError(f"{name}: not found; {text}Face Hub, got {problem}") from error
 
@@ -138,8 +138,8 @@ def working_copy(workdir):
         return find(folder)
     if os.path.isdir(folder):
         return os.path.abspath(folder) if workdir in SHIPPED else folder
-    found, copy = find(workdir), os.path.abspath(os.path.basename(str(workdir)))
+    source, copy = find(workdir), os.path.abspath(os.path.basename(str(workdir)))
     if not os.path.isdir(copy):
-        shutil.copytree(found, copy)
+        shutil.copytree(source, copy)
         print(f"{workdir}: copied to {copy}, which also receives the results")
     return copy

@@ -34,15 +34,14 @@ def define_config(name, default, text):
     holder = config_flags.DEFINE_config_file(name, None, text)
     flags.FLAGS[name].parser = _Parser(name)
     if default:
-        command.reporting(flags.set_default)(holder, find(default))  # which parses it
+        command.reporting(flags.set_default)(holder, find(default))  # parses the config
     return holder
 
 
 def define_output(name, text, folder=False):
-    """Defines a flag whose value is a file to write, or a folder to write to; made if missing.
+    """Defines a flag whose value is a file or folder to write to, which is created if missing.
 
-    A place that can't be written is a mistake that shows before the command does its work. Of URLs
-    nothing is checked.
+    A path that can't be written is reported before the command does its work; URLs are not checked.
 
     Args:
       name: name of the flag.
@@ -92,7 +91,7 @@ def _check_output(path, folder):
     while not os.path.lexists(at):
         at = os.path.dirname(at)
     if not os.path.isdir(at):
-        wrong = f"{at} is no folder"
+        wrong = f"{at} is not a folder"
     elif not os.access(at, os.W_OK | os.X_OK):
         wrong = f"{at} can't be written to"
     if wrong:
@@ -109,15 +108,15 @@ def find(spec):
     """
     path, *argument = spec.split(":", 1)
     path = os.path.expanduser(path)
-    own = os.path.join(CONFIGS, os.path.basename(path))
+    packaged = os.path.join(CONFIGS, os.path.basename(path))
     if not os.path.isfile(path):
-        if os.path.dirname(path) not in ("", "configs") or not os.path.isfile(own):
+        if os.path.dirname(path) not in ("", "configs") or not os.path.isfile(packaged):
             files = sorted(x for x in os.listdir(CONFIGS) if x.endswith(".py") and x[0] != "_")
             raise ValueError(
                 f"expected the path of a config file or one of {', '.join(files)}, got {path}, "
                 "which does not exist"
             )
-        path = own
+        path = packaged
     return ":".join([path, *argument])
 
 
@@ -133,10 +132,10 @@ class _Parser(flags.ArgumentParser):
 
     def parse(self, spec):
         path, *argument = find(spec).split(":", 1)
-        # The repository's `configs` is the same folder. Only by a path inside the package does
-        # `command.is_message` recognize errors that a config raises for the user.
-        own = os.path.join(CONFIGS, os.path.basename(path))
-        path = own if os.path.exists(own) and os.path.samefile(own, path) else path
+        # The repository's `configs` is the same folder. `command.is_message` only recognizes errors
+        # that a config raises for the user if its path is inside the package.
+        packaged = os.path.join(CONFIGS, os.path.basename(path))
+        path = packaged if os.path.exists(packaged) and os.path.samefile(packaged, path) else path
         module_spec = importlib.util.spec_from_file_location(f"{self.name}_config", path)
         module = importlib.util.module_from_spec(module_spec)
         try:
@@ -146,8 +145,8 @@ class _Parser(flags.ArgumentParser):
         except Exception as error:  # absl would hide the line of the error
             if command.is_message(error):
                 raise ValueError(str(error)) from error
-            called = traceback.extract_tb(error.__traceback__)
-            lines = [at.lineno for at in called if at.filename == module.__file__]
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == module.__file__]
             # A SyntaxError has no frame in the file, but a `lineno`.
             line = lines[-1] if lines else getattr(error, "lineno", None)
             where = f"{path}, line {line}" if line else path
@@ -163,15 +162,15 @@ class _Parser(flags.ArgumentParser):
 
     def _check_fields(self, config):
         """Checks that the config has the fields that the command line sets."""
-        known = _fields(config)
+        fields = _fields(config)
         for arg in sys.argv[1:]:
-            found = re.match(rf"--?(no)?{re.escape(self.name)}\.([\w.]+)", arg)
-            if found and found[2] not in known:
-                *_, name = found[2].split(".")
-                same = [field for field in known if field.split(".")[-1].startswith(name)]
-                close = command.closest(found[2], known) or command.closest(name, same)
+            match = re.match(rf"--?(no)?{re.escape(self.name)}\.([\w.]+)", arg)
+            if match and match[2] not in fields:
+                *_, name = match[2].split(".")
+                same = [field for field in fields if field.split(".")[-1].startswith(name)]
+                close = command.closest(match[2], fields) or command.closest(name, same)
                 close = close.replace("did you mean ", f"did you mean --{self.name}.")
-                raise ValueError(f"--{self.name}.{found[2]}: the config has no such field{close}")
+                raise ValueError(f"--{self.name}.{match[2]}: the config has no such field{close}")
             if arg == f"--{self.name}.data.videos=":  # of an unset variable of a shell
                 raise ValueError(
                     f"{arg[:-1]}: expected a folder, glob or list, got an empty string"
@@ -190,33 +189,33 @@ def _fields(config, path=""):
 
 def sources(texts):
     """Returns name -> source of the NAME=SOURCE of --data; UsageError if a name is given twice."""
-    found = [named(text) for text in texts]
-    for i, (name, _) in enumerate(found):
-        if name in dict(found[:i]):
+    pairs = [named(text) for text in texts]
+    for i, (name, _) in enumerate(pairs):
+        if name in dict(pairs[:i]):
             raise app.UsageError(f"--data: expected each name once, got {name} twice")
-    return dict(found)
+    return dict(pairs)
 
 
 @contextlib.contextmanager
-def as_typed(given):
-    """Lets errors about the sources of --data name them as they were typed: --data NAME=SOURCE.
+def as_typed(specs):
+    """Names the sources of --data in error messages as they were typed: --data NAME=SOURCE.
 
     Args:
       given: name -> source, from `sources`.
     """
-    labels = {f"data.sources.{name}={spec!r}": f"{name}={spec}" for name, spec in given.items()}
-    labels |= {f"{name}: ": f"{name}={spec}: " for name, spec in given.items()}
+    labels = {f"data.sources.{name}={spec!r}": f"{name}={spec}" for name, spec in specs.items()}
+    labels |= {f"{name}: ": f"{name}={spec}: " for name, spec in specs.items()}
     with renamed({key: f"--data {label}" for key, label in labels.items()}):
         yield
 
 
 @contextlib.contextmanager
 def renamed(labels):
-    """Lets errors name what the command line specified as it was typed.
+    """Replaces names in error messages with the text that was typed on the command line.
 
     Args:
-      labels: what an error's message calls it -> what was typed. A label that ends in ": " is
-        replaced only where the message begins with it.
+      labels: name in an error's message -> typed text. A name that ends in ": " is replaced only at
+        the start of the message.
     """
     try:
         yield

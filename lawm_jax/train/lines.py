@@ -14,7 +14,7 @@ PART = 2**20  # bytes of a part, after which the next one begins
 def open_steps(path, start):
     """Opens a file of JSON lines with a `step` each, without those of steps after `start`.
 
-    Lines that were only partly written are removed, too.
+    Incomplete lines are also removed.
 
     Args:
       path: of a local file, or of a folder of parts in a bucket.
@@ -49,7 +49,7 @@ class File:
 
 
 class Parts:
-    """Appends lines to the last of several numbered files, which is written anew each time.
+    """Appends lines to the last of several numbered files, which is rewritten each time.
 
     A line is uploaded in the background, at most `PERIOD` seconds after it was written, and by
     `flush`. Only one process may write.
@@ -57,8 +57,8 @@ class Parts:
 
     def __init__(self, folder, start):
         self.folder, self.number = folder, _keep_parts(folder, start)
-        self.lines = []  # of the last part
-        self.uploaded = 0  # how many of them are in the bucket
+        self.lines = []  # lines of the last part
+        self.uploaded = 0  # number of these lines that are in the bucket
         self.uploading, self.closed = threading.Lock(), threading.Event()
         self.thread = threading.Thread(target=self._upload_regularly, daemon=True)
         self.thread.start()
@@ -76,7 +76,7 @@ class Parts:
         path = f"{self.folder}/{self.number:08}.jsonl"
         try:
             self._upload()
-        except Exception as error:  # of the network or the credentials, from several libraries
+        except Exception as error:  # several libraries: network or credentials
             raise OSError(f"{path}: can't be written: {error!r}") from error
 
     def close(self):

@@ -28,7 +28,7 @@ class Log:
         """
         self.steps, self.batch, self.active = steps, batch, jax.process_index() == 0
         self.last = self.board = self.bar = None
-        self.text = ""  # beside the bar
+        self.text = ""  # shown next to the bar
         self.folder, self.start = paths.Staging(rundir.tensorboard(workdir)), start
         if self.active:
             self.file = lines.open_steps(rundir.metrics(workdir), start)
@@ -57,8 +57,8 @@ class Log:
         if self.bar is None:
             line = f"step {step:>{len(str(self.steps))}}/{self.steps}  {loss}{speed}"
             if speed:
-                left = (self.steps - step) * self.batch / metrics["clips_per_s"]
-                line += f"  ETA {_clock(left)}"
+                remaining = (self.steps - step) * self.batch / metrics["clips_per_s"]
+                line += f"  ETA {_clock(remaining)}"
             print(line, flush=True)
         if self.board is None:  # opened after the first line is printed, because it is slow
             self.board = _summary_writer()(self.folder.path, purge_step=self.start + 1)
@@ -71,7 +71,7 @@ class Log:
             print(text, flush=True)
 
     def flush(self):
-        """Uploads what was logged, if the run's folder is in a bucket."""
+        """Uploads the logs, if the run's folder is in a bucket."""
         if self.active:
             self.file.flush()
         if self.board is not None and self.folder.temporary:

@@ -33,11 +33,11 @@ from lawm_jax.train.step import make_state, train_step
 class Run:
     """Holds a run's model, mesh, frozen parameters and jitted training step.
 
-    `Run.load` makes a run that trains on the devices of this machine. `Run.abstract` makes one that
-    consists of shapes, for devices that need not be attached: it can only be lowered.
+    `Run.load` makes a run that trains on the devices of this machine. `Run.abstract` makes one with
+    shapes in place of arrays, for devices that need not be attached: it can only be lowered.
 
     Attributes:
-      mesh, model, objective, tx: what the step consists of.
+      mesh, model, objective, tx: the parts of the step.
       schedule: step -> fraction of the peak learning rates.
       accumulate: number of parts in which a batch is processed.
       batch: shapes of the arrays of a batch that the step uses.
@@ -64,7 +64,7 @@ class Run:
 
     @classmethod
     def abstract(cls, config, devices):
-        """Builds a run of shapes, to compile the step for devices; loads no weights.
+        """Builds a run with shapes in place of arrays, to compile the step; loads no weights.
 
         Args:
           config: nested dict or ConfigDict.
@@ -144,7 +144,7 @@ class Run:
         )
 
     def with_params(self, state, params):
-        """Returns an initial state with other parameters, which are also its average."""
+        """Returns an initial state with other parameters, from which their average also starts."""
         parts = {"params": params}
         if "raw" in state:  # other buffers: the step donates both
             parts["raw"] = jax.tree.map(jnp.copy, params)
@@ -224,7 +224,7 @@ def fit(config, workdir, init_from=None, profile=0):
         config = objectives.complete(config)
     if init_from:
         config["init_from"] = exported.find(init_from)
-    given, config = config, resume.check_config(workdir, config)
+    original, config = config, resume.check_config(workdir, config)
     store = checkpoints.Checkpoints(workdir, keep_period=config.get("checkpoint_keep_period"))
     if loaded := _finished(workdir, config, store):
         store.close()
@@ -241,7 +241,7 @@ def fit(config, workdir, init_from=None, profile=0):
     held_out = HeldOut(run, config, skipped) if config.get("eval_every") else None
     if jax.process_index() == 0:  # only now, so that a failed start leaves no config
         rundir.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
-        print(f"{_describe(run, given, workdir)}; compiling", flush=True)
+        print(f"{_describe(run, original, workdir)}; compiling", flush=True)
     with run.compiling():
         start, state = store.restore(run.like, data) or (0, _begin(run, config, data))
         log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
@@ -251,8 +251,8 @@ def fit(config, workdir, init_from=None, profile=0):
     try:
         done = _Training(run, config, data, store, log, trace, held_out).loop(state, start)
     finally:
-        with contextlib.ExitStack() as closing:  # each one, whatever another raises
-            for part in (store, log, trace):  # the last one first
+        with contextlib.ExitStack() as closing:  # closes all, even if one raises
+            for part in (store, log, trace):  # closed in reverse order
                 closing.callback(part.close)
     if not done:
         return None
@@ -269,7 +269,7 @@ def _check_shapes(run, shapes):
 
 
 def _finished(workdir, config, store):
-    """Loads a run of which all steps are done: (model, params); None if steps are left."""
+    """Returns (model, params) of a run whose steps are all done; None if steps remain."""
     if store.latest is None or store.latest < config["steps"]:
         return None
     try:
@@ -295,7 +295,7 @@ def _begin(run, config, data):
 
 
 class _Training(NamedTuple):
-    """The parts of a run while it trains; `held_out` is None without `eval_every`."""
+    """Holds the parts of a running training; `held_out` is None without `eval_every`."""
 
     run: Run
     config: dict
@@ -404,18 +404,18 @@ def _data(data):
     if data["videos"]:
         return str(data["videos"])
     weights = {name: weight for name, weight in data["mixture"].items() if weight > 0}
-    whole = sum(weights.values())
-    share = lambda name: f" {100 * weights[name] / whole:.3g} %" if len(weights) > 1 else ""  # noqa: E731
+    total = sum(weights.values())
+    share = lambda name: f" {100 * weights[name] / total:.3g} %" if len(weights) > 1 else ""  # noqa: E731
     return ", ".join(f"{data['sources'][name]}{share(name)}" for name in sorted(weights))
 
 
 def _describe(run, config, workdir):
-    """Describes a run in a line; the paths of `config` are shown as they are."""
+    """Describes a run in one line, with the paths of `config`."""
     count = lambda tree: sum(math.prod(x.shape) for x in jax.tree.leaves(tree)) / 1e6  # noqa: E731
-    devices, what = run.mesh.devices.ravel(), run.objective.describe(run.model, config)
+    devices, objective = run.mesh.devices.ravel(), run.objective.describe(run.model, config)
     clips = next(iter(run.batch.values())).shape[0]
     text = (
-        f"{workdir}: {what}, {count(run.like['params']):.2f} M trainable parameters, "
+        f"{workdir}: {objective}, {count(run.like['params']):.2f} M trainable parameters, "
         f"{count(run.frozen):.1f} M frozen, {len(devices)} x {devices[0].device_kind}, "
         f"batches of {clips} clips of {config['data']['frames']} frames of {_data(config['data'])}"
     )

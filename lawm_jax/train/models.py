@@ -37,8 +37,8 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
       (model, params), including the parameters of the encoder, decoder, prior and controller.
 
     Raises:
-      FileNotFoundError: there is no such model; or the folder holds no config.json or no
-        checkpoint, or no prior if requested.
+      FileNotFoundError: there is no such model, or the folder holds no config.json, no checkpoint
+        or, if requested, no prior.
       ValueError: no checkpoint is readable, the decoder belongs to another encoder, the controller
         to another model, or the prior to another step or is unreadable. If `controller` is None, a
         controller that does not fit gives a warning instead.
@@ -78,7 +78,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
 
 
 def warm_start(workdir, like, params):
-    """Replaces initial parameters by those of a trained model where names and shapes agree.
+    """Replaces initial parameters with those of a trained model where names and shapes agree.
 
     Args:
       workdir: folder of a run, or of an exported model.
@@ -86,7 +86,7 @@ def warm_start(workdir, like, params):
       params: initial parameters.
 
     Returns:
-      The parameters, and a report of what did and did not fit.
+      The parameters, and a description of those that fit, for the log.
 
     Raises:
       FileNotFoundError: the folder holds no checkpoint.
@@ -95,29 +95,33 @@ def warm_start(workdir, like, params):
     store = checkpoints.reader(workdir)
     try:
         step = store.latest
-        theirs, ours = flatten_dict(store.shapes(step), sep="/"), flatten_dict(like, sep="/")
-        mesh = next(iter(ours.values())).sharding.mesh
-        shardings = sharding.state_sharding(mesh, theirs)
-        wanted = {
+        source, target = flatten_dict(store.shapes(step), sep="/"), flatten_dict(like, sep="/")
+        mesh = next(iter(target.values())).sharding.mesh
+        shardings = sharding.state_sharding(mesh, source)
+        placed = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[name])
-            for name, x in theirs.items()
+            for name, x in source.items()
         }
-        found = store.restore({"params": unflatten_dict(wanted, sep="/")}, step=step)
+        _, restored = store.restore({"params": unflatten_dict(placed, sep="/")}, step=step)
     finally:
         store.close()
-    found = flatten_dict(found[1]["params"], sep="/")
-    fit = [name for name, x in ours.items() if name in theirs and theirs[name].shape == x.shape]
+    fit = [name for name, x in target.items() if name in source and source[name].shape == x.shape]
     if not fit:
         raise ValueError(f"init_from: expected parameters that fit the config, got {workdir}")
-    new = flatten_dict(params, sep="/")
-    new |= {name: found[name].astype(ours[name].dtype) for name in fit}
-    size = lambda names: sum(ours[name].size for name in names) / 1e6  # noqa: E731
-    report = f"starting from {workdir}, step {step}: {len(fit)} of {len(ours)} arrays fit "
-    report += f"({size(fit):.2f} of {size(ours):.2f} M parameters)"
-    other = {name: "other shape" if name in theirs else "new" for name in ours.keys() - {*fit}}
-    parts = sorted({f"{'/'.join(name.split('/')[:2])} ({why})" for name, why in other.items()})
-    report += f"; random: {', '.join(parts)}" if parts else ""
+    arrays, new = flatten_dict(restored["params"], sep="/"), flatten_dict(params, sep="/")
+    new |= {name: arrays[name].astype(target[name].dtype) for name in fit}
+    report = f"starting from {workdir}, step {step}: {_describe_fit(source, target, fit)}"
     return unflatten_dict(new, sep="/"), report
+
+
+def _describe_fit(source, target, fit):
+    """Describes which arrays of `target` are taken from `source`: those in `fit`."""
+    size = lambda names: sum(target[name].size for name in names) / 1e6  # noqa: E731
+    text = f"{len(fit)} of {len(target)} arrays fit "
+    text += f"({size(fit):.2f} of {size(target):.2f} M parameters)"
+    other = {name: "other shape" if name in source else "new" for name in target.keys() - {*fit}}
+    parts = sorted({f"{'/'.join(name.split('/')[:2])} ({why})" for name, why in other.items()})
+    return text + (f"; random: {', '.join(parts)}" if parts else "")
 
 
 def complete(model, params, mesh):
@@ -137,9 +141,9 @@ def controllers_of(workdir, name, spec):
     Returns:
       folder -> kind, with controllers of kind "state" first.
     """
-    known = [folder for folder in rundir.controllers(workdir) if trained_on(folder, name, spec)]
-    found = {folder: rundir.read_config(folder)["controller"]["kind"] for folder in known}
-    return dict(sorted(found.items(), key=lambda item: item[1] != "state"))
+    folders = [folder for folder in rundir.controllers(workdir) if trained_on(folder, name, spec)]
+    kinds = {folder: rundir.read_config(folder)["controller"]["kind"] for folder in folders}
+    return dict(sorted(kinds.items(), key=lambda item: item[1] != "state"))
 
 
 def trained_on(folder, name, spec):
@@ -159,61 +163,61 @@ def trained_on(folder, name, spec):
 
 
 def same_source(spec, other):
-    """Returns whether two source specs are equal but for the spelling of relative paths."""
+    """Returns whether two source specs are equal up to the spelling of relative paths."""
     return catalog.absolute(spec) == catalog.absolute(other)
 
 
 def _with_decoder(model, params, folder, mesh):
     """Adds the decoder trained by the run in `folder`."""
     folder = paths.expand(folder)
-    other, found = load(folder, mesh=mesh)
-    ours, theirs = (world_model.to_config(x)["encoder"] for x in (model, other))
+    other, other_params = load(folder, mesh=mesh)
+    encoders = [world_model.to_config(x)["encoder"] for x in (model, other)]
     for key in ("name", "weights", "causal", "normalise"):
-        if _anywhere(ours.get(key)) != _anywhere(theirs.get(key)):
+        expected, got = (encoder.get(key) for encoder in encoders)
+        if _absolute(expected) != _absolute(got):
             raise ValueError(
-                f"{folder}: expected a decoder for an encoder with {key} {ours.get(key)!r}, got "
-                f"{theirs.get(key)!r}"
+                f"{folder}: expected a decoder for an encoder with {key} {expected!r}, got {got!r}"
             )
-    if "decoder" not in found:
+    if "decoder" not in other_params:
         raise ValueError(f"{folder}: expected a run of configs/decoder.py, got no decoder")
     model = dataclasses.replace(model, decoder=other.decoder)
-    return model, params | {"decoder": found["decoder"]}
+    return model, params | {"decoder": other_params["decoder"]}
 
 
-def _anywhere(x):
-    """Returns an encoder's weights, which may be a relative path, as an absolute one; else x."""
+def _absolute(x):
+    """Returns the absolute path of an encoder's weights, and any other x unchanged."""
     return paths.absolute(x) if isinstance(x, str) else x
 
 
 def _with_controller(model, params, workdir, name, step, mesh):
     """Adds a controller trained for this model by another run."""
     if name is None:
-        found = rundir.controllers(workdir)
-        folder = found[0] if len(found) == 1 else ""
+        folders = rundir.controllers(workdir)
+        folder = folders[0] if len(folders) == 1 else ""
     else:
         folder = rundir.controller(workdir, name)
         if folder and not paths.is_dir(folder):
-            known = {os.path.basename(path): path for path in rundir.controllers(workdir)}
-            known = [x if rundir.controller(workdir, x) == known[x] else known[x] for x in known]
+            folders = {os.path.basename(path): path for path in rundir.controllers(workdir)}
+            names = [k if rundir.controller(workdir, k) == x else x for k, x in folders.items()]
             raise FileNotFoundError(
                 f"{folder}: not found; expected a run's folder or the name of a controller of "
-                f"{workdir} ({', '.join(known) or 'it has none'})"
+                f"{workdir} ({', '.join(names) or 'it has none'})"
             )
     if not folder:
         return model, params
-    theirs = rundir.read_config(folder)
-    if "controller" not in theirs:
+    config = rundir.read_config(folder)
+    if "controller" not in config:
         raise ValueError(f"{folder}: expected a run of configs/controller.py, got no controller")
     if not rundir.has_checkpoint(folder):
         raise FileNotFoundError(
             f"{folder}: expected a trained controller, got a run without checkpoints"
         )
-    other = world_model.build(theirs)
+    other = world_model.build(config)
     parts = "encoder", "weights", "merge", "normalise", "inverse", "latent"  # repeat may differ
     changed = [
-        key for key in parts if _anywhere(getattr(model, key)) != _anywhere(getattr(other, key))
+        key for key in parts if _absolute(getattr(model, key)) != _absolute(getattr(other, key))
     ]
-    if theirs["model_step"] != step:
+    if config["model_step"] != step:
         changed.append("model_step")
     if changed:
         problem = f"{folder}: was trained for another model; it differs in {', '.join(changed)}"
@@ -221,9 +225,9 @@ def _with_controller(model, params, workdir, name, step, mesh):
             raise ValueError(problem)
         warnings.warn(f"{problem}; the controller is ignored", stacklevel=3)
         return model, params
-    other, found = load(folder, mesh=mesh)
+    other, other_params = load(folder, mesh=mesh)
     model = dataclasses.replace(model, controller=other.controller)
-    return model, params | {"controller": found["controller"]}
+    return model, params | {"controller": other_params["controller"]}
 
 
 def save_prior(workdir, step, prior, params):

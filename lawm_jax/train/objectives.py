@@ -90,7 +90,7 @@ class WorldModel:
           others: latents of the rest of the global batch, see `world_model.loss`.
 
         Returns:
-          The scalar loss, and metrics.
+          The loss and metrics, float32 scalars.
         """
         del frozen
         return world_model.loss(model, params, inputs["s"], noise, inputs["u"], others)
@@ -139,7 +139,7 @@ class Controller:
         return None
 
     def inputs(self, model, frozen, batch):
-        """Also infers the targets "z": means of noisy latents, codes of discrete latents."""
+        """Adds the targets "z": means of noisy latents, codes of discrete latents."""
         s = states(model, frozen, batch)
         z = world_model.infer_actions(model, frozen, s)[0]
         return {"s": s, "u": batch["actions"], "z": z}
@@ -174,7 +174,7 @@ class Decoder:
     measures_targets = False
 
     def init_frozen(self, model, video, trained):
-        """Also loads the perceptual network, if the loss has a perceptual term."""
+        """Adds the perceptual network if the loss has a perceptual term."""
         frozen = {"encoder": world_model.init_encoder(model, video)}
         if model.decoder.weight:
             frozen["perceptual"] = perceptual.load(model.decoder.perceptual)[1]
@@ -269,20 +269,20 @@ def complete(config):
     if not config["model"]:
         raise ValueError("model: expected --config.model=FOLDER of a trained world model, got none")
     folder = exported.find(config["model"])
-    theirs = rundir.read_config(folder)
-    if "predictor" not in theirs or not latents.make(**theirs["latent"]).inferred:
-        got = theirs.get("latent", {}).get("kind", "missing")
+    trained = rundir.read_config(folder)
+    if "predictor" not in trained or not latents.make(**trained["latent"]).inferred:
+        got = trained.get("latent", {}).get("kind", "missing")
         raise ValueError(
             f"model: expected a world model that infers latent actions, got {folder} with "
             f"latent.kind {got}"
         )
-    size = {key: theirs["data"][key] for key in ("size", "resize")}
+    size = {key: trained["data"][key] for key in ("size", "resize")}
     return config | {
         "model": folder,
-        "encoder": theirs["encoder"] | config["encoder"],
+        "encoder": trained["encoder"] | config["encoder"],
         "data": config["data"] | size,
-        "inverse": theirs["inverse"],
-        "latent": theirs["latent"],
+        "inverse": trained["inverse"],
+        "latent": trained["latent"],
         "model_step": checkpoints.newest(folder),
     }
 

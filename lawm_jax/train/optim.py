@@ -6,7 +6,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 from optax.contrib import MuonDimensionNumbers, scale_by_muon
 
-QUINTIC = (3.4445, -4.7750, 2.0315)  # of five Newton-Schulz iterations
+QUINTIC = (3.4445, -4.7750, 2.0315)  # coefficients of the five Newton-Schulz iterations
 MATRICES = ("qkv", "proj", "fc1", "fc2", "modulation")
 
 
@@ -26,22 +26,22 @@ def make(config, steps):
     Source: Garrido et al. 2026, appendix A; Muon from Jordan et al. 2024.
     """
     warmup = max(1, round(config["warmup"] * steps))
-    share = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, 2), config["final"])
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, max(steps, 2), config["final"])
     decay = optax.add_decayed_weights(config["weight_decay"])
     muon = optax.chain(
         scale_by_muon(QUINTIC, 0, weight_dimension_numbers=matrix_axes),  # momentum only
-        _orthogonalise(),
+        _orthogonalize(),
         decay,
-        optax.scale_by_learning_rate(lambda step: config["muon"] * share(step)),
+        optax.scale_by_learning_rate(lambda step: config["muon"] * schedule(step)),
     )
     adamw = optax.chain(
         optax.scale_by_adam(b2=config["b2"]),
         optax.masked(decay, _is_kernel),
-        optax.scale_by_learning_rate(lambda step: config["adamw"] * share(step)),
+        optax.scale_by_learning_rate(lambda step: config["adamw"] * schedule(step)),
     )
     if not config["muon"]:
-        return adamw, share
-    return optax.partition({"muon": muon, "adamw": adamw}, labels), share
+        return adamw, schedule
+    return optax.partition({"muon": muon, "adamw": adamw}, labels), schedule
 
 
 def labels(params):
@@ -70,25 +70,25 @@ def matrix_axes(params):
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
-def _orthogonalise():
+def _orthogonalize():
     """Orthogonalizes the momentum, scaled by sqrt(max(1, out / in)) as Muon's authors do."""
 
     def update(updates, state, params=None):
         del params
 
-        def one(x, axes):
+        def orthogonalize(x, axes):
             ends = axes.reduction_axis, axes.output_axis
             scale = max(1, x.shape[ends[1]] / x.shape[ends[0]]) ** 0.5
             x = newton_schulz(jnp.moveaxis(x, ends, (-2, -1)))
             return scale * jnp.moveaxis(x, (-2, -1), ends)
 
-        return jax.tree.map(one, updates, matrix_axes(updates)), state
+        return jax.tree.map(orthogonalize, updates, matrix_axes(updates)), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def newton_schulz(x):
-    """Moves the singular values of matrices towards 1: [in, out] or [depth, ..., in, out], float32.
+    """Moves the singular values of matrices toward 1: [in, out] or [depth, ..., in, out], float32.
 
     If a mesh is set, each device processes whole layers: products of sharded matrices, as in
     optax's implementation, would need communication in every iteration.
@@ -121,9 +121,8 @@ def _whole(x):
 
 def _is_kernel(params):
     """Selects the kernels for weight decay, not biases, norms, queries or codebooks."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: getattr(path[-1], "key", "") == "kernel", params
-    )
+    is_kernel = lambda path, x: getattr(path[-1], "key", "") == "kernel"  # noqa: E731
+    return jax.tree_util.tree_map_with_path(is_kernel, params)
 
 
 def global_norm(tree):

@@ -29,7 +29,7 @@ class Bar:
           start: number of steps that are done.
         """
         self._before = sys.stdout, sys.stderr
-        width = shutil.get_terminal_size().columns - 1  # 79 where the terminal's is unknown
+        width = shutil.get_terminal_size().columns - 1  # 79 if the width is unknown
         self._bar = tqdm.tqdm(
             total=steps, initial=start, file=sys.stdout, bar_format=FORMAT, ncols=width
         )

@@ -25,7 +25,7 @@ FREE = (
 
 
 def check_config(workdir, config):
-    """Checks that a run that is already in the folder, with a checkpoint, has the same config.
+    """Checks that the config is that of the run already in the folder, if it has a checkpoint.
 
     Returns:
       The config, with a `data.batch` of 0 replaced by the batch size of the existing or new run,
@@ -65,9 +65,9 @@ def check_config(workdir, config):
 def _differences(a, b):
     """Describes the options that differ between two configs: "data.size was 64, is 128"."""
     a, b = (flatten_dict(config, sep=".") for config in (a, b))
-    shown = lambda x: "not set" if x is None else repr(x)  # noqa: E731
+    show = lambda x: "not set" if x is None else repr(x)  # noqa: E731
     return [
-        f"{key} was {shown(a.get(key))}, is {shown(b.get(key))}"
+        f"{key} was {show(a.get(key))}, is {show(b.get(key))}"
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key)
     ]
@@ -77,7 +77,7 @@ def _with_absolute_paths(config):
     """Returns a config whose paths denote the same files from every current folder."""
     config = config | {"data": catalog.with_absolute_paths(config["data"])}
     weights = config["encoder"]["weights"]
-    if weights != "embedded" and os.path.exists(paths.expand(weights)):  # no Hugging Face name
+    if weights != "embedded" and os.path.exists(paths.expand(weights)):  # not a Hugging Face name
         config["encoder"] = config["encoder"] | {"weights": paths.absolute(weights)}
     for key in {"model", "init_from"} & config.keys():
         config[key] = paths.absolute(config[key] or "")

@@ -6,8 +6,8 @@
 
 An exported model has the same layout, with model.safetensors instead of checkpoints/.
 
-W may be in a bucket, gs://BUCKET/FOLDER, where no file can grow: there metrics.jsonl and
-skipped.jsonl are folders, whose files in order of their names are the parts of the file.
+W may be in a bucket, gs://BUCKET/FOLDER, where files cannot grow: there, metrics.jsonl and
+skipped.jsonl are folders of parts, whose order is that of their names.
 
 This module does not import JAX, so that a report can be made without it.
 """
@@ -40,9 +40,9 @@ def folder(workdir):
         raise ValueError("workdir: expected a folder, got ''")
     if paths.is_url(workdir):
         return _in_bucket(workdir)
-    if found := re.fullmatch(r"(gs|s3):/?([^/].*)", os.fspath(workdir)):
+    if match := re.fullmatch(r"(gs|s3):/?([^/].*)", os.fspath(workdir)):
         raise ValueError(
-            f"workdir: expected a folder, got {str(workdir)!r}; did you mean {found[1]}://{found[2]}?"
+            f"workdir: expected a folder, got {str(workdir)!r}; did you mean {match[1]}://{match[2]}?"
         )
     path = os.path.abspath(paths.expand(workdir))
     parent = path
@@ -70,7 +70,7 @@ def _in_bucket(workdir):
     if not url.startswith("gs://"):
         raise ValueError(
             "workdir: expected a local folder or gs://BUCKET/FOLDER, the only URL to which Orbax "
-            f"can write, got {str(workdir)!r}; of other buckets, mount one as a folder"
+            f"can write, got {str(workdir)!r}; mount other buckets as a folder"
         )
     if not re.fullmatch(BUCKET_FOLDER, url, re.ASCII):
         raise ValueError(
@@ -78,20 +78,20 @@ def _in_bucket(workdir):
             f"{str(workdir)!r}"
         )
     bucket = "/".join(url.split("/")[:3])
-    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs the traceback of what it raises
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of its exceptions
     waits = f"{bucket}: no answer yet, trying for up to a minute"
     notice = threading.Timer(5.0, print, [waits], dict(file=sys.stderr, flush=True))
     notice.daemon = True
     notice.start()
     try:
-        found, problem = paths.exists(bucket), "it does not exist or you may not read it"
+        exists, problem = paths.exists(bucket), "it does not exist or you may not read it"
     except ImportError:
         raise
-    except Exception as error:  # of the network or the credentials, from several libraries
-        found, problem = False, f"{type(error).__name__}: {error}"
+    except Exception as error:  # several libraries: network or credentials
+        exists, problem = False, f"{type(error).__name__}: {error}"
     finally:
         notice.cancel()
-    if not found:
+    if not exists:
         raise OSError(f"workdir: expected a bucket that can be read, got {bucket}: {problem}")
     return url
 
@@ -158,7 +158,7 @@ def read_lines(path):
 
 
 def parts(path):
-    """Lists the parts of a file in a bucket that lines are appended to, as `epath.Path`s."""
+    """Lists the parts of metrics.jsonl or skipped.jsonl in a bucket, as `epath.Path`s."""
     return [paths.at(path) / name for name in paths.names(path) if name.endswith(".jsonl")]
 
 
@@ -183,15 +183,15 @@ def read_world_model(workdir):
 
     Raises:
       FileNotFoundError: it is missing.
-      ValueError: it is damaged, or that of a controller or decoder.
+      ValueError: it is damaged, or it is the config of a controller or decoder.
     """
-    found = read_config(workdir)
-    if "predictor" not in found:
+    loaded = read_config(workdir)
+    if "predictor" not in loaded:
         raise ValueError(
-            f"workdir: expected the folder of a world model, got that of a {found['objective']}, "
+            f"workdir: expected the folder of a world model, got that of a {loaded['objective']}, "
             f"{workdir}"
         )
-    return found
+    return loaded
 
 
 def upgrade(config):
@@ -204,8 +204,8 @@ def upgrade(config):
     if "optim" in config:
         config["optim"].setdefault("ema", 0.0)
     if "objective" not in config:
-        apart = [part for part in ("controller", "decoder") if part in config]
-        config["objective"] = "world_model" if "predictor" in config or not apart else apart[0]
+        kinds = [part for part in ("controller", "decoder") if part in config]
+        config["objective"] = "world_model" if "predictor" in config or not kinds else kinds[0]
     return config
 
 

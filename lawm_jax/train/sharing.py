@@ -24,13 +24,13 @@ def save_pretrained(folder, workdir, sources=None, card=None):
     Args:
       folder: output folder; created if missing.
       workdir: folder of the run, or of a model that `save` wrote.
-      sources: name -> specification of the data sources to name in the config. Of others, only the
-        embedded data keeps its specification, so that no path of data is published.
+      sources: name -> spec to write in the config. Other sources lose their spec, unless they are
+        embedded, so that no path of data is published.
       card: text of README.md, including its metadata; None for a short one.
 
     Raises:
       FileNotFoundError: the run has no checkpoint.
-      ValueError: `workdir` is no path, the output folder already holds a model, or the newest
+      ValueError: `workdir` is not a path, the output folder already holds a model, or the newest
         checkpoint is unreadable.
     """
     if not isinstance(workdir, str | os.PathLike):
@@ -63,7 +63,7 @@ def push_to_hub(folder, name, private=False, token=None):
       folder: from `save_pretrained`.
       name: "ORGANIZATION/NAME"; created if missing.
       private: whether a new repository is private.
-      token: of an account that may write; None for that of `hf auth login`.
+      token: token of an account that may write; None for that of `hf auth login`.
 
     Returns:
       The URL of the commit.

@@ -63,18 +63,18 @@ def average(mean, params, step, decay):
     """Updates an exponential moving average of parameters, whose decay grows with the step.
 
     In step t, counted from 0, the decay is min(decay, (1 + t) / (10 + t)), so that the initial
-    parameters are soon forgotten. What is not floating point, such as the ages of codes, is copied.
+    parameters are soon forgotten. Integers, such as the ages of codes, are copied.
 
     Source: TensorFlow's `ExponentialMovingAverage` with `num_updates`.
     """
     decay = jnp.minimum(decay, (1 + step) / (10 + step))
 
-    def one(old, new):
+    def update(old, new):
         if not jnp.issubdtype(new.dtype, jnp.floating):
             return new
         return (old + (1 - decay) * (new - old)).astype(new.dtype)
 
-    return jax.tree.map(one, mean, params)
+    return jax.tree.map(update, mean, params)
 
 
 def _accumulated(objective, model, frozen, params, batch, noise, count):
