@@ -625,17 +625,14 @@ def _continue(model, params, cache, steps, latent, window=None):
                 {"params": params["predictor"]}, state, latents[t], caches, keep=True
             )
             state = _finish(model, state)
-            generated = new if generated is None else jax.tree.map(_join_steps, generated, new)
+            if generated is not None:  # [depth, P, heads, steps, N, head_dim]
+                new = jax.tree.map(lambda *x: jnp.concatenate(x, axis=3), generated, new)
+            generated = new
         else:
             s, z = (jnp.concatenate(x[-window:], axis=1) for x in (states, latents))
             state = predict(model, params, s, z)[:, -1:]
         states.append(state)
     return jnp.concatenate(states, axis=1)
-
-
-def _join_steps(old, new):
-    """Appends the keys or values of a step, [depth, P, heads, 1, N, head_dim]."""
-    return jnp.concatenate([old, new], axis=3)
 
 
 def rollout(model, params, s, z):

@@ -192,6 +192,18 @@ def tiny(get_config):
     return make
 
 
+def normal(*shape, seed=0):
+    """Draws normal float32 numbers."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def judged(evaluation, claim, rows, name="noisy"):
+    """Returns the answer and text of an evaluation's only verdict, which is on the claim."""
+    ((about, answer, text, _),) = evaluation.judge(rows, name)
+    assert about == claim
+    return answer, text
+
+
 def sure(value, groups):
     """Returns the interval of values that are the same in all groups, see `metrics.interval`."""
     return {"mean": value, "low": value, "high": value, "groups": groups}
@@ -217,9 +229,30 @@ def write_run(config, folder, steps=(1,)):
     store.close()
 
 
+def write_controller(config, folder, source, step=1):
+    """Writes the run of a controller of the tiny world model of step `step` in a folder."""
+    from lawm_jax.configs import controller
+
+    own = controller.get_config(f"size=tiny,source={source}")
+    own.update(model=str(folder), model_step=step, inverse=config.inverse, latent=config.latent)
+    own.encoder = config.encoder
+    own.data.update(size=config.data.size, resize=config.data.resize)
+    write_run(own, folder / "controller" / source)
+
+
+def write_prior(folder, step=1):
+    """Writes a learned prior, of random parameters, of the tiny world model in a folder."""
+    from lawm_jax.train import models
+
+    prior = models.Prior(width=8, depth=1)
+    z, s = np.zeros((1, 16), np.float32), np.zeros((1, 1, 448), np.float32)
+    params = prior.init(jax.random.key(0), z, np.zeros(1, np.float32), s)["params"]
+    models.save_prior(str(folder), step, prior, params)
+
+
 def run_module(name, *args, **options):
     """Runs a command line in the repository's root: subprocess.CompletedProcess, with text."""
-    command = [sys.executable, "-m", f"lawm_jax.{name}", *args]
+    command = [sys.executable, "-m", f"lawm_jax.{name}", *map(str, args)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, **options)
 
 

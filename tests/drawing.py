@@ -1,9 +1,11 @@
 """Draws and writes the films of the tests: each frame carries its number as 3 x 3 blocks."""
 
 import fractions
+import io
 
 import av
 import numpy as np
+import PIL.Image
 
 
 def draw(number, width, height):
@@ -16,6 +18,13 @@ def draw(number, width, height):
     square = 255 * bits[rows][:, rows].astype(np.uint8)
     image[top : top + side, left : left + side] = square[..., None]
     return image
+
+
+def compressed(image, kind="JPEG", **options):
+    """Returns the bytes of a JPEG or PNG file."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
 
 
 def numbers(clip):

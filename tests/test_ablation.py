@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 import scipy.stats
-from conftest import sure
+from conftest import judged, sure
 
 from lawm_jax import latents
 from lawm_jax.evaluate import ablation, leakage, metrics, tables
@@ -36,9 +36,7 @@ def ablate(share, z=None):
 
 
 def judge(row):
-    ((claim, answer, text, _),) = ablation.judge([row], "noisy")
-    assert claim == "own latents"
-    return answer, text
+    return judged(ablation, "own latents", [row])
 
 
 def test_a_model_that_ignores_latents_has_one_error_with_all_of_them():

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import sure
+from conftest import judged, sure
 
 from lawm_jax.evaluate import algebra, batched, leakage, tables
 
@@ -33,9 +33,7 @@ def measure(infer):
 
 
 def judge(row):
-    ((claim, answer, text, _),) = algebra.judge([row], "noisy")
-    assert claim == "algebra"
-    return answer, text
+    return judged(algebra, "algebra", [row])
 
 
 def norm(x):

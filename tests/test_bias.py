@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import sure
+from conftest import judged, sure
 
 from lawm_jax.evaluate import batched, bias, tables
 
@@ -66,9 +66,7 @@ def found():
 
 
 def judge(row):
-    ((claim, answer, text, _),) = bias.judge([row], row["name"])
-    assert claim == "beyond bias"
-    return answer, text
+    return judged(bias, "beyond bias", [row], row["name"])
 
 
 def test_all_of_the_effect_of_a_moved_square_is_at_the_square(found):

@@ -80,6 +80,17 @@ def test_every_claim_holds_in_an_ideal_study_and_is_undecided_in_noise():
     assert {row["answer"] for row in decide(noise, names).values()} == {"undecided"}
 
 
+def test_the_figure_leaves_out_cases_without_an_error(tmp_path):
+    results = ideal()
+    for seed in range(SEEDS):
+        del results["labelled", seed]["measures"]
+    measured = rules.Measures(results, ("sparse", "noisy"), ("panda", "nav"))
+    curves = rules.curves(measured, sorted({name for name, _ in results}))
+    path = tmp_path / "claims.png"
+    claims.draw(str(path), curves, ("sparse", "noisy"))
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_model_that_copies_the_future_fails_the_claim_of_leakage():
     found = decide(ideal(cut=0.75), ["leakage"])["leakage"]
     assert found["answer"] == "fails" and found["fails"] < 0.001

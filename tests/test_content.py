@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import normal
 
 import lawm_jax as lawm
 from lawm_jax import latents
@@ -15,14 +16,10 @@ from lawm_jax.evaluate import content, context, probing, tables
 EPISODES = np.repeat([f"episode {i}" for i in range(20)], 10)
 
 
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def test_actions_that_are_linear_in_the_latents_are_read_and_noise_is_not():
-    z = draw(200, 7, 8) * np.logspace(-2, 2, 8, dtype=np.float32) + 5
-    u = (z - 5) / np.logspace(-2, 2, 8, dtype=np.float32) @ draw(8, 3, seed=1)
-    u[..., 1] = draw(200, 7, seed=2)
+    z = normal(200, 7, 8) * np.logspace(-2, 2, 8, dtype=np.float32) + 5
+    u = (z - 5) / np.logspace(-2, 2, 8, dtype=np.float32) @ normal(8, 3, seed=1)
+    u[..., 1] = normal(200, 7, seed=2)
     u[..., 2] = 0.25
     result = probing.probe(z, u, EPISODES, ["x", "noise", "constant"])
     x, noise, constant = result["r2"]
@@ -35,8 +32,8 @@ def test_actions_that_are_linear_in_the_latents_are_read_and_noise_is_not():
 
 
 def test_the_probe_agrees_with_numpys_least_squares_of_a_ridge():
-    z, u = draw(200, 3, 5), draw(200, 3, 2, seed=1)
-    u = u + z @ draw(5, 2, seed=2)
+    z, u = normal(200, 3, 5), normal(200, 3, 2, seed=1)
+    u = u + z @ normal(5, 2, seed=2)
     # The folds by their definition: half of the episodes, in random order.
     unique, index = np.unique(EPISODES, return_inverse=True)
     second = np.random.default_rng(0).permutation(20)[index] >= 10
@@ -59,20 +56,20 @@ def test_a_probe_is_tested_on_episodes_it_has_not_seen():
     # The latent names the episode, the action is the episode's own: nothing carries over.
     names, index = np.unique(EPISODES, return_inverse=True)
     z = np.repeat(np.eye(20, dtype=np.float32)[index][:, None], 4, axis=1)
-    u = np.repeat(draw(20, 1)[index][:, None], 4, axis=1)
+    u = np.repeat(normal(20, 1)[index][:, None], 4, axis=1)
     (r2,) = probing.probe(z, u, EPISODES)["r2"]
     assert r2["mean"] < 0.01
 
 
 def test_the_probe_copes_with_latents_that_are_all_zero():
-    result = probing.probe(np.zeros((200, 4, 6), np.float32), draw(200, 4, 2), EPISODES)
+    result = probing.probe(np.zeros((200, 4, 6), np.float32), normal(200, 4, 2), EPISODES)
     assert result["names"] == ["action 0", "action 1"]
     assert [r2["mean"] for r2 in result["r2"]] == pytest.approx([0, 0], abs=1e-9)
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_actions_are_summed_from_the_last_frame_of_one_step_to_that_of_the_next(k):
-    place = np.cumsum(draw(3, 8, 2), axis=1)  # of 8 frames
+    place = np.cumsum(normal(3, 8, 2), axis=1)  # of 8 frames
     last = place[:, k - 1 :: k]
     got = probing.align(np.diff(place, axis=1), 8 // k)
     np.testing.assert_allclose(got, np.diff(last, axis=1), rtol=1e-4, atol=1e-5)
@@ -80,7 +77,7 @@ def test_actions_are_summed_from_the_last_frame_of_one_step_to_that_of_the_next(
 
 def varied(*sizes, seed=0):
     """Draws 200 clips of 5 states [2, 4] whose dimensions have these variances, and no others."""
-    x = draw(1000, 8, seed=seed)
+    x = normal(1000, 8, seed=seed)
     left, _, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
     return np.float32(left * np.sqrt([1000 * size for size in sizes]) @ right).reshape(200, 5, 2, 4)
 
@@ -112,7 +109,7 @@ def test_principal_components_of_a_fold_do_not_depend_on_its_test_episodes():
 
 
 def test_few_clips_give_few_components_and_no_error():
-    s, z, u = draw(3, 2, 2, 4), draw(3, 1, 3, seed=1), draw(3, 1, 2, seed=2)
+    s, z, u = normal(3, 2, 2, 4), normal(3, 1, 3, seed=1), normal(3, 1, 2, seed=2)
     episodes = np.array(["a", "b", "c"])
     states = probing.components(s, episodes, 3)
     assert [x.shape for x in states] == [(3, 1, 1), (3, 1, 1)]  # of two clips and of one
@@ -127,9 +124,9 @@ def judge_beside(matched):
 
 def test_latents_that_are_the_states_components_add_nothing_to_them():
     s = varied(8, 4, 2, 1, 0.1, 0.1, 0.1, 0.1)
-    u = s[:, :-1].reshape(200, 4, 8) @ draw(8, 2, seed=1) + draw(200, 4, 2, seed=2)
+    u = s[:, :-1].reshape(200, 4, 8) @ normal(8, 2, seed=1) + normal(200, 4, 2, seed=2)
     states = probing.components(s, EPISODES, 4)
-    for z in (states[0], states[1] @ draw(4, 4, seed=3)):
+    for z in (states[0], states[1] @ normal(4, 4, seed=3)):
         matched = probing.beside_state(z, u, states, EPISODES)
         for row in matched:
             assert row["state"]["low"] > 0.3 and row["latents"]["low"] > 0.3
@@ -141,7 +138,7 @@ def test_latents_add_the_share_of_the_actions_variance_that_the_state_does_not_t
     s = varied(8, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
     x = s[:, :-1].reshape(-1, 8)
     first = (x @ np.linalg.svd(x - x.mean(0))[2][0]).reshape(200, 4, 1)
-    z = draw(200, 4, 3, seed=1)
+    z = normal(200, 4, 3, seed=1)
     u = np.concatenate([first / first.std() + 2 * z[..., :1], first, 0 * first], 2)
     matched = probing.beside_state(z, u, probing.components(s, EPISODES, 3), EPISODES)
     mixed, told, constant = matched
@@ -157,12 +154,12 @@ def test_latents_add_the_share_of_the_actions_variance_that_the_state_does_not_t
 
 
 def test_latents_of_one_spread_in_all_directions_fill_their_space():
-    rotation = np.linalg.qr(draw(256, 8))[0]  # columns of the same length at right angles
+    rotation = np.linalg.qr(normal(256, 8))[0]  # columns of the same length at right angles
     rotation = np.linalg.qr(rotation - rotation.mean(0))[0]
     assert content.describe(rotation[None])["dimension"] == pytest.approx(8)
     spread = rotation * np.sqrt([4, 2, 1, 1, 0, 0, 0, 0])
     assert content.describe(spread[None])["dimension"] == pytest.approx(8**2 / (16 + 4 + 1 + 1))
-    line = rotation[:, :1] @ draw(1, 8)
+    line = rotation[:, :1] @ normal(1, 8)
     assert content.describe(line[None] + 3)["dimension"] == pytest.approx(1)
     # The effective rank is 2 to the entropy in bits, here of the shares 1/2, 1/4, 1/8, 1/8.
     ranks = [content.describe(x[None])["effective_rank"] for x in (rotation, spread, line)]
@@ -171,14 +168,14 @@ def test_latents_of_one_spread_in_all_directions_fill_their_space():
 
 
 def test_dimensions_of_noisy_latents_are_dead_if_they_carry_no_nats():
-    nats = np.float32([2, 1, 0.5, 0.005, 0]) * draw(3, 7, 1) ** 2
-    got = content.describe(draw(3, 7, 5), nats=nats / (draw(3, 7, 1) ** 2).mean())
+    nats = np.float32([2, 1, 0.5, 0.005, 0]) * normal(3, 7, 1) ** 2
+    got = content.describe(normal(3, 7, 5), nats=nats / (normal(3, 7, 1) ** 2).mean())
     assert got["nats"] == pytest.approx(3.505, rel=1e-5) and got["dead"] == 2
     assert got["nats_by_dimension"] == pytest.approx([2, 1, 0.5, 0.005, 0], rel=1e-5)
 
 
 def test_nats_of_a_dimension_are_the_divergence_of_two_gaussians(tiny):
-    mean, std = draw(4, 3), np.exp(draw(4, 3, seed=1))
+    mean, std = normal(4, 3), np.exp(normal(4, 3, seed=1))
     got = latents.nats(np.concatenate([mean, 2 * np.log(std)], 1))
     # KL(N(m, s) || N(0, 1)) = E[log q - log p], by quadrature.
     x = mean[..., None] + std[..., None] * np.linspace(-12, 12, 4001)
@@ -196,7 +193,7 @@ def test_nats_of_a_dimension_are_the_divergence_of_two_gaussians(tiny):
 def test_sparsity_is_one_for_a_single_value_and_zero_for_equal_ones():
     one = content.describe(2 * np.eye(16)[None])
     assert (one["hoyer"], one["near_zero"], one["norm"]) == pytest.approx((1, 15 / 16, 2))
-    equal = content.describe(np.where(draw(1, 9, 16) > 0, 1.0, -1.0))
+    equal = content.describe(np.where(normal(1, 9, 16) > 0, 1.0, -1.0))
     assert (equal["hoyer"], equal["near_zero"], equal["norm"]) == pytest.approx((0, 0, 4))
     few = content.describe(np.array([[[1.0, -1.0, 0.02, -0.005]]]))  # rms .7071
     assert few["near_zero"] == 0.25
@@ -213,7 +210,7 @@ def test_latents_that_are_all_zero_have_no_dimension_and_no_nan():
 
 
 def test_evenly_used_codes_have_a_perplexity_of_their_number():
-    z = draw(4, 8, 3)
+    z = normal(4, 8, 3)
     even = content.describe(z, codes=np.arange(32).reshape(4, 8) % 16, K=16)
     assert even["codes"] == pytest.approx({"used": 16, "of": 16, "perplexity": 16})
     codes = np.repeat([3, 5, 9], [16, 8, 8]).reshape(4, 8)
@@ -224,7 +221,7 @@ def test_evenly_used_codes_have_a_perplexity_of_their_number():
 
 
 def test_the_table_shows_what_there_is():
-    z, u = draw(200, 4, 6), draw(200, 4, 2)
+    z, u = normal(200, 4, 6), normal(200, 4, 2)
     codes = np.zeros((200, 4), int)
     rows = [
         {"name": "a", "latents": content.describe(z, nats=np.full(z.shape, 0.5)), "probe": None},
@@ -247,7 +244,7 @@ def test_the_table_shows_what_there_is():
 
 
 def test_wrong_arguments_are_errors_that_say_what_was_expected():
-    z, u = draw(200, 4, 6), draw(200, 4, 2)
+    z, u = normal(200, 4, 6), normal(200, 4, 2)
     with pytest.raises(
         ValueError, match=r"u, names: expected \(200, 4\) actions.*got \(200, 3, 2\)"
     ):
@@ -263,7 +260,7 @@ def test_wrong_arguments_are_errors_that_say_what_was_expected():
     with pytest.raises(ValueError, match="u: expected finite"):
         probing.probe(z, np.where(u > 2, np.nan, u), EPISODES)
     with pytest.raises(ValueError, match=r"u: expected k \* 4 - 1 actions.*got 6"):
-        probing.align(draw(2, 6, 1), 4)
+        probing.align(normal(2, 6, 1), 4)
     with pytest.raises(ValueError, match="codes, K: expected codes from 0 to K - 1, got 0 to 4"):
         content.describe(z, codes=np.arange(800).reshape(200, 4) % 5, K=4)
     with pytest.raises(ValueError, match=r"z: expected \[n, T-1, A\], got \(200, 4\)"):

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from conftest import write_run
+from conftest import ROOT, write_run
 
 import lawm_jax as lawm
 from lawm_jax import latents, world_model
@@ -23,7 +22,6 @@ from lawm_jax.nn.controller import Controller, unscaled
 from lawm_jax.train import checkpoints, loop, models, objectives, optim, rundir
 from lawm_jax.train.step import make_state, train_step
 
-ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
 map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 predict = jax.jit(lawm.predict, static_argnums=0)

@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import sure
+from conftest import judged, sure
 
 from lawm_jax.evaluate import cycle, distractors, leakage, metrics, tables
 
@@ -144,8 +144,8 @@ def test_every_distractor_has_a_table_with_the_components_of_the_change_beside_t
     # A shift moves the band hardly over the border; rows of equal color do not change.
     assert background["lost"]["low"] > 0.5 > shake["lost"]["high"]
     assert drift["lost"]["high"] < 0.5
-    ((claim, answer, text, _),) = distractors.judge(rows, "noisy")
-    assert (claim, answer) == ("distractors", "partly") and "moving background 0." in text
+    answer, text = judged(distractors, "distractors", rows)
+    assert answer == "partly" and "moving background 0." in text
     assert tables.text("x", distractors.tables(rows)).count("with distractors, ") == 3
     without = distractors.run(source(video, None, mean))
     assert [row["name"] for row in without] == ["noisy"] * 3 and "clean" not in without[0]

@@ -10,16 +10,15 @@ import statistics
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
-from conftest import ROOT, write_run
+from conftest import ROOT, write_controller, write_prior, write_run
 
 import lawm_jax as lawm
 from lawm_jax.configs import controller, decoder, labelled
 from lawm_jax.configs import lawm as world
 from lawm_jax.plan import search
-from lawm_jax.train import exported, models
+from lawm_jax.train import exported
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [*DOCS, *(ROOT / name for name in ("README.md", "launch/README.md"))]
@@ -59,15 +58,8 @@ def shipped(tmp_path_factory, one_device):
     config = world.get_config("size=tiny,latent=noisy")
     write_run(config, run)
     for source in ("panda", "nav"):
-        c = controller.get_config(f"size=tiny,source={source}")
-        c.update(model=str(run), model_step=1, inverse=config.inverse, latent=config.latent)
-        c.encoder = config.encoder
-        c.data.update(size=config.data.size, resize=config.data.resize)
-        write_run(c, run / "controller" / source)
-    prior = models.Prior(width=8, depth=1)
-    z, s = np.zeros((1, 16), np.float32), np.zeros((1, 1, 448), np.float32)
-    drawn = prior.init(jax.random.key(0), z, np.zeros(1, np.float32), s)["params"]
-    models.save_prior(str(run), 1, prior, drawn)
+        write_controller(config, run, source)
+    write_prior(run)
     lawm.save_pretrained(out / "nano", run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(exported.SHIPPED, "nano", out / "nano")

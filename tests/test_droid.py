@@ -15,17 +15,17 @@ import sys
 
 import h5py
 import numpy as np
-import PIL.Image
 import pytest
 import tensorboardX.record_writer
 import tensorflow_datasets
 import test_data
+from conftest import ROOT
+from drawing import compressed
 from scipy.spatial.transform import Rotation
 from test_data import SIZE, F, config, draw, every, numbers, same, take
 
 from lawm_jax.data import catalog, droid, frames, pipeline, tfrecord
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 LENGTHS = [30, 26, 13, 34, 9, 40, 21, 28]  # the fifth is too short for 4 frames, 4 steps apart
 SHORT, SPAN, SHARDS = 4, 3 * 4 + 1, 4
 OTHER = 128  # added to the numbers that the second camera sees
@@ -34,9 +34,7 @@ LABELS = "cartesian_position", "gripper_position"
 
 
 def jpeg(image):
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, "JPEG", quality=80)
-    return io.BytesIO(file.getvalue())
+    return io.BytesIO(compressed(image, quality=80))
 
 
 def recorded(episode):
@@ -657,12 +655,14 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 import numpy as np
-from lawm_jax.data import droid, frames
+from lawm_jax.data import droid, frames, tfds
 import types
 
 data = types.SimpleNamespace(frames=4, fps=4.0, holdout=0.3)
-for where in sys.argv[1:]:
-    source = droid.source("droid", where, "train", data, frames.View(48, 48))
+kind, split, *folders = sys.argv[1:]
+for where in folders:
+    given = "x", where, split, data, frames.View(48, 48)
+    source = droid.source(*given) if kind == "droid" else tfds.source(*given, rate="25")
     for item in source.items:
         try:
             print(source.clip(item, np.random.default_rng(0))["video"].shape)
@@ -671,10 +671,15 @@ for where in sys.argv[1:]:
 """
 
 
+def read_without_tensorflow(kind, split, *folders):
+    """Reads a clip of each episode where TensorFlow can't be imported: printed lines."""
+    command = [sys.executable, "-c", CODE, kind, split, *folders]
+    run = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True)
+    return run.stdout.splitlines()
+
+
 def test_droid_is_read_without_tensorflow(array_record, tfrecords, raw):
-    command = [sys.executable, "-c", CODE, array_record, tfrecords, raw]
-    out = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
-    lines = out.splitlines()
+    lines = read_without_tensorflow("droid", "train", array_record, tfrecords, raw)
     assert lines.count("(4, 48, 48, 3)") >= 12
     assert all("9 steps" in line for line in lines if not line.startswith("("))
 

@@ -2,27 +2,22 @@
 
 import json
 import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import av
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT, run_module
 
 import lawm_jax as lawm
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHORT = ["--config.steps=6", "--config.log_every=1", "--config.checkpoint_every=3"]
 
 
 def run(*command):
     """Runs a module of the package in another process; returns its output."""
-    result = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    result = run_module(*command, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -63,7 +58,7 @@ def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder,
     workdir = tmp_path / "run"
     config = "--config=configs/lawm.py:size=tiny,latent=noisy"
     videos = f"--config.data.videos={folder}/**/*"
-    train = ["lawm_jax.train", config, videos, *SHORT, f"--workdir={workdir}"]
+    train = ["train", config, videos, *SHORT, f"--workdir={workdir}"]
     out = run(*train)
     assert "noisy latents" in out and "step 6/6" in out
     rows = [json.loads(row) for row in (workdir / "metrics.jsonl").read_text().splitlines()]
@@ -73,7 +68,7 @@ def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder,
     assert set(reasons) <= {"cut.mp4", "empty.mp4", "letter.mov"} and len(reasons) >= 2
     assert "all 6 steps are done" in run(*train)
 
-    out = run("lawm_jax.evaluate", f"--workdir={workdir}")
+    out = run("evaluate", f"--workdir={workdir}")
     told = " ".join(out.split())  # without line breaks
     assert "? prediction 1 episode is too few to judge; at least 8; error one step ahead: " in told
     assert "of copying" in told
@@ -87,7 +82,7 @@ def test_training_on_a_folder_of_mixed_and_broken_videos_then_evaluating(folder,
     films = {f"{kind}.{suffix}" for kind in kinds for suffix in ("png", "mp4")}
     assert pictures == films | {"loss.png", "embedding_videos.png"}
     assert all((workdir / "report" / name).stat().st_size > 3000 for name in pictures)
-    run("lawm_jax.report", str(workdir))
+    run("report", str(workdir))
     assert "noisy" in (workdir / "report" / "page.html").read_text()
 
 
@@ -97,8 +92,8 @@ def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
     folders = {"noisy": work, "deterministic": work / "bounds" / "deterministic"}
     for kind, folder in folders.items():
         config = f"--config=configs/lawm.py:size=tiny,latent={kind}"
-        run("lawm_jax.train", config, *SHORT, f"--workdir={folder}")
-    out = run("lawm_jax.evaluate", f"--workdir={work}")
+        run("train", config, *SHORT, f"--workdir={folder}")
+    out = run("evaluate", f"--workdir={work}")
     assert "of copying (deterministic " in out
     parts = "prediction", "ablation", "leakage", "transfer", "content", "scene", "sampling"
     results = {part: json.loads((work / "eval" / f"{part}.json").read_text()) for part in parts}
@@ -137,9 +132,9 @@ def test_the_embedded_data_trains_and_compares_with_the_bounds(tmp_path):
     assert z.shape == (3, 16) and np.isfinite(z).all()
 
     before = {part: (work / "eval" / f"{part}.json").read_text() for part in parts}
-    run("lawm_jax.evaluate", f"--workdir={work}", *[f"--only={part}" for part in parts])
+    run("evaluate", f"--workdir={work}", *[f"--only={part}" for part in parts])
     assert before == {part: (work / "eval" / f"{part}.json").read_text() for part in parts}
-    run("lawm_jax.evaluate", f"--workdir={work}", "--only=prediction", "--data=rooms=mini:nav")
+    run("evaluate", f"--workdir={work}", "--only=prediction", "--data=rooms=mini:nav")
     merged = json.loads((work / "eval" / "prediction.json").read_text())
     assert merged.keys() == {"nav", "panda", "rooms"} and merged["rooms"] == merged["nav"]
 
@@ -150,19 +145,14 @@ def test_the_documented_config_mixes_sources(folder, tmp_path):
     code = code.replace("droid:/data/droid/1.0.1", "mini:panda").replace("/data/web", str(folder))
     (tmp_path / "mine.py").write_text(code)
     config = f"--config={tmp_path}/mine.py:size=tiny"
-    out = run("lawm_jax.train", config, *SHORT, f"--workdir={tmp_path}/run")
+    out = run("train", config, *SHORT, f"--workdir={tmp_path}/run")
     assert "step 6/6" in out
-    run("lawm_jax.evaluate", f"--workdir={tmp_path}/run", "--only=prediction")
+    run("evaluate", f"--workdir={tmp_path}/run", "--only=prediction")
     results = json.loads((tmp_path / "run/eval/prediction.json").read_text())
     assert results.keys() == {"robot", "web"}
 
 
 def test_a_wrong_flag_is_answered_with_the_right_one(tmp_path):
-    result = subprocess.run(
-        [sys.executable, "-m", "lawm_jax.train", "--config=configs/lawm.py:size=tiny"]
-        + ["--config.data.video=x", f"--workdir={tmp_path}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    flags = "--config=configs/lawm.py:size=tiny", "--config.data.video=x", f"--workdir={tmp_path}"
+    result = run_module("train", *flags)
     assert result.returncode == 2 and "did you mean --config.data.videos?" in result.stderr

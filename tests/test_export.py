@@ -117,17 +117,6 @@ def test_lary_has_the_files_of_larybenchs_regression(run, tmp_path):
     np.testing.assert_allclose(stats["std"], expected, rtol=1e-9)
 
 
-def test_moments_of_batches_are_numpys_of_all_rows():
-    rows = 1e3 + np.random.default_rng(0).normal(size=(50, 2))
-    moments = lary.Moments(2)
-    for part in np.split(rows, [1, 20]):
-        moments.add(part)
-    found = moments.summary()
-    np.testing.assert_allclose(found["std"], rows.std(0), rtol=1e-9)
-    np.testing.assert_allclose(found["mean"], rows.mean(0), rtol=1e-12)
-    assert found["count"] == 50
-
-
 def test_actions_of_several_frames_per_step_are_those_between_the_steps(tmp_path):
     u = np.random.default_rng(0).normal(size=(2, 7, 7))  # 8 frames, 4 steps
     batch = {"latents": np.zeros((2, 3, 5)), "episode": ["a", "b"], "start": [0.0, 0.0]}

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import ROOT, write_run
+from conftest import ROOT, write_controller, write_prior, write_run
 
 import lawm_jax as lawm
 from lawm_jax.train import checkpoints, exported, loop, models, rundir
@@ -24,22 +24,12 @@ from lawm_jax.train import checkpoints, exported, loop, models, rundir
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, get_config, one_device):
     """A run of step 3 with controllers of two sources, a prior, and data in a local folder."""
-    from lawm_jax.configs import controller
-
     folder = tmp_path_factory.mktemp("private") / "model"
     config = get_config("size=tiny,latent=noisy")
     write_run(config, folder, (2, 3))
     for source in ("panda", "nav"):
-        c = controller.get_config(f"size=tiny,source={source}")
-        c.update(model=str(folder), model_step=3, inverse=config.inverse, latent=config.latent)
-        c.encoder = config.encoder
-        c.data.update(size=config.data.size, resize=config.data.resize)
-        write_run(c, folder / "controller" / source)
-    model, params = lawm.load(folder, controller="")
-    prior = models.Prior(width=8, depth=1)
-    z, s = np.zeros((1, 16), np.float32), np.zeros((1, 1, 448), np.float32)
-    drawn = prior.init(jax.random.key(0), z, np.zeros(1, np.float32), s)["params"]
-    models.save_prior(str(folder), 3, prior, drawn)
+        write_controller(config, folder, source, 3)
+    write_prior(folder, 3)
     saved = json.loads((folder / "config.json").read_text())
     saved["data"]["sources"] = {"panda": f"records:{folder}/states", "nav": "mini:nav"}
     (folder / "config.json").write_text(json.dumps(saved))
@@ -113,11 +103,6 @@ def test_a_model_in_memory_is_refused_with_the_function_that_saves_it(run, tmp_p
     with pytest.raises(ValueError, match=r"expected the folder of a run, got a W.*lawm\.save\("):
         lawm.save_pretrained(tmp_path / "out", model, params)
     assert not (tmp_path / "out").exists()
-
-
-def damage(name, change):
-    """Returns a function that changes a file of an exported model."""
-    return lambda folder: change(folder / name)
 
 
 def shorten(path):

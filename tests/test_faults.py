@@ -20,12 +20,12 @@ import time
 import jax
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import lawm_jax as lawm
 
 pytestmark = pytest.mark.faults
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, EVERY = 120, 5
 CONFIG = "configs/lawm.py:size=tiny,latent=noisy"
 SMALL = dict(steps=STEPS, log_every=1, checkpoint_every=EVERY, seed=0)

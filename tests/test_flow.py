@@ -1,10 +1,12 @@
 """Block matching of known motion, and probes of latents that know the motion or do not."""
 
+import functools
 import json
 import types
 
 import numpy as np
 import pytest
+from conftest import judged
 
 from lawm_jax.data import pipeline
 from lawm_jax.evaluate import flow, probing, tables
@@ -109,10 +111,7 @@ def source(z=None, actions=None):
     return made
 
 
-def judge(rows):
-    ((claim, answer, text, _),) = flow.judge(rows, "noisy")
-    assert claim == "flow"
-    return answer, text
+judge = functools.partial(judged, flow, "flow")
 
 
 def test_latents_that_are_the_motion_tell_the_flow_of_unlabeled_video():

@@ -4,6 +4,7 @@ Most pictures tell where each of their pixels lies: red is x, green is y.
 """
 
 import fractions
+import functools
 import io
 import itertools
 import json
@@ -13,17 +14,19 @@ import sys
 import zlib
 
 import av
-import ml_collections
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import pytest
 import scipy.stats
+import test_data
+from drawing import compressed
+from test_data import same, take
 
 from lawm_jax.data import catalog, frames, pipeline, video
 
 AREA, RATIO = (0.3, 1.0), (0.75, 1.35)  # of V-JEPA 2
-OFF = dict(crop=False, area=AREA, ratio=RATIO, flip=0.0, jitter=0.0, cut=0.0)
+config = functools.partial(test_data.config, resize=56, holdout=0.0)
 
 
 def places(width, height, blue=128):
@@ -55,12 +58,6 @@ def smooth(width, height, seed=0):
         for phase in random.uniform(0, 6, 3)
     ]
     return (127.5 + 90 * np.stack(waves, -1)).round().astype(np.uint8)
-
-
-def compressed(image, kind="JPEG", **options):
-    file = io.BytesIO()
-    PIL.Image.fromarray(image).save(file, kind, **options)
-    return file.getvalue()
 
 
 def decoded(data):
@@ -313,23 +310,6 @@ def test_only_a_crop_that_is_no_square_stretches_the_picture(area, ratio, shape)
 
 
 # The pipeline
-
-
-def config(videos, augment=(), **data):
-    defaults = dict(frames=4, fps=4.0, resize=56, size=48, batch=4, holdout=0.0, workers=0)
-    data = {**defaults, "videos": videos, "augment": OFF | dict(augment), **data}
-    return ml_collections.ConfigDict({"seed": 0, "data": {**data, "sources": {}, "mixture": {}}})
-
-
-def take(stream, count):
-    return [next(stream) for _ in range(count)]
-
-
-def same(some, others):
-    for a, b in zip(some, others, strict=True):
-        assert a.keys() == b.keys()
-        for key in a:
-            np.testing.assert_array_equal(a[key], b[key])
 
 
 def test_without_augmentation_the_pipeline_gives_the_centre_square(videos):

@@ -1,13 +1,12 @@
 """Data from others never runs code: no pickles, no archives, no eval; and no TensorFlow."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = "lawm_jax", "configs", "launch", "benchmarks"
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 

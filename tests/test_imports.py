@@ -1,13 +1,12 @@
 """Imports point one way, and importing the package is cheap."""
 
 import ast
-import pathlib
 import subprocess
 import sys
 
 import pytest
+from conftest import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lawm_jax"
 COMMANDS = {"train", "evaluate", "plan", "ingest", "study", "report", "aot", "play", "export"}
 MAINS = {f"{name}.__main__" for name in COMMANDS}
@@ -28,6 +27,7 @@ ALLOWED = {
     "data.*": ("data.*",),
     "envs.*": ("envs.*", "data.poses", "data.mp4"),
     "train.rundir": ("data.metadata", "data.paths"),
+    "train.command": ("data.settings",),
     "train.flags": ("train.command",),
     "train.lines": ("data.paths", "train.rundir"),
     "train.logs": ("data.paths", "train.lines", "train.progress", "train.rundir"),
@@ -104,8 +104,8 @@ ALLOWED = {
     "export.arrays": (),
     "export.lary": ("data.paths", "evaluate.probing"),
     "export.run": ("latents", "data.*", "train.*", "evaluate.batched", "export.*"),
-    "study.commands": ("data.paths", "world_model"),
-    "study.runner": ("data.words", "train.rundir"),
+    "study.commands": ("data.paths", "data.settings", "world_model"),
+    "study.runner": ("data.paths", "data.words", "train.rundir"),
     "study.cases": ("data.*", "evaluate.run", "study.*"),
     "study.measures": ("data.catalog", "data.paths", "evaluate.*", "train.*"),
     "study.rules": ("evaluate.*", "study.*"),
@@ -119,7 +119,7 @@ ALLOWED = {
     ),
     "aot.flops": (),
     "aot.targets": ("aot.flops",),
-    "aot.results": ("data.words",),
+    "aot.results": ("data.paths", "data.words"),
     "aot.analysis": ("latents", "train.*", "aot.flops"),
     "aot.run": ("data.*", "aot.*"),
     "play.*": ("*",),

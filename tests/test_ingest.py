@@ -12,13 +12,12 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import COMPUTES_MORE
+from conftest import COMPUTES_MORE, ROOT
 from test_data import SIZE, F, config, every, numbers, same, take, write
 
 from lawm_jax.data import catalog, mini, pipeline, records, video
 from lawm_jax.ingest import plans, shards
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 PLAN = dict(size=SIZE, resize=SIZE, frames=12, least=F, quality=0)
 
 

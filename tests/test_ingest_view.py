@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import run_module
 from test_data import F, config, every, write
 from test_ingest import ROOT
 
@@ -110,13 +111,7 @@ def test_arguments_out_of_range_are_refused_before_anything_is_written(tmp_path,
 
 
 def command(*options, **variables):
-    return subprocess.run(
-        [sys.executable, "-m", "lawm_jax.ingest", *map(str, options)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        env=os.environ | variables,
-    )
+    return run_module("ingest", *options, env=os.environ | variables)
 
 
 @pytest.mark.parametrize(

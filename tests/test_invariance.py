@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import sure
+from conftest import judged, normal, sure
 
 from lawm_jax.evaluate import invariance, tables
 
@@ -13,14 +13,10 @@ EPISODES = np.repeat([f"episode {i}" for i in range(16)], 4)
 INDEX = np.repeat(np.arange(16), 4)
 
 
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def actions(exact=True):
     """Draws actions [64, 10, 3], of 8 that repeat exactly, or all different."""
     if not exact:
-        return draw(64, 10, 3)
+        return normal(64, 10, 3)
     corners = np.float32(np.unpackbits(np.arange(8, dtype=np.uint8)[:, None], axis=1)[:, 5:])
     return corners[np.random.default_rng(1).integers(8, size=(64, 10))]
 
@@ -32,14 +28,12 @@ def measure(z, u):
 
 
 def judge(row):
-    ((claim, answer, text, _),) = invariance.judge([row], "noisy")
-    assert claim == "same action"
-    return answer, text
+    return judged(invariance, "same action", [row])
 
 
 def test_a_linear_map_of_the_action_is_the_same_within_and_between_episodes():
     u = actions()
-    row = measure(u @ draw(3, 5, seed=2) + 7, u)
+    row = measure(u @ normal(3, 5, seed=2) + 7, u)
     one = sure(1, 16)
     assert row["within"] == pytest.approx(one) and row["between"] == pytest.approx(one)
     assert row["kept"] == pytest.approx(one) and abs(row["any_between"]["mean"]) < 0.05
@@ -48,7 +42,7 @@ def test_a_linear_map_of_the_action_is_the_same_within_and_between_episodes():
 
 def test_nearly_equal_actions_have_nearly_equal_latents_within_and_between():
     u = actions(exact=False)
-    row = measure(u @ draw(3, 5, seed=2), u)
+    row = measure(u @ normal(3, 5, seed=2), u)
     assert row["within"]["mean"] == pytest.approx(row["between"]["mean"], abs=0.05)
     assert 0.8 < row["between"]["mean"] < 1 and row["kept"]["mean"] == pytest.approx(1, abs=0.05)
     assert judge(row)[0] == "holds"
@@ -56,8 +50,8 @@ def test_nearly_equal_actions_have_nearly_equal_latents_within_and_between():
 
 def test_a_scene_with_a_small_action_is_alike_within_and_by_chance_between():
     u = actions()
-    scenes = draw(16, 1, 5, seed=3)[INDEX]
-    row = measure(scenes + 0.01 * u @ draw(3, 5, seed=2), u)
+    scenes = normal(16, 1, 5, seed=3)[INDEX]
+    row = measure(scenes + 0.01 * u @ normal(3, 5, seed=2), u)
     assert row["within"]["low"] > 0.99 and row["any_within"]["low"] > 0.99
     assert row["between"]["mean"] == pytest.approx(row["any_between"]["mean"], abs=0.01)
     assert row["kept"]["high"] < 0.05
@@ -66,7 +60,7 @@ def test_a_scene_with_a_small_action_is_alike_within_and_by_chance_between():
 
 
 def test_the_cosines_are_means_over_the_partners_of_each_step():
-    u, z = draw(8, 3, 1), draw(8, 3, 4, seed=5)
+    u, z = normal(8, 3, 1), normal(8, 3, 4, seed=5)
     episodes = np.repeat(list("abcd"), 2)
     (row,) = invariance.measure({"noisy": z}, 3 * u + 1, episodes)
     flat, group = z.reshape(-1, 4) - z.reshape(-1, 4).mean(0), np.repeat(episodes, 3)
@@ -89,11 +83,11 @@ def test_the_cosines_are_means_over_the_partners_of_each_step():
 
 
 def test_a_source_is_compared_with_its_state_and_its_real_actions():
-    u = np.repeat(draw(64, 10, 3), 2, 1)[:, :-1]  # two frames per step
-    s = 3 * draw(16, 1, 2, 8, seed=1)[INDEX] + draw(64, 10, 2, 8, seed=2)
+    u = np.repeat(normal(64, 10, 3), 2, 1)[:, :-1]  # two frames per step
+    s = 3 * normal(16, 1, 2, 8, seed=1)[INDEX] + normal(64, 10, 2, 8, seed=2)
     clips = types.SimpleNamespace(s=s, actions=u, episodes=EPISODES)
     asked = types.SimpleNamespace(name="x", latents=["noisy"], clips=clips, pairs=True)
-    asked.z = lambda name: (u[:, 1:-1:2] + u[:, 2::2]) @ draw(3, 5, seed=2)
+    asked.z = lambda name: (u[:, 1:-1:2] + u[:, 2::2]) @ normal(3, 5, seed=2)
     noisy, state, real = invariance.run(asked)
     assert (state["name"], real["name"]) == ("the state's components", "real actions")
     assert noisy["kept"]["low"] > 0.9 and real["kept"]["low"] > 0.9
@@ -108,15 +102,15 @@ def test_a_source_is_compared_with_its_state_and_its_real_actions():
 def test_actions_that_never_repeat_within_an_episode_leave_nothing_to_compare():
     u = np.linspace(0, 1, 64)[:, None, None] + 100 * np.arange(2)[None, :, None]
     episodes = np.arange(64).astype(str)
-    assert invariance.measure({"noisy": draw(64, 2, 4)}, u, episodes) is None
+    assert invariance.measure({"noisy": normal(64, 2, 4)}, u, episodes) is None
 
 
 def test_wrong_arguments_are_errors_that_say_what_was_expected():
     u = actions()
     with pytest.raises(ValueError, match=r"noisy: expected \(64, 10\) steps, like u, and 64 ep"):
-        invariance.measure({"noisy": draw(64, 9, 2)}, u, EPISODES)
+        invariance.measure({"noisy": normal(64, 9, 2)}, u, EPISODES)
     with pytest.raises(ValueError, match="u: expected finite"):
-        invariance.measure({"noisy": draw(64, 10, 2)}, np.where(u > 0, np.nan, u), EPISODES)
+        invariance.measure({"noisy": normal(64, 10, 2)}, np.where(u > 0, np.nan, u), EPISODES)
 
 
 def test_latents_that_never_change_are_not_judged_to_be_invariant():

@@ -3,13 +3,13 @@
 import dataclasses
 import functools
 import json
-import pathlib
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from conftest import ROOT
 
 import lawm_jax as lawm
 from lawm_jax import world_model
@@ -30,7 +30,6 @@ from lawm_jax.evaluate import run as evaluate_run
 from lawm_jax.train import loop, objectives, optim
 from lawm_jax.train.step import make_state, train_step
 
-ROOT = pathlib.Path(__file__).parents[1]
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
 map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 predict = jax.jit(lawm.predict, static_argnums=0)

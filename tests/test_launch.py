@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -12,8 +11,8 @@ import time
 
 import pytest
 import yaml
+from conftest import ROOT
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"
 TRAIN = ["python", "-m", "lawm_jax.train", "--config", "configs/lawm.py:size=large"]
 AWKWARD = ["a b", "it's", '"quoted"', "$HOME", "$(x)", "back\\slash", "*", "", "--", "-x"]

@@ -5,7 +5,6 @@ that go on from episode to episode, and so do actions and states.
 """
 
 import base64
-import io
 import json
 import os
 import pathlib
@@ -15,11 +14,11 @@ import tarfile
 
 import av
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import test_data
+from drawing import compressed
 from test_data import SIZE, F, config, draw, every, numbers, take
 
 from lawm_jax.data import catalog, frames, lerobot, pipeline
@@ -49,9 +48,7 @@ def state(number):
 
 
 def png(number):
-    file = io.BytesIO()
-    PIL.Image.fromarray(draw(number, 64, 48)).save(file, "PNG")
-    return file.getvalue()
+    return compressed(draw(number, 64, 48), "PNG")
 
 
 def table(episode, first, length, features, fps=FPS):

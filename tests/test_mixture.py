@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import pathlib
 import re
 import shlex
 import shutil
@@ -11,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
 from lawm_jax.evaluate import metrics
@@ -18,7 +18,6 @@ from lawm_jax.evaluate.figures import COLORS
 from lawm_jax.report import figures
 from lawm_jax.study import mixture
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 EPISODES = [f"{i // 2}" for i in range(12)]  # two clips of each
 MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
 

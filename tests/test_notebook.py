@@ -2,17 +2,15 @@
 
 import ast
 import importlib
-import pathlib
 import re
 
 import pytest
-from conftest import OPTIMIZED
+from conftest import OPTIMIZED, ROOT
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "colab"
 TINY_ENCODER = dict(ENCODER="vjepa2_tiny", WEIGHTS="", SIZE="64", FRAMES="8", DTYPE="float32")
 # Name -> settings for a short run; the numbers of images and of videos that it shows; what it

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import write_run
+from conftest import ROOT, run_module, write_run
 from test_simulate import panda_episode, skip_unless
 
 import configs.controller
@@ -37,7 +37,6 @@ from lawm_jax.train import models, objectives, rundir
 
 encode = jax.jit(world_model.encode, static_argnums=0)
 init_controller = jax.jit(world_model.init_controller, static_argnums=0)
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 PATTERN = np.linalg.qr(np.random.default_rng(7).normal(size=(32, 3)))[0].T
 PATTERN = 6 * PATTERN.reshape(3, 4, 8).astype(np.float32)  # [U, N, D], orthogonal
 
@@ -319,9 +318,7 @@ def test_rolled_out_actions_are_rolled_out_latents_mapped_step_by_step(tiny):
 
 def command(module, *flags, **environment):
     """Runs a module of the package in another process."""
-    line, environment = [sys.executable, "-m", f"lawm_jax.{module}"], os.environ | environment
-    options = dict(cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
-    return subprocess.run([*line, *map(str, flags)], **options)
+    return run_module(module, *flags, env=os.environ | environment, timeout=200)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import PIL.Image
 import pytest
-from conftest import run_module, write_run
+from conftest import run_module, write_controller, write_prior, write_run
 from test_simulate import panda_episode, skip_unless
 
 from lawm_jax import world_model
@@ -36,7 +36,6 @@ from lawm_jax.play import (  # noqa: E402  # noqa: E402
 )
 from lawm_jax.play import shared as shared_  # noqa: E402
 from lawm_jax.play import world as world_  # noqa: E402
-from lawm_jax.train import models  # noqa: E402
 
 decode = jax.jit(world_model.decode, static_argnums=0)
 map_actions = jax.jit(world_model.map_actions, static_argnums=0)
@@ -53,23 +52,13 @@ def loaded(folder, **options):
         return load.load(str(folder), say=lambda text: None, **options)
 
 
-def add_controller(folder, config, source):
-    from lawm_jax.configs import controller
-
-    c = controller.get_config(f"size=tiny,source={source}")
-    c.update(model=str(folder), model_step=1, inverse=config.inverse, latent=config.latent)
-    c.encoder = config.encoder
-    c.data.update(size=config.data.size, resize=config.data.resize)
-    write_run(c, folder / "controller" / source)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, get_config, one_device):
     """A run with a controller of the Panda, and none of the walks."""
     folder = tmp_path_factory.mktemp("play") / "noisy"
     config = get_config("size=tiny,latent=noisy")
     write_run(config, folder)
-    add_controller(folder, config, "panda")
+    write_controller(config, folder, "panda")
     return folder
 
 
@@ -191,7 +180,7 @@ def test_undo_restores_each_state_and_reset_the_first(one):
     one.answer({"do": "step", "by": "axes", "values": [1, 0, 1]})
     np.testing.assert_allclose(one.imagined.state, states[3], **ROUNDING)
     count, image = picture(one.answer({"do": "reset"}))
-    assert count == 0 and one.imagined.undoable == 0
+    assert count == 0
     np.testing.assert_array_equal(one.imagined.state, states[0])
     np.testing.assert_array_equal(image, frames[0])
     assert picture(one.answer({"do": "undo"}))[0] == 0
@@ -201,7 +190,7 @@ def test_a_long_game_keeps_as_many_states_as_fit_and_goes_on(one, monkeypatch):
     monkeypatch.setattr(world_, "KEPT", 5 * one.imagined.state.nbytes)
     for _ in range(12):
         one.answer({"do": "step", "by": "axes", "values": [0.3]})
-    assert one.imagined.count == 12 and one.imagined.undoable == 5
+    assert one.imagined.count == 12
     for _ in range(9):
         count, _ = picture(one.answer({"do": "undo"}))
     assert count == 7
@@ -268,14 +257,11 @@ def test_each_tab_answers_with_films(shared, one):
 def test_a_learned_prior_is_sampled_in_each_state(run, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run, folder)
-    prior = models.Prior(width=8, depth=1)
-    z, s = np.zeros((1, 16), np.float32), np.zeros((1, 1, 448), np.float32)
-    params = prior.init(jax.random.key(0), z, np.zeros(1, np.float32), s)["params"]
-    models.save_prior(str(folder), 1, prior, params)
+    write_prior(folder)
     found = loaded(folder, source="panda")
     reply = session.Session(found).answer({"do": "sample", "source": "panda", "clip": 0})
     assert "learned prior" in reply["text"] and "no learned prior" not in reply["text"]
-    models.save_prior(str(folder), 7, prior, params)
+    write_prior(folder, 7)
     found = loaded(folder, source="panda")
     assert found.world.model.prior is None
     assert any("expected the prior of step 1, got that of step 7" in x for x in found.notes)

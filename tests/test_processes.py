@@ -3,7 +3,6 @@
 import http.server
 import json
 import os
-import pathlib
 import signal
 import subprocess
 import sys
@@ -12,10 +11,10 @@ import time
 
 import jax
 import pytest
+from conftest import ROOT
 
 from lawm_jax.train import distributed
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 NO_TPU = {"TPU_SKIP_MDS_QUERY": "1"}  # JAX sets it where it finds no TPU
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "3", "SLURM_LOCALID": "0"}
 STEP = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_STEP_NODELIST": "n[1-8]"}

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import PIL.Image
 import pytest
+from drawing import compressed
 from scipy.spatial.transform import Rotation
 from test_data import SIZE, F, config, draw, numbers, take
 
@@ -19,9 +20,7 @@ KEYS = "images/rgb_left", "jackal/position", "jackal/yaw"
 
 
 def jpeg(number):
-    file = io.BytesIO()
-    PIL.Image.fromarray(draw(number, 64, 48)).save(file, "JPEG", quality=90)
-    return file.getvalue()
+    return compressed(draw(number, 64, 48), quality=90)
 
 
 def strings(images, kind):

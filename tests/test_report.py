@@ -1,35 +1,22 @@
 """The report: all that runs left on one page that needs nothing else."""
 
 import base64
+import functools
 import html.parser
 import json
-import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
 import pytest
+from conftest import run_module
 
-from lawm_jax.evaluate import ablation as ablation_
-from lawm_jax.evaluate import algebra as algebra_
-from lawm_jax.evaluate import bias as bias_
-from lawm_jax.evaluate import content as content_
-from lawm_jax.evaluate import control as control_
-from lawm_jax.evaluate import cycle, locality
 from lawm_jax.evaluate import figures as pictures
-from lawm_jax.evaluate import flow as flow_
-from lawm_jax.evaluate import invariance as invariance_
-from lawm_jax.evaluate import leakage as leakage_
-from lawm_jax.evaluate import prediction as prediction_
-from lawm_jax.evaluate import sampling as sampling_
-from lawm_jax.evaluate import scene as scene_
+from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.report import __main__ as report_module
 from lawm_jax.report import figures, page, results, sections
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 STRANGE = "<b>&\"'$x$"  # a source's name that must come out as it is
 
 
@@ -257,10 +244,7 @@ def runs(tmp_path_factory):
     return root
 
 
-def report(*arguments):
-    """Runs the command line."""
-    command = [sys.executable, "-m", "lawm_jax.report", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+report = functools.partial(run_module, "report")
 
 
 @pytest.fixture(scope="module")
@@ -592,21 +576,12 @@ def test_a_number_is_written_with_its_interval_or_as_a_dash(x, digits, text):
 
 
 def test_no_value_of_a_damaged_row_ends_the_report():
-    parts = {
-        prediction_.tables: prediction("noisy", 0.3),
-        leakage_.tables: leakage("noisy"),
-        cycle.tables: transfer("noisy")["cycle"],
-        locality.tables: transfer("noisy")["locality"],
-        content_.tables: content("noisy"),
-        ablation_.tables: ablation("noisy"),
-        bias_.tables: bias("noisy"),
-        algebra_.tables: algebra("noisy"),
-        flow_.tables: flow("noisy"),
-        scene_.tables: scene("noisy"),
-        invariance_.tables: invariance("noisy"),
-        sampling_.tables: sampling("noisy"),
-        control_.tables: control(0.3),
-    }
+    plain = leakage, content, ablation, bias, algebra, flow, scene, invariance, sampling
+    rows = {make.__name__: make("noisy") for make in plain}
+    rows |= {"prediction": prediction("noisy", 0.3), "control": control(0.3)}
+    parts = {EVALUATIONS[name].tables: found for name, found in rows.items()}
+    halves = EVALUATIONS["transfer"].PARTS
+    parts |= {half.tables: transfer("noisy")[name] for name, half in halves.items()}
     odd = [
         None,
         "x",

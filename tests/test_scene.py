@@ -1,11 +1,12 @@
 """Whether latents tell the scene, on latents of which that is known."""
 
+import functools
 import json
 import types
 
 import numpy as np
 import pytest
-from conftest import sure
+from conftest import judged, normal, sure
 
 from lawm_jax.evaluate import probing, scene, tables
 
@@ -13,32 +14,25 @@ EPISODES = np.repeat([f"episode {i}" for i in range(16)], 6)
 STATE = "the state's components"
 
 
-def draw(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
 def source(z, u=None, s=None, episodes=EPISODES):
     """Makes a source of 96 clips of 5 states, each near that of its scene, with given latents."""
     index = np.unique(episodes, return_inverse=True)[1]
     if s is None:
-        s = 3 * draw(16, 1, 2, 8, seed=1)[index] + draw(96, 5, 2, 8, seed=2)
+        s = 3 * normal(16, 1, 2, 8, seed=1)[index] + normal(96, 5, 2, 8, seed=2)
     clips = types.SimpleNamespace(s=s, actions=u, episodes=episodes)
     made = types.SimpleNamespace(name="x", latents=["noisy"], clips=clips, z=lambda name: z)
     made.peers = [made]
     return made
 
 
-def judge(rows):
-    ((claim, answer, text, _),) = scene.judge(rows, "noisy")
-    assert claim == "no scene"
-    return answer, text
+judge = functools.partial(judged, scene, "no scene")
 
 
 def test_latents_that_copy_the_state_are_flagged():
     asked = source(None)
     first = scene.first_half(EPISODES)
     copies = probing.principal(probing.take(asked.clips.s, np.flatnonzero(first)), 4)(asked.clips.s)
-    noisy, state, actions = scene.run(source(copies, u=draw(96, 4, 3, seed=4)))
+    noisy, state, actions = scene.run(source(copies, u=normal(96, 4, 3, seed=4)))
     assert (state["name"], actions["name"]) == (STATE, "real actions")
     assert noisy["episode"]["low"] > 0.8 and noisy["episode"] == state["episode"]
     assert noisy["share"] == pytest.approx(sure(1, 16))
@@ -50,7 +44,7 @@ def test_latents_that_copy_the_state_are_flagged():
 def test_latents_that_are_independent_of_the_scene_are_at_chance():
     low, high = [], []
     for seed in range(5):
-        noisy, state = scene.run(source(draw(96, 4, 4, seed=10 + seed)))
+        noisy, state = scene.run(source(normal(96, 4, 4, seed=10 + seed)))
         assert noisy["chance"] == state["chance"] == 1 / 16 and state["episode"]["low"] > 0.8
         assert judge([noisy, state])[0] in ("holds", "partly")
         assert noisy["share"]["high"] < 0.1
@@ -61,7 +55,7 @@ def test_latents_that_are_independent_of_the_scene_are_at_chance():
 
 
 def test_where_the_state_does_not_tell_the_scene_nothing_is_decided():
-    noisy, state = scene.run(source(draw(96, 4, 4, seed=3), s=draw(96, 5, 2, 8, seed=4)))
+    noisy, state = scene.run(source(normal(96, 4, 4, seed=3), s=normal(96, 5, 2, 8, seed=4)))
     assert noisy["share"] is None
     answer, text = judge([noisy, state])
     assert answer == "undecided" and "the state does not identify it either" in text
@@ -86,8 +80,8 @@ def test_episodes_have_one_weight_each_and_those_of_a_single_clip_are_left_out()
 def test_the_nearest_centroid_is_measured_in_deviations_within_the_labels():
     label = np.repeat([0, 1, 2], 50)
     far = np.array([0, 1, 2])[label]
-    x = np.stack([far, np.zeros(150)], 1)[:, None] + draw(150, 1, 2) * np.float32([0.1, 100])
-    test = np.stack([far, np.zeros(150)], 1)[:, None] + draw(150, 1, 2, seed=1) * np.float32(
+    x = np.stack([far, np.zeros(150)], 1)[:, None] + normal(150, 1, 2) * np.float32([0.1, 100])
+    test = np.stack([far, np.zeros(150)], 1)[:, None] + normal(150, 1, 2, seed=1) * np.float32(
         [0.1, 100]
     )
     named = scene.nearest_centroid(x, label, test)[:, 0]
@@ -100,7 +94,7 @@ def test_the_nearest_centroid_is_measured_in_deviations_within_the_labels():
 
 def test_data_sources_are_told_apart_if_their_latents_differ():
     episodes = [EPISODES, np.repeat(["a", "b", "c", "d"], 5)]
-    one, two = draw(96, 4, 4), draw(20, 4, 4, seed=1)
+    one, two = normal(96, 4, 4), normal(20, 4, 4, seed=1)
     apart = scene.tell_sources([one, two + 10], episodes)
     assert apart == {"source": sure(1, 20), "source_chance": 0.5}
     alike = scene.tell_sources([one, two], episodes)["source"]
@@ -111,7 +105,7 @@ def test_data_sources_are_told_apart_if_their_latents_differ():
 
 
 def test_all_sources_under_evaluation_are_compared():
-    one, two = source(draw(96, 4, 4)), source(draw(96, 4, 4, seed=5) + 1)
+    one, two = source(normal(96, 4, 4)), source(normal(96, 4, 4, seed=5) + 1)
     one.peers = two.peers = [one, two]
     noisy, state = scene.run(one)
     assert 0.7 < noisy["source"]["mean"] < 1 and noisy["source_chance"] == 0.5
@@ -123,5 +117,5 @@ def test_all_sources_under_evaluation_are_compared():
 
 def test_a_source_of_single_clips_is_skipped_and_that_is_said(capsys):
     alone = np.arange(96).astype(str)
-    assert scene.run(source(draw(96, 4, 4), s=draw(96, 5, 2, 8), episodes=alone)) is None
+    assert scene.run(source(normal(96, 4, 4), s=normal(96, 5, 2, 8), episodes=alone)) is None
     assert "x: skipping episodes in scene, which needs 3" in capsys.readouterr().out

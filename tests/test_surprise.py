@@ -5,7 +5,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import sure
+from conftest import judged, sure
 
 from lawm_jax.evaluate import leakage, surprise, tables
 
@@ -78,10 +78,9 @@ def test_a_perfect_model_is_always_surprised_where_copying_is_not_and_copying_eq
         assert perfect["paired"]["low"] == pytest.approx(1 - copy["error"]["high"])
         assert same["error"] == copy["error"] and same["paired"] == sure(0, 10)
         assert copy["paired"] is None and copy["nats"] is None
-    ((claim, answer, text, _),) = surprise.judge(rows, "noisy")
-    assert (claim, answer) == ("surprise", "holds") and "a cut 1.00 [1.00, 1.00]" in text
-    ((_, answer, _, _),) = surprise.judge(rows, "none")
-    assert answer == "fails"
+    answer, text = judged(surprise, "surprise", rows)
+    assert answer == "holds" and "a cut 1.00 [1.00, 1.00]" in text
+    assert judged(surprise, "surprise", rows, "none")[0] == "fails"
     json.dumps(rows, allow_nan=False)
 
 

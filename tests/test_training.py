@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -15,12 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import ROOT
 
 import lawm_jax as lawm
 from lawm_jax.nn import pretrained
 from lawm_jax.train import logs, loop, sharding
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = "size=tiny,latent=discrete,strength=8"
 STEPS, EVERY = 30, 5
 WORK = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/backend_compile_duration")

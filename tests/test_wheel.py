@@ -7,10 +7,10 @@ import sys
 import zipfile
 
 import pytest
+from conftest import ROOT
 
 pytest.importorskip("build")
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 CONFIGS = "controller.py", "decoder.py", "labelled.py", "lawm.py"
 FEW = "--config.steps=2", "--config.data.mixture.nav=0.0"
 

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 
-from lawm_jax.data import words
+from lawm_jax.data import paths, words
 
 ATTENTION = {
     "cuDNN": "cuDNN's, which keeps logits on the chip",
@@ -71,10 +71,5 @@ def describe(result):
 
 def add(path, result):
     """Appends a result to the list in a JSON file, which is created if missing."""
-    rows = []
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    if os.path.exists(path):
-        with open(path) as file:
-            rows = json.load(file)
-    with open(path, "w") as file:
-        json.dump([*rows, result], file, indent=1)
+    rows = json.loads(paths.at(path).read_text()) if os.path.exists(path) else []
+    paths.write(path, json.dumps([*rows, result], indent=1))

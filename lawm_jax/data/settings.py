@@ -51,6 +51,10 @@ PAIRS = {"data.augment.area": 1, "data.augment.ratio": math.inf}
 SIZES = ("mesh.data", "mesh.fsdp")  # -1 denotes all remaining devices
 
 
+class Refused(ValueError):
+    """Signals an invalid argument of a command; the message begins with the argument's name."""
+
+
 def check(config, per_device=False):
     """Checks that every value of a config is in its range.
 

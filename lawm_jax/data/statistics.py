@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from lawm_jax.data import episodes
+from lawm_jax.data import episodes, paths
 
 KEYS = "actions", "state"
 
@@ -76,14 +76,7 @@ def write(folder, statistics, replace=False):
     path = os.path.join(folder, "statistics.json")
     if os.path.exists(path) and not replace:
         raise ValueError(f"{path}: already exists; delete it to measure the data again")
-    partial = f"{path}.{os.getpid()}"
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            json.dump(statistics, file, indent=1)
-        os.replace(partial, path)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
+    paths.write(path, json.dumps(statistics, indent=1))
     return path
 
 

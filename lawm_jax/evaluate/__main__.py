@@ -30,7 +30,7 @@ Runs in W/bounds/NAME are compared, too. `lawm report W` builds a page of the re
 docs/evaluate.md.
 """
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.train import command
@@ -72,7 +72,6 @@ flags.mark_flags_as_required(["workdir"])
 
 def main(argv):
     """Parses the flags and evaluates."""
-    logging.set_verbosity(logging.WARNING)
     if ALL.value and ONLY.value:
         raise app.UsageError("expected --all or --only, got both")
     from lawm_jax.train import cpu

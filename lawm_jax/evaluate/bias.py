@@ -166,9 +166,6 @@ def judge(rows, name):
     text += f", with the bias {before['mean']:.2f}" if before else ""
     text += f", by chance {chance['mean']:.2f}"
     text += f"; correlation across scenes {r['mean']:.2f}" if r else ""
-    answer = verdicts.UNDECIDED
-    if verdicts.above(after, chance["mean"]):
-        answer = verdicts.HOLDS
-    elif verdicts.below(after, chance["mean"]):
-        answer = verdicts.FAILS
+    better, worse = (f(after, chance["mean"]) for f in (verdicts.above, verdicts.below))
+    answer = verdicts.overall([better], fails=worse)
     return [verdicts.Verdict("beyond bias", answer, text, "not measured")]

@@ -61,7 +61,7 @@ def _fixed(config, name, split, encode, most, items, without=()):
         return None
     chosen = np.linspace(0, len(clips) - 1, min(most, len(clips))).round().astype(int)
     clips = [clips[i] for i in chosen]
-    return collect(clips, [str(clip["episode"]) for clip in clips], encode)
+    return collect(clips, encode)
 
 
 def fixed(config, name, encode, count):
@@ -93,7 +93,7 @@ def fixed(config, name, encode, count):
         if "actions" not in clip:
             raise ValueError(f"{name}: expected clips with actions, got {sorted(clip)}")
         clips.append(clip)
-    return collect(clips, [str(clip["episode"]) for clip in clips], encode)
+    return collect(clips, encode)
 
 
 def training(config, name, encode, count):
@@ -111,12 +111,12 @@ def training(config, name, encode, count):
     config.data.update(batch=count, mixture=ml_collections.ConfigDict({name: 1.0}), workers=0)
     batch = {key: np.asarray(value) for key, value in next(pipeline.clips(config)).items()}
     clips = [{key: value[i] for key, value in batch.items()} for i in range(count)]
-    return collect(clips, [str(clip["episode"]) for clip in clips], encode)
+    return collect(clips, encode)
 
 
-def collect(clips, episodes, encode):
+def collect(clips, encode):
     """Stacks and encodes clips of the same shape, dicts as a data source yields, as `Clips`."""
     stack = lambda key: np.stack([c[key] for c in clips]) if key in clips[0] else None  # noqa: E731
     video, states = stack("video"), stack("states")
     s = encode(video) if states is None else states.astype(np.float32)
-    return Clips(s, video, stack("actions"), np.array(episodes))
+    return Clips(s, video, stack("actions"), np.array([str(clip["episode"]) for clip in clips]))

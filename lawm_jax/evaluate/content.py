@@ -7,6 +7,7 @@ in Gao et al. 2017, the effective rank as in Roy & Vetterli 2007, but of the cov
 """
 
 import numpy as np
+from scipy import stats
 
 from lawm_jax.evaluate import probing, verdicts
 from lawm_jax.evaluate.tables import Column, Table, listed, mapping, parts, real
@@ -168,6 +169,8 @@ def describe(z, codes=None, K=None, nats=None):
     squares = np.square(cov).sum()  # sum of squared eigenvalues; the trace is their sum
     by_dimension = None if nats is None else np.reshape(nats, (-1, A)).mean(0, dtype=np.float64)
     norm, rms = np.linalg.norm(flat, axis=1), np.sqrt(np.square(flat).mean())
+    deviation = centered.std(0)
+    dead = deviation <= DEAD_SHARE * deviation.max() if nats is None else by_dimension < DEAD_NATS
     nonzero = norm > 0
     hoyer = None
     if A > 1 and nonzero.any():
@@ -177,7 +180,7 @@ def describe(z, codes=None, K=None, nats=None):
         "width": A,
         "dimension": float(np.trace(cov) ** 2 / squares) if squares > 0 else 0.0,
         "effective_rank": _effective_rank(cov),
-        "dead": _dead(centered.std(0), by_dimension),
+        "dead": int(dead.sum()),
         "norm": float(norm.mean()),
         "near_zero": float((np.abs(flat) <= 0.01 * rms).mean()),
         "hoyer": hoyer,
@@ -190,19 +193,10 @@ def describe(z, codes=None, K=None, nats=None):
 def _effective_rank(cov):
     """Computes exp(entropy) of the shares of a covariance's eigenvalues; 0 if all are zero."""
     values = np.linalg.eigvalsh(cov).clip(0)
-    if not values.any():
-        return 0.0
-    shares = values[values > 0] / values.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
-
-
-def _dead(deviation, nats):
-    dead = deviation <= DEAD_SHARE * deviation.max() if nats is None else nats < DEAD_NATS
-    return int(dead.sum())
+    return float(np.exp(stats.entropy(values))) if values.any() else 0.0
 
 
 def _usage(codes, K):
     counts = np.bincount(codes.ravel(), minlength=K)
-    used = counts[counts > 0] / counts.sum()
-    perplexity = float(2 ** -(used * np.log2(used)).sum())
-    return {"used": len(used), "of": int(K), "perplexity": perplexity}
+    perplexity = float(np.exp(stats.entropy(counts)))
+    return {"used": int(np.count_nonzero(counts)), "of": int(K), "perplexity": perplexity}

@@ -239,9 +239,6 @@ def judge(row):
         return verdicts.Verdict("locality", verdicts.UNDECIDED, note, paper)
     text = f"share of the effect where the motion was: {verdicts.short(inside, 2)}; "
     text += f"in the mirror image {verdicts.short(mirror, 2)}, by chance {chance['mean']:.2f}"
-    answer = verdicts.UNDECIDED
-    if verdicts.below(inside, mirror):
-        answer = verdicts.FAILS
-    elif verdicts.above(inside, mirror) and verdicts.above(inside, chance["mean"]):
-        answer = verdicts.HOLDS
+    better = verdicts.above(inside, mirror) and verdicts.above(inside, chance["mean"])
+    answer = verdicts.overall([better], fails=verdicts.below(inside, mirror))
     return verdicts.Verdict("locality", answer, text, paper)

@@ -55,12 +55,9 @@ def judge(rows, name):
     error, gain = verdicts.measured(row, "relative"), verdicts.measured(row, "paired")
     if error is None:
         return []
-    if verdicts.above(error, 1):
-        answer = verdicts.FAILS
-    elif not verdicts.below(error, 1):
-        answer = verdicts.UNDECIDED
-    else:
-        answer = verdicts.lower(gain) if gain else verdicts.HOLDS
+    answer = verdicts.lower(error, 1)
+    if answer == verdicts.HOLDS and gain:
+        answer = verdicts.lower(gain)
     text = f"error one step ahead: {verdicts.short(error)} of copying"
     others = {k: verdicts.measured(x, "relative") for k, x in rows.items()}
     others = [

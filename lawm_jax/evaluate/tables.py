@@ -112,8 +112,7 @@ def sentences(table):
     for row, p in zip(rows, holm([row["test"]["p"] for row in rows]), strict=True):
         difference, d = at(row, column.key), at(row, "test.d")
         value = show(difference, column.digits, "+")
-        tested = f"p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
-        tested += f" over {len(rows)} comparisons" if len(rows) > 1 else ""
+        tested = p_value(p) + (f" over {len(rows)} comparisons" if len(rows) > 1 else "")
         if p >= LEVEL:
             lines.append(
                 f"{row['name']}: no difference from {other} is supported ({value}, {tested})."
@@ -154,6 +153,11 @@ def show(x, digits=3, sign=""):
     mean, *bounds = (x[key] for key in ("mean", "low", "high"))
     bounds = "no interval" if None in bounds else ", ".join(f"{y:{sign}.{digits}f}" for y in bounds)
     return f"{mean:{sign}.{digits}f} [{bounds}]"
+
+
+def p_value(p):
+    """Formats a p-value: "p = 0.012" or "p < 0.001"."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 # The functions below tolerate missing or malformed values in result files.

@@ -12,7 +12,7 @@ Clips are at fixed positions and do not overlap. OUT appears when the export is 
 docs/evaluate.md.
 """
 
-from absl import app, flags, logging
+from absl import flags
 
 from lawm_jax.train import command
 from lawm_jax.train.flags import as_typed, define_output, sources
@@ -42,18 +42,14 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 def main(argv):
     """Parses the flags and exports."""
-    logging.set_verbosity(logging.WARNING)
     from lawm_jax.train import cpu
 
     cpu.keep_memory()
     from lawm_jax.export import run
 
     data = sources(DATA.value)
-    try:
-        with as_typed(data):
-            run.export(WORKDIR.value, OUT.value, TO.value, data, LIMIT.value, STATES.value)
-    except run.Refused as error:
-        raise app.UsageError(f"--{error}") from error
+    with as_typed(data):
+        run.export(WORKDIR.value, OUT.value, TO.value, data, LIMIT.value, STATES.value)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,8 @@ def write(folder, name, split, batches, model, stride):
     Raises:
       ValueError: LARYBench has a data set of that name, or actions have more than 7 values.
     """
+    from sklearn.preprocessing import StandardScaler  # slow import
+
     if name.lower() in KNOWN:
         raise ValueError(
             f"{name}: expected another name than those of LARYBench's data sets, "
@@ -53,7 +55,7 @@ def write(folder, name, split, batches, model, stride):
     for inside in ("data", latent_folder := os.path.join(name, split, model)):
         top = "" if inside == "data" else "latent_actions"
         os.makedirs(os.path.join(folder, top, inside), exist_ok=True)
-    clips, rows, values, moments = 0, 0, None, Moments(VALUES)
+    clips, rows, values, moments = 0, 0, None, StandardScaler()
     with open(os.path.join(folder, table), "w", newline="", encoding="utf-8") as file:
         out = None
         for batch in batches:
@@ -74,37 +76,16 @@ def write(folder, name, split, batches, model, stride):
                 out.writerow(row)
                 rows += 1
             if u is not None:
-                moments.add(u.reshape(-1, VALUES))
+                moments.partial_fit(u.reshape(-1, VALUES).astype(np.float64))
             clips += len(z)
-    if split == "train" and moments.count:
+    if split == "train" and values is not None:
+        std = np.where(moments.var_ < 1e-12, 1.0, np.sqrt(moments.var_))  # as in LARYBench
         about = {"action_mode": "relative", "dataset": name, "definition": "change over a step"}
+        about |= {"count": int(moments.n_samples_seen_), "mean": moments.mean_.tolist()}
+        about["std"] = std.tolist()
         path = os.path.join(folder, targets, f"relative_action_stats_{name.lower()}.json")
-        paths.write(path, json.dumps(about | moments.summary(), indent=1))
+        paths.write(path, json.dumps(about, indent=1))
     return {"clips": clips, "rows": rows, "csv": table, "values": values}
-
-
-class Moments:
-    """Accumulates the mean and the variance of rows, batch by batch.
-
-    Source: Chan, Golub & LeVeque 1979, "Updating Formulae and a Pairwise Algorithm for Computing
-    Sample Variances".
-    """
-
-    def __init__(self, size):
-        self.count, self.mean, self.squares = 0, np.zeros(size), np.zeros(size)
-
-    def add(self, rows):
-        """Adds rows [n, size], n at least 1."""
-        n, mean = len(rows), rows.mean(0, dtype=np.float64)
-        away, total = mean - self.mean, self.count + n
-        self.squares += np.square(rows - mean).sum(0) + away**2 * self.count * n / total
-        self.mean, self.count = self.mean + away * n / total, total
-
-    def summary(self):
-        """Returns count, mean and std; the std of a constant is 1, as LARYBench has it."""
-        std = np.sqrt(self.squares / self.count)
-        std = np.where(std < 1e-6, 1.0, std)
-        return {"count": self.count, "mean": self.mean.tolist(), "std": std.tolist()}
 
 
 def _seven(name, batch):

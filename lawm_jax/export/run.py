@@ -16,6 +16,7 @@ import tqdm
 
 from lawm_jax import latents
 from lawm_jax.data import catalog, paths, pipeline, words
+from lawm_jax.data.settings import Refused
 from lawm_jax.evaluate import batched
 from lawm_jax.export import arrays, lary
 from lawm_jax.train import checkpoints, exported, models, rundir, sharding
@@ -27,10 +28,6 @@ UNITS = {
     "panda": "actions: x, y, z (m); state: x, y, z (m), gripper",
     "nav": "actions: forward, left (m), turn left (rad); state: x, y (m), yaw (rad)",
 }
-
-
-class Refused(ValueError):
-    """Signals an invalid argument of `export`; the message begins with the argument's name."""
 
 
 def export(workdir, out, to="arrays", data=None, limit=None, states=True):
@@ -117,8 +114,8 @@ def inferred(model, params, clips, states=True):
     encode, infer = batched.encoder(model, params, BATCH), batched.batched(model, params, BATCH)
     codebook = params["latent"]["codebook"] if model.latent.resets else None
     while batch := list(itertools.islice(clips, BATCH)):
-        first = batch[0]
-        stacked = {key: np.stack([clip[key] for clip in batch]) for key in _stacked(first)}
+        keys = [key for key in ("video", "states", "actions", "state") if key in batch[0]]
+        stacked = {key: np.stack([clip[key] for clip in batch]) for key in keys}
         video, s = stacked.pop("video", None), stacked.pop("states", None)
         s = encode(video) if s is None else s.astype(np.float32)
         z = infer.infer(s).astype(np.float32)
@@ -131,10 +128,6 @@ def inferred(model, params, clips, states=True):
         rows["episode"] = np.array([str(clip["episode"]) for clip in batch])
         rows["start"] = np.array([clip["start"] for clip in batch], np.float64)
         yield rows
-
-
-def _stacked(clip):
-    return [key for key in ("video", "states", "actions", "state") if key in clip]
 
 
 def _clips(config, name, split, limit, skipped):

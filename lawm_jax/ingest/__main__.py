@@ -11,7 +11,7 @@ See docs/data.md.
 
 import os
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from lawm_jax.train import command
 from lawm_jax.train.flags import define_config, define_output, renamed
@@ -62,7 +62,6 @@ def main(argv):
     """Parses the flags and ingests the source."""
     if bool(VIDEOS.value) == bool(SOURCE.value):
         raise app.UsageError("expected --videos or --source, and not both")
-    logging.set_verbosity(logging.WARNING)
     from lawm_jax.ingest import plans, run
 
     source = f"videos:{VIDEOS.value}" if VIDEOS.value else SOURCE.value
@@ -78,21 +77,18 @@ def main(argv):
         holdout=HOLDOUT.value,
         write=not VALIDATE.value,
     )
-    try:
-        with renamed({f"{source}: ": f"{typed}: "}):
-            run.run(
-                plan,
-                OUT.value,
-                given=[flag.name for flag in (FPS, SIZE, RESIZE) if flag.present],
-                config=CONFIG.value,
-                encoder=ENCODER.value,
-                workers=WORKERS.value,
-                limit=LIMIT.value,
-                part=PART.value,
-                only_statistics=STATISTICS.value,
-            )
-    except run.Refused as error:
-        raise app.UsageError(f"--{error}") from error
+    with renamed({f"{source}: ": f"{typed}: "}):
+        run.run(
+            plan,
+            OUT.value,
+            given=[flag.name for flag in (FPS, SIZE, RESIZE) if flag.present],
+            config=CONFIG.value,
+            encoder=ENCODER.value,
+            workers=WORKERS.value,
+            limit=LIMIT.value,
+            part=PART.value,
+            only_statistics=STATISTICS.value,
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,8 @@
 """Ingests a source, and prints a summary."""
 
 from lawm_jax.data import catalog, paths, records, settings, statistics, words
+from lawm_jax.data.settings import Refused
 from lawm_jax.ingest import plans, shards
-
-
-class Refused(ValueError):
-    """Signals an invalid argument of `run`; the message begins with the argument's name."""
 
 
 def run(

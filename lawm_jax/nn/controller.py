@@ -67,12 +67,7 @@ class Controller(nn.Module):
             batch, T, N, D = s.shape
             tokens = dense(self.width, "embed")(s.reshape(batch * T, 1, N, D).astype(self.dtype))
             tokens = Stack(
-                self.width,
-                self.heads,
-                self.depth,
-                remat=self.remat,
-                dtype=self.dtype,
-                name="stack",
+                self.width, self.heads, self.depth, remat=self.remat, dtype=self.dtype, name="stack"
             )(tokens)
             tokens = norm(tokens[:, 0], "norm_tokens")
             heads = batch * T, -1, self.heads, self.width // self.heads

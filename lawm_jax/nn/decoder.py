@@ -52,12 +52,7 @@ class Decoder(nn.Module):
         s = s.reshape(B * pieces, steps, N, D).astype(self.dtype)
         x = nn.Dense(self.width, name="embed", dtype=self.dtype)(s)
         x = Stack(
-            self.width,
-            self.heads,
-            self.depth,
-            remat=self.remat,
-            dtype=self.dtype,
-            name="stack",
+            self.width, self.heads, self.depth, remat=self.remat, dtype=self.dtype, name="stack"
         )(x)
         x = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x)
         p, k, side = self.patch, self.tubelet, round(N**0.5)

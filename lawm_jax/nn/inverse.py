@@ -46,12 +46,7 @@ class InverseDynamics(nn.Module):
         x = nn.Dense(self.width, name="embed", dtype=self.dtype, dot_general=product)(pairs)
         x = x.reshape(B * (T - 1), 1, N, self.width)
         x = Stack(
-            self.width,
-            self.heads,
-            self.depth,
-            remat=self.remat,
-            dtype=self.dtype,
-            name="stack",
+            self.width, self.heads, self.depth, remat=self.remat, dtype=self.dtype, name="stack"
         )(x)
         x = nn.LayerNorm(epsilon=1e-6, dtype=jnp.float32, name="norm")(x)[:, 0].astype(self.dtype)
         query = self.param("query", nn.initializers.normal(0.02), (self.width,))

@@ -11,7 +11,7 @@ become part of the name. --closed-loop acts in the simulator (pip install 'lawm_
 docs/control.md.
 """
 
-from absl import app, flags, logging
+from absl import flags
 
 from lawm_jax.train import command
 from lawm_jax.train.flags import as_typed, define_output
@@ -91,7 +91,6 @@ flags.register_validator("bound", lambda x: x is None or x > 0, "expected a posi
 
 def main(argv):
     """Parses the flags and plans."""
-    logging.set_verbosity(logging.WARNING)
     from lawm_jax.train import cpu
 
     cpu.device_per_core()
@@ -99,26 +98,23 @@ def main(argv):
 
     name, _, spec = (DATA.value or "").partition("=")
     with as_typed({name: spec} if spec else {}):
-        try:
-            run.plan(
-                WORKDIR.value,
-                TASK.value,
-                data=DATA.value,
-                controller=CONTROLLER.value,
-                planner=PLANNER.value,
-                episodes=EPISODES.value,
-                horizon=HORIZON.value,
-                samples=SAMPLES.value,
-                iterations=ITERATIONS.value,
-                bound=BOUND.value,
-                chunk=CHUNK.value,
-                closed_loop=CLOSED_LOOP.value,
-                json_file=JSON.value,
-                protocol=PROTOCOL.value,
-                episodes_from=EPISODES_FROM.value,
-            )
-        except run.Refused as error:
-            raise app.UsageError(f"--{error}") from error
+        run.plan(
+            WORKDIR.value,
+            TASK.value,
+            data=DATA.value,
+            controller=CONTROLLER.value,
+            planner=PLANNER.value,
+            episodes=EPISODES.value,
+            horizon=HORIZON.value,
+            samples=SAMPLES.value,
+            iterations=ITERATIONS.value,
+            bound=BOUND.value,
+            chunk=CHUNK.value,
+            closed_loop=CLOSED_LOOP.value,
+            json_file=JSON.value,
+            protocol=PROTOCOL.value,
+            episodes_from=EPISODES_FROM.value,
+        )
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ def read(path):
         raise FileNotFoundError(f"{path}: expected a list of clips, got no such file")
     text = paths.at(path).read_bytes().decode("utf-8-sig", "replace")
     try:
-        parse = json.loads if path.lower().endswith(".json") else _table
-        content = metadata.check(path, "content", parse(text), "a list")
+        table = csv.DictReader(io.StringIO(text, newline=""))
+        content = json.loads(text) if path.lower().endswith(".json") else list(table)
+        content = metadata.check(path, "content", content, "a list")
     except (json.JSONDecodeError, RecursionError, csv.Error) as error:
         raise ValueError(f"{path}: expected a list of clips, got: {error}") from error
     rows = []
@@ -58,10 +59,6 @@ def label(path):
     """Returns a name of a list for file names: that of the file, and a hash of its content."""
     content = paths.at(paths.expand(path)).read_bytes()
     return f"{os.path.basename(path)}-{hashlib.sha256(content).hexdigest()[:6]}"
-
-
-def _table(text):
-    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def load(config, name, encode, rows, before=0):
@@ -109,7 +106,7 @@ def load(config, name, encode, rows, before=0):
         raise ValueError(f"episodes_from: expected clips of {name} that can be read, got none")
     if trained:
         print(f"{trained} of {len(loaded)} listed clips are of the training split of {name}")
-    return clips.collect(loaded, [str(clip["episode"]) for clip in loaded], encode)
+    return clips.collect(loaded, encode)
 
 
 def _names(source, item):

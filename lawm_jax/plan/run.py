@@ -14,6 +14,7 @@ import tqdm
 
 from lawm_jax import latents
 from lawm_jax.data import catalog, paths, words
+from lawm_jax.data.settings import Refused
 from lawm_jax.evaluate import batched, clips, row_names, tables
 from lawm_jax.plan import closed_loop as closed_loop_
 from lawm_jax.plan import columns, listed, protocols, search, tasks
@@ -30,10 +31,6 @@ TASKS = {
 CLOSED = {"panda": (3,), "nav": (7,)}
 DEFAULTS = ("planner", "cem"), ("protocol", "paper")  # left out of the names of results
 TRAINING = 256  # training clips, for baselines and the scale of actions
-
-
-class Refused(ValueError):
-    """Signals an invalid argument of `plan`; the message begins with the argument's name."""
 
 
 def plan(

@@ -13,7 +13,7 @@ docs/play.md.
 
 import socket
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from lawm_jax.train import command
 from lawm_jax.train.flags import as_typed, sources
@@ -33,7 +33,6 @@ DATA = flags.DEFINE_multi_string(
 
 def main(argv):
     """Parses the flags and serves the page."""
-    logging.set_verbosity(logging.WARNING)
     try:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401

@@ -37,14 +37,11 @@ def sample(world, clip, inferred, count, steps, seed):
     seeds = np.random.default_rng(seed).integers(2**31, size=(count, steps))
     drawn = None if learned else world.gaussian(seed, (count, steps, inferred.shape[1]), inferred)
     for i in range(count):
-        states, latents, pictures = [start], [], [world.paint(start)]
-        for t in range(steps):
-            z = world.sample(int(seeds[i, t]), states[-1]) if learned else drawn[i, t]
-            latents.append(z)
-            state, picture = world.ahead(states, latents)
-            states.append(state)
-            pictures.append(picture)
-        films.append(pictures)
+
+        def latent(t, state, i=i):
+            return world.sample(int(seeds[i, t]), state) if learned else drawn[i, t]
+
+        films.append([world.paint(start), *world.walk(start, steps, latent)[1]])
     return films
 
 

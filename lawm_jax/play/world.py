@@ -96,18 +96,17 @@ class World:
 
     def follow(self, state, latents):
         """Rolls out latents z [T, A] from a state; returns the T states and pictures, two lists."""
-        states, pictures = [state], []
-        for t in range(len(latents)):
-            state, picture = self.ahead(states, list(latents[: t + 1]))
-            states.append(state)
-            pictures.append(picture)
-        return states[1:], pictures
+        return self.walk(state, len(latents), lambda t, _: latents[t])
 
     def drive(self, name, state, actions):
         """Rolls out real actions u [T, U] of a data source, as `follow`."""
+        return self.walk(state, len(actions), lambda t, now: self.map(name, actions[t], now))
+
+    def walk(self, state, steps, latent):
+        """Rolls out `steps` latents latent(t, state), as `follow`."""
         states, latents, pictures = [state], [], []
-        for u in actions:
-            latents.append(self.map(name, u, states[-1]))
+        for t in range(steps):
+            latents.append(latent(t, states[-1]))
             state, picture = self.ahead(states, latents)
             states.append(state)
             pictures.append(picture)
@@ -221,11 +220,6 @@ class Imagined:
     @property
     def state(self):
         return self._states[-1]
-
-    @property
-    def undoable(self):
-        """Number of steps that `undo` can take back."""
-        return len(self._latents)
 
     def step(self, z):
         """Takes one step with a latent action [A]; returns the picture, or None, see `World`."""

@@ -10,7 +10,7 @@ The page lists missing results with the commands that create them. See docs/eval
 
 import os
 
-from absl import app, logging
+from absl import app
 
 from lawm_jax.data import paths
 from lawm_jax.evaluate.evaluations import EVALUATIONS
@@ -61,7 +61,6 @@ KINDS = {
 
 def main(argv):
     """Parses the flags and writes the page."""
-    logging.set_verbosity(logging.WARNING)
     if len(argv) < 2:
         raise app.UsageError("expected at least one folder of a run")
     text = build(argv[1:])

@@ -8,7 +8,7 @@ from lawm_jax.evaluate.figures import colors, finish, pyplot
 
 
 def capacity(path, kinds, bounds):
-    """Plots the error against capacity, increasing to the right, with a panel per kind of latent.
+    """Plots one-step errors against capacity, increasing to the right, a panel per kind of latent.
 
     Args:
       path: of the PNG or SVG; None returns SVG to embed in a page, in the page's colors.
@@ -35,10 +35,7 @@ def capacity(path, kinds, bounds):
         points = sorted(points, key=lambda point: point[0], reverse=kind != "discrete")
         strengths, values = [short(x) for x, _ in points], [value for _, value in points]
         place = range(len(points))
-        axis.plot(place, [v["mean"] for v in values], color=color, marker="o", ms=4, lw=1.6)
-        for x, value in zip(place, values, strict=True):
-            if value["low"] is not None:
-                axis.plot([x, x], [value["low"], value["high"]], color=color, lw=1.2)
+        _draw(axis, place, values, color=color)
         for value in bounds.values():
             axis.axhline(value, color="0.55", lw=1, ls=(0, (4, 3)))
         axis.set_xticks(place, strengths)
@@ -64,11 +61,7 @@ def shares(path, lines, bounds, xlabel, ylabel):
     for i, ((name, points), color) in enumerate(zip(lines.items(), colors(), strict=False)):
         x = np.array([share for share, _ in points]) + 1.2 * (i - (len(lines) - 1) / 2)
         values = [value for _, value in points]  # x is offset: no error bar hides another
-        mean = [value["mean"] for value in values]
-        axis.plot(x, mean, color=color, marker="o", ms=4, lw=1.6, label=name)
-        for at, value in zip(x, values, strict=True):
-            if value["low"] is not None:
-                axis.plot([at, at], [value["low"], value["high"]], color=color, lw=1.2)
+        _draw(axis, x, values, color=color, label=name)
     axis.set_xticks(sorted({share for points in lines.values() for share, _ in points}))
     axis.set(xlabel=xlabel, ylabel=ylabel)
     for value in bounds.values():
@@ -136,6 +129,15 @@ def intervals(path, values, label, muted=()):
     axis.set_xlabel(label)
     axis.grid(axis="x", color="0.55", alpha=0.25, lw=0.8)
     return finish(figure, path)
+
+
+def _draw(axis, x, values, color, label=None):
+    """Draws a line through intervals, with error bars."""
+    means = [value["mean"] for value in values]
+    axis.plot(x, means, color=color, marker="o", ms=4, lw=1.6, label=label)
+    for at, value in zip(x, values, strict=True):
+        if value["low"] is not None:
+            axis.plot([at, at], [value["low"], value["high"]], color=color, lw=1.2)
 
 
 def _name_lines(axis, bounds):

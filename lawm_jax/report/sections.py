@@ -97,8 +97,7 @@ def prediction(runs):
     )
     sources = results.merged(runs, "prediction")
     markup += summary.box(runs, "prediction")
-    one_step = [tables(x, evaluated.tables(named(rows))[:1]) for x, rows in sources.items()]
-    markup += page.folded(TABLES, "".join(one_step))
+    markup += page.folded(TABLES, _all(sources, lambda rows: evaluated.tables(rows)[:1]))
     for source, rows in sources.items():
         markup += rollouts(source, rows, "with inferred latent actions")
     return "Prediction, one and several steps ahead", markup + _absent(runs, "prediction")
@@ -106,15 +105,14 @@ def prediction(runs):
 
 def ablation(runs):
     """Builds the section on controls with other latents."""
-    markup = page.paragraph(
+    text = (
         "How much of the gain over copying the last frame needs the latent action of the step "
         "itself? The forward model gets other latents instead: those of another episode or of the "
         "step before, zero, or random ones. Ideally, all are no better than copying. The share "
         "compares the best of them with the inferred latents: 0 if it is as good, 1 if it is only "
         "as good as copying."
     )
-    markup += _answer(runs, "ablation")
-    return "Ablation of the latent actions", markup + _absent(runs, "ablation")
+    return _section(runs, "ablation", "Ablation of the latent actions", text)
 
 
 def capacity(runs):
@@ -162,13 +160,10 @@ def leakage(runs):
         "since it is high for copying, too: the column leak is the position of this ratio between "
         "that of copying (0) and that of a model that copies the future (1)."
     )
-    sources = results.merged(runs, "leakage")
+    models = _all(results.merged(runs, "leakage"), EVALUATIONS["leakage"].tables)
+    columns = [("latents", None), ("capacity", None), ("with cut", 2), ("without", 2), ("ratio", 1)]
     markup += summary.box(runs, "leakage")
-    if models := _all(sources, EVALUATIONS["leakage"].tables):
-        columns = [("latents", None), ("capacity", None), ("with cut", 2), ("without", 2)]
-        columns += [("ratio", 1)]
-        paper = page.table(columns, PAPER_LEAKAGE, "The paper, Kinetics", "paper")
-        markup += page.folded(TABLES, page.beside(models, paper) + NOT_COMPARABLE)
+    markup += beside_paper(models, columns, PAPER_LEAKAGE, "The paper, Kinetics")
     return "Leakage of the future", markup + _absent(runs, "leakage")
 
 
@@ -183,11 +178,10 @@ def transfer(runs):
     )
     markup += summary.box(runs, "transfer", ("transfer",))
     sources = results.merged(runs, "transfer", "cycle")
-    if models := _all(sources, EVALUATIONS["transfer"].PARTS["cycle"].tables):
-        columns = [("latents", None), ("capacity", None), ("Kinetics", None), ("ratio", 2)]
-        columns += [("RECON", None), ("ratio", 2)]
-        paper = page.table(columns, PAPER_TRANSFER, "The paper, original → after cycle", "paper")
-        markup += page.folded(TABLES, page.beside(models, paper) + NOT_COMPARABLE)
+    models = _all(sources, EVALUATIONS["transfer"].PARTS["cycle"].tables)
+    columns = [("latents", None), ("capacity", None), ("Kinetics", None), ("ratio", 2)]
+    columns += [("RECON", None), ("ratio", 2)]
+    markup += beside_paper(models, columns, PAPER_TRANSFER, "The paper, original → after cycle")
     return "Transfer to another scene and back", markup + _absent(runs, "transfer", "cycle")
 
 
@@ -207,7 +201,7 @@ def locality(runs):
 
 def content(runs):
     """Builds the section on the content of latents: probes, codes in use, dimensions."""
-    markup = page.paragraph(
+    text = (
         "What do latent actions encode? A linear probe predicts the recorded actions from them: an "
         "R² of 1 means perfect prediction, 0 no information. The current state also predicts some "
         "actions: the second table has the R² of as many of its principal components, and the R² "
@@ -215,25 +209,23 @@ def content(runs):
         "directions in use; near 1, the latents have collapsed. Discrete latents should use a "
         "large share of the codes."
     )
-    markup += _answer(runs, "content")
-    return "Content of the latent actions", markup + _absent(runs, "content")
+    return _section(runs, "content", "Content of the latent actions", text)
 
 
 def scene(runs):
     """Builds the section on whether latents identify the scene."""
-    markup = page.paragraph(
+    text = (
         "Do latent actions identify the scene? Nearest centroids, fitted to the first half of each "
         "episode, classify the episode of the latent actions of the second half. Ideally, they do "
         "so no better than by chance; the share of the state's is 1 if they are as good as the "
         "state's principal components. Real actions may identify the episode a little, too."
     )
-    markup += _answer(runs, "scene")
-    return "Scene in the latent actions", markup + _absent(runs, "scene")
+    return _section(runs, "scene", "Scene in the latent actions", text)
 
 
 def sampling(runs):
     """Builds the section on sampling."""
-    markup = page.paragraph(
+    text = (
         "Can latent actions be sampled that are similar to inferred ones? A classifier tries to "
         "distinguish them: an AUC of 0.5 is ideal, and 1 means that it always succeeds. The energy "
         "distance between the two sets should be below the 95th percentile of its null "
@@ -242,20 +234,13 @@ def sampling(runs):
         "by sampling from their posteriors. In the paper (Appendix B), sampling works well at low "
         "capacity and not at high capacity."
     )
-    sources = results.merged(runs, "sampling")
-    markup += summary.box(runs, "sampling")
-    samplers = _all(sources, EVALUATIONS["sampling"].tables, first="sampler")
-    markup += page.folded(TABLES, samplers)
-    return "Sampling", markup + _absent(runs, "sampling")
+    return _section(runs, "sampling", "Sampling", text, first="sampler")
 
 
 def other(runs, name):
     """Builds the section on an evaluation without a function here: its question and tables."""
-    evaluation = EVALUATIONS[name]
-    question = page.paragraph(evaluation.__doc__.partition("\n")[0])
-    models = _all(results.merged(runs, name), evaluation.tables)
-    markup = summary.box(runs, name) + page.folded(TABLES, models)
-    return name.capitalize(), question + markup + _absent(runs, name)
+    question = EVALUATIONS[name].__doc__.partition("\n")[0]
+    return _section(runs, name, name.capitalize(), question)
 
 
 def _all(sources, lay_out, first="model"):
@@ -264,10 +249,17 @@ def _all(sources, lay_out, first="model"):
     return "".join(markup)
 
 
-def _answer(runs, name):
-    """Returns the verdicts of an evaluation and, folded, its tables."""
-    tables = _all(results.merged(runs, name), EVALUATIONS[name].tables)
-    return summary.box(runs, name) + page.folded(TABLES, tables)
+def _section(runs, name, heading, text, first="model"):
+    """Builds the section of an evaluation: `text`, the verdicts and, folded, the tables."""
+    models = _all(results.merged(runs, name), EVALUATIONS[name].tables, first)
+    markup = page.paragraph(text) + summary.box(runs, name) + page.folded(TABLES, models)
+    return heading, markup + _absent(runs, name)
+
+
+def beside_paper(models, columns, rows, title):
+    """Returns folded tables beside one of the paper's, or nothing if there are none."""
+    paper = page.table(columns, rows, title, "paper")
+    return page.folded(TABLES, page.beside(models, paper) + NOT_COMPARABLE if models else "")
 
 
 def _absent(runs, part, key=None):

@@ -6,7 +6,7 @@ from lawm_jax.evaluate.tables import drawable, mapping, real
 from lawm_jax.evaluate.verdicts import measured
 from lawm_jax.plan import columns
 from lawm_jax.report import figures, page, results, summary
-from lawm_jax.report.sections import NOT_COMPARABLE, TABLES, absent, named, rollouts, tables
+from lawm_jax.report.sections import TABLES, absent, beside_paper, named, rollouts, tables
 from lawm_jax.train import rundir
 
 # Garrido et al. 2026, Tables S1 and S2: LPIPS of rollouts with inferred latents → with latents from
@@ -58,11 +58,9 @@ def control(runs):
     for source, rows in sources.items():
         models += tables(source, EVALUATIONS["control"].tables(named(rows))[:1])
         drawn += rollouts(source, rows, "with real actions")
-    if models:
-        columns = [(name, None) for name in ("latents", "capacity", "DROID", "RECON")]
-        title = "The paper, inferred latents → controller"
-        paper = page.table(columns, PAPER_CONTROL, title, "paper")
-        markup += page.folded(TABLES, page.beside(models, paper) + NOT_COMPARABLE) + drawn
+    columns = [(name, None) for name in ("latents", "capacity", "DROID", "RECON")]
+    title = "The paper, inferred latents → controller"
+    markup += beside_paper(models, columns, PAPER_CONTROL, title) + (drawn if models else "")
     command = "python -m lawm_jax.evaluate --workdir W --only control"
     markup += _missing(runs, lambda run: run.evals["control"], command)
     return "Control with real actions", markup
@@ -206,15 +204,11 @@ def _missing(runs, has, command):
     """
     runs = [run for run in runs if run.kind != row_names.DETERMINISTIC]
     missing = absent(runs, has, command)
-    if missing and not all(map(_accepts_actions, runs)):
+    alone = (run for run in runs if run.kind != row_names.LABELLED)
+    if missing and not all(rundir.controllers(run.folder) for run in alone):
         missing += page.paragraph(
             "This requires a controller: python -m lawm_jax.train --config "
             "configs/controller.py:... --config.model=W --workdir W/controller/NAME",
             "note",
         )
     return missing
-
-
-def _accepts_actions(run):
-    """Returns whether a run accepts real actions: it is labeled or has a controller."""
-    return run.kind == row_names.LABELLED or bool(rundir.controllers(run.folder))

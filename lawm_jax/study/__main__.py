@@ -14,7 +14,7 @@ measures: measures one run for the other studies, episode by episode: W/measures
 Each writes W/NAME.json and prints a table. See docs/claims.md and docs/control.md.
 """
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from lawm_jax.train import command
@@ -73,16 +73,11 @@ def main(argv):
         used = USED.get(argv[1], (flag.name,) if flag.name not in ("quick", "data") else ())
         if flag.present and flag.name not in ("workdir", *used):
             raise app.UsageError(f"--{flag.name}: {argv[1]} does not use it")
-    logging.set_verbosity(logging.WARNING)
     from lawm_jax.data import settings
-    from lawm_jax.study import commands
 
     for config in (CONFIG.value, CONTROLLER.value):
         settings.check(config)
-    try:
-        STUDIES[argv[1]]()
-    except commands.Refused as error:
-        raise app.UsageError(f"--{error}") from error
+    STUDIES[argv[1]]()
 
 
 def _claims():
@@ -130,11 +125,11 @@ def _mixture():
 
 
 def _measures():
-    from lawm_jax.study import commands, measures
+    from lawm_jax.study import measures
     from lawm_jax.train import cpu
 
     if not DATA.value:
-        raise commands.Refused("data: expected NAME=SOURCE, ..., got none")
+        raise app.UsageError("--data: expected NAME=SOURCE, ..., got none")
     cpu.keep_memory()
     data = sources(DATA.value)
     with as_typed(data):

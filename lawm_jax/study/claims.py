@@ -40,8 +40,8 @@ def study(workdir, settings, quick=False, only_list=False):
     curves = rules.curves(measures, [case.name for case in listed])
     about = {"quick": quick} | cases.about(settings, results)
     path = os.path.join(paths.expand(workdir), "claims.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(about | {"claims": decisions, "curves": curves}, file, indent=1, allow_nan=False)
+    content = about | {"claims": decisions, "curves": curves}
+    paths.write(path, json.dumps(content, indent=1, allow_nan=False))
     draw(path.replace(".json", ".png"), curves, defaults["kinds"])
     print(f"\n{table(decisions)}\n{path} and .png")
 
@@ -50,7 +50,8 @@ def draw(path, curves, kinds, source=PANDA):
     """Draws the error against capacity as a PNG; `curves` are from `rules.curves`."""
     from lawm_jax.report import figures
 
-    errors = {row["case"]: row["values"]["error"] for row in curves if row["source"] == source}
+    measured = [row for row in curves if row["source"] == source and "error" in row["values"]]
+    errors = {row["case"]: row["values"]["error"] for row in measured}
     lines = {
         kind: [
             (strength, errors[f"{kind}-{level}"])
@@ -106,7 +107,7 @@ def table(decisions):
     order = verdicts.FAILS, verdicts.UNDECIDED, verdicts.HOLDS
     lines = []
     for name, row in sorted(decisions.items(), key=lambda item: order.index(item[1]["answer"])):
-        p = "not measured" if row["p"] is None else f"p {row['p']:.2g}"
+        p = "not measured" if row["p"] is None else tables.p_value(row["p"])
         lines.append(
             f"{verdicts.MARKS[row['answer']]} {name}: {row['answer']} ({p}). {row['text']}"
         )

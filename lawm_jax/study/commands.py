@@ -6,10 +6,7 @@ import sys
 from typing import Any, NamedTuple
 
 from lawm_jax.data import paths
-
-
-class Refused(ValueError):
-    """Signals an invalid setting; the message begins with the setting's name."""
+from lawm_jax.data.settings import Refused
 
 
 class Config(NamedTuple):

@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from lawm_jax.data import words
+from lawm_jax.data import paths, words
 from lawm_jax.evaluate import metrics, row_names, tables
 from lawm_jax.study import commands, runner
 from lawm_jax.train import rundir
@@ -184,8 +184,8 @@ def _report(runs, workdir, inside):
     from lawm_jax.report import figures
 
     result = compare([run.labels | runner.result(run) for run in runs])
-    with open(os.path.join(workdir, "mixture.json"), "w", encoding="utf-8") as file:
-        json.dump({"inside": inside} | result, file, indent=1, allow_nan=False)
+    content = json.dumps({"inside": inside} | result, indent=1, allow_nan=False)
+    paths.write(os.path.join(workdir, "mixture.json"), content)
     lines = {}
     for row in result["rows"]:
         lines.setdefault(row["kind"], []).append((row["share"], row["error"]))

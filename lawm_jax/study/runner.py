@@ -11,7 +11,7 @@ import sys
 import time
 from concurrent import futures
 
-from lawm_jax.data import words
+from lawm_jax.data import paths, words
 from lawm_jax.train import rundir
 
 _STOPPED = "stopped; run the same command to resume"
@@ -122,9 +122,7 @@ def _record(run, minutes):
     for name, (path, key) in run.results.items():
         saved[name] = _read(path) if key is None else _read(path)[key]
     path = os.path.join(run.folder, "study.json")
-    with open(f"{path}.new", "w", encoding="utf-8") as file:
-        json.dump(saved, file, indent=1, allow_nan=False)
-    os.replace(f"{path}.new", path)
+    paths.write(path, json.dumps(saved, indent=1, allow_nan=False))
 
 
 class _Processes:
@@ -153,7 +151,9 @@ class _Processes:
         """
         if self._stopped:
             sys.exit(_STOPPED)
-        with contextlib.nullcontext() if log is None else _opened(log) as file:
+        if log:
+            os.makedirs(os.path.dirname(log), exist_ok=True)
+        with open(log, "a", encoding="utf-8") if log else contextlib.nullcontext() as file:
             print(f"\n$ {_shown(line)}", file=file, flush=True)
             # It inherits the lock.
             process = subprocess.Popen(line, close_fds=False, stdout=file, stderr=file)
@@ -165,11 +165,6 @@ class _Processes:
         if self._stopped or code:
             hint = f"; see {log}" if log else ""
             sys.exit(_STOPPED if self._stopped else f"failed with exit code {code}{hint}")
-
-
-def _opened(path):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    return open(path, "a", encoding="utf-8")
 
 
 def _shown(line):

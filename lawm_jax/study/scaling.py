@@ -34,8 +34,7 @@ def study(workdir, settings, only_list=False):
     rows = compare(rules.Measures(results, (), (PANDA, NAV)), config)
     about = cases.about(settings, results)
     path = os.path.join(paths.expand(workdir), "scaling.json")
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(about | {"rows": rows}, file, indent=1, allow_nan=False)
+    paths.write(path, json.dumps(about | {"rows": rows}, indent=1, allow_nan=False))
     lines = {
         f"{row['name']}, {row['source']}": [(x["factor"], x["error"]) for x in row["points"]]
         for row in rows

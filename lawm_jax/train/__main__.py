@@ -27,7 +27,7 @@ import shlex
 import signal
 import sys
 
-from absl import flags, logging
+from absl import flags
 
 from lawm_jax.train import command
 from lawm_jax.train.flags import CONFIGS, define_config
@@ -53,7 +53,6 @@ STOPPED = 128 + signal.SIGTERM
 
 def main(argv):
     """Parses the flags and trains."""
-    logging.set_verbosity(logging.WARNING)
     import jax
 
     from lawm_jax.train import cpu, distributed, loop

@@ -40,7 +40,7 @@ class Checkpoints:
         """
         self.write = self.unread = write
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=KEEP,
+            max_to_keep=3,  # the most recent
             keep_period=keep_period or None,
             create=write,
             cleanup_tmp_directories=write,
@@ -61,10 +61,9 @@ class Checkpoints:
 
         The set is empty if the checkpoint is damaged.
         """
-        path = epath.Path(self.folder) / str(step) / "params"
         try:
-            return set(ocp.StandardCheckpointHandler().metadata(path).tree)
-        except Exception:  # a damaged file can raise anything
+            return set(self.shapes(step))
+        except ValueError:
             return set()
 
     def shapes(self, step):

@@ -19,6 +19,8 @@ import warnings
 from absl import app, flags
 from absl import logging as absl_logging
 
+from lawm_jax.data.settings import Refused
+
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # Types of the errors that the package raises as messages for the user.
 MESSAGES = ValueError, OSError, ImportError, RuntimeError, FloatingPointError
@@ -74,6 +76,7 @@ def run(main, positional=False, resumes=False):
         if len(args) > 1 and not positional:
             _check_booleans(argv)  # now also of configs' fields
             raise app.UsageError(f"expected flags only, got {' '.join(args[1:])}")
+        absl_logging.set_verbosity(absl_logging.WARNING)
         return args
 
     if sys.stderr.isatty():  # other outputs keep the date and place of each line
@@ -127,7 +130,8 @@ def is_message(error):
     while traceback is not None:
         frames.append((traceback.tb_frame, traceback.tb_lasti))
         traceback = traceback.tb_next
-    if not frames or any(_library(frame) in TRACERS for frame, _ in frames):
+    libraries = {frame.f_globals.get("__name__", "").partition(".")[0] for frame, _ in frames}
+    if not frames or not libraries.isdisjoint(TRACERS):
         return False
     code, instruction = frames[-1][0].f_code, frames[-1][1]
     in_package = code.co_filename.startswith(PACKAGE + os.sep)
@@ -195,10 +199,11 @@ def reporting(function, resumes=False):
                 raise
             text, status = error.code, FAILED
         except Exception as error:
-            usage = isinstance(error, (flags.Error, app.UsageError))
+            usage = isinstance(error, (flags.Error, app.UsageError, Refused))
             if os.environ.get("LAWM_TRACEBACK") == "1" or not (usage or is_message(error)):
                 raise
-            text, status = (_reworded(str(error)), USAGE) if usage else (str(error), FAILED)
+            text = f"--{error}" if isinstance(error, Refused) else str(error)
+            text, status = (_reworded(text), USAGE) if usage else (text, FAILED)
         # The error is gone here, and so are its frames and the threads that read data.
         if text is not None:
             stop(text, status)
@@ -219,7 +224,3 @@ def _reworded(text):
         if match := re.fullmatch(pattern, text, re.S):
             return match.expand(replacement)
     return text
-
-
-def _library(frame):
-    return frame.f_globals.get("__name__", "").partition(".")[0]
