@@ -33,7 +33,7 @@ ALLOWED = {
     "train.logs": ("data.paths", "train.lines", "train.progress", "train.rundir"),
     "train.exported": ("data.paths", "train.rundir"),
     "train.checkpoints": ("data.paths", "train.exported", "train.rundir"),
-    "train.sharing": ("data.catalog", "data.paths", "train.*"),
+    "train.sharing": ("data.catalog", "data.mini", "data.paths", "train.*"),
     "train.models": (
         "latents",
         "world_model",
