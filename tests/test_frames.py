@@ -4,7 +4,6 @@ Most pictures tell where each of their pixels lies: red is x, green is y.
 """
 
 import fractions
-import functools
 import io
 import itertools
 import json
@@ -26,7 +25,10 @@ from test_data import same, take
 from lawm_jax.data import catalog, frames, pipeline, video
 
 AREA, RATIO = (0.3, 1.0), (0.75, 1.35)  # of V-JEPA 2
-config = functools.partial(test_data.config, resize=56, holdout=0.0)
+
+
+def config(videos, augment=(), **data):
+    return test_data.config(videos, augment=augment, **{"resize": 56, "holdout": 0.0, **data})
 
 
 def places(width, height, blue=128):

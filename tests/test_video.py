@@ -211,7 +211,7 @@ class Reel:
     def seconds(self, pts):
         return pts / 25
 
-    def held(self, packet):
+    def display_time(self, packet):
         return 1 / 25
 
 
