@@ -424,12 +424,14 @@ def capacities(result):
     """What the runs of the claims measured, against capacity: one row per case."""
     keys = ("panda", "error"), ("nav", "error"), ("panda", "error at a cut")
     keys += (("panda", "error by real actions, state"), ("panda", "error of plans"))
-    rows = [["case", "Panda, error", "walks, error", "Panda, at a cut", "driven", "plans, m"]]
+    heading = ["world model", "Panda, error", "walks, error", "Panda, at a cut", "driven"]
+    rows = [[*heading, "plans, m"]]
     cases = {}
     for row in result["curves"]:
         cases.setdefault(row["case"], {})[row["source"]] = row["values"]
     for case, values in cases.items():
-        rows.append([case, *(interval(values.get(x, {}).get(key)) for x, key in keys)])
+        cells = [interval(values.get(source, {}).get(key)) for source, key in keys]
+        rows.append([case.replace("labelled", "labeled actions"), *cells])
     return rows
 
 

@@ -296,6 +296,9 @@ def test_control_is_judged_clip_by_clip(gain, lost, answer):
     rows = [{"name": "inferred latents", "error": interval(0.2, 0.4)}, led, other]
     rows += [{"name": "state, no action", "error": interval(0.4, 0.6)}]
     assert judge("control", rows) == {"control": answer}
+    rows[0]["error"] = interval(0.5, 0.6)  # inferred latents gain nothing
+    nothing = "undecided" if answer in ("holds", "partly") else answer
+    assert judge("control", rows) == {"control": nothing}
     (verdict,) = EVALUATIONS["control"].judge(rows, "noisy")
     assert verdicts.short(gain, sign="+") in verdict.text
     assert verdicts.short(lost, sign="+") in verdict.text
@@ -378,6 +381,8 @@ def test_few_labels_are_at_most_10_episodes(lost, answer, text):
     ((claim, got, said, _),) = EVALUATIONS["labels"].judge(rows, "noisy")
     assert (claim, got) == ("few labels", answer) and said.startswith(text)
     assert judge("labels", rows[:-1]) == {}
+    rows[-1]["paired"] = interval(-0.2, -0.1)  # inferred latents gain nothing
+    assert judge("labels", rows) == {"few labels": "undecided"}
 
 
 @pytest.mark.parametrize("key,claim", [("error", "planning"), ("ate", "planning")])

@@ -7,8 +7,9 @@ import heapq
 import os
 import pathlib
 import tempfile
+import warnings
 
-from lawm_jax.data import errors
+from lawm_jax.data import errors, words
 
 
 def expand(path):
@@ -175,8 +176,8 @@ def below(folder, suffixes=("",)):
 
     Links are followed, and cycles of links end. If a file or folder has several paths, the one
     through the fewest links is used, and among these the first, so that adding links changes
-    nothing. A link to a missing file is listed, so that its reader reports it. As in `glob`, names
-    that start with a dot are left out.
+    nothing. As in `glob`, names that start with a dot are left out. Links to missing files are left
+    out with a warning: a held-out file must not depend on them.
 
     Args:
       folder: a local folder.
@@ -185,7 +186,7 @@ def below(folder, suffixes=("",)):
     Returns:
       Paths relative to the folder, with "/", sorted.
     """
-    best, seen, waiting = {}, set(), [(0, "")]
+    best, seen, missing, waiting = {}, set(), [], [(0, "")]
     while waiting:
         links, inside = heapq.heappop(waiting)
         where = os.path.join(folder, inside)
@@ -202,9 +203,16 @@ def below(folder, suffixes=("",)):
                 continue
             if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 heapq.heappush(waiting, rank)
-            elif entry.name.lower().endswith(suffixes) and _is_file(entry.path):
-                key = _key(entry.path)
-                best[key] = min(rank, best.get(key, rank))
+            elif entry.name.lower().endswith(suffixes):
+                if os.path.isfile(entry.path):
+                    key = _key(entry.path)
+                    best[key] = min(rank, best.get(key, rank))
+                elif entry.is_symlink():
+                    missing.append(path)
+    if missing:
+        count = words.counted(len(missing), "link")
+        text = f"{folder}: ignored {count} to missing files, such as {min(missing)}"
+        warnings.warn(text, stacklevel=2)
     return sorted(path for _, path in best.values())
 
 
@@ -231,7 +239,7 @@ def matching(pattern, suffixes=("",)):
         ]
     else:
         paths = [p for p in glob.iglob(pattern) if p.lower().endswith(suffixes)]
-    return once(filter(_is_file, paths))
+    return once(filter(os.path.isfile, paths))
 
 
 def escaped(pattern):
@@ -288,17 +296,9 @@ def file_system(url):
         raise ValueError(f"{url}: {errors.reason(error)}") from error
 
 
-def _is_file(path):
-    """Returns whether a path that exists, or is a link, is a file or a link to a missing one."""
-    return os.path.isfile(path) or not os.path.exists(path)
-
-
 def _key(path):
     """Returns a unique key of a real file or folder; hard links have the same key."""
-    try:
-        status = os.stat(path)
-    except OSError:  # a link to a missing file, or to itself
-        return os.path.realpath(path)
+    status = os.stat(path)
     return (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
 
 

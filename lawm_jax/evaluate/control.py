@@ -65,7 +65,9 @@ def judge(rows, name):
         good = verdicts.below(loss, middle - inferred["mean"])
     else:
         good = verdicts.below(_error(best), middle)
-    if answer == verdicts.HOLDS and not good:
+    if answer == verdicts.HOLDS and inferred and inferred["mean"] >= middle:
+        answer = verdicts.UNDECIDED  # inferred latents gain nothing
+    elif answer == verdicts.HOLDS and not good:
         answer = verdicts.PARTLY
     paper = "LPIPS 0.10 by inferred latents, 0.11 by a controller (noisy, Table S1)"
     return [verdicts.Verdict("control", answer, text, paper)]

@@ -65,7 +65,7 @@ def judge(rows, name):
     if not errors or idle is None:
         return []
     (_, loss), half = errors[max(errors)], idle[1]["mean"] / 2
-    enough = [k for k in sorted(errors) if verdicts.below(errors[k][1], half)]
+    enough = [k for k in sorted(errors) if half > 0 and verdicts.below(errors[k][1], half)]
     text = ", ".join(f"{k} {errors[k][0]['mean']:.3f}" for k in sorted(errors))
     text = f"error by controllers of so many episodes: {text}; no action {idle[0]['mean']:.3f}, "
     text += f"inferred latents {idle[0]['mean'] - idle[1]['mean']:.3f}"

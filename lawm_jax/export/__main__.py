@@ -35,7 +35,9 @@ LIMIT = flags.DEFINE_integer(
     lower_bound=1,
 )
 STATES = flags.DEFINE_bool(
-    "states", True, "Also write the encoder's states, by far the largest arrays; not with lary."
+    "states",
+    True,
+    "Also write the encoder's states, by far the largest arrays (arrays only); --nostates: do not.",
 )
 flags.mark_flags_as_required(["workdir", "out"])
 
