@@ -18,7 +18,7 @@ from conftest import ROOT
 
 import lawm_jax as lawm
 from lawm_jax.nn import pretrained
-from lawm_jax.train import logs, loop, sharding
+from lawm_jax.train import logs, loop, rundir, sharding
 
 NAME = "size=tiny,latent=discrete,strength=8"
 STEPS, EVERY = 30, 5
@@ -259,6 +259,25 @@ def test_a_run_that_is_stopped_saves_says_so_by_its_status_and_continues(
     assert 6 <= saved < STEPS and max(lines(workdir)) == saved
     _, params = loop.fit(config(), str(workdir))
     assert_equals(straight, workdir, params)
+
+
+def test_two_processes_do_not_train_in_one_folder(config, tmp_path):
+    hold = f"""
+from lawm_jax.train import rundir
+with rundir.claimed({str(tmp_path)!r}):
+    print("claimed", flush=True)
+    input()
+"""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, **pipes)
+    assert other.stdout.readline() == "claimed\n"
+    with pytest.raises(ValueError, match="another process is training there"):
+        loop.fit(config(), str(tmp_path))
+    assert not any(tmp_path.iterdir())
+    other.kill()
+    other.wait()
+    with rundir.claimed(str(tmp_path)):  # free again
+        pass
 
 
 def test_a_run_that_cannot_begin_claims_no_folder(config, tmp_path):

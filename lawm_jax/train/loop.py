@@ -206,15 +206,13 @@ def fit(config, workdir, init_from=None, profile=0):
       run early, in which case its state is saved.
 
     Raises:
-      ValueError: the folder holds a run with another config or can't hold a run, or a config value
-        is wrong.
+      ValueError: the folder holds a run with another config or can't hold a run, another process
+        trains in it, or a config value is wrong.
       OSError: a bucket can't be read.
       FloatingPointError: the loss, gradient or update is not finite; the last checkpoint is kept.
       KeyboardInterrupt: Ctrl-C stopped the run; its state is saved, unless it was pressed twice.
     """
-    import ml_collections
-
-    from lawm_jax.data import pipeline, settings
+    from lawm_jax.data import settings
 
     workdir = rundir.folder(workdir)
     config = json.loads(config.to_json_best_effort())
@@ -224,7 +222,16 @@ def fit(config, workdir, init_from=None, profile=0):
         config = objectives.complete(config)
     if init_from:
         config["init_from"] = exported.find(init_from)
-    original, config = config, resume.check_config(workdir, config)
+    with rundir.claimed(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+        return _fit(config, resume.check_config(workdir, config), workdir, profile)
+
+
+def _fit(original, config, workdir, profile):
+    """Trains or resumes, see `fit`; `original` is the config before it was checked against W's."""
+    import ml_collections
+
+    from lawm_jax.data import pipeline
+
     store = checkpoints.Checkpoints(workdir, keep_period=config.get("checkpoint_keep_period"))
     if loaded := _finished(workdir, config, store):
         store.close()

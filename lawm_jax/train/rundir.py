@@ -13,6 +13,8 @@ This module does not import JAX, so that a report can be made without it.
 """
 
 import concurrent.futures
+import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -62,6 +64,33 @@ def folder(workdir):
             f"folders named {' '.join(BUCKETS)}, which Orbax can't write to, got {path!r}"
         )
     return path
+
+
+@contextlib.contextmanager
+def claimed(workdir):
+    """Keeps other processes from training in a run's folder while a `with` block runs.
+
+    Buckets, and network file systems without locks, are not protected.
+
+    Raises:
+      ValueError: another process trains there.
+    """
+    if paths.is_url(workdir):
+        yield
+        return
+    os.makedirs(workdir, exist_ok=True)
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(folder)
+        raise ValueError(f"{workdir}: another process is training there") from None
+    except OSError:  # no locks
+        pass
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def _in_bucket(workdir):
