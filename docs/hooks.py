@@ -456,6 +456,7 @@ TABLES = {
     "claims": ("claims-2-core-epyc.json", claims),
     "capacities": ("claims-2-core-epyc.json", capacities),
     "claims-quick": ("claims-quick-2-core-epyc.json", claims),
+    "exponents": ("study-scaling-2-core-epyc.json", exponents),
     "mixture": ("mixture-2-core-epyc.json", mixture),
     "data": ("data-2-core-epyc.json", data),
     "memory": ("data-2-core-epyc.json", memory),
