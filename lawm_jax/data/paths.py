@@ -110,6 +110,8 @@ def write(path, content):
             file.write(content)
         os.replace(f"{path}.tmp", path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            os.remove(f"{path}.tmp")
         raise OSError(
             error.errno, f"cannot be written: {error.strerror or error}", str(path)
         ) from error

@@ -11,7 +11,6 @@ from etils import epath
 from lawm_jax.data import paths
 from lawm_jax.train import exported, rundir
 
-KEEP = 3  # most recent checkpoints
 # Codes in the messages of errors that do not mean that a file is damaged.
 PASSING = (
     "RESOURCE_EXHAUSTED",  # out of memory
