@@ -410,7 +410,7 @@ def nano_plans(result):
 def claims(result):
     """The paper's claims: one row per claim, failed ones first, with the contrast that decides."""
     order = "fails", "undecided", "holds"
-    rows = [["claim", "answer", "p", "the contrast that speaks least for it"]]
+    rows = [["claim", "answer", "p", "contrast with the weakest evidence"]]
     for name, row in sorted(result["claims"].items(), key=lambda x: order.index(x[1]["answer"])):
         tested = row["contrasts"].items()
         text, effect = max(tested, key=lambda x: x[1]["above"], default=("not measured", None))

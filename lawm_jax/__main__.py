@@ -4,6 +4,7 @@ import difflib
 import importlib.metadata
 import platform
 import runpy
+import signal
 import sys
 
 COMMANDS = {
@@ -39,6 +40,7 @@ def main():
     if name == "help" and rest:
         name, rest = rest[0], ["--help"]
     if name in ("--help", "-h", "help"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
         lines = (f"  {command:10}{text}" for command, text in COMMANDS.items())
         print(USAGE.format(commands="\n".join(lines)))
         return

@@ -647,8 +647,10 @@ def rollout(model, params, s, z):
       [B, P, N, D] float32, steps T to T + P - 1.
 
     Raises:
-      ValueError: z has no steps to predict or the wrong width.
+      ValueError: s is not of 4 dimensions; z has no steps to predict or the wrong width.
     """
+    if s.ndim != 4:
+        raise ValueError(f"s: expected [B, T, N, D], got {s.shape}")
     B, T = s.shape[:2]
     if z.ndim != 3 or z.shape[1] < T or z.shape[2] != model.latent.dim or z.shape[0] != B:
         raise ValueError(

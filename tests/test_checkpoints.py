@@ -154,15 +154,15 @@ def test_a_damaged_prior_names_its_path(get_config, tmp_path):
     for data in (b"", b"junk" * 10):
         path.write_bytes(data)
         with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior"):
-            models.with_prior(None, {}, str(path), 1, None)
+            models.with_prior(None, {}, str(tmp_path), 1, None)
     for given in (None, {"step": "1"}, {"step": "1", "prior": "["}, {"step": "1", "prior": "3"}):
         save_file({"x": np.zeros(2)}, path, given)
         with pytest.raises(ValueError, match="prior.safetensors: expected a learned prior"):
-            models.with_prior(None, {}, str(path), 1, None)
+            models.with_prior(None, {}, str(tmp_path), 1, None)
     prior = json.dumps({"width": 8, "depth": 1})
     save_file({"x": np.zeros(2)}, path, {"step": "2", "prior": prior})
     with pytest.raises(ValueError, match="expected the prior of step 1, got that of step 2"):
-        models.with_prior(None, {}, str(path), 1, None)
+        models.with_prior(None, {}, str(tmp_path), 1, None)
 
 
 @pytest.mark.parametrize("error", [NameError("x"), RuntimeError("RESOURCE_EXHAUSTED: 9 GiB")])

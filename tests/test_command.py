@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import textwrap
@@ -97,6 +98,8 @@ USAGE = {
     "lawm study mixture --workdir W --config.stepss=3": "--config.stepss: .*--config.steps?",
     "lawm export --workdir W": "expected --out, got none",
     "lawm export --workdir W --out . ": "--out: expected a folder that does not exist, got .*",
+    "lawm export --workdir W --out x --to lary --states": "--states: expected --to arrays with it, "
+    "got --to lary",
     "lawm ingest": "expected --videos or --source, and not both",
     "lawm ingest --videos W --size 0": "--size: expected 8 to .*, got 0",
     "lawm export --states false --workdir W --out x": "--states: expected --nostates or "
@@ -175,6 +178,23 @@ def test_a_mistake_that_shows_later_is_one_line_and_status_1(tmp_path):
     for line, (status, out, err) in zip(lines, typed(lines, tmp_path), strict=True):
         assert (status, out) == (1, ""), err
         assert err.startswith(f"lawm {lines[line]}") and err.count("\n") == 1, err
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_help_whose_reader_is_gone_ends_quietly(tmp_path):
+    for line in "lawm --help", "lawm export --help":
+        read, write = os.pipe()
+        os.close(read)
+        code = "import sys; from lawm_jax.__main__ import main; sys.argv = sys.argv[1:]; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code, *shlex.split(line)],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=write,
+            stderr=subprocess.PIPE,
+        )
+        os.close(write)
+        assert done.returncode == -signal.SIGPIPE and not done.stderr
 
 
 def test_an_error_about_a_source_names_it_as_it_was_typed(get_config):

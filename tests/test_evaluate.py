@@ -246,6 +246,13 @@ def test_slow_evaluations_run_on_request_only_and_each_one_says_how_long_it_took
     assert re.fullmatch(last, out.splitlines(keepends=True)[-1])
 
 
+def test_a_folder_that_cannot_be_written_is_refused_before_the_work(small, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    monkeypatch.setattr(evaluate_run.models, "load", None)
+    with pytest.raises(ValueError, match=f"workdir: expected a folder to write to, got {small}"):
+        evaluate_run.evaluate(small)
+
+
 def test_all_and_only_are_not_asked_together():
     asked = conftest.run_module("evaluate", "--workdir=x", "--all", "--only=prediction")
     assert asked.returncode == 2 and "expected --all or --only, got both" in asked.stderr

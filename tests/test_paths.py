@@ -189,5 +189,5 @@ def test_a_file_is_written_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_a_file_that_cannot_be_written_is_named_with_the_reason(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cannot be written: File exists: '.*file/a.json'"):
+    with pytest.raises(OSError, match="File exists: '.*file/a.json'"):
         paths.write(tmp_path / "file" / "a.json", "x")

@@ -284,7 +284,7 @@ def test_a_run_that_cannot_begin_claims_no_folder(config, tmp_path):
     wrong = config(**{"data.videos": str(tmp_path / "typo")})
     with pytest.raises(ValueError, match="no such file or folder: .*typo"):
         loop.fit(wrong, str(tmp_path / "run"))
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_nan_stops_the_run_with_the_last_good_state_kept(straight, config, tmp_path, monkeypatch):

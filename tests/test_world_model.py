@@ -343,6 +343,8 @@ def test_rolling_out_with_a_wrong_latent_is_an_error(tiny, shape):
 
 def test_rolling_out_with_a_wrong_context_or_latent_is_an_error(tiny):
     model, params, s = tiny("noisy")
+    with pytest.raises(ValueError, match=r"s: expected \[B, T, N, D\], got"):
+        lawm.rollout(model, params, s[0], jnp.zeros((4, 3, 16)))
     for state, z in ((s[0], (4, 3, 16)), (s, (2, 4, 16)), (s, (1, 3, 16)), (s, (2, 3, 15))):
         message = f"s, z: expected [B, T, N, D] and [B, T-1, 16], got {state.shape} and {z}"
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -112,9 +112,7 @@ def write(path, content):
     except OSError as error:
         with contextlib.suppress(OSError):
             os.remove(f"{path}.tmp")
-        raise OSError(
-            error.errno, f"cannot be written: {error.strerror or error}", str(path)
-        ) from error
+        raise OSError(error.errno, error.strerror or f"{error}", str(path)) from error
 
 
 @contextlib.contextmanager

@@ -79,16 +79,6 @@ class Source:
         self.peers, self._z, self._components = [self], {}, {}
         count = len(set(self.clips.episodes))
         self.pairs = self.main in self.inferring and count > 2
-        if self.main in self.labelled:
-            print(
-                f"{name}: skipping leakage, transfer and pictures, since real actions are known "
-                "only for unmodified clips"
-            )
-        elif not self.pairs:
-            print(
-                f"{name}: skipping leakage and transfer, which need clips from at least 3 videos, "
-                f"got {count}"
-            )
 
     @functools.cached_property
     def cut(self):

@@ -45,6 +45,8 @@ def evaluate(
     """
     begin, seconds = time.monotonic(), collections.Counter()
     workdir = exported.working_copy(workdir)
+    if not (paths.is_url(workdir) or os.access(workdir, os.W_OK | os.X_OK)):  # before the work
+        raise ValueError(f"workdir: expected a folder to write to, got {workdir}: no permission")
     config, without = ml_collections.ConfigDict(rundir.read_world_model(workdir)), {}
     main, folders = config.latent.kind, rundir.bounds(workdir)
     folders.pop(main, None)
@@ -108,6 +110,7 @@ def _ask(sources, evaluations, draws, seconds, verbose, explain):
         clips = source.clips.episodes
         counts = words.counted(len(clips), "clip"), words.counted(len(set(clips)), "episode")
         print(f"{source.name}: {' of '.join(counts)}", flush=True)
+        _explain_pairs(source, [*evaluations, *["pictures"] * draws])
         for name, evaluation in evaluations.items():
             with _timed(seconds, name):
                 rows = evaluation.run(source)
@@ -120,6 +123,18 @@ def _ask(sources, evaluations, draws, seconds, verbose, explain):
             with _timed(seconds, "pictures"):
                 pictures.draw(source)
     return results
+
+
+def _explain_pairs(source, names):
+    """Prints which of the named evaluations are skipped as clips of a source can't be paired."""
+    if source.pairs:
+        return
+    why, needing = "which need clips from at least 3 videos", ["leakage", "transfer"]
+    if source.main in source.labelled:
+        why = "since real actions are known only for unmodified clips"
+        needing.append("pictures")
+    if skipped := [name for name in needing if name in names]:
+        print(f"{source.name}: skipping {' and '.join(skipped)}, {why}")
 
 
 def _add_prior(workdir, sources):

@@ -12,7 +12,7 @@ Clips are at fixed positions and do not overlap. OUT appears when the export is 
 docs/evaluate.md.
 """
 
-from absl import flags
+from absl import app, flags
 
 from lawm_jax.train import command
 from lawm_jax.train.flags import as_typed, define_output, sources
@@ -44,6 +44,8 @@ flags.mark_flags_as_required(["workdir", "out"])
 
 def main(argv):
     """Parses the flags and exports."""
+    if TO.value == "lary" and STATES.present:
+        raise app.UsageError("--states: expected --to arrays with it, got --to lary")
     from lawm_jax.train import cpu
 
     cpu.keep_memory()

@@ -11,16 +11,25 @@ from lawm_jax.data import metadata
 
 @contextlib.contextmanager
 def claim_part(out, part):
-    """Locks one part of a folder; raises BlockingIOError if another process has locked it."""
+    """Locks one part of a folder while a `with` block runs.
+
+    A new folder in which the block writes nothing is removed afterwards.
+
+    Raises:
+      BlockingIOError: another process has locked the part.
+    """
     import fcntl  # POSIX only
 
     if os.path.exists(out) and not os.path.isdir(out):
         raise ValueError(f"out: expected a folder, got the file {out}")
+    new = not os.path.exists(out)
     os.makedirs(out, exist_ok=True)
     lock = os.path.join(out, f".ingest-{part[0]}-of-{part[1]}.lock")
     locks = glob.glob(os.path.join(glob.escape(out), ".ingest-*-of-*.lock"))
     clashing = [path for path in locks if not path.endswith(f"-of-{part[1]}.lock")]
     with contextlib.ExitStack() as stack:
+        if new:
+            stack.callback(_remove_empty, out)
         for path in [*clashing, lock]:
             file = stack.enter_context(open(path, "a"))
             try:
@@ -32,6 +41,11 @@ def claim_part(out, part):
                 pass
             stack.callback(lambda path=path: os.path.exists(path) and os.remove(path))
         yield
+
+
+def _remove_empty(folder):
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def claim_plan(out, plan, sources, size):

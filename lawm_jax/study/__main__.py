@@ -14,6 +14,8 @@ measures: measures one run for the other studies, episode by episode: W/measures
 Each writes W/NAME.json and prints a table. See docs/claims.md and docs/control.md.
 """
 
+import signal
+
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -73,6 +75,8 @@ def main(argv):
         used = USED.get(argv[1], (flag.name,) if flag.name not in ("quick", "data") else ())
         if flag.present and flag.name not in ("workdir", *used):
             raise app.UsageError(f"--{flag.name}: {argv[1]} does not use it")
+    if LIST.value:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     from lawm_jax.data import settings
 
     for config in (CONFIG.value, CONTROLLER.value):

@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import sys
 import textwrap
 import warnings
@@ -64,11 +65,11 @@ def run(main, positional=False, resumes=False):
     """
 
     def parse(argv):
-        if any(arg.lstrip("-") == "helpfull" and arg[0] == "-" for arg in argv[1:]):
-            print(f"{describe(main)}\n\nFlags of all modules:\n{flags.FLAGS.get_help()}")
-            sys.exit()
-        if set(argv[1:]) & {"--help", "-help", "-h", "-?", "--helpshort"}:
-            print(describe(main))
+        full = any(arg.lstrip("-") == "helpfull" and arg[0] == "-" for arg in argv[1:])
+        if full or set(argv[1:]) & {"--help", "-help", "-h", "-?", "--helpshort"}:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
+            text = f"\n\nFlags of all modules:\n{flags.FLAGS.get_help()}" if full else ""
+            print(f"{describe(main)}{text}")
             sys.exit()
         _check_booleans(argv)
         first = [arg for arg in argv[1:2] if not arg.startswith("-")]

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import warnings
 
 import jax
@@ -73,7 +74,7 @@ def load(workdir, step=None, mesh=None, decoder=None, controller=None, prior=Fal
     if decoder:
         model, params = _with_decoder(model, params, decoder, mesh)
     if prior:
-        model, params = with_prior(model, params, rundir.prior(workdir), restored[0], mesh)
+        model, params = with_prior(model, params, workdir, restored[0], mesh)
     return _with_controller(model, params, workdir, controller, restored[0], mesh)
 
 
@@ -244,12 +245,13 @@ def save_prior(workdir, step, prior, params):
     paths.write(rundir.prior(workdir), safetensors.numpy.save(arrays, metadata))
 
 
-def with_prior(model, params, path, step, mesh):
-    """Adds the prior in the file `path`, which must have been fitted to this step."""
+def with_prior(model, params, workdir, step, mesh):
+    """Adds the prior in the folder of a run, which must have been fitted to this step."""
+    path = rundir.prior(workdir)
     if not paths.exists(path):
         raise FileNotFoundError(
             f"{path}: expected a learned prior, got none; fit one with "
-            "`python -m lawm_jax.evaluate --only sampling`"
+            f"`python -m lawm_jax.evaluate --only sampling --workdir {shlex.quote(str(workdir))}`"
         )
     try:
         with paths.local_copy(path) as copy, safetensors.safe_open(copy, "numpy") as file:

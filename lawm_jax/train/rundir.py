@@ -70,7 +70,8 @@ def folder(workdir):
 def claimed(workdir):
     """Keeps other processes from training in a run's folder while a `with` block runs.
 
-    Buckets, and network file systems without locks, are not protected.
+    A new folder in which the block writes nothing is removed afterwards. Buckets, and network file
+    systems without locks, are not protected.
 
     Raises:
       ValueError: another process trains there.
@@ -78,6 +79,7 @@ def claimed(workdir):
     if paths.is_url(workdir):
         yield
         return
+    new = not os.path.exists(workdir)
     os.makedirs(workdir, exist_ok=True)
     folder = os.open(workdir, os.O_RDONLY)
     try:
@@ -91,6 +93,9 @@ def claimed(workdir):
         yield
     finally:
         os.close(folder)
+        for path in (checkpoints(workdir), workdir) if new else ():
+            with contextlib.suppress(OSError):  # not empty
+                os.rmdir(path)
 
 
 def _in_bucket(workdir):
