@@ -6,7 +6,7 @@ the copy recomputes the whole sequence at every step. Both plan in turn with the
 state controller: 3 steps, 300 samples, 10 elites, 15 iterations, one task at a time, with the same
 initial Gaussian, cost, dtype and cores. The first plan, which compiles, is not counted. lawm_jax
 also plans in chunks, which fit a CPU's caches. The ratio is that of the fastest variants of both
-in the same round, the median over rounds; rounds are added until its 95 % interval is 4 % wide.
+in the same round, the median over rounds; rounds are added until its 95% interval is 4% wide.
 Further comparisons: a context of 4 states, lawm_jax without cache and shared context, its other
 planners at their defaults, and the memory of a process that only plans.
 

@@ -3,7 +3,7 @@
 Each curve varies one quantity of a nano model and measures CPU seconds, which suffer less from
 other load than wall time: of a training step from states, against frames, tokens per frame, clips
 and virtual devices that share the same batch; and of a plan, against candidates. Its exponent is
-the slope of log cost over log quantity, with a 95 % interval from a bootstrap over rounds. Beside
+the slope of log cost over log quantity, with a 95% interval from a bootstrap over rounds. Beside
 it is the exponent of the counted FLOPs, or of the candidates. About 8 minutes on 2 cores.
 """
 

@@ -333,7 +333,7 @@ def evaluate_all(env, workdir, options, names, seeds):
         found[name] = summarize(json.loads(path.read_text()))
         mean, low, high = found[name]["success"].values()
         each = ", ".join(f"{x:.0f}" for x in found[name]["seeds"])
-        print(f"  {name:34}{mean:5.1f} % [{low:.1f}, {high:.1f}], seeds {each}", flush=True)
+        print(f"  {name:34}{mean:5.1f}% [{low:.1f}, {high:.1f}], seeds {each}", flush=True)
     return found
 
 

@@ -55,7 +55,7 @@ def ratio(rows, ours):
       ours: prefix of the names of our functions.
 
     Returns:
-      The median over rounds of the ratio of both times in a round, and its 95 % interval, from a
+      The median over rounds of the ratio of both times in a round, and its 95% interval, from a
       bootstrap over rounds.
     """
     fastest = [

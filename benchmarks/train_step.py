@@ -4,7 +4,7 @@ Compares the training step (forward, backward, Muon and AdamW in float32) with a
 that has the same loss, gradients and updates (torch_training.py), eager and with torch.compile. All
 take turns in one process on the same random states; no video is read. lawm_jax also runs with one
 JAX device per CPU core, data parallel. The ratio is that of the fastest variants of both in the
-same round, the median over rounds; rounds are added until its 95 % interval is 4 % wide. Sizes:
+same round, the median over rounds; rounds are added until its 95% interval is 4% wide. Sizes:
 
   nano   configs/lawm.py:size=nano: width 128, 3 + 2 blocks, 8 steps of 16 tokens, batch 8
   wide   width 192, 6 + 4 blocks, 8 steps of 64 tokens, batch 4

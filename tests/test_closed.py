@@ -225,7 +225,7 @@ def test_the_table_has_a_line_for_each_row():
     _, found = evaluate(None, asks, count=3)
     text = tables.text("panda", columns.tables("closed loop", list(found.values())))
     lines = text.split("\n")
-    assert len(lines) == 2 + 4 and lines[0] == "panda, closed loop [95 % interval]"
+    assert len(lines) == 2 + 4 and lines[0] == "panda, closed loop [95% interval]"
     assert lines[2].startswith("  no action") and "1.00 [1.00, 1.00]" in lines[5]
 
 

@@ -234,7 +234,7 @@ def test_the_table_shows_what_there_is():
     probe, _, use = content.tables(rows)
     assert [column.title for column in probe.columns] == [f"R² of {name}" for name in "xyz"]
     title, heads, probed = tables.text("arm", [probe]).split("\n")
-    assert title == "arm, linear probe [95 % interval]" and "R² of x ↑" in heads
+    assert title == "arm, linear probe [95% interval]" and "R² of x ↑" in heads
     assert probed.split()[0] == "b" and "[" in probed  # "a" has none
     assert "R² of z" not in heads  # it never differs from its mean
     titles = [column.title for column in use.columns]

@@ -159,7 +159,7 @@ def test_where_everything_moves_or_there_is_no_video_that_is_said(capsys):
     given = source(moving, u, lambda s: np.diff(s.mean((2, 3)), axis=1)[..., None])
     rows = distractors.run(given)
     assert {row["metric"] for row in rows} == {"camera shake", "color drift"}
-    assert "since only 0 % of the image is still" in capsys.readouterr().out
+    assert "since only 0% of the image is still" in capsys.readouterr().out
     given.clips.video = None
     assert distractors.run(given) is None
     assert "x: skipping distractors, which require video" in capsys.readouterr().out

@@ -89,7 +89,7 @@ def test_frames_are_reduced_and_the_flow_is_in_their_pixels():
 def test_means_and_quantiles_are_over_the_blocks():
     found = np.random.default_rng(0).integers(-5, 6, (2, 3, 4, 5, 2))
     got = flow.summarize(found)
-    assert got.shape == (2, 3, len(flow.NAMES)) and flow.NAMES[5] == "flow y, 10 %"
+    assert got.shape == (2, 3, len(flow.NAMES)) and flow.NAMES[5] == "flow y, 10%"
     y = found[1, 2, :, :, 1]
     np.testing.assert_allclose(got[1, 2, 4:], [y.mean(), *np.quantile(y, [0.1, 0.5, 0.9])])
 
@@ -125,7 +125,7 @@ def test_latents_that_are_the_motion_tell_the_flow_of_unlabeled_video():
     answer, text = judge(rows)
     assert answer == "holds" and text.startswith("R² of the mean flow: x 1.00 [")
     json.dumps(rows, allow_nan=False)
-    assert "noisy, flow x, 10 %" in tables.text("x", flow.tables(rows))
+    assert "noisy, flow x, 10%" in tables.text("x", flow.tables(rows))
 
 
 def test_latents_that_know_nothing_of_the_motion_do_not_tell_it():

@@ -187,7 +187,7 @@ def test_the_rows_are_json_come_out_twice_and_fit_a_table(rows):
         "copies the future (error of leaky)",
     ]
     text = tables.text("rings", leakage.tables(once))
-    assert "rings, scene cuts, latent L1 [95 % interval]" in text
+    assert "rings, scene cuts, latent L1 [95% interval]" in text
     assert "0.100 [0.100, 0.100]   0.100 [0.100, 0.100]   1.00 [1.00, 1.00]" in text
 
 

@@ -61,7 +61,7 @@ def test_the_table_tells_names_and_numbers():
     rows = prediction.compare({"main": moving(0.5), "deterministic": moving(0.0)}, s, EPISODES)
     text = tables.text("walks", prediction.tables(rows))
     title, heads, copy, main, *_ = text.split("\n")
-    assert title == "walks, one step ahead [95 % interval]"
+    assert title == "walks, one step ahead [95% interval]"
     assert heads.split("   ")[-1].strip() == "minus deterministic ↓" and "error ↓" in heads
     assert copy.split()[:3] == ["copy", "last", "frame"] and copy.split()[-4:] == [
         "1.000",

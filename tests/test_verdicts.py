@@ -23,7 +23,7 @@ def judge(part, rows, name="noisy"):
 
 
 def coverage(draw, groups, trials=1000):
-    """Returns how often a 95 % interval over clips of so many episodes holds the true mean, 0."""
+    """Returns how often a 95% interval over clips of so many episodes holds the true mean, 0."""
     random, hits = np.random.default_rng(0), 0
     for _ in range(trials):
         clips = draw(random, groups).repeat(4) + random.normal(size=4 * groups)

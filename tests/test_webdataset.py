@@ -458,7 +458,7 @@ def test_a_shard_is_on_one_side_which_depends_on_its_name_alone(films, tmp_path,
         i.file.replace(str(moved), str(root)) for i in source(moved, "test").items
     }
     source(f"{moved}/{{1,2}}.tar", holdout=0.05)
-    assert "50.0 % of the videos are held out, not 5.0 %" in caplog.text
+    assert "50.0% of the videos are held out, not 5.0%" in caplog.text
 
 
 def test_samples_of_a_single_shard_are_split_and_their_videos_stay_together(

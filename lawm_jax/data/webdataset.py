@@ -290,7 +290,7 @@ def _split(name, index, keys, holdout):
         train, test = (usable[side] for side in episodes.split([keys[i] for i in usable], holdout))
         share = items[test].sum() / items.sum()
         if share > 2 * holdout > 0:
-            text = "%s: %.1f %% of the videos are held out, not %.1f %%: there are few tar files"
+            text = "%s: %.1f%% of the videos are held out, not %.1f%%: there are few tar files"
             _warn(text, name, 100 * share, 100 * holdout)
         return Items(index, np.sort(np.append(train, unusable))), Items(index, test)
     (shard,) = usable

@@ -32,7 +32,7 @@ def paired(difference, groups):
 
 
 def crossed(values):
-    """Computes a mean effect with a 95 % interval that counts training seeds and held-out episodes.
+    """Computes a mean effect with a 95% interval that counts training seeds and held-out episodes.
 
     Seeds and episodes are two crossed random factors: every seed's model is evaluated on the same
     episodes. With the mean squares of both factors and of their interaction, the variance of the

@@ -127,7 +127,7 @@ def _row(original, transferred, shuffled, episodes):
         lost = metrics.ratio(transferred - original, shuffled - original, episodes)
         return row | {"lost": lost, "note": None}
     change = 100 * gain["mean"] / row["original"]["mean"] if original.any() else 0.0
-    note = f"no clear effect of the latents: shuffling them changes the error by {change:.1f} %"
+    note = f"no clear effect of the latents: shuffling them changes the error by {change:.1f}%"
     return row | {"lost": None, "note": note}
 
 
@@ -142,7 +142,7 @@ def judge(row):
     Transfer holds if the interval of `lost` is below 0.5, and fails if it is above, or if shuffling
     changes the mean error by less than `NOTHING`. Anything else is undecided.
     """
-    paper = "the error grows by 3 to 34 % in the cycle (Table 2)"
+    paper = "the error grows by 3 to 34% in the cycle (Table 2)"
     lost = verdicts.measured(row, "lost")
     if lost is not None:
         text = f"information lost to another clip and back: {verdicts.short(lost, 2)}"

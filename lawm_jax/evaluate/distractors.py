@@ -49,7 +49,7 @@ def run(source):
     if share < LEAST:
         print(
             f"{source.name}: skipping a moving background in distractors, since only "
-            f"{100 * share:.0f} % of the image is still"
+            f"{100 * share:.0f}% of the image is still"
         )
         del kinds[BACKGROUND]
     cycles = {name: Cycle(source.models[name], source.clips.s, episodes) for name in source.latents}

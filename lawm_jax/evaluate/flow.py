@@ -19,7 +19,7 @@ SIDE = 64  # frames are reduced to about this size before matching
 BLOCK, REACH = 8, 5  # pixels of reduced frames: side of a block, largest displacement
 NOISE = 1.0  # gray levels by which a displacement must fit better than none
 QUANTILES = 10, 50, 90  # percent
-NAMES = [f"flow {x}, {y}" for x in "xy" for y in ("mean", *(f"{q} %" for q in QUANTILES))]
+NAMES = [f"flow {x}, {y}" for x in "xy" for y in ("mean", *(f"{q}%" for q in QUANTILES))]
 MEANS = NAMES[0], NAMES[1 + len(QUANTILES)]
 
 
@@ -130,5 +130,5 @@ def judge(rows, name):
         for axis, (r2, added) in results.items()
     )
     if moving := verdicts.measured(row, "moving"):
-        text += f"; {100 * moving['mean']:.0f} % of the image moves"
+        text += f"; {100 * moving['mean']:.0f}% of the image moves"
     return [verdicts.Verdict("flow", answer, f"R² of the mean flow: {text}", "not measured")]

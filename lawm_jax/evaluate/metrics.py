@@ -10,7 +10,7 @@ SAMPLES = 4000  # bootstrap resamples, from a fixed seed, so that intervals are 
 
 
 def interval(values, groups=None):
-    """Computes a mean with its 95 % bootstrap confidence interval.
+    """Computes a mean with its 95% bootstrap confidence interval.
 
     Args:
       values: [n], one number per clip. For differences of two models on the same clips, the result

@@ -90,7 +90,7 @@ def _lines(source, table):
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     title = ", ".join(x for x in (source, table.caption) if x)
     lines = ["   ".join(f"{x:<{w}}" for x, w in zip(row, widths, strict=True)) for row in cells]
-    return [f"{title} [95 % interval]", *(f"  {line}".rstrip() for line in lines)]
+    return [f"{title} [95% interval]", *(f"  {line}".rstrip() for line in lines)]
 
 
 def sentences(table):

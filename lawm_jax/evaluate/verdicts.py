@@ -12,8 +12,8 @@ from lawm_jax.data import words
 from lawm_jax.evaluate.tables import at, drawable, listed, mapping, real, show
 
 # Episodes that a verdict needs. The bootstrap's intervals are too narrow if there are few: those
-# that claim 95 % hold the mean of normal (exponential) episodes in 50 (48) % of the cases for 2
-# episodes, 84 (81) % for 5, 88 (85) % for 8 and 94 (91) % for 32. A test measures it. With 8, they
+# that claim 95% hold the mean of normal (exponential) episodes in 50 (48)% of the cases for 2
+# episodes, 84 (81)% for 5, 88 (85)% for 8 and 94 (91)% for 32. A test measures it. With 8, they
 # miss at most three times as often as they claim.
 LEAST = 8
 WIDTH = 100  # columns of a printed line

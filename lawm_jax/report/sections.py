@@ -82,7 +82,7 @@ def rollouts(source, rows, actions):
     markup = ""
     if lines:
         svg = figures.curves(None, lines, "steps ahead", "state error", muted=muted)
-        caption = f"{source}: error of open-loop rollouts {actions}, 95 % intervals."
+        caption = f"{source}: error of open-loop rollouts {actions}, 95% intervals."
         markup += page.drawing(svg, caption)
     return markup + page.folded("Rollouts in numbers", tables(source, [ahead, decoded]))
 
@@ -138,7 +138,7 @@ def capacity(runs):
         kinds = {kind: points for kind, points in kinds.items() if len(dict(points)) > 1}
         if kinds:
             svg = figures.capacity(None, kinds, bounds)
-            caption = f"{source}: one-step error relative to copying, with 95 % intervals."
+            caption = f"{source}: one-step error relative to copying, with 95% intervals."
             drawings += page.drawing(svg, caption, source)
     if not drawings:
         return None

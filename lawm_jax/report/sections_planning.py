@@ -82,7 +82,7 @@ def labels(runs):
         if lines:
             axes = "labeled episodes", "state error"
             svg = figures.curves(None, lines | muted, *axes, muted=muted, log=True)
-            caption = f"{source}: error of open-loop rollouts from real actions, 95 % intervals."
+            caption = f"{source}: error of open-loop rollouts from real actions, 95% intervals."
             markup += page.drawing(svg, caption)
     command = "python -m lawm_jax.evaluate --workdir W --only labels"
     return "Labeled episodes", markup + absent(runs, lambda run: run.evals["labels"], command)
@@ -177,7 +177,7 @@ def _plans(runs, text, drawn, paper="", flag=""):
                 judgments += [(task, name, x) for x in verdicts.judge(columns, [row], row["name"])]
         muted = [name for name, row in rows if not _is_latent_model(row)]
         svg = figures.intervals(None, {name: row[key] for name, row in rows}, label, muted)
-        caption = f"{task}: {label}, 95 % intervals."
+        caption = f"{task}: {label}, 95% intervals."
         models += tables(task, columns.tables("", named(rows)))
         drawings += page.drawing(svg, caption)
     markup = page.paragraph(text)

@@ -12,7 +12,7 @@ ABOUT = (
     "frame, and whether they have the same effect in another scene."
 )
 RULES = (
-    "Each verdict follows from the tables below by a fixed rule. Brackets contain 95 % intervals "
+    "Each verdict follows from the tables below by a fixed rule. Brackets contain 95% intervals "
     "from bootstrap resampling of whole held-out episodes; they do not include the variation "
     "between training seeds. The paper's models are larger and were trained on other data, so "
     "compare claims, not numbers."

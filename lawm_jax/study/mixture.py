@@ -276,7 +276,7 @@ def table(result):
     """Formats the result of `compare` for a terminal."""
     lines = [
         f"plans of {words.counted(result['horizon'], 'step')}, {result['task']}, by share of "
-        f"in-domain video: {result['measure']}, meters [95 % interval]"
+        f"in-domain video: {result['measure']}, meters [95% interval]"
     ]
     lines += [f"  {name:<24}{tables.show(error)}" for name, error in result["baselines"].items()]
     for row in result["rows"]:

@@ -100,7 +100,7 @@ def compare(measures, config):
 
 def table(rows):
     """Formats the result of `compare` for a terminal."""
-    lines = ["exponents of the error one step ahead [95 % interval over seeds and episodes]"]
+    lines = ["exponents of the error one step ahead [95% interval over seeds and episodes]"]
     for row in rows:
         errors = ", ".join(f"{x['factor']:g}: {x['error']['mean']:.3f}" for x in row["points"])
         exponent = tables.show(row["exponent"], 3, "+")

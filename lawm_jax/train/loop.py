@@ -412,7 +412,7 @@ def _data(data):
         return str(data["videos"])
     weights = {name: weight for name, weight in data["mixture"].items() if weight > 0}
     total = sum(weights.values())
-    share = lambda name: f" {100 * weights[name] / total:.3g} %" if len(weights) > 1 else ""  # noqa: E731
+    share = lambda name: f" {100 * weights[name] / total:.3g}%" if len(weights) > 1 else ""  # noqa: E731
     return ", ".join(f"{data['sources'][name]}{share(name)}" for name in sorted(weights))
 
 
