@@ -1,1 +1,1 @@
-"""Benchmarks speed: python -m benchmarks.NAME [--json FILE] prints the headline ratio last."""
+"""Benchmarks speed: python -m benchmarks.NAME [--json FILE] prints the main ratio last."""

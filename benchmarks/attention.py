@@ -1,15 +1,16 @@
 """Benchmarks attention: python -m benchmarks.attention [--size S] [--json FILE].
 
 Times attention of the forward model (frame-causal) and of the inverse model (within a frame), with
-its gradient, in bfloat16: the device's fused kernel (cuDNN on NVIDIA GPUs, splash attention on TPUs
-with each block size, to choose `predictor.block`) and XLA's, in turn on the same random arrays. A
-CPU has no kernel. Rates count the products of each query with the keys that it sees, forward and
-backward without recomputation; the peak is that of a measured matrix product. Sizes:
+its gradient, in bfloat16. Compares the device's fused kernel (cuDNN on NVIDIA GPUs; on TPUs, splash
+attention with each block size, to choose `predictor.block`) with XLA's attention, alternating on
+the same random arrays. CPUs have no fused kernel. FLOP/s count the products of each query with the
+keys that it attends to, forward and backward without recomputation; the peak is that of a measured
+matrix product. Sizes:
 
   large  the paper's: 16 heads of 64, 8 steps of 256 tokens, 8 clips per device
   tiny   2 heads of 16, 3 steps of 128 tokens, 2 clips per device, for testing
 
-No device with a kernel has run it yet; less than a minute on a GPU.
+Not yet run on a device with a fused kernel; should take less than a minute on a GPU.
 """
 
 import numpy as np

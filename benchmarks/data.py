@@ -1,12 +1,12 @@
 """Benchmarks reading of clips: python -m benchmarks.data [--json FILE].
 
-Compares reading of raw H.264 (1280 x 720, 30 frames/s, a keyframe every 250 frames) with lawm_jax,
-decord, PyAV and OpenCV; of the same video ingested at 64, 128 and 256 pixels; and of stored states.
-All take turns on the same clips of 16 frames at 4 frames/s with random starts. Needs `decord` and
-`opencv-python-headless` (pip install -e '.[bench]'); about 12 minutes.
+Compares the speed of reading raw H.264 (1280 x 720, 30 frames/s, a keyframe every 250 frames) with
+lawm_jax, decord, PyAV and OpenCV; the same video ingested at 64, 128 and 256 pixels; and stored
+states. The readers alternate on the same clips of 16 frames at 4 frames/s with random starts.
+Requires `decord` and `opencv-python-headless` (pip install -e '.[bench]'); takes about 12 minutes.
 
-Clips per second are medians over rounds, per second of CPU time of one thread, or of wall time with
-2 workers. Resident memory is that of a training process while it reads 10,000 clips.
+Clips per second are medians over rounds, per second of CPU time of one thread or, with 2 workers,
+of wall time. Resident memory is that of a training process while it reads 10,000 clips.
 """
 
 import concurrent.futures

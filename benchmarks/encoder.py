@@ -1,18 +1,18 @@
 """Benchmarks video encoding: python -m benchmarks.encoder [--sizes S] [--json FILE].
 
 Compares lawm_jax's V-JEPA 2 encoder with Hugging Face's `VJEPA2Model(skip_predictor=True)`, as
-released with PyTorch's attention, and with torch.compile. They take turns in one process on the
-same clips and random weights, saved by Hugging Face and loaded by `lawm.load_encoder`; the states
-must agree. lawm_jax also runs data parallel, with one JAX device per CPU core, and frame-causal, as
-in training. The ratio is that of the fastest non-causal lawm_jax variant to Hugging Face.
+released with PyTorch's attention, and with torch.compile. They alternate in one process on the same
+clips and random weights, saved by Hugging Face and loaded by `lawm.load_encoder`; the states must
+agree. lawm_jax also runs data parallel, with one JAX device per CPU core, and frame-causal, as in
+training. The ratio is that of the fastest non-causal lawm_jax variant to Hugging Face.
 
   small  ViT-S: width 384, 12 blocks, 4 clips of 16 frames of 128 pixels
   large  ViT-L's width of 1024, 4 of its 24 blocks, 2 clips of 16 frames of 256 pixels
   vitl   ViT-L with all 24 blocks, 8 clips: for a GPU
   tiny   for testing
 
-Both use float32, and bfloat16 on a GPU, which was not run. Needs `pip install -e '.[torch]'` and a
-C++ compiler; about 6 minutes on 2 cores.
+Both use float32, and bfloat16 on a GPU (not tested). Requires `pip install -e '.[torch]'` and a C++
+compiler; takes about 6 minutes on 2 cores.
 """
 
 import os

@@ -2,18 +2,18 @@
 
 Compares lawm_jax's `cem` with the released `CEMSolver` of stable-worldmodel, on a PyTorch copy of
 the same network (torch_model.py), eager and with torch.compile. Like the models of that package,
-the copy recomputes the whole sequence at every step. Both plan in turn with the nano model and a
+the copy recomputes the whole sequence at every step. Both alternate, with the nano model and a
 state controller: 3 steps, 300 samples, 10 elites, 15 iterations, one task at a time, with the same
 initial Gaussian, cost, dtype and cores. The first plan, which compiles, is not counted. lawm_jax
-also plans in chunks, which fit a CPU's caches. The ratio is that of the fastest variants of both
-in the same round, the median over rounds; rounds are added until its 95% interval is 4% wide.
-Further comparisons: a context of 4 states, lawm_jax without cache and shared context, its other
-planners at their defaults, and the memory of a process that only plans.
+also plans in chunks, which fit a CPU's caches. The ratio is that of the fastest variants of both in
+the same round, the median over rounds; rounds are added until its 95% interval is 4% wide. Further
+comparisons: a context of 4 states, lawm_jax without cache and shared context, its other planners
+with default options, and the memory of a process that only plans.
 
-W is a run with a Panda controller; without it, network and states are random. --size=large plans
-with lawm_jax only, with a random model of the paper's size, by CEM and by iCEM with a tenth of the
-model calls. Needs `pip install -e '.[bench,torch]'` and a C++ compiler, except for large; about 8
-minutes. On a GPU, both use bfloat16, which was not run.
+W is a run with a Panda controller; without W, the network and the states are random. --size=large
+plans with lawm_jax only, with a random model of the paper's size, by CEM and by iCEM with a tenth
+of the model calls. Requires `pip install -e '.[bench,torch]'` and a C++ compiler, except for large;
+takes about 8 minutes. On a GPU, both use bfloat16 (not tested).
 
 Reported costs are of the returned plans, the means of the last Gaussian, under lawm_jax's model.
 """

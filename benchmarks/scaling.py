@@ -1,10 +1,11 @@
-"""Measures how costs grow: python -m benchmarks.scaling [--json FILE].
+"""Measures how compute costs scale: python -m benchmarks.scaling [--json FILE].
 
-Each curve varies one quantity of a nano model and measures CPU seconds, which suffer less from
-other load than wall time: of a training step from states, against frames, tokens per frame, clips
-and virtual devices that share the same batch; and of a plan, against candidates. Its exponent is
-the slope of log cost over log quantity, with a 95% interval from a bootstrap over rounds. Beside
-it is the exponent of the counted FLOPs, or of the candidates. About 8 minutes on 2 cores.
+Each curve varies one quantity of a nano model and measures CPU seconds, which depend less on other
+load than wall time does: those of a training step from states, as a function of frames, tokens per
+frame, clips and virtual devices that share the same batch; and those of a plan, as a function of
+candidates. The exponent is the slope of log cost over log quantity, with a 95% interval from a
+bootstrap over rounds; the exponent expected from FLOPs or candidates is printed next to it. Takes
+about 8 minutes on 2 cores.
 """
 
 import numpy as np

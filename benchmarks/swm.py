@@ -1,16 +1,16 @@
 """Plans in stable-worldmodel's environments: python -m benchmarks.swm --env=TwoRoom --workdir=W.
 
-Collects episodes with that package's own policies; trains a world model on their pictures alone, a
-controller on the actions of a tenth of the episodes, and a labeled baseline on all actions. Then
-its `World.evaluate` asks every agent to reach pictures of held-out episodes: the frame 25 steps
-after a random start, within 50 steps, in 50 episodes per seed. Both models are planned with by our
-CEM and by that package's CEMSolver: plans of 5 x 5 actions, executed to the end before the next
-plan, as in its published settings. These have 300 candidates, 30 elites and 30 iterations
-(--samples=300 --iterations=30), which takes 9 times as long as the default.
+Collects episodes with that package's own policies; trains a world model on their frames alone, a
+controller on the actions of a tenth of the episodes, and a baseline on all labeled actions. Then
+its `World.evaluate` measures how often each agent reaches goal images from held-out episodes: the
+frame 25 steps after a random start, within 50 steps, in 50 episodes per seed. Both models plan with
+our CEM and with that package's CEMSolver: plans of 5 x 5 actions, executed to the end before the
+next plan, as in its published settings. These have 300 candidates, 30 elites and 30 iterations
+(--samples=300 --iterations=30), which take 9 times as long as the default.
 
-Each stage is done once: the same command continues after the last one. --plan only prints the
-stages. Needs `pip install -e '.[swm]'`. TwoRoom takes about 15 minutes on 2 CPU cores, by the sum
-of its stages.
+Each stage runs once; rerunning the command continues after the last finished one. --plan only
+prints the stages. Requires `pip install -e '.[swm]'`. The stages of TwoRoom take about 15 minutes
+in total on 2 CPU cores.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 Compares the training step (forward, backward, Muon and AdamW in float32) with a PyTorch version
 that has the same loss, gradients and updates (torch_training.py), eager and with torch.compile. All
-take turns in one process on the same random states; no video is read. lawm_jax also runs with one
+alternate in one process on the same random states; no video is read. lawm_jax also runs with one
 JAX device per CPU core, data parallel. The ratio is that of the fastest variants of both in the
 same round, the median over rounds; rounds are added until its 95% interval is 4% wide. Sizes:
 
@@ -13,8 +13,8 @@ same round, the median over rounds; rounds are added until its 95% interval is 4
          of a plain matrix product, and a profile
   tiny   a tiny model, measured like large, for testing
 
-Defaults to nano and wide on a CPU, and to large on other devices, which was not run. Needs
-`pip install -e '.[torch]'` and a C++ compiler; about 6 minutes on 2 cores.
+Defaults to nano and wide on a CPU, and to large on other devices (not tested). Requires
+`pip install -e '.[torch]'` and a C++ compiler; takes about 6 minutes on 2 cores.
 """
 
 import dataclasses

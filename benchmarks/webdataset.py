@@ -1,9 +1,9 @@
 """Benchmarks reading of tar shards: python -m benchmarks.webdataset [--json FILE].
 
 Reads random clips of 4 frames from 10,000 short videos (128 x 128, H.264, 2 s at 10 frames/s), in
-tar files of 1,000 and in a folder, in turn. Then indexes 100,000 tar files of 10 videos each, hard
-links of a few, and starts again with the index, each in a process of its own. About 10 minutes and
-1 GB of disk on 2 cores.
+tar files of 1,000 videos and in a folder, alternating. Then indexes 100,000 tar files of 10 videos
+each (hard links to a few files), and opens them again with the index, each in a separate process.
+Takes about 10 minutes on 2 cores and 1 GB of disk space.
 """
 
 import json

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs all GPU checks in less than 9 minutes and writes benchmarks/results/DEVICE.json, of several
-# GPUs, which all take part, N-x-DEVICE.json:
+# Runs all GPU checks in less than 9 minutes and writes benchmarks/results/DEVICE.json. With several
+# GPUs, all of them are used, and the file is N-x-DEVICE.json:
 #   bash launch/gpu_check.sh [--out FILE] [--python PYTHON] [--small] [--dry-run]
 # The checks are tests of the networks, the encoder and the planners in float32; benchmarks of
 # attention by cuDNN and by XLA, the training step with its profile, the planner and the encoder at the

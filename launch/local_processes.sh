@@ -3,8 +3,9 @@
 #   bash launch/local_processes.sh [--dry-run] N -- COMMAND [ARGUMENT ...]
 #   bash launch/local_processes.sh 2 -- python -m lawm_jax.train --config ... --workdir W
 # Each process gets an equal share of the GPUs, or JAX_NUM_CPU_DEVICES CPU devices (default 1).
-# Output lines are prefixed by [0], [1] and so on. SIGTERM and SIGINT are forwarded as SIGTERM, on
-# which training saves and ends. If a process fails, the others are stopped; its exit code is returned.
+# Output lines are prefixed by [0], [1] and so on. SIGTERM and SIGINT are forwarded as SIGTERM, upon
+# which training saves a checkpoint and exits. If a process fails, the others are stopped, and its
+# exit code is returned.
 set -euo pipefail
 # shellcheck source=launch/common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"

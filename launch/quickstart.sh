@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs lawm_jax, shows what the model that ships predicts, trains one and compares the two.
+# Installs lawm_jax, shows predictions of the shipped model, trains a model and compares the two.
 #   bash launch/quickstart.sh [WORKDIR]      default: runs/quickstart
 set -euo pipefail
 if [[ "${1:-}" == -* ]]; then
@@ -18,8 +18,8 @@ if [ -e "$page" ]; then
 fi
 mkdir -p "$work/bounds"
 (cd "$work/bounds" && lawm evaluate --workdir nano --only pictures --data panda=mini:panda)
-echo "first picture after $SECONDS s, of the model that ships: $shipped/report/rollout_panda.png"
-echo "training a model of the same kind, for 1% of its steps, on the Panda videos of the package"
+echo "first picture after $SECONDS s, of the shipped model: $shipped/report/rollout_panda.png"
+echo "training a model of the same kind, for 1% of its steps, on the embedded Panda videos"
 lawm train --config lawm.py:size=nano,latent=noisy --workdir "$work" \
     --config.steps=150 --config.data.mixture.nav=0.0
 lawm evaluate --workdir "$work"

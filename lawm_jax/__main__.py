@@ -12,24 +12,24 @@ COMMANDS = {
     "evaluate": "evaluates a trained model on held-out clips",
     "plan": "plans real actions, open loop or in the simulator",
     "export": "exports latent actions as arrays for other programs",
-    "report": "builds a web page from the results of runs",
+    "report": "builds an HTML report from the results of runs",
     "ingest": "converts a data set to records that are fast to read",
     "study": "runs a study of many training runs",
-    "aot": "compiles a training step for absent TPUs or GPUs",
-    "play": "serves a page to play the world that a model imagines",
+    "aot": "compiles a training step for TPUs or GPUs that are not present",
+    "play": "serves a web page for playing the world that a model imagines",
 }
 USAGE = """usage: lawm COMMAND [FLAGS]     the same as: python -m lawm_jax.COMMAND [FLAGS]
 
 {commands}
 
-lawm COMMAND --help prints a command's flags. To get started, in any folder:
+lawm COMMAND --help prints the flags of a command. To get started, in any folder:
 
   lawm train --config lawm.py:size=nano,latent=noisy --workdir runs/first
   lawm evaluate --workdir runs/first
   lawm report runs/first
 
 To train on your own video, add --config.data.videos='/path/to/videos/**/*'.
---config takes your own file, or one of the package's configs: lawm.py,
+--config takes your own file or one of the configs of the package: lawm.py,
 controller.py, labelled.py or decoder.py. lawm --version prints versions, and
 LAWM_TRACEBACK=1 in the environment shows the traceback of every error."""
 

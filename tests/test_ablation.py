@@ -43,7 +43,7 @@ def test_a_model_that_ignores_latents_has_one_error_with_all_of_them():
     row = ablate(0.0)
     assert [x["name"] for x in row["controls"]] == [
         "another episode's",
-        "the step before's",
+        "previous step's",
         "zero",
         "random",
     ]
@@ -64,7 +64,7 @@ def test_a_model_that_adds_latents_has_the_errors_of_the_closed_form(share):
     before = np.concatenate([z[:, -1:], z[:, :-1]], 1)
     error = {
         "another episode's": np.abs(z - share * other).mean((1, 2)),
-        "the step before's": np.abs(z - share * before).mean((1, 2)),
+        "previous step's": np.abs(z - share * before).mean((1, 2)),
         "zero": np.full(60, SIZE),
     }
     none = (1 - share) * SIZE
@@ -112,7 +112,7 @@ def test_the_latents_of_a_control_are_of_other_episodes_or_steps_or_like_all():
     owner = {row.tobytes(): name for row, name in zip(z[:, 0], EPISODES, strict=True)}
     given = [owner[row.tobytes()] for row in made["another episode's"][:, 0]]
     assert all(a != b for a, b in zip(given, EPISODES, strict=True))
-    np.testing.assert_array_equal(made["the step before's"][:, 1:], z[:, :-1])
+    np.testing.assert_array_equal(made["previous step's"][:, 1:], z[:, :-1])
     assert not made["zero"].any() and made["zero"].shape == z.shape
     np.testing.assert_allclose(made["random"].mean((0, 1)), [1, -2], atol=0.15)
     np.testing.assert_allclose(made["random"].std((0, 1)), [0.5, 3], rtol=0.05)
@@ -147,8 +147,8 @@ def test_controls_of_codes_are_codes():
     assert (zero == codebook[np.square(codebook).sum(1).argmin()]).all()
     assert (drawn[:, :, None] == codebook).all(-1).any(-1).all()
     text = tables.text("x", ablation.tables([copy, row]))
-    assert "discrete, the step before's" in text and text.count("\n") == 7
-    source.clips.s = s[:, :2]  # one latent per clip: no step before
+    assert "discrete, previous step's" in text and text.count("\n") == 7
+    source.clips.s = s[:, :2]  # one latent per clip: no previous step
     assert ablation.run(source) is None
 
 

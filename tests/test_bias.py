@@ -86,7 +86,7 @@ def test_a_bias_takes_its_share_and_is_removed_exactly(found):
     assert row["before"]["high"] < 0.7 and row["correlation"]["low"] > 0
     assert row["after"] == pytest.approx(sure(1, 12), abs=1e-5)
     answer, text = judge(row)
-    assert answer == "holds" and "1.00 [1.00, 1.00], with the bias 0." in text
+    assert answer == "holds" and "1.00 [1.00, 1.00] without bias, 0." in text
 
 
 def test_the_response_is_the_deviation_of_the_prediction_in_closed_form():
@@ -121,7 +121,7 @@ def test_latents_without_effect_and_scenes_without_motion_are_said(found):
     (none,) = bias.measure({"own": moving(True, 0.0)}, everywhere, EPISODES, 1)
     assert none["count"] == 0 and "moves only one region" in none["note"]
     text = tables.text("squares", bias.tables([*found.values(), none]))
-    assert text.count("the response is the same") == 1 and "left without bias" in text
+    assert text.count("the response is the same") == 1 and "remaining response" in text
     json.dumps([*found.values(), none], allow_nan=False)
     (few,) = bias.measure({"own": moving(True, 0.0)}, squares()[[0, 2, 1]], list("abc"), 1)
     assert few["count"] == T - 1  # of the clip in the middle

@@ -142,7 +142,7 @@ def test_cudnn_is_for_gpus_in_half_precision_and_its_absence_is_logged(monkeypat
         cudnn.supported.cache_clear()
         if importlib.util.find_spec("jax_cuda12_plugin") is None:
             assert blocks.kernel(half) is None
-            assert "not cuDNN's: cuDNN is not detected" in caplog.text
+            assert "instead of cuDNN: cuDNN is not detected" in caplog.text
         monkeypatch.setattr(cudnn, "IMPLEMENTATION", "xla")
         cudnn.supported.cache_clear()
         assert blocks.kernel(half).func is cudnn.attention

@@ -209,4 +209,4 @@ def test_the_quick_study_decides_three_claims_and_resumes(tmp_path):
     assert all(row["contrasts"] for row in found["claims"].values())
     assert (tmp_path / "W" / "claims.png").stat().st_size > 10_000
     again = conftest.run_module("study", "claims", *flags, timeout=600)
-    assert "5 runs, 5 of them done" in again.stdout and "$ python" not in again.stdout
+    assert "5 runs, 5 already done" in again.stdout and "$ python" not in again.stdout

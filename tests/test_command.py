@@ -311,7 +311,7 @@ def test_a_fault_keeps_its_traceback_and_a_message_does_with_lawm_traceback(monk
         (
             "raise KeyboardInterrupt",
             130,
-            "lawm: interrupted; the same command continues the run\n",
+            "lawm: interrupted; run the same command to resume\n",
         ),
         ("raise SystemExit('W: busy')", 1, "lawm: error: W: busy\n"),
         ("raise SystemExit(143)", 143, ""),
@@ -423,7 +423,7 @@ def test_elsewhere_each_logged_step_is_a_plain_line(tmp_path, capsys):
         log.step(step, METRICS)
     log.close()
     first, last = capsys.readouterr().out.splitlines()
-    assert first == "step  1/10  loss 2.0000  error 1.0000 (0.500 of copying)"
+    assert first == "step  1/10  loss 2.0000  error 1.0000 (0.500x copying)"
     assert re.fullmatch(
         re.escape(first.replace(" 1/", "10/")) + r"  [\d.]+ clips/s  ETA 0:00", last
     )

@@ -73,13 +73,14 @@ def test_a_sentence_states_only_a_difference_that_survives_the_correction():
     much, none = tables.sentences(tables.Table("", (column,), rows))
     assert much.startswith("much: lower than copying (-") and "p < 0.001 over 2 comparisons" in much
     assert f"effect size {rows[0]['test']['d']:+.1f})." in much
-    assert none.startswith("none: no difference from copying is supported (")
+    assert none.startswith("none: no significant difference from copying (")
     p = 0.03  # alone, it would be a difference
     rows[1]["test"]["p"] = p
     some = [rows[1], rows[1] | {"name": "other"}]
-    assert all("no difference" in x for x in tables.sentences(tables.Table("", (column,), some)))
+    both = tables.sentences(tables.Table("", (column,), some))
+    assert all("no significant difference" in x for x in both)
     alone = tables.sentences(tables.Table("", (column,), some[:1]))
-    assert "no difference" not in alone[0] and "p = 0.030, effect" in alone[0]
+    assert "no significant difference" not in alone[0] and "p = 0.030, effect" in alone[0]
     assert html.escape(much) in sections.tables("panda", [tables.Table("", (column,), rows)])
 
 

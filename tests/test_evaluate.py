@@ -62,7 +62,7 @@ def test_what_a_run_was_trained_on_is_never_evaluated_and_that_is_said(
 ):
     assert evaluate_run.unseen(given, *runs)[0] == share
     said = capsys.readouterr().out
-    assert ("was trained on it; evaluating its held-out part" in said) == (share < 1)
+    assert ("was trained on it; evaluating only its held-out part" in said) == (share < 1)
     assert who == "model" or who in said
 
 
@@ -95,7 +95,7 @@ def test_files_of_training_are_never_held_out_however_the_folder_is_spelt(
 def test_data_that_is_gone_is_said_not_to_be_comparable(tmp_path, capsys):
     model = run(tmp_path, videos=str(tmp_path / "gone"))
     assert evaluate_run.unseen({"x": "elsewhere/*"}, model, []) == (1.0, {"x": set()})
-    assert "cannot check if a run was trained on it" in capsys.readouterr().out
+    assert "cannot check whether a run was trained on it" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_a_run_is_compared_with_the_controls_of_its_latents(small, monkeypatch, 
     headings = "Ablation of the latent actions", "Scene in the latent actions", "Bias", "Flow"
     for heading in (*headings, "Algebra", "Invariance"):
         assert f"<h2>{heading}</h2>" in page
-    assert "noisy 1e-5, the step before&#x27;s" in page
+    assert "noisy 1e-5, previous step&#x27;s" in page
 
 
 def test_slow_evaluations_of_a_run_are_in_its_report(small, monkeypatch, capsys):

@@ -152,7 +152,7 @@ def test_what_cannot_be_exported_is_refused(run, get_config, tmp_path):
         export_run.export(run, str(tmp_path))
     with pytest.raises(export_run.Refused, match="out: expected a local folder, got gs://b/c"):
         export_run.export(run, "gs://b/c")
-    with pytest.raises(ValueError, match="calvin: expected another name .* got calvin"):
+    with pytest.raises(ValueError, match="calvin: expected a name other than .* got calvin"):
         export_run.export(run, str(tmp_path / "a"), "lary", {"calvin": "mini:panda"}, limit=1)
     bound = tmp_path / "bound"
     config = get_config("size=tiny,latent=deterministic")

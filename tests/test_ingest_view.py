@@ -149,7 +149,7 @@ def test_a_config_gives_the_view_and_is_not_contradicted(films, tmp_path, get_co
         key: training[key] for key in ("fps", "size", "resize")
     }
     got = command(*options, f"--out={tmp_path}/other", "--size=64")
-    assert got.returncode == 2 and "--size: expected it or --config" in got.stderr
+    assert got.returncode == 2 and "--size: expected either this or --config" in got.stderr
 
 
 def test_two_at_once_into_one_folder_are_refused_and_two_parts_are_not(films, tmp_path):

@@ -56,7 +56,7 @@ def test_a_scene_with_a_small_action_is_alike_within_and_by_chance_between():
     assert row["between"]["mean"] == pytest.approx(row["any_between"]["mean"], abs=0.01)
     assert row["kept"]["high"] < 0.05
     answer, text = judge(row)
-    assert answer in ("fails", "partly") and "1.00 in the same" in text
+    assert answer in ("fails", "partly") and "1.00 within one" in text
 
 
 def test_the_cosines_are_means_over_the_partners_of_each_step():

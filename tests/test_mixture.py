@@ -216,7 +216,7 @@ def test_a_small_study_runs_from_no_share_to_all_and_what_is_done_stays_done(tmp
     planner = "--samples=12", "--iterations=1"
     done = study(*flags, *planner)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 runs, 0 of them done. Each trains a world model on 16 clips" in done.stdout
+    assert "2 runs, 0 already done. Each run trains a world model on 16 clips" in done.stdout
     found = json.loads((work / "mixture.json").read_text())
     plans = [
         json.loads((work / "mixture" / f"none-{share}-0" / "plan.json").read_text())
@@ -232,13 +232,13 @@ def test_a_small_study_runs_from_no_share_to_all_and_what_is_done_stays_done(tmp
     modules = lambda *flags: [module.removeprefix("lawm_jax.") for module, _ in listed(*flags)]  # noqa: E731
     ingest, each = ["ingest"] * 2, ["train", "train", "evaluate", "plan"]
     again = study(*flags, *planner)
-    assert "2 runs, 2 of them done" in again.stdout and "$ python" not in again.stdout
+    assert "2 runs, 2 already done" in again.stdout and "$ python" not in again.stdout
     assert json.loads((work / "mixture.json").read_text()) == found
     assert modules(*flags, "--samples=13", "--iterations=1") == ingest + 2 * each
     longer = study(*flags, *planner, "--steps=3")
     assert (
         longer.returncode
-        and "expected 2 steps as before, or a new --workdir, got 3" in longer.stderr
+        and "expected 2 steps, as before, or a new --workdir, got 3" in longer.stderr
     )
     (work / "mixture" / "none-0-0" / "controller" / "panda" / "checkpoints" / "9").mkdir()
     assert modules(*flags, *planner) == ingest + each

@@ -19,7 +19,10 @@ RUNS = {
     "quickstart": (
         dict(STEPS="2"),
         (5, 2),
-        [r"step 2/2 +loss [\d.]+.*clips/s", r"prediction +error one step ahead: .*nano 0\.\d+"],
+        [
+            r"step 2/2 +loss [\d.]+.*clips/s",
+            r"prediction +one-step error relative to copying: .*nano 0\.\d+",
+        ],
     ),
     "vjepa2": (
         dict(STEPS="2", FILMS="panda/train/000[0-3].mp4") | TINY_ENCODER,
@@ -28,7 +31,7 @@ RUNS = {
             "RANDOM WEIGHTS",
             r"\d+ records",
             r"step 2/2 +loss",
-            r"prediction +\d+ episodes? (is|are) too few to judge; at least 8; error one\s+step",
+            r"prediction +\d+ episodes? (is|are) too few to judge; 8 needed; one-step\s+error",
         ],
     ),
     "planning": (
@@ -42,7 +45,7 @@ RUNS = {
         [
             r"step 2/2 +loss",
             r"skipped files: 1\n.*broken.mp4: ",
-            r"prediction +\d+ episodes? (is|are) too few to judge; at least 8; error one\s+step",
+            r"prediction +\d+ episodes? (is|are) too few to judge; 8 needed; one-step\s+error",
         ],
     ),
     "play": (dict(STEPS="2"), (1, 1), [r"ready after", r"the page: http://localhost:\d+"]),

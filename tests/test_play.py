@@ -360,7 +360,7 @@ def test_sources_without_video_give_way_to_the_embedded_data(run, tmp_path, caps
     assert "using the embedded data" in capsys.readouterr().out
     with pytest.raises(ValueError, match="source: expected one of .*, got 'street'"):
         library.open_sources(str(folder), only="street")
-    with pytest.raises(ValueError, match="name one with --data NAME=SOURCE"):
+    with pytest.raises(ValueError, match="add one with --data NAME=SOURCE"):
         library.open_sources(str(folder), {"mine": "videos:/nowhere"})
 
 
@@ -459,7 +459,7 @@ def test_no_more_than_a_few_sessions_are_open(client, monkeypatch):
     with client.websocket_connect(SOCKET) as a, client.websocket_connect(SOCKET) as b:
         a.receive_json(), b.receive_json()
         with client.websocket_connect(SOCKET) as c:
-            assert "expected at most 2 pages at once" in c.receive_json()["error"]
+            assert "expected at most 2 open pages" in c.receive_json()["error"]
         begun = client.post("/session", json={})
         assert begun.status_code == 503 and begun.json()["full"]
     assert client.post("/session", json={}).json()["token"]
@@ -535,7 +535,9 @@ def test_an_upload_is_played_like_a_clip(client, token, videos, no_files_left):
     done = ask(asked | {"scene_source": "panda", "scene_clip": 0}).json()
     assert [len(x["frames"]) for x in done["films"]] == [8, 8, 8]
     assert len(ask({"do": "look", "source": "", "clip": 0}).json()["effect"]) == 7
-    assert "Uploads have no real actions" in ask({"do": "plan", "source": "", "clip": 0}).text
+    assert (
+        "Uploaded videos have no real actions" in ask({"do": "plan", "source": "", "clip": 0}).text
+    )
     late = upload(client, token, "b.mp4", film(videos), start=3).json()["clips"][-1]
     assert late["frames"] == 4
     for _ in range(3):

@@ -170,7 +170,7 @@ def test_listed_clips_start_where_the_list_says(config, tmp_path, suffix, capsys
     for i, (episode, start) in enumerate([("test/0003", 7), ("train/0001", 2)]):
         labels = np.load(f"{mini.FOLDER}/panda/{episode}.npz")
         np.testing.assert_array_equal(found.actions[i], labels["actions"][start - 2 : start + 3])
-    assert "1 of 2 listed clips are of the training split of panda" in capsys.readouterr().out
+    assert "1 of 2 listed clips are in the training split of panda" in capsys.readouterr().out
 
 
 def test_a_listed_clip_that_is_not_there_is_an_error_and_a_damaged_one_is_left_out(

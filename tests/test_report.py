@@ -371,13 +371,13 @@ def test_real_actions_and_plans_are_in_tables_beside_what_needs_no_model(read):
         assert row in read.rows
     text = " ".join(read.words)
     asked = "panda (mini:panda), 3 steps, cem, 64 samples, 16 clips"
-    found = "error of the move: 0.093 [0.083, 0.103] m; -0.085 [-0.095, -0.075] against no action"
+    found = "displacement error: 0.093 [0.083, 0.103] m; -0.085 [-0.095, -0.075] vs. no action"
     assert f"✓ {asked}, noisy 1e-5 (panda): {found}." in text
-    assert f"✓ {asked.replace('cem', 'mppi')}, noisy 1e-5: error of the move: 0.100 " in text
+    assert f"✓ {asked.replace('cem', 'mppi')}, noisy 1e-5: displacement error: 0.100 " in text
     closed = f"{asked}, goal within 0.05 m, in closed loop"
     assert f"✓ {closed}, noisy 1e-5: distance at the end: 0.042 [0.032, 0.052] m" in text
-    way = "✓ nav (mini:nav), 8 steps, cem, 64 samples, 16 clips, noisy 1e-5: ATE of the walk: 0.751"
-    assert f"{way} [0.741, 0.761] m; -0.049 [-0.059, -0.039] against the mean action" in text
+    way = "✓ nav (mini:nav), 8 steps, cem, 64 samples, 16 clips, noisy 1e-5: ATE of the path: 0.751"
+    assert f"{way} [0.741, 0.761] m; -0.049 [-0.059, -0.039] vs. the mean action" in text
 
 
 def test_baselines_of_plans_and_a_labelled_bound_come_once_around_the_models(read):
@@ -438,7 +438,7 @@ def test_a_summary_on_top_gives_each_claim_its_verdict_number_and_what_the_paper
     assert {x["claim"] for x in rows} >= {"transfer", "planning", "acting"}
     found = next(x["finding"] for x in rows if x["claim"] == "prediction")
     rest = "(deterministic 0.948, none 0.787)"
-    assert found == f"error one step ahead: 0.809 [0.806, 0.812] of copying {rest}"
+    assert found == f"one-step error relative to copying: 0.809 [0.806, 0.812] {rest}"
     assert "Table 1" in next(x["the paper"] for x in rows if x["claim"] == "no leakage")
 
 
@@ -516,12 +516,12 @@ def test_a_damaged_line_is_left_out_and_named_and_an_unknown_evaluation_is_shown
     found = results.read(run)
     assert [row["step"] for row in found.metrics] == [1, 2, 3] and found.skipped == 1
     named = [what for what, _ in found.missing]
-    assert "metrics.jsonl: line 2, 4, 5 cannot be read and is skipped" in named
+    assert "metrics.jsonl: skipped unreadable lines 2, 4, 5" in named
     assert {f"eval/{x}.json (exists, but cannot be read)" for x in ("prediction", "leakage")} <= {
         *named
     }
     text = report_module.build([run])
-    assert "eval/unknown.json" in text and "0.7351" in text and "line 2, 4, 5" in text
+    assert "eval/unknown.json" in text and "0.7351" in text and "lines 2, 4, 5" in text
     assert len(pictures.parse_metrics((run / "metrics.jsonl").read_bytes())) == 4
 
 

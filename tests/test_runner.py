@@ -47,7 +47,7 @@ def test_runs_at_the_same_time_have_separate_cores_and_logs(tmp_path, capfd):
     printed = capfd.readouterr().out
     assert "is done, 2 of 2 runs" in printed and "seen" not in printed
     runner.run_all([], runs, "", jobs=2)
-    assert "2 runs, 2 of them done" in capfd.readouterr().out
+    assert "2 runs, 2 already done" in capfd.readouterr().out
 
 
 def test_a_failed_run_stops_the_others_and_names_its_log(tmp_path):

@@ -38,7 +38,7 @@ def test_latents_that_copy_the_state_are_flagged():
     assert noisy["share"] == pytest.approx(sure(1, 16))
     assert actions["episode"]["low"] < noisy["chance"] < actions["episode"]["high"]
     answer, text = judge([noisy, state, actions])
-    assert answer == "fails" and "by chance 0.06" in text and "by the state" in text
+    assert answer == "fails" and "chance 0.06" in text and ", state " in text
 
 
 def test_latents_that_are_independent_of_the_scene_are_at_chance():
@@ -112,10 +112,10 @@ def test_all_sources_under_evaluation_are_compared():
     assert state["source"]["low"] < 0.5 < state["source"]["high"]  # the states are the same
     assert noisy["episode"] and scene.run(two)[0]["source"] == noisy["source"]
     text = tables.text("x", scene.tables([noisy, state]))
-    assert text.count("by chance") == 2 and "data source named" in text
+    assert text.count("chance") == 2 and "source accuracy" in text
 
 
 def test_a_source_of_single_clips_is_skipped_and_that_is_said(capsys):
     alone = np.arange(96).astype(str)
     assert scene.run(source(normal(96, 4, 4), s=normal(96, 5, 2, 8), episodes=alone)) is None
-    assert "x: skipping episodes in scene, which needs 3" in capsys.readouterr().out
+    assert "x: skipping the episodes of scene: fewer than 3" in capsys.readouterr().out

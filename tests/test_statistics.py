@@ -200,7 +200,7 @@ def test_statistics_of_other_data_are_refused_with_what_changed(tmp_path):
         (opened, 2.0, "fps was 4.0 and is 2.0"),
         (source(items, stride=2), 4.0, "stride was 1 and is 2"),
         (more, 4.0, "items was 6 and is 7, fingerprint was"),
-        (other, 4.0, "measured on other data: fingerprint was"),
+        (other, 4.0, "measured on different data: fingerprint was"),
     ]:
         with pytest.raises(ValueError, match=text) as caught:
             statistics.read(tmp_path, changed, fps)

@@ -164,7 +164,7 @@ def test_nothing_is_compiled_in_any_step(straight):
 
 def test_the_same_command_says_that_the_run_is_done(straight, config, capsys):
     _, params = loop.fit(config(), str(straight["workdir"]))
-    assert f"all {STEPS} steps are done" in capsys.readouterr().out
+    assert f"all {STEPS} steps are already done" in capsys.readouterr().out
     assert_equals(straight, straight["workdir"], params)
 
 

@@ -171,9 +171,9 @@ def test_a_warm_start_takes_what_fits_and_says_what_does_not(
     changed = config(steps=1, predictor__depth=1, optim__muon=0.0, optim__adamw=0.0)
     _, params = loop.fit(changed, str(work), init_from=str(plain[0]))
     said = capsys.readouterr().out
-    found = re.search(r"step 8: (\d+) of (\d+) arrays fit .*; random: (.*)", said)
+    found = re.search(r"step 8: (\d+) of (\d+) arrays match .*; randomly initialized: (.*)", said)
     assert 0 < int(found[1]) < int(found[2])
-    assert "predictor/stack (other shape)" in found[3] and "inverse" not in found[3]
+    assert "predictor/stack (different shape)" in found[3] and "inverse" not in found[3]
     mine, theirs = flatten_dict(jax.device_get(params)), flatten_dict(plain[1])
     fit = [k for k in mine if k in theirs and mine[k].shape == theirs[k].shape]
     assert len([k for k in fit if k[0] != "encoder"]) >= int(found[1])
@@ -189,7 +189,7 @@ def test_a_warm_start_takes_an_exported_model_too(config, tmp_path, capsys, one_
     c.update_from_flattened_dict({"steps": 1, "data.batch": 2})
     c.data.mixture.nav = 0.0
     loop.fit(c, str(tmp_path / "run"), init_from="nano")
-    found = re.search(r"step \d+: (\d+) of (\d+) arrays fit", capsys.readouterr().out)
+    found = re.search(r"step \d+: (\d+) of (\d+) arrays match", capsys.readouterr().out)
     assert found[1] == found[2]
 
 
@@ -251,7 +251,7 @@ def test_a_run_is_continued_and_its_data_found_from_every_folder(
     typed = {"data__sources": {"x": f"records:{os.path.relpath(here)}/x"}}
     again = config(data__videos=os.path.relpath(f"{here}/{relative}"), **typed)
     loop.fit(again, str(work))
-    assert "all 8 steps are done" in capsys.readouterr().out
+    assert "all 8 steps are already done" in capsys.readouterr().out
     os.makedirs(relative)  # another folder of that name
     message = f"data.videos was '{here}/{relative}', is '{tmp_path}/{relative}'"
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -56,7 +56,7 @@ def test_a_verdict_on_few_episodes_is_undecided_and_says_why(part):
         assert [verdict.claim for verdict in found] == [verdict.claim for verdict in before]
         assert {verdict.answer for verdict in found} == {"undecided"}
         plural = "episode is" if count == 1 else "episodes are"
-        reason = f"{count} {plural} too few to judge; at least 8; "
+        reason = f"{count} {plural} too few to judge; 8 needed; "
         assert all(verdict.text.startswith(reason) for verdict in found)
     enough = of_episodes(measured_rows(part), verdicts.LEAST)
     assert verdicts.judge(module, enough, "noisy") == before
@@ -358,9 +358,9 @@ def test_distractors_cost_less_than_half(lost, answer):
 @pytest.mark.parametrize(
     "lost,answer,text",
     [
-        ({1: 0.08, 10: 0.06, 100: 0.05}, "holds", "1 suffices; "),
-        ({1: 0.3, 10: 0.06, 100: 0.05}, "holds", "10 suffice; "),
-        ({1: 0.3, 10: 0.10, 100: 0.05}, "partly", "100 suffice; "),
+        ({1: 0.08, 10: 0.06, 100: 0.05}, "holds", "1 episode suffices; "),
+        ({1: 0.3, 10: 0.06, 100: 0.05}, "holds", "10 episodes suffice; "),
+        ({1: 0.3, 10: 0.10, 100: 0.05}, "partly", "100 episodes suffice; "),
         ({1: 0.3, 10: 0.2, 100: 0.10}, "undecided", "error by"),
         ({1: 0.3, 10: 0.2, 100: 0.15}, "fails", "error by"),
     ],

@@ -1,12 +1,12 @@
-"""Compiles the training step for absent TPUs or GPUs: does it fit, and how fast could it be?
+"""Compiles a training step for TPUs or GPUs that are not present: does it fit? how fast can it be?
 
 Examples:
   lawm aot --topology v5p:4x4x4 --config lawm.py:size=large
   lawm aot --topology h100:8x8 --config lawm.py:size=large
   lawm aot --topology h100:1 --config lawm.py:size=base
 
-TPUs require pip install 'lawm_jax[tpu]', GPUs 'lawm_jax[cuda]'. Nothing is loaded or computed. The
-exit status is 1 if the step does not fit. See docs/pods.md.
+TPUs require pip install 'lawm_jax[tpu]', GPUs 'lawm_jax[cuda]'. The step is only compiled: no data
+is loaded and nothing is computed. The exit status is 1 if the step does not fit. See docs/pods.md.
 """
 
 import sys
@@ -20,14 +20,14 @@ CONFIG = define_config("config", None, "Config file of a world model.")
 TOPOLOGY = flags.DEFINE_string(
     "topology",
     None,
-    "KIND:CHIPS. For TPUs, KIND is v4, v5e, v5p, v6e or tpu7x and CHIPS the shape of the slice; "
-    "for GPUs, KIND is l4, a100, h100 or h200 and CHIPS is GPUS or NODESxGPUS.",
+    "KIND:CHIPS. For TPUs, KIND is v4, v5e, v5p, v6e or tpu7x, and CHIPS is the shape of the "
+    "slice; for GPUs, KIND is l4, a100, h100 or h200, and CHIPS is GPUS or NODESxGPUS.",
 )
 SLICES = flags.DEFINE_integer("slices", 1, "Number of TPU slices of that shape.", lower_bound=1)
 BATCH = flags.DEFINE_integer(
     "batch-per-chip", None, "Clips per chip. Default: from the config.", lower_bound=1
 )
-JSON = define_output("json", "File with a list of results, to which this result is appended.")
+JSON = define_output("json", "JSON file with a list of results, to which the result is appended.")
 flags.mark_flags_as_required(["config", "topology"])
 
 

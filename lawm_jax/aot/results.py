@@ -8,9 +8,9 @@ import subprocess
 from lawm_jax.data import paths, words
 
 ATTENTION = {
-    "cuDNN": "cuDNN's, which keeps logits on the chip",
+    "cuDNN": "cuDNN, which keeps logits on the chip",
     "splash": "splash attention, which keeps logits on the chip",
-    "XLA": "XLA's, which writes logits to memory",
+    "XLA": "XLA, which writes logits to memory",
 }
 
 
@@ -46,7 +46,7 @@ def describe(result):
         + (f", accumulated in {result['accumulate']} parts" if result["accumulate"] > 1 else ""),
         f"work per device and step: {result['flops'] / 1e12:.1f} TFLOP, {result['bytes'] / 1e9:.1f}"
         f" GB, {result['intensity']:.0f} FLOP per byte; {result['model_flops'] / 1e12:.2f} TFLOP "
-        "per clip without rematerialization and the optimizer",
+        "per clip, without rematerialization and the optimizer",
         f"attention: {ATTENTION[result['attention']]}",
     ]
     if memory:
@@ -63,7 +63,7 @@ def describe(result):
     else:
         lines.append(
             f"does not fit into {room}: process fewer clips at once (--config.optim.accumulate="
-            f"{2 * result['accumulate']}, or a larger power of two, keeps the batch; "
+            f"{2 * result['accumulate']}, or a larger power of two, keeps the batch size; "
             f"--batch-per-chip does not) or increase --config.mesh.fsdp. {result.get('error', '')}"
         )
     return "\n".join(lines)

@@ -145,8 +145,8 @@ def absolute(text):
     here = os.getcwd()
     if kind == "webdataset" and set("{?") & set(here) and not os.path.exists(where):
         raise ValueError(
-            f"{text}: expected an absolute path, since the current folder, {here}, has signs of a "
-            "pattern in its name, got a relative one"
+            f"{text}: expected an absolute path, since the name of the current folder, {here}, "
+            "contains pattern characters, got a relative path"
         )
     return f"{kind}:{paths.absolute(where)}"
 

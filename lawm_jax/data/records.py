@@ -154,7 +154,7 @@ def _trim(name, info, view):
     if ratio > 1 or info["encoder"]:
         raise ValueError(
             f"data.resize: {name} was ingested {stored}, got size {view.size} and resize "
-            f"{view.resize}, which show another part of the picture; set data.resize to "
+            f"{view.resize}, which show a different part of the frame; set data.resize to "
             f"{round(view.size / share)}, or ingest again with {hint}"
         )
     text = "%s was ingested %s: its frames are cropped and enlarged to size %d and resize %d; "

@@ -116,7 +116,8 @@ def read(folder, source=None, fps=None, spec=None):
         text = f"{path}: damaged ({error!r}); delete it and run: {command}"
         raise ValueError(text) from error
     if changed:
-        text = f"{path}: measured on other data: {', '.join(changed)}; delete it and run: {command}"
+        changed = ", ".join(changed)
+        text = f"{path}: measured on different data: {changed}; delete it and run: {command}"
         raise ValueError(text)
     return statistics
 

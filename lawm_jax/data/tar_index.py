@@ -234,7 +234,7 @@ def scan(file, size):
         try:
             member = next(members, None)
         except _DAMAGE as error:
-            where = f"damaged after {count} whole members: " if count else ""
+            where = f"damaged after {count} complete members: " if count else ""
             problems.append(["", f"{where}{error}"])
             break
         if member is None:
@@ -243,7 +243,8 @@ def scan(file, size):
         parts = [part for part in member.name.split("/") if part not in ("", ".", "..")]
         name, end = "/".join(parts), member.offset_data + member.size
         if member.isreg() and not member.issparse() and end > size:
-            problems.append([name, f"truncated: it ends at byte {end}, and its tar file at {size}"])
+            text = f"truncated: it should end at byte {end}, but the tar file has {size} bytes"
+            problems.append([name, text])
             break
         hidden = any(part.startswith(".") for part in parts)
         if hidden or not member.isreg() or not name.lower().endswith(video.SUFFIXES):
@@ -276,7 +277,7 @@ def _members(file, size):
     head = file.read(8)
     for kind, magic in _COMPRESSED.items():
         if head.startswith(magic):
-            raise tarfile.ReadError(f"expected an uncompressed tar file, got one in {kind}")
+            raise tarfile.ReadError(f"expected an uncompressed tar file, got {kind}")
     file.seek(0)
     with tarfile.open(fileobj=_Capped(file), mode="r:") as tar:
         before = -1
@@ -370,7 +371,7 @@ def _fetch(path):
     except FileNotFoundError:
         return None
     except OSError as error:
-        _LOG.warning("%s: %s; made again", path, errors.reason(error))
+        _LOG.warning("%s: %s; rebuilding it", path, errors.reason(error))
         return None
     check, data = data[:4], data[4:]
     return data if google_crc32c.value(data).to_bytes(4, "big") == check else None

@@ -94,7 +94,7 @@ def open_examples(name, where, split, holdout, part=""):
         if tests.exists():
             examples = tests if split == "test" else Examples(name, where, "train", info, features)
             return examples, examples.items(name)
-        text = "%s: there is no shard of %s: %s; part of train is held out instead"
+        text = "%s: no shard of %s exists (%s); holding out a part of train instead"
         _LOG.warning(text, name, test, ", ".join(tests.paths[:3]))
         part = "train"
     examples = Examples(name, where, part or parts[0], info, features)

@@ -250,7 +250,7 @@ def _in_folders(urls):
         except container.BUGS:
             raise
         except Exception as error:  # from any library; e.g. a web server lists nothing
-            _LOG.info("%s: %s; asking for each file", folder, errors.reason(error))
+            _LOG.info("%s: %s; checking each file separately", folder, errors.reason(error))
             continue
         listing = {posixpath.basename(row["name"]): row for row in rows if row.get("size")}
         names = {url: posixpath.basename(url) for url in members}
@@ -290,7 +290,7 @@ def _split(name, index, keys, holdout):
         train, test = (usable[side] for side in episodes.split([keys[i] for i in usable], holdout))
         share = items[test].sum() / items.sum()
         if share > 2 * holdout > 0:
-            text = "%s: %.1f%% of the videos are held out, not %.1f%%: there are few tar files"
+            text = "%s: %.1f%% of the videos are held out, not %.1f%%, as there are few tar files"
             _warn(text, name, 100 * share, 100 * holdout)
         return Items(index, np.sort(np.append(train, unusable))), Items(index, test)
     (shard,) = usable
@@ -313,7 +313,7 @@ def _warn_of_damage(name, index):
     count = len(index.shards)
     empty = int((index.counts[:, 0] == 0).sum())
     if empty:
-        _warn("%s: %d of %d tar files hold no video", name, empty, count)
+        _warn("%s: %d of %d tar files contain no video", name, empty, count)
     damaged = np.flatnonzero(index.counts[:, 1])
     if len(damaged):
         slices = [index.item(shard, index.counts[shard, 0] - 1) for shard in damaged[:3]]

@@ -1,7 +1,7 @@
-"""Ablation: how much of the gain over copying needs the latent action of the step itself.
+"""Ablation: how much of the gain over copying is due to the latent action of the current step.
 
 Each control replaces the inferred latents z of a clip with those of another episode's clip, those
-of the step before in the same clip, zero, or random latents. A forward model that ignores z, or
+of the previous step of the same clip, zero, or random latents. A forward model that ignores z, or
 needs no more than some z of its training distribution, is as good with a control.
 
 For discrete latents, "zero" is the code nearest to zero, and a random latent is a code, drawn as
@@ -24,7 +24,7 @@ COLUMNS = (
     Column("share of the gain from z", "share", 2, "higher"),
 )
 LEAST = 0.05  # share of the gain below which the latent counts as not needed
-OTHER, EARLIER = "another episode's", "the step before's"
+OTHER, EARLIER = "another episode's", "previous step's"
 ZERO, RANDOM = "zero", "random"
 
 
@@ -54,7 +54,7 @@ def controls(z, episodes, zero, codes=False):
       codes: whether z are codes, so that a random latent is a code, too.
 
     Returns:
-      name -> [n, T-1, A]. In the first step of a clip, "the step before" is the clip's last step.
+      name -> [n, T-1, A]. The first step of a clip uses the clip's last latent.
     """
     flat, random = z.reshape(-1, z.shape[2]), np.random.default_rng(0)
     if codes:
@@ -117,7 +117,7 @@ def _errors(error, copy, episodes):
 def tables(rows):
     """Returns the rows of `run` as a list of Table, with a row per control."""
     flat = [x for row in rows for x in (row, *parts([row], "controls"))]
-    return [Table("one step ahead, with other latents", COLUMNS, flat)]
+    return [Table("one step ahead, with replaced latents", COLUMNS, flat)]
 
 
 def judge(rows, name):
@@ -135,6 +135,6 @@ def judge(rows, name):
         answer = verdicts.PARTLY
     else:
         answer = verdicts.FAILS if verdicts.below(share, 0.5) else verdicts.UNDECIDED
-    text = "share of the gain over copying that needs the step's own latent: "
+    text = "share of the gain over copying due to the step's own latent: "
     text += f"{verdicts.short(share, 2)}; best control: {string(row.get('best'))}"
     return [verdicts.Verdict("own latents", answer, text, "not measured")]

@@ -128,7 +128,7 @@ def tables(rows):
     for row in ahead:  # copying is the same for all models
         unique.setdefault(row["name"], row)
     return [
-        Table("algebra of latents", ERRORS, rows),
+        Table("latent algebra", ERRORS, rows),
         Table("two steps ahead, from a single state", TWO_STEPS, list(unique.values())),
     ]
 
@@ -146,6 +146,6 @@ def judge(rows, name):
     good.append(kept is not None and verdicts.above(kept, 0.5))
     bad.append(kept is not None and verdicts.below(kept, 0.5))
     text = f"errors: {text} (0: exact, 1: unrelated)"
-    text += f"; gain two steps ahead kept by sums: {verdicts.short(kept, 2)}" if kept else ""
+    text += f"; two-step gain over copying kept by sums: {verdicts.short(kept, 2)}" if kept else ""
     answer = verdicts.overall(good, fails=any(bad))
     return [verdicts.Verdict("algebra", answer, text, "not measured")]

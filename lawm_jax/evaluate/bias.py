@@ -22,7 +22,7 @@ COLUMNS = (
     Column("response in region", "before", 2, "higher"),
     Column("without bias", "after", 2, "higher"),
     Column("chance", "chance", 2),
-    Column("left without bias", "left", 2),
+    Column("remaining response", "left", 2),
 )
 
 
@@ -162,9 +162,9 @@ def judge(rows, name):
         answer = verdicts.FAILS if before and chance else verdicts.UNDECIDED
         text = string(row.get("note")) or "not measured"
         return [verdicts.Verdict("beyond bias", answer, text, "not measured")]
-    text = f"share of the response where the scene moves: {verdicts.short(after, 2)}"
-    text += f", with the bias {before['mean']:.2f}" if before else ""
-    text += f", by chance {chance['mean']:.2f}"
+    text = f"share of the response in the moving region: {verdicts.short(after, 2)} without bias"
+    text += f", {before['mean']:.2f} with it" if before else ""
+    text += f", {chance['mean']:.2f} by chance"
     text += f"; correlation across scenes {r['mean']:.2f}" if r else ""
     better, worse = (f(after, chance["mean"]) for f in (verdicts.above, verdicts.below))
     answer = verdicts.overall([better], fails=worse)

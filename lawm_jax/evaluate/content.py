@@ -67,7 +67,7 @@ def tables(rows):
     )
     return [
         Table("linear probe", r2, probed),
-        Table("linear probe, beside the current state", BESIDE, parts(rows, "matched")),
+        Table("linear probe, compared with the current state", BESIDE, parts(rows, "matched")),
         Table("statistics of the latents", use, described),
     ]
 
@@ -110,7 +110,7 @@ def _judge_beside(row):
     more = [verdicts.above(added, LEAST) for added in gains.values()]
     none = all(verdicts.below(added, LEAST) for added in gains.values())
     text = ", ".join(f"{name} {verdicts.short(x, 2, '+')}" for name, x in gains.items())
-    text = f"R² added to that of the state's principal components: {text}"
+    text = f"R² gain over the state's principal components: {text}"
     answer = verdicts.overall(more, fails=none)
     return [verdicts.Verdict("beyond PCA", answer, text, "not measured")]
 

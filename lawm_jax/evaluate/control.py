@@ -32,7 +32,7 @@ def run(source):
 def tables(rows):
     """Returns the rows of `compare` as a list of Table."""
     return [
-        Table("rollouts from real actions, open loop", COLUMNS, rows),
+        Table("open-loop rollouts from real actions", COLUMNS, rows),
         *prediction.rollouts(rows),
     ]
 
@@ -52,7 +52,7 @@ def judge(rows, name):
     best, idle = min(driven, key=lambda row: _error(row)["mean"]), _error(idle)
     inferred = _error(rows.get(row_names.INFERRED))
     gain, loss = (verdicts.measured(best, key) for key in ("no_action", "paired"))
-    text = f"error by real actions: {verdicts.short(_error(best))}; no action {idle['mean']:.3f}"
+    text = f"error with real actions: {verdicts.short(_error(best))}; no action {idle['mean']:.3f}"
     text += f" ({verdicts.short(gain, sign='+')})" if gain else ""
     middle = idle["mean"] / 2
     if inferred:
@@ -69,7 +69,7 @@ def judge(rows, name):
         answer = verdicts.UNDECIDED  # inferred latents gain nothing
     elif answer == verdicts.HOLDS and not good:
         answer = verdicts.PARTLY
-    paper = "LPIPS 0.10 by inferred latents, 0.11 by a controller (noisy, Table S1)"
+    paper = "LPIPS 0.10 with inferred latents, 0.11 with a controller (noisy, Table S1)"
     return [verdicts.Verdict("control", answer, text, paper)]
 
 

@@ -145,7 +145,7 @@ def judge(row):
     paper = "the error grows by 3 to 34% in the cycle (Table 2)"
     lost = verdicts.measured(row, "lost")
     if lost is not None:
-        text = f"information lost to another clip and back: {verdicts.short(lost, 2)}"
+        text = f"information lost in the transfer cycle: {verdicts.short(lost, 2)}"
         return verdicts.Verdict("transfer", verdicts.lower(lost, 0.5), text, paper)
     errors = [verdicts.measured(row, key) for key in ("original", "shuffled")]
     defined = all(errors) and errors[0]["mean"] > 0

@@ -48,7 +48,7 @@ def run(source):
     kinds = {BACKGROUND: lambda: swapped, SHAKE: lambda: shake(video), DRIFT: lambda: drift(video)}
     if share < LEAST:
         print(
-            f"{source.name}: skipping a moving background in distractors, since only "
+            f"{source.name}: skipping the moving background of distractors, since only "
             f"{100 * share:.0f}% of the image is still"
         )
         del kinds[BACKGROUND]
@@ -236,7 +236,7 @@ def judge(rows, name):
     if not rows:
         return []
     answer = verdicts.overall(good, fails=bool(bad) and all(bad))
-    text = f"lost: {', '.join(parts)}"
+    text = f"share lost: {', '.join(parts)}"
     if not parts:
-        text = "latents have nothing to lose: no R² and no effect"
+        text = "no loss to measure: latents have no R² and no effect"
     return [verdicts.Verdict("distractors", answer, text, "not measured")]

@@ -1,4 +1,4 @@
-"""Flow: whether a linear map predicts the motion in the image from latent actions.
+"""Flow: whether a linear map predicts optical flow from latent actions.
 
 The optical flow of each step, found by block matching, takes the place of real actions, which
 unlabeled video does not have. As in `content`, the principal components of the current state are
@@ -99,7 +99,7 @@ def summarize(flow):
 
 def tables(rows):
     """Returns the rows of `run` as a list of Table."""
-    caption = "linear probe for the flow in the image"
+    caption = "linear probe for optical flow"
     return [Table(caption, content.BESIDE, parts(rows, "flow"))]
 
 
@@ -126,7 +126,7 @@ def judge(rows, name):
     elif all(verdicts.below(added, content.LEAST) for _, added in results.values()):
         answer = verdicts.FAILS
     text = ", ".join(
-        f"{axis} {verdicts.short(r2, 2)} ({added['mean']:+.2f} to the state's)"
+        f"{axis} {verdicts.short(r2, 2)} ({added['mean']:+.2f} over the state's)"
         for axis, (r2, added) in results.items()
     )
     if moving := verdicts.measured(row, "moving"):

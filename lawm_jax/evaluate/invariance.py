@@ -1,4 +1,4 @@
-"""Invariance: whether equal real actions have the same latent action in another scene.
+"""Invariance: whether equal real actions have the same latent action in different scenes.
 
 Latents of steps with nearly equal real actions are compared by their cosine, within an episode and
 between episodes, and so are those of any two steps. The state's principal components, as many as a
@@ -36,7 +36,7 @@ def run(source):
     inputs[row_names.REAL_ACTIONS] = u
     rows = measure(inputs, u, episodes)
     if rows is None:
-        print(f"{source.name}: skipping invariance, since hardly any two real actions are equal")
+        print(f"{source.name}: skipping invariance, since almost no two real actions are equal")
     return rows
 
 
@@ -122,7 +122,7 @@ def _row(values, groups):
 
 def tables(rows):
     """Returns the rows of `run` as a list of Table."""
-    return [Table("cosine of two steps", COLUMNS, rows)]
+    return [Table("cosine similarity of two steps", COLUMNS, rows)]
 
 
 def judge(rows, name):
@@ -133,8 +133,8 @@ def judge(rows, name):
     if None in (within, between, other, gain):
         return []
     kept = verdicts.measured(row, "kept")
-    text = f"cosine of latents of equal actions: {verdicts.short(between, 2)} in another episode"
-    text += f", {within['mean']:.2f} in the same; of any actions {other['mean']:.2f}"
+    text = f"cosine of latents of equal actions: {verdicts.short(between, 2)} across episodes"
+    text += f", {within['mean']:.2f} within one; any actions {other['mean']:.2f}"
     text += f"; kept {verdicts.short(kept, 2)}" if kept else ""
     if kept and verdicts.above(kept, 0.5):
         answer = verdicts.HOLDS

@@ -49,7 +49,7 @@ def numbers(episodes):
 
 def tables(rows):
     """Returns the rows of `run` as a list of Table."""
-    caption = "rollouts from real actions, by controllers of few episodes"
+    caption = "open-loop rollouts from real actions, by number of labeled episodes"
     return [Table(caption, control.COLUMNS[:2], rows)]
 
 
@@ -67,11 +67,11 @@ def judge(rows, name):
     (_, loss), half = errors[max(errors)], idle[1]["mean"] / 2
     enough = [k for k in sorted(errors) if half > 0 and verdicts.below(errors[k][1], half)]
     text = ", ".join(f"{k} {errors[k][0]['mean']:.3f}" for k in sorted(errors))
-    text = f"error by controllers of so many episodes: {text}; no action {idle[0]['mean']:.3f}, "
+    text = f"error by number of labeled episodes: {text}; no action {idle[0]['mean']:.3f}, "
     text += f"inferred latents {idle[0]['mean'] - idle[1]['mean']:.3f}"
     if enough:
         answer = verdicts.HOLDS if enough[0] <= FEW else verdicts.PARTLY
-        text = f"{enough[0]} suffice{'s' * (enough[0] == 1)}; {text}"
+        text = f"{words.counted(enough[0], 'episode')} suffice{'s' * (enough[0] == 1)}; {text}"
     else:
         fails = half > 0 and verdicts.above(loss, half)
         answer = verdicts.FAILS if fails else verdicts.UNDECIDED

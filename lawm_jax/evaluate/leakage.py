@@ -57,9 +57,9 @@ def judge(rows, name):
     if not real(leak):
         verdict = verdicts.UNDECIDED, flag or "the error without a cut is zero"
     else:
-        text = f"error at a cut: {verdicts.short(error)} of copying"
+        text = f"error at a cut: {verdicts.short(error)} relative to copying"
         if ratio := verdicts.measured(row, "ratio"):
-            text += f", {ratio['mean']:.1f} times that without"
+            text += f", {ratio['mean']:.1f}x the uncut error"
         text += f"; leak {leak:+.2f} (0: like copying, 1: copies the future)"
         verdict = verdicts.FAILS if leak > LEAKING else verdicts.HOLDS, text
     return [verdicts.Verdict("no leakage", *verdict, paper)]

@@ -231,13 +231,13 @@ def judge(row):
     Locality holds if the effect's share in the region is above that in the mirror image and above
     the mean chance, and fails if it is below that in the mirror image. Anything else is undecided.
     """
-    paper = "latents act where the motion was (Figure 8, without numbers)"
+    paper = "latents act where the original motion was (Figure 8, no numbers)"
     inside, mirror = (verdicts.measured(row, f"action.{x}") for x in ("region", "mirrored"))
     chance = verdicts.measured(row, "chance")
     if None in (inside, mirror, chance):
         note = string(row.get("note")) or "not measured"
         return verdicts.Verdict("locality", verdicts.UNDECIDED, note, paper)
-    text = f"share of the effect where the motion was: {verdicts.short(inside, 2)}; "
+    text = f"share of the effect in the moving region: {verdicts.short(inside, 2)}; "
     text += f"in the mirror image {verdicts.short(mirror, 2)}, by chance {chance['mean']:.2f}"
     better = verdicts.above(inside, mirror) and verdicts.above(inside, chance["mean"])
     answer = verdicts.overall([better], fails=verdicts.below(inside, mirror))

@@ -21,7 +21,7 @@ def draw(source):
     if source.main not in source.inferring:
         return
     if source.pixels is None:
-        why = "it holds states" if source.clips.video is None else "no decoder (configs/decoder.py)"
+        why = "it has no video" if source.clips.video is None else "no decoder (configs/decoder.py)"
         print(f"{source.name}: skipping pictures: {why}")
         return
     Drawing(source).all()

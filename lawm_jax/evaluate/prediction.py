@@ -58,7 +58,7 @@ def judge(rows, name):
     answer = verdicts.lower(error, 1)
     if answer == verdicts.HOLDS and gain:
         answer = verdicts.lower(gain)
-    text = f"error one step ahead: {verdicts.short(error)} of copying"
+    text = f"one-step error relative to copying: {verdicts.short(error)}"
     others = {k: verdicts.measured(x, "relative") for k, x in rows.items()}
     others = [
         f"{k} {x['mean']:.3f}" for k, x in others.items() if x and k not in (name, row_names.COPY)

@@ -82,7 +82,7 @@ def evaluate(
     if selected:
         print(f"all tables: {rundir.evaluation(workdir, '*')}")
     report = f"{command.program().removesuffix('evaluate')}report"
-    print(f"the page with everything: {report} {shlex.quote(str(workdir))}")
+    print(f"to build a report of all results: {report} {shlex.quote(str(workdir))}")
     total, slowest = time.monotonic() - begin, max(seconds, key=seconds.get)
     _write_about(workdir, loaded[main][1], total, seconds, merge=only is not None)
     print(
@@ -227,7 +227,7 @@ def unseen(sources, workdir, bounds):
             specs = [data["videos"]] if data["videos"] else specs
             same = any(models.same_source(spec, trained) for trained in specs)
             if same or models.trained_on(folder, name, spec):
-                print(f"{name}: {folder} was trained on it; evaluating its held-out part only")
+                print(f"{name}: {folder} was trained on it; evaluating only its held-out part")
                 share = min(share, data["holdout"])
             elif items := _trained_on(config, name, spec):
                 print(f"{name}: {folder} was trained on {len(items)} of its items; excluding them")
@@ -241,7 +241,10 @@ def _trained_on(config, name, spec):
     try:
         trained = [set(pipeline.identities(config, key)) for key in catalog.names(config)]
     except (ValueError, OSError) as error:
-        print(f"{name}: cannot check if a run was trained on it, as its data is gone: {error}")
+        print(
+            f"{name}: cannot check whether a run was trained on it, since the run's data is "
+            f"missing: {error}"
+        )
         return set()
     config = catalog.with_sources(config, {name: spec})
     config.data.holdout = 1.0

@@ -51,8 +51,8 @@ def judge(rows, name):
     if not rows:
         return []
     best = min(rows, key=lambda key: abs(rows[key]["mean"] - 0.5))
-    text = f"AUC against inferred latents: {verdicts.short(rows[best], 2)} at best, by {best} "
-    text += "(0.5: indistinguishable)"
+    text = f"best AUC against inferred latents: {verdicts.short(rows[best], 2)} "
+    text += f"({best}; 0.5: indistinguishable)"
     low, answer = rows[best]["low"], verdicts.UNDECIDED
     if low is not None:
         answer = verdicts.HOLDS if low <= 0.5 else verdicts.FAILS

@@ -19,11 +19,11 @@ from lawm_jax.evaluate import metrics, probing, row_names, verdicts
 from lawm_jax.evaluate.tables import Column, Table, real
 
 COLUMNS = (
-    Column("episode named", "episode", 3, "lower"),
-    Column("by chance", "chance", 3),
-    Column("share of the state's", "share", 2, "lower"),
-    Column("data source named", "source", 3),
-    Column("by chance", "source_chance", 3),
+    Column("episode accuracy", "episode", 3, "lower"),
+    Column("chance", "chance", 3),
+    Column("relative to the state", "share", 2, "lower"),
+    Column("source accuracy", "source", 3),
+    Column("chance", "source_chance", 3),
 )
 
 
@@ -36,7 +36,7 @@ def run(source):
         return None
     width = source.z(source.latents[0]).shape[2]
     if first is None:
-        print(f"{source.name}: skipping episodes in scene, which needs 3 with at least 2 clips")
+        print(f"{source.name}: skipping the episodes of scene: fewer than 3 have at least 2 clips")
     else:
         inputs = {name: source.z(name) for name in rows}
         states = probing.take(s, np.flatnonzero(first))
@@ -175,7 +175,7 @@ def nearest_centroid(x, label, test):
 
 def tables(rows):
     """Returns the rows of `run` as a list of Table."""
-    return [Table("what names the scene, by nearest centroid", COLUMNS, rows)]
+    return [Table("scene identification by nearest centroid", COLUMNS, rows)]
 
 
 def judge(rows, name):
@@ -186,14 +186,14 @@ def judge(rows, name):
     chance = row.get("chance") if row else None
     if named is None or not real(chance):
         return []
-    text = f"episode named by latents: {verdicts.short(named, 2)}, by chance {chance:.2f}"
-    for other, words in ((row_names.REAL_ACTIONS, "real actions"), (row_names.STATE, "the state")):
+    text = f"episode accuracy: latents {verdicts.short(named, 2)}, chance {chance:.2f}"
+    for other, words in ((row_names.REAL_ACTIONS, "real actions"), (row_names.STATE, "state")):
         if x := verdicts.measured(rows.get(other), "episode"):
-            text += f", by {words} {x['mean']:.2f}"
+            text += f", {words} {x['mean']:.2f}"
     if share is None:
         answer, text = verdicts.UNDECIDED, f"{text}; the state does not identify it either"
     else:
-        answer, text = _answer(share), f"{text}; share of the state's: {verdicts.short(share, 2)}"
+        answer, text = _answer(share), f"{text}; relative to the state: {verdicts.short(share, 2)}"
     return [verdicts.Verdict("no scene", answer, text, "not measured")]
 
 

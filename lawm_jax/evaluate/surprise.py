@@ -136,7 +136,7 @@ def judge(rows, name):
             gains.append(gain)
     if not texts:
         return []
-    text = f"AUC of the error of manipulated steps: {', '.join(texts)}"
+    text = f"AUC of the error at manipulated steps: {', '.join(texts)}"
     better = [verdicts.above(gain, 0) for gain in gains]
     none = bool(gains) and all(verdicts.below(gain, LEAST) for gain in gains)
     answer = verdicts.overall(better, fails=none)

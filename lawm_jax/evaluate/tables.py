@@ -115,7 +115,7 @@ def sentences(table):
         tested = p_value(p) + (f" over {len(rows)} comparisons" if len(rows) > 1 else "")
         if p >= LEVEL:
             lines.append(
-                f"{row['name']}: no difference from {other} is supported ({value}, {tested})."
+                f"{row['name']}: no significant difference from {other} ({value}, {tested})."
             )
             continue
         which = "higher" if difference["mean"] > 0 else "lower"

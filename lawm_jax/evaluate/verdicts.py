@@ -54,7 +54,7 @@ def judge(evaluation, rows, name):
     if count >= LEAST:
         return result
     verb = "is" if count == 1 else "are"
-    reason = f"{words.counted(count, 'episode')} {verb} too few to judge; at least {LEAST}"
+    reason = f"{words.counted(count, 'episode')} {verb} too few to judge; {LEAST} needed"
     return [x._replace(answer=UNDECIDED, text=f"{reason}; {x.text}") for x in result]
 
 

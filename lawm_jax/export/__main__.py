@@ -1,4 +1,4 @@
-"""Exports latent actions, states and labels of data sources as arrays that other programs read.
+"""Exports latent actions, states and labels of data sources as arrays for other programs.
 
 Examples:
   lawm export --workdir nano --out latents
@@ -6,10 +6,10 @@ Examples:
   lawm export --workdir nano --to lary --out lary
 
   arrays  .npz files of many clips each, and export.json, which describes them
-  lary    a file per step and a CSV per split, as the regression of LARYBench reads them
+  lary    one file per step and one CSV per split, the input format of LARYBench's regression
 
-Clips are at fixed positions and do not overlap. OUT appears when the export is complete. See
-docs/evaluate.md.
+Clips are at fixed positions and do not overlap. OUT is created when the export is complete.
+See docs/evaluate.md.
 """
 
 from absl import app, flags
@@ -17,16 +17,14 @@ from absl import app, flags
 from lawm_jax.train import command
 from lawm_jax.train.flags import as_typed, define_output, sources
 
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, W; or nano, the model that ships."
-)
-OUT = define_output("out", "Folder to write to, which must not exist.", folder=True)
-TO = flags.DEFINE_enum("to", "arrays", ["arrays", "lary"], "Form of the files.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, W; or nano, the shipped model.")
+OUT = define_output("out", "Output folder, which must not exist yet.", folder=True)
+TO = flags.DEFINE_enum("to", "arrays", ["arrays", "lary"], "File format.")
 DATA = flags.DEFINE_multi_string(
     "data",
     [],
-    "Data source to export instead of the run's own, as NAME=SOURCE, with SOURCE as in the "
-    "config's data.sources; may be repeated.",
+    "Data source to export instead of the run's own: NAME=SOURCE, with SOURCE as in the config's "
+    "data.sources; may be repeated.",
 )
 LIMIT = flags.DEFINE_integer(
     "limit",
@@ -37,7 +35,8 @@ LIMIT = flags.DEFINE_integer(
 STATES = flags.DEFINE_bool(
     "states",
     True,
-    "Also write the encoder's states, by far the largest arrays (arrays only); --nostates: do not.",
+    "With --to arrays, also write the encoder's states, by far the largest arrays. --nostates "
+    "leaves them out.",
 )
 flags.mark_flags_as_required(["workdir", "out"])
 

@@ -9,13 +9,13 @@ import numpy as np
 
 PART = 2**28  # approximate bytes of a part
 ABOUT = {
-    "latents": "[n, T-1, A], latent t leads from time step t to t + 1; of noisy latents the mean",
-    "codes": "[n, T-1], the number of each discrete latent in the codebook",
+    "latents": "[n, T-1, A], latent t leads from time step t to t + 1; the mean, for noisy latents",
+    "codes": "[n, T-1], the codebook index of each discrete latent",
     "states": "[n, T, N, D], the encoder's states: N tokens per time step",
     "actions": "[n, F-1, U], action f leads from frame f to f + 1",
-    "state": "[n, F, k], what the data recorded of the robot or vehicle at each frame",
+    "state": "[n, F, k], the recorded state of the robot or vehicle at each frame",
     "episode": "[n], the file or episode of each clip",
-    "start": "[n], its first frame: a step of the episode, or seconds of a video",
+    "start": "[n], the first frame of each clip: a step of the episode, or seconds of a video",
 }
 
 

@@ -46,7 +46,7 @@ def write(folder, name, split, batches, model, stride):
 
     if name.lower() in KNOWN:
         raise ValueError(
-            f"{name}: expected another name than those of LARYBench's data sets, "
+            f"{name}: expected a name other than those of LARYBench's data sets, "
             f"{', '.join(KNOWN)}; rename it with --data, got {name}"
         )
     split = SPLITS[split]

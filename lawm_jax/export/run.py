@@ -79,7 +79,7 @@ def export(workdir, out, to="arrays", data=None, limit=None, states=True):
         paths.write(os.path.join(folder, "export.json"), json.dumps(about, indent=1))
     if about["skipped"]:
         skipped = words.counted(about["skipped"], "unreadable item")
-        print(f"skipped {skipped}, see {out}/skipped.jsonl")
+        print(f"skipped {skipped}; see {out}/skipped.jsonl")
     print(f"exported: {out}")
 
 

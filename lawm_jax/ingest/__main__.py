@@ -1,12 +1,12 @@
-"""Converts a data set once, at the rate and size of training, to records that are fast to read.
+"""Converts a data set to records that are fast to read, at the frame rate and size of training.
 
 Examples:
   lawm ingest --source mini:panda --config lawm.py:size=nano --out data/arm
   lawm train --config lawm.py --config.data.videos=records:data/arm --workdir runs/fast
   lawm ingest --source mini:panda --encoder lawm.py:size=nano --out data/states
 
-The same command resumes. Files that cannot be read are listed in OUT/report.jsonl, with the reason.
-See docs/data.md.
+Running the same command again resumes the conversion. Files that cannot be read are listed in
+OUT/report.jsonl, each with the reason. See docs/data.md.
 """
 
 import os
@@ -19,19 +19,19 @@ from lawm_jax.train.flags import define_config, define_output, renamed
 VIDEOS = flags.DEFINE_string(
     "videos",
     None,
-    "Folder, glob or list file of videos. In folders and globs, files with the suffix of a video "
-    "are read: .mp4, .mov, .avi, .mkv, .webm and more.",
+    "Folder, glob or list file of videos. In folders and globs, only files with a video suffix are "
+    "read: .mp4, .mov, .avi, .mkv, .webm and more.",
 )
 SOURCE = flags.DEFINE_string(
     "source", None, "KIND:WHERE, where KIND is droid, recon, lerobot, tfds, webdataset, mini, ..."
 )
-OUT = define_output("out", "Folder to write to.", folder=True)
+OUT = define_output("out", "Output folder.", folder=True)
 FPS = flags.DEFINE_float("fps", 4.0, "Frames per second.")
 SIZE = flags.DEFINE_integer("size", 256, "Side of the center-cropped frames, in pixels.")
 RESIZE = flags.DEFINE_integer(
     "resize",
     0,
-    "Short side before the crop, in pixels (data.resize); 0: 292/256 of --size, as in training.",
+    "Short side before cropping, in pixels (data.resize); 0: 292/256 of --size, as in training.",
 )
 FRAMES = flags.DEFINE_integer("frames", 128, "Maximum number of frames per record.")
 LEAST = flags.DEFINE_integer("least", 16, "Minimum number of frames per record.")
@@ -43,19 +43,23 @@ HOLDOUT = flags.DEFINE_float(
 )
 WORKERS = flags.DEFINE_integer("workers", os.cpu_count(), "Number of reader processes.")
 LIMIT = flags.DEFINE_float(
-    "limit", 120.0, "Seconds without progress after which a file is skipped."
+    "limit", 120.0, "Number of seconds without progress after which a file is skipped."
 )
 PART = flags.DEFINE_string(
-    "part", "0/1", "i/n, with 0 <= i < n: the part to make if n machines share --out."
+    "part",
+    "0/1",
+    "i/n, with 0 <= i < n: the part that this machine converts if n machines share --out.",
 )
 CONFIG = define_config("config", None, "Training config that sets --fps, --size and --resize.")
 ENCODER = define_config(
-    "encoder", None, "Training config whose encoder's states are stored instead of frames."
+    "encoder", None, "Training config of an encoder; its states are stored instead of frames."
 )
 VALIDATE = flags.DEFINE_bool(
-    "validate", False, "Only check that all items can be read, and write the report."
+    "validate", False, "Only check that all items can be read, and write OUT/report.jsonl."
 )
-STATISTICS = flags.DEFINE_bool("statistics", False, "Only measure action statistics of --source.")
+STATISTICS = flags.DEFINE_bool(
+    "statistics", False, "Only compute the action statistics of --source."
+)
 
 
 def main(argv):

@@ -63,7 +63,7 @@ def run(
 def _check_config(name, config, given):
     """Rejects a config with invalid values, and arguments that the config also sets."""
     if given:
-        raise Refused(f"{given[0]}: expected it or --{name}, which sets it, got both")
+        raise Refused(f"{given[0]}: expected either this or --{name}, which also sets it, got both")
     try:
         settings.check(config, per_device=True)
     except ValueError as error:
@@ -97,7 +97,7 @@ def _summary(out, info):
     text = f"{out}: {counted['item'] - info['total_bad']} of {items}, {', '.join(rest)}"
     if info["total_dropped"]:
         dropped = words.counted(info["total_dropped"], "frame")
-        text += f", {dropped} dropped that were too few for a record"
+        text += f", {dropped} dropped, too few for a record"
     if bad := info["total_bad"]:
         text += f"; {words.counted(bad, 'item')} {'has' if bad == 1 else 'have'} problems, see "
         text += f"{out}/report.jsonl"

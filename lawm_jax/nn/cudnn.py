@@ -62,7 +62,9 @@ def supported(tokens, heads, head_dim, dtype):
         jax.eval_shape(lambda *qkv: jax.vjp(run, *qkv)[0], x, x, x)
         _refuse_old_gpus()  # after cuDNN is found, which AMD's GPUs don't have
     except (NotImplementedError, RuntimeError) as error:
-        _LOG.warning("attention: XLA's, which keeps its logits in memory, not cuDNN's: %s", error)
+        _LOG.warning(
+            "attention: using XLA, which stores logits in memory, instead of cuDNN: %s", error
+        )
         return False
     return True
 

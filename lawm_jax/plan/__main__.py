@@ -1,14 +1,14 @@
-"""Plans real actions to the goal of held-out clips, and compares them with the clips' true actions.
+"""Plans real actions that reach the goals of held-out clips, and compares them with the true ones.
 
 Examples:
   lawm plan --workdir nano --task panda
   lawm plan --workdir nano --task nav --horizon 8 --planner icem
   lawm plan --workdir nano --task panda --closed-loop --planner mppi --samples 60
 
-W is a world model with a controller in W/controller, or a labeled model; runs in W/bounds/labelled*
-are compared, too. Prints a table and writes W/eval/plan_TASK.json; flags that change the results
-become part of the name. --closed-loop acts in the simulator (pip install 'lawm_jax[sim]'). See
-docs/control.md.
+W is a world model with a controller in W/controller, or a model trained on labeled actions; runs in
+W/bounds/labelled* are included in the comparison. Prints a table and writes W/eval/plan_TASK.json;
+flags that change the results are added to this file name. --closed-loop acts in the simulator
+(pip install 'lawm_jax[sim]'). See docs/control.md.
 """
 
 from absl import flags
@@ -19,34 +19,35 @@ from lawm_jax.train.flags import as_typed, define_output
 PROTOCOLS = ["paper", "jepa-wms", "nwm"]
 TASKS = ["panda", "droid", "nav", "recon"]
 
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, W; or nano, the model that ships."
-)
-TASK = flags.DEFINE_enum("task", None, TASKS, "Task and name of its data source.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Run folder, W; or nano, the shipped model.")
+TASK = flags.DEFINE_enum("task", None, TASKS, "Task, which is also the name of its data source.")
 DATA = flags.DEFINE_string(
     "data",
     None,
-    "Data source as TASK=SOURCE, if the run's config lacks it or the run read stored states.",
+    "Data source: TASK=SOURCE. Needed if it is not in the run's config, or if the run was trained "
+    "on stored states.",
 )
 PROTOCOL = flags.DEFINE_enum(
     "protocol",
     "paper",
     PROTOCOLS,
-    "Candidates, Gaussian, limits, context and crop: those of the paper, or of the code of "
-    "jepa-wms (panda, droid) or nwm (recon). Other flags take precedence.",
+    "Source of the settings of candidates, initial Gaussian, limits, context and crop: the paper, "
+    "or the code of jepa-wms (panda, droid) or nwm (recon). Other flags take precedence.",
 )
 EPISODES_FROM = flags.DEFINE_string(
     "episodes_from",
     None,
-    "List of clips to plan on: a CSV file with the columns episode and start, or a JSON list of "
-    "objects with these fields.",
+    "File that lists the clips to plan on: CSV with the columns episode and start, or a JSON list "
+    "of objects with these fields.",
 )
-PLANNER = flags.DEFINE_string("planner", "cem", "cem, icem, mppi, gradient or cem_gradient.")
+PLANNER = flags.DEFINE_string(
+    "planner", "cem", "Planner: cem, icem, mppi, gradient or cem_gradient."
+)
 EPISODES = flags.DEFINE_integer(
     "episodes",
     None,
-    "Number of clips or, with --closed-loop, scenes; the same ones for all runs. Default: 64 clips "
-    "(nwm: 100), all clips of a list, or 32 scenes.",
+    "Number of clips or, with --closed-loop, of scenes; all runs use the same ones. Default: 64 "
+    "clips (nwm: 100), all clips of --episodes_from, or 32 scenes.",
     lower_bound=1,
 )
 CLOSED_LOOP = flags.DEFINE_bool(
@@ -63,28 +64,28 @@ CONTROLLER = flags.DEFINE_string(
     "controller",
     None,
     "Folder of the controller, or its name in W/controller. Default: the controller for the data "
-    "source, of kind state if there is one.",
+    "source, preferably of kind state.",
 )
 SAMPLES = flags.DEFINE_integer(
-    "samples", None, "Number of candidates. Default: the protocol's.", lower_bound=1
+    "samples", None, "Number of candidates. Default: as in --protocol.", lower_bound=1
 )
 ITERATIONS = flags.DEFINE_integer(
-    "iterations", None, "Number of planner iterations. Default: the protocol's.", lower_bound=1
+    "iterations", None, "Number of planner iterations. Default: as in --protocol.", lower_bound=1
 )
 BOUND = flags.DEFINE_float(
     "bound",
     None,
-    "Limit of planned actions, in standard deviations of the initial Gaussian, which is by default "
-    "that of training actions. Default: no limit, or the protocol's.",
+    "Limit of planned actions, in standard deviations of the initial Gaussian (by default, that of "
+    "the training actions). Default: as in --protocol, if it has limits.",
 )
 CHUNK = flags.DEFINE_integer(
     "chunk",
     None,
     "Number of candidates predicted at once, which limits memory use. Default: as many as fit in a "
-    "quarter of the device's memory, on a CPU at most as many as fit in its caches.",
+    "quarter of the device's memory or, on a CPU, in its caches.",
     lower_bound=1,
 )
-JSON = define_output("json", "Output file. Default: in W/eval.")
+JSON = define_output("json", "Output file. Default: a file in W/eval.")
 flags.mark_flags_as_required(["workdir", "task"])
 flags.register_validator("bound", lambda x: x is None or x > 0, "expected a positive number")
 

@@ -48,15 +48,15 @@ def tables(caption, rows):
 CLAIMS = {
     "error": (
         "planning",
-        "error of the move",
+        "displacement error",
         row_names.NO_ACTION,
-        "0.10 m on DROID with noisy latents, 0.05 with labels (Table S1)",
+        "0.10 m on DROID with noisy latents, 0.05 m with labels (Table S1)",
     ),
     "ate": (
         "planning",
-        "ATE of the walk",
+        "ATE of the path",
         f"the {row_names.MEAN_ACTION}",
-        "ATE 1.40 m on RECON with noisy latents, 1.13 by NWM (Table S2)",
+        "ATE 1.40 m on RECON with noisy latents, 1.13 m with NWM (Table S2)",
     ),
     "distance": ("acting", "distance at the end", row_names.NO_ACTION, "not measured"),
 }
@@ -71,7 +71,7 @@ def judge(rows, name):
         return []
     claim, finding, baseline, paper = CLAIMS[key]
     text = f"{finding}: {verdicts.short(verdicts.measured(row, key))} m; "
-    text += f"{verdicts.short(gain, sign='+')} against {baseline}"
+    text += f"{verdicts.short(gain, sign='+')} vs. {baseline}"
     if success := verdicts.measured(row, "success"):
-        text += f"; at the goal {verdicts.short(success, 2)}"
+        text += f"; success rate {verdicts.short(success, 2)}"
     return [verdicts.Verdict(claim, verdicts.lower(gain), text, paper)]

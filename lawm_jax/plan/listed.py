@@ -105,7 +105,7 @@ def load(config, name, encode, rows, before=0):
     if not loaded:
         raise ValueError(f"episodes_from: expected clips of {name} that can be read, got none")
     if trained:
-        print(f"{trained} of {len(loaded)} listed clips are of the training split of {name}")
+        print(f"{trained} of {len(loaded)} listed clips are in the training split of {name}")
     return clips.collect(loaded, encode)
 
 

@@ -112,7 +112,7 @@ def plan(
     settings = dict(planner=planner, options=options, bound=bound, windows=windows)
     what = words.counted(count, "scene" if scenes else "clip")
     what += f", {words.counted(' and '.join(map(str, horizons)), 'step')}"
-    by = planner if protocol == "paper" else f"{planner} as {protocol}"
+    by = planner if protocol == "paper" else f"{planner} (protocol {protocol})"
     print(f"{workdir}: planning {task} with {by}, {what}; compiling", flush=True)
     if scenes:
         plans = _closed(config, task, loaded, scenes, horizons, settings)

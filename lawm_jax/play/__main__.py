@@ -1,12 +1,13 @@
-"""Serves a page, on this machine alone, to play the world that a model imagines.
+"""Serves a web page, on localhost only, for playing the world that a model imagines.
 
 Examples:
   lawm play
   lawm play --workdir runs/first --port 7861
   lawm play --data walks=mini:nav
 
-Keys drive the imagined world from the first frame of a held-out clip, or of a video of yours. Other
-tabs transfer actions to another scene, sample futures, plan to a goal frame and show latents.
+Keys drive the imagined world, starting from the first frame of a held-out clip or of an uploaded
+video. Other tabs transfer actions to another scene, sample futures, plan to a goal frame and show
+latent actions over time.
 Requires pip install 'lawm_jax[play]'. In a notebook: `lawm_jax.play.notebook.inline(W)`. See
 docs/play.md.
 """
@@ -19,14 +20,14 @@ from lawm_jax.train import command
 from lawm_jax.train.flags import as_typed, sources
 
 WORKDIR = flags.DEFINE_string(
-    "workdir", "nano", "Folder of the run; or an exported model, by default the one that ships."
+    "workdir", "nano", "Run folder or exported model; nano is the shipped model."
 )
 PORT = flags.DEFINE_integer("port", 7860, "Port on localhost.", lower_bound=1, upper_bound=65535)
-SOURCE = flags.DEFINE_string("source", None, "The only data source to use. Default: all.")
+SOURCE = flags.DEFINE_string("source", None, "Name of the only data source to use. Default: all.")
 DATA = flags.DEFINE_multi_string(
     "data",
     [],
-    "Data source to use instead of the run's own, as NAME=SOURCE, with SOURCE as in the config's "
+    "Data source to use instead of the run's own: NAME=SOURCE, with SOURCE as in the config's "
     "data.sources; may be repeated.",
 )
 

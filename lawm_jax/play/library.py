@@ -116,12 +116,12 @@ def open_sources(workdir, data=None, only=None):
         sources, missing = _read(config, only)
     if not sources and not data and fps == mini.FPS:
         print("".join(f"{text}\n" for text in missing), end="")
-        print("the run's sources have no video that can be read; using the embedded data")
+        print("none of the run's sources has readable video; using the embedded data")
         embedded = {"panda": "mini:panda", "nav": "mini:nav"}
         sources, missing = _read(catalog.with_sources(config, embedded), only)
     if not sources:
         raise ValueError(
-            "data: expected a source with video, got none; name one with --data NAME=SOURCE:\n"
+            "data: expected a source with video, got none; add one with --data NAME=SOURCE:\n"
             + "\n".join(missing)
         )
     for text in missing:

@@ -36,7 +36,7 @@ function connect() {
     socket.onclose = () => {
       clearTimeout(late);
       if (!line.token) return resolve(posting());
-      stop("The server has stopped, or the connection was lost. Load the page again.");
+      stop("The server has stopped, or the connection was lost. Reload the page.");
     };
   });
 }

@@ -33,7 +33,7 @@ def load(workdir, data=None, source=None, say=print):
     """
     begin, folder = time.monotonic(), exported.find(workdir)
     sources, frames, fps = library.open_sources(folder, data, source)
-    say(f"{workdir}: clips of {', '.join(x.name for x in sources)}; loading the model")
+    say(f"{workdir}: loading the model, with clips of {', '.join(x.name for x in sources)}")
     config, prior = rundir.read_config(folder), True
     try:
         model, params = models.load(folder, controller="", prior=True)
@@ -43,7 +43,7 @@ def load(workdir, data=None, source=None, say=print):
     controllers = {x.name: pair for x in sources if (pair := _controlled(folder, x, model))}
     by_frame = world_.by_frame(model)
     world = world_.World(model, params, tasks.window(config, by_frame), frames, controllers)
-    say("compiling, about ten seconds for a small model on a CPU")
+    say("compiling; this takes about ten seconds for a small model on a CPU")
     world.compile()
     for x in sources:
         x.fill(world)
@@ -99,13 +99,13 @@ def _notes(model, world, sources, seconds, prior):
     notes = []
     if not world.paints:
         notes.append(
-            "This model has no decoder, so what it imagines cannot be shown: train one with "
-            "configs/decoder.py and put its run into W/decoder. The tab Look works without."
+            "This model has no decoder, so its imagined frames cannot be shown. Train one with "
+            "configs/decoder.py and place the run in W/decoder. The Look tab works without it."
         )
     if seconds > SLOW:
         notes.append(
             f"A step takes {1000 * seconds:.0f} ms on this machine ({jax.default_backend()}), so a "
-            f"held key gives about {1 / seconds:.1f} frames per second."
+            f"held key produces about {1 / seconds:.1f} frames per second."
         )
     if model.encoder.tubelet > 1:
         notes.append(
@@ -113,11 +113,11 @@ def _notes(model, world, sources, seconds, prior):
             f"steps of {model.encoder.tubelet} frames."
         )
     if isinstance(prior, str) and prior:
-        notes.append(f"The learned prior is not used: {prior}")
+        notes.append(f"Ignoring the learned prior: {prior}")
     without = [x.name for x in sources if x.names and x.name not in world.controllers]
     if without and model.latent.inferred:
         notes.append(
-            f"No controller for {', '.join(without)}: real actions cannot drive it, and Plan is "
-            "not available. configs/controller.py trains one."
+            f"No controller for {', '.join(without)}, so real actions and the Plan tab are not "
+            "available for it. Train one with configs/controller.py."
         )
     return notes

@@ -182,14 +182,14 @@ def own_videos(folder, path=""):
         return path
     os.makedirs(folder, exist_ok=True)
     if files := _colab("files"):
-        print("choose videos, or press Cancel to use films of the package")
+        print("choose videos, or press Cancel to use the videos that come with the package")
         for name, content in files.upload().items():
             pathlib.Path(folder, os.path.basename(name)).write_bytes(content)
     if not os.listdir(folder):
         films = sorted(pathlib.Path(mini.FOLDER, "panda", "train").glob("*.mp4"))[:EXAMPLES]
         for film in films:
             shutil.copy(film, folder)
-        pathlib.Path(folder, "broken.mp4").write_text("This file is no video.\n")
+        pathlib.Path(folder, "broken.mp4").write_text("This file is not a video.\n")
     print(f"{folder}: {words.counted(len(os.listdir(folder)), 'file')}")
     return folder
 
@@ -213,7 +213,7 @@ def vjepa2_weights(name):
     Returns:
       The name, or "" with a printed notice if the weights cannot be downloaded.
     """
-    reason = "none were asked for"
+    reason = "no weights were requested"
     if name and os.path.exists(name):
         return name
     if name:
@@ -224,7 +224,7 @@ def vjepa2_weights(name):
         except FileNotFoundError as error:
             reason = str(error).partition(". Without")[0]
     print(
-        f"{'=' * 79}\nRANDOM WEIGHTS are used instead of V-JEPA 2's ({reason}).\n"
-        "All cells run, but the states mean nothing, and so do the errors below.\n" + "=" * 79
+        f"{'=' * 79}\nRANDOM WEIGHTS are used instead of those of V-JEPA 2 ({reason}).\n"
+        "All cells run, but the states and the errors below are meaningless.\n" + "=" * 79
     )
     return ""

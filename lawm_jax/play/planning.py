@@ -37,9 +37,7 @@ class Planner:
         """Returns why a plan for a `library.Source` cannot be executed in a simulator, or ""."""
         kind = catalog.parse(source.name, source.spec).kind
         if kind != "mini" or source.task not in closed_loop.TASKS:
-            return (
-                f"{source.name} has no simulator; the embedded data, mini:panda and mini:nav, do."
-            )
+            return f"{source.name} has no simulator; only mini:panda and mini:nav have one."
         if importlib.util.find_spec(NEEDS[source.task]) is None:
             return (
                 f"The simulator of {source.name} needs {NEEDS[source.task]}: "

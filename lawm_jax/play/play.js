@@ -179,7 +179,7 @@ function control(way) {
   })));
   const pad = $("pad");
   pad.className = way?.by === "codes" ? "pad codes" : "pad";
-  if (!way) return pad.replaceChildren(make("p", { className: "note", textContent: "Nothing drives this clip." }));
+  if (!way) return pad.replaceChildren(make("p", { className: "note", textContent: "This clip has no controls." }));
   if (way.by === "codes") {
     pad.replaceChildren(...way.codes.map(([code, used], i) =>
       holdable(String(code), String(code), i < 10 ? String(i) : "",

@@ -161,9 +161,9 @@ class Server:
                 raise ValueError(start)
             declared = int(declared) if declared else None
         except ValueError as error:
-            return _json({"error": f"start: expected seconds from 0 on, got {error}"}, 400)
+            return _json({"error": f"start: expected a number of seconds >= 0, got {error}"}, 400)
         if entry.receiving:
-            return _json({"error": "expected one upload at a time, got another"}, 409)
+            return _json({"error": "expected one upload at a time, got a second one"}, 409)
         entry.receiving = True
         try:
             path = await uploads.receive(request.stream(), name, declared)
@@ -189,7 +189,7 @@ class Server:
                 del self.open[token]
         if len(self.open) >= SESSIONS:
             raise messages.Refused(
-                f"expected at most {SESSIONS} pages at once, and that many are open; close one"
+                f"expected at most {SESSIONS} open pages, got another; close one first"
             )
         opened = Open(session_.Session(self.shared), connected)
         self.open[opened.token] = opened
@@ -212,7 +212,7 @@ class Server:
         except messages.Refused as error:
             return {"error": str(error)}
         except Exception:
-            _LOG.exception("an answer failed")
+            _LOG.exception("failed to answer a message")
             return {"error": FAILED}
 
     @staticmethod
@@ -242,8 +242,8 @@ def config(shared, port, hosts=("localhost", "127.0.0.1")):
     )
 
 
-FAILED = "the server failed to answer; its terminal says why"
-GONE = "this page's session has ended; load the page again"
+FAILED = "internal server error; see the traceback in the terminal"
+GONE = "the session of this page has ended; reload the page"
 
 
 def _json(value, status=200):

@@ -146,10 +146,12 @@ class Session:
         rows = {"clip": clip.video[: AHEAD + 1]}
         rows |= {f"future {i + 1}": film for i, film in enumerate(futures)}
         learned = world.model.prior is not None
-        gaussian = "a Gaussian of inferred latents (no learned prior)"
+        gaussian = "a Gaussian fitted to inferred ones (there is no learned prior)"
         distribution = "the learned prior" if learned else gaussian
         answer = self._films(rows)
-        return answer | {"text": f"Latents drawn from {distribution}. {answer['text']}".strip()}
+        return answer | {
+            "text": f"Latent actions sampled from {distribution}. {answer['text']}".strip()
+        }
 
     def look(self, message):
         """Describes the latents of a clip."""
@@ -172,7 +174,9 @@ class Session:
         """Plans from one frame of a clip to another; "distance" is [at the start, at the end]."""
         clip, name = self._clip(message), self._source(message)
         source = self.shared.sources.get(name)
-        missing = self.shared.plans[name]["plan"] if source else "Uploads have no real actions."
+        missing = (
+            self.shared.plans[name]["plan"] if source else "Uploaded videos have no real actions."
+        )
         if missing:
             raise Refused(missing)
         last = len(clip.video) - 1
@@ -190,7 +194,7 @@ class Session:
     def act(self, message):
         """Acts in the simulator toward a goal."""
         name = self._source(message)
-        missing = "Uploads have no simulator."
+        missing = "Uploaded videos have no simulator."
         if name in self.shared.sources:
             missing = self.shared.plans[name]["plan"] or self.shared.plans[name]["simulator"]
         if missing:
@@ -206,7 +210,7 @@ class Session:
 
     def _imagined(self):
         if self.imagined is None:
-            raise Refused("start: expected a clip to start from first, got none")
+            raise Refused("start: expected a clip to be started first, got none")
         if not self.shared.world.paints:
             raise Refused(NO_DECODER)
         return self.imagined
@@ -227,7 +231,7 @@ class Session:
     def _needs_latents(self):
         if not self.shared.world.model.latent.inferred:
             raise Refused(
-                "This model was trained on real actions: it infers no latents from video."
+                "This model was trained on real actions, so it infers no latent actions from video."
             )
 
     def _source(self, message, prefix=""):
@@ -265,8 +269,8 @@ COMMANDS = {
 # Commands that take milliseconds; the others take seconds, and run in another thread.
 QUICK = {"hello", "frames", "start", "step", "undo", "reset", "record"}
 NO_DECODER = (
-    "This model has no decoder, so what it imagines cannot be shown: train one with "
-    "configs/decoder.py and put its run into W/decoder."
+    "This model has no decoder, so its imagined frames cannot be shown. Train one with "
+    "configs/decoder.py and place the run in W/decoder."
 )
 
 

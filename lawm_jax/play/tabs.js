@@ -90,8 +90,8 @@ $("run-plan").onclick = () => run($("run-plan"), document.querySelector("#plan .
     const [before, after] = reply.distance;
     out.append(table(["sum of actions", "planned", "in the clip"], reply.actions),
       make("p", { className: "note", textContent:
-        `Distance of states to the goal: ${before} at the start, ${after} at the imagined end.` }));
-  }, "Planning; the first plan of a length also compiles …");
+        `Distance of the state to the goal: ${before} at the start, ${after} at the imagined end.` }));
+  }, "Planning; the first plan of each length also compiles …");
 
 $("run-act").onclick = () => run($("run-act"), $("acted"),
   { do: "act", source: state.clip.source, scene: Number($("scene").value) },
@@ -100,14 +100,14 @@ $("run-act").onclick = () => run($("run-act"), $("acted"),
     const last = reply.path.at(-1), best = Math.min(...reply.path.slice(1));
     out.append(make("p", { className: "note", textContent:
       `${reply.path[0].toFixed(2)} m from the goal at the start, ${last.toFixed(2)} m at the end, ` +
-      `${best.toFixed(2)} m at best; within ${reply.radius} m counts as reached` +
-      ` (${last <= reply.radius ? "reached" : "not reached"}).` }));
-  }, "Drawing scenes, planning and acting …");
+      `${best.toFixed(2)} m at best; ` +
+      `${last <= reply.radius ? "reached" : "not reached"} (within ${reply.radius} m).` }));
+  }, "Rendering the scene, planning and acting …");
 
 let preview = 0;
 async function showPlanning() {
   const own = state.sources.find(x => x.name === state.clip.source);
-  const why = own ? own.plan : "Plan needs a clip of a data source with real actions.";
+  const why = own ? own.plan : "Planning needs a clip from a data source with real actions.";
   const act = own ? own.plan || own.simulator : why;
   for (const [id, text, button] of [["plan-missing", why, "run-plan"], ["act-missing", act, "run-act"]]) {
     $(id).textContent = text;
@@ -202,7 +202,7 @@ async function look(out, reply) {
   });
   const mean = values => values.reduce((a, b) => a + b, 0) / values.length;
   out.append(make("p", { className: "note", textContent:
-    "Effect: mean absolute difference between the state predicted with the latent and with the mean " +
+    "Effect: mean absolute difference between the states predicted with the latent and with the mean " +
     `latent, ${mean(reply.effect).toFixed(3)} on average; the state itself changes by ` +
     `${mean(reply.change).toFixed(3)}.${reply.codes ? " Numbers: the codes." : ""}` }));
 }

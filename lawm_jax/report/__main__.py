@@ -1,11 +1,11 @@
-"""Builds a page of the results of runs: one HTML file, with tables, pictures and videos in it.
+"""Builds a report on runs: a single HTML file with all tables, pictures and videos embedded.
 
 Examples:
   lawm report runs/first
   lawm report runs/first runs/arm --out page.html
   lawm report runs/first --out first.html
 
-The page lists missing results with the commands that create them. See docs/evaluate.md.
+The report lists missing results, with the commands that create them. See docs/evaluate.md.
 """
 
 import os
@@ -21,7 +21,7 @@ from lawm_jax.report.results import is_bound
 from lawm_jax.train import command, rundir
 from lawm_jax.train.flags import define_output
 
-OUT = define_output("out", "Output file. Default: report/page.html in the first run.")
+OUT = define_output("out", "Output file. Default: report/page.html in the first run's folder.")
 
 # Title and caption of each kind of file in W/report, in page order.
 KINDS = {
@@ -49,11 +49,11 @@ KINDS = {
     "locality": (
         "Locality",
         "The latent action of a local motion is applied to a scene with two parts that could move. "
-        "Ideally, only the part at the position of the motion moves.",
+        "Ideally, only the part at the original motion's position moves.",
     ),
     "embedding": (
         "Embedding of latent actions",
-        "Inferred and sampled latent actions in the plane. Ideally, they form one cloud, not two.",
+        "Inferred and sampled latent actions in 2D. Ideally, they form one cloud, not two.",
     ),
     "loss": ("Training", "Training error relative to copying the last frame."),
 }
@@ -159,8 +159,10 @@ def pictures(runs):
             entries = "".join(markup for *_, markup in sorted(entries))
             markup += f'<h3>{page.text(run.label)}</h3>\n<div class="figures">{entries}</div>\n'
     text = "What do the predictions look like? The frames are decoded from predicted states by a "
-    text += "decoder, which blurs them: compare them with the decoded states of the true video."
-    none = page.paragraph("There are no pictures; see the table of missing results below.", "note")
+    text += "decoder, which blurs them, so compare them with the decoded states of the true video."
+    none = page.paragraph(
+        "There are no pictures yet; see the table of missing results below.", "note"
+    )
     return "Pictures", page.paragraph(text) + (markup or none)
 
 
@@ -175,8 +177,8 @@ def training(runs):
     if not lines:
         return "Training", page.paragraph("No run has a metrics.jsonl.", "note")
     text = (
-        "Has training converged? Thick lines are moving averages over a tenth of the run, thin "
-        "lines are single batches. If a curve still falls at the end, train for more steps."
+        "Has training converged? Thick lines are moving averages over a tenth of the run; thin "
+        "lines are single batches. If a curve is still falling at the end, train for more steps."
     )
     caption = "Training error relative to copying the last frame."
     return "Training", page.paragraph(text) + page.drawing(loss_curve(None, lines), caption)

@@ -98,10 +98,8 @@ def read(folder):
     if paths.exists(metrics):
         lines, bad = _lines(metrics)
         if bad:
-            what = "the file" if bad is True else f"line {', '.join(map(str, bad))}"
-            missing.append(
-                (f"{os.path.basename(metrics)}: {what} cannot be read and is skipped", train)
-            )
+            what = "file" if bad is True else f"lines {', '.join(map(str, bad))}"
+            missing.append((f"{os.path.basename(metrics)}: skipped unreadable {what}", train))
     elif not paths.exists(rundir.weights(folder)):  # an exported model has none
         missing.append((os.path.basename(metrics), train))
 

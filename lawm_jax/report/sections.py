@@ -14,8 +14,8 @@ from lawm_jax.report import figures, page, results, summary
 
 TABLES = "Tables"  # summary of the collapsed tables of a section
 NOT_COMPARABLE = page.paragraph(
-    "The paper reports LPIPS of decoded frames, of larger models on other data: absolute values "
-    "are not comparable with ours. Compare the ratios instead.",
+    "The paper reports the LPIPS of decoded frames, for larger models and other data. Absolute "
+    "values are not comparable with ours; compare the ratios instead.",
     "note",
 )
 
@@ -106,11 +106,11 @@ def prediction(runs):
 def ablation(runs):
     """Builds the section on controls with other latents."""
     text = (
-        "How much of the gain over copying the last frame needs the latent action of the step "
-        "itself? The forward model gets other latents instead: those of another episode or of the "
-        "step before, zero, or random ones. Ideally, all are no better than copying. The share "
-        "compares the best of them with the inferred latents: 0 if it is as good, 1 if it is only "
-        "as good as copying."
+        "How much of the gain over copying the last frame is due to the latent action of the "
+        "current step? The inferred latents are replaced by those of another episode or of the "
+        "previous step, by zero, or by random ones. Ideally, no replacement is better than "
+        "copying. The share compares the best replacement with the inferred latents: 0 if it is "
+        "as good as they are, 1 if it is only as good as copying."
     )
     return _section(runs, "ablation", "Ablation of the latent actions", text)
 
@@ -157,8 +157,8 @@ def leakage(runs):
         "predicted unless it leaks through the latent action. At the cut, the error of a good "
         "model stays near that of copying the last frame (relative to copying near 1); a leak "
         "brings it toward 0. The ratio of the errors with and without a cut says little by itself, "
-        "since it is high for copying, too: the column leak is the position of this ratio between "
-        "that of copying (0) and that of a model that copies the future (1)."
+        "since it is high for copying, too. The column leak rescales this ratio: 0 as for copying "
+        "the last frame, 1 as for a model that copies the future."
     )
     models = _all(results.merged(runs, "leakage"), EVALUATIONS["leakage"].tables)
     columns = [("latents", None), ("capacity", None), ("with cut", 2), ("without", 2), ("ratio", 1)]
@@ -170,8 +170,8 @@ def leakage(runs):
 def transfer(runs):
     """Builds the section on cycle consistency of transfer, with the paper's Table 2."""
     markup = page.paragraph(
-        "Do latent actions have the same effect in another scene? Those inferred from A are "
-        "applied to B, inferred again from that prediction, and applied to A. Ideally, the "
+        "Do latent actions have the same effect in another scene? Those inferred from clip A are "
+        "applied to clip B, inferred again from that prediction, and applied to A. Ideally, the "
         "ratio of the errors on A after and before this cycle is near 1, and little information is "
         "lost: a loss of 0 is as good as A's own latent actions, 1 is no better than shuffled "
         "ones. If shuffling does not increase the error, neither number is meaningful."
@@ -205,7 +205,7 @@ def content(runs):
         "What do latent actions encode? A linear probe predicts the recorded actions from them: an "
         "R² of 1 means perfect prediction, 0 no information. The current state also predicts some "
         "actions: the second table has the R² of as many of its principal components, and the R² "
-        "that latent actions add. The effective dimension and the effective rank are numbers of "
+        "that latent actions add. The effective dimension and the effective rank count the "
         "directions in use; near 1, the latents have collapsed. Discrete latents should use a "
         "large share of the codes."
     )
@@ -217,8 +217,9 @@ def scene(runs):
     text = (
         "Do latent actions identify the scene? Nearest centroids, fitted to the first half of each "
         "episode, classify the episode of the latent actions of the second half. Ideally, they do "
-        "so no better than by chance; the share of the state's is 1 if they are as good as the "
-        "state's principal components. Real actions may identify the episode a little, too."
+        "so no better than chance. The accuracy relative to the state is 0 at chance and 1 if "
+        "latents are as good as the state's principal components. Real actions may identify the "
+        "episode to some extent, too."
     )
     return _section(runs, "scene", "Scene in the latent actions", text)
 
@@ -226,13 +227,13 @@ def scene(runs):
 def sampling(runs):
     """Builds the section on sampling."""
     text = (
-        "Can latent actions be sampled that are similar to inferred ones? A classifier tries to "
-        "distinguish them: an AUC of 0.5 is ideal, and 1 means that it always succeeds. The energy "
-        "distance between the two sets should be below the 95th percentile of its null "
-        "distribution, the distances between two sets of inferred latents. The column change is "
-        "how much samples change a state, relative to inferred latents. Noisy latents are inferred "
-        "by sampling from their posteriors. In the paper (Appendix B), sampling works well at low "
-        "capacity and not at high capacity."
+        "Are sampled latent actions similar to inferred ones? A classifier tries to distinguish "
+        "them: an AUC of 0.5 is ideal, and 1 means that it always succeeds. The energy distance "
+        "between the two sets should be below the 95th percentile of its null distribution, the "
+        "distances between two sets of inferred latents. The column change is how much sampled "
+        "latents change a state, relative to inferred ones. Noisy latents are inferred by sampling "
+        "from their posteriors. In the paper (Appendix B), sampling works well at low capacity and "
+        "not at high capacity."
     )
     return _section(runs, "sampling", "Sampling", text, first="sampler")
 

@@ -39,8 +39,8 @@ PAPER_WALK = [
 ]
 CAPACITIES = "low", "mid", "high", "labeled"
 OTHER = (
-    "The paper uses other clips and larger models: compare results only with the baselines of the "
-    "same table."
+    "The paper uses other clips and larger models, so compare results only with the baselines of "
+    "the same table."
 )
 
 
@@ -48,10 +48,10 @@ def control(runs):
     """Builds the section on control by real actions, with the paper's Tables S1 and S2."""
     markup = page.paragraph(
         "Can the model be controlled with real actions as well as with its own latent actions? A "
-        "controller maps real to latent actions. Ideally, rollouts with real actions are nearly as "
-        "close to the video as those with inferred latents, and far better than those with no "
-        "action. A controller that does not see the state (actions) fails if the same action looks "
-        "different from another viewpoint."
+        "controller maps real actions to latent ones. Ideally, rollouts with real actions are "
+        "nearly as close to the video as those with inferred latents, and far better than those "
+        "with no action. A controller that does not see the state (actions) fails if the same "
+        "action looks different from another viewpoint."
     )
     markup += summary.box(runs, "control")
     models, drawn, sources = "", "", results.merged(runs, "control")
@@ -70,8 +70,9 @@ def labels(runs):
     """Builds the section on controllers of few labeled episodes, with a curve per data source."""
     markup = page.paragraph(
         "How many labeled episodes does a controller need? Controllers are trained on the real "
-        "actions of more and more training episodes. Ideally, few episodes lead nearly as close to "
-        "the video as inferred latents do, and far closer than no action."
+        "actions of increasing numbers of training episodes. Ideally, rollouts with a controller "
+        "trained on few episodes are nearly as close to the video as those with inferred latents, "
+        "and far closer than those with no action."
     )
     markup += summary.box(runs, "labels")
     sources = results.merged(runs, "labels")
@@ -110,9 +111,9 @@ def _by_episodes(runs, source):
 def reach(runs):
     """Builds the section on planning manipulation, with the paper's Table S1."""
     text = (
-        "Can real actions be planned? The goal is the state of a clip at the end of the plan's "
-        "horizon; the summed x, y and z "
-        "displacements of the plan are compared with those of the clip's actions. Ideally, the "
+        "Can the model plan real actions? The goal is the state of a clip at the end of the "
+        "plan's horizon; the summed x, y and z displacements of the plan are compared with those "
+        "of the clip's actions. Ideally, the "
         "error is well below that of no action and of actions retrieved from training data "
         "(nearest training window), and near that of the labeled model, which was trained on real "
         "actions. The Action Score is 80 for an error of 0 and 0 for errors of 0.1 m or more."
@@ -125,13 +126,13 @@ def reach(runs):
 def walk(runs):
     """Builds the section on planning navigation, with the paper's Table S2."""
     text = (
-        "Can paths be planned? The plan repeats one action at all steps, like the paper's straight "
-        "lines, and is evaluated on the resulting poses. ATE is the root mean square distance "
-        "between planned and true positions. RPE is the root mean square difference between their "
-        "displacements per step. Both are in meters, in the frame of the start and without "
-        "alignment, as in NWM. Yaw is the absolute error of the final heading, in radians. "
+        "Can the model plan paths? The plan repeats one action at all steps, like the paper's "
+        "straight lines, and is evaluated on the resulting poses. ATE is the root mean square "
+        "distance between planned and true positions. RPE is the root mean square difference "
+        "between their displacements per step. Both are in meters, in the frame of the start and "
+        "without alignment, as in NWM. Yaw is the absolute error of the final heading, in radians. "
         "The mean action is hard to beat in ATE, so compare yaw and correlation, too. The row "
-        "'truth, held' is about the best possible with a single repeated action."
+        "'truth, held' is close to the best possible with a single repeated action."
     )
     paper = _paper_table(PAPER_WALK, None, "The paper, RECON: ATE / RPE")
     markup = _plans(runs, text, ("ate", "ATE of the plan, m"), paper)
@@ -142,9 +143,9 @@ def closed(runs):
     """Builds the section on closed-loop control, which the paper does not evaluate."""
     text = (
         "Do the plans work? The first action of each plan is taken in a simulator, and the next "
-        "plan starts from the resulting image, toward the image of a goal. Ideally, far more goals "
-        "are reached than by chance, and nearly as many as by the policy that created the goals, "
-        "whose actions show what the simulator allows. The paper has no such evaluation."
+        "plan starts from the resulting image, toward a goal image. Ideally, far more goals are "
+        "reached than by chance, and nearly as many as by the policy that created the goals, which "
+        "shows what is possible in the simulator. The paper has no such evaluation."
     )
     drawn = "success", "share of scenes that end at the goal"
     markup = _plans(runs, text, drawn, flag=" --closed-loop")

@@ -5,13 +5,13 @@ Examples:
   lawm study mixture --workdir runs/mixture --list
   lawm study mixture --workdir runs/noisy --kinds noisy --shares 0,50,100 --seeds 3
 
-claims: which claims of the paper hold on small models? Trains world models of several kinds,
-capacities and seeds, and decides each claim by a rule; --quick decides three in 15 minutes.
+claims: which claims of the paper hold for small models? Trains world models with several kinds of
+latents, capacities and seeds, and decides each claim by a rule; --quick decides 3 in 15 minutes.
 scaling: how does the error fall with training steps, width and episodes?
 mixture: how does planning depend on the share of in-domain video in the training data?
-measures: measures one run for the other studies, episode by episode: W/measures.json.
+measures: evaluates a single run for the other studies, per episode, and writes W/measures.json.
 
-Each writes W/NAME.json and prints a table. See docs/claims.md and docs/control.md.
+Each study writes W/NAME.json and prints a table. See docs/claims.md and docs/control.md.
 """
 
 import signal
@@ -24,24 +24,29 @@ from lawm_jax.train.flags import as_typed, define_config, sources
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study, created if missing.")
 CONFIG = define_config(
-    "config", "lawm.py:size=nano", "Config of the world models, with a mixture. Default: nano."
+    "config",
+    "lawm.py:size=nano",
+    "Config of the world models, which must have a mixture. Default: nano.",
 )
 CONTROLLER = define_config(
     "controller", "controller.py:size=nano", "Config of the controllers. Default: nano."
 )
-INSIDE = flags.DEFINE_string("inside", "panda", "Name of the in-domain data source, to plan on.")
+INSIDE = flags.DEFINE_string(
+    "inside", "panda", "Name of the in-domain data source, on which plans are evaluated."
+)
 OUTSIDE = flags.DEFINE_list(
     "outside", None, "Names of the other data sources. Default: all others in the mixture."
 )
-TASK = flags.DEFINE_string("task", None, "As in lawm_jax.plan. Default: the name of --inside.")
+TASK = flags.DEFINE_string("task", None, "Same as in lawm plan. Default: the name of --inside.")
 SHARES = flags.DEFINE_list(
-    "shares", "0,10,25,50,75,90,100", "Shares of --inside in the mixture, in percent."
+    "shares", "0,10,25,50,75,90,100", "Percentages of --inside in the mixture."
 )
 KINDS = flags.DEFINE_list("kinds", "sparse,noisy", "Kinds of latents.")
 STEPS = flags.DEFINE_integer(
     "steps",
     None,
-    "Training steps of the world models. Default: 600, 150 with --quick; mixture: the config's.",
+    "Training steps of the world models. Default: 600, or 150 with --quick; mixture: as in "
+    "--config.",
     lower_bound=1,
 )
 SEEDS = flags.DEFINE_integer(
@@ -49,13 +54,16 @@ SEEDS = flags.DEFINE_integer(
 )
 QUICK = flags.DEFINE_bool("quick", False, "claims: decide three claims about noisy latents.")
 DATA = flags.DEFINE_list("data", None, "measures: NAME=SOURCE of each data source.")
-EPISODES = flags.DEFINE_integer("episodes", 64, "As in lawm_jax.plan.", lower_bound=1)
-SAMPLES = flags.DEFINE_integer("samples", None, "As in lawm_jax.plan.", lower_bound=1)
-ITERATIONS = flags.DEFINE_integer("iterations", None, "As in lawm_jax.plan.", lower_bound=1)
+EPISODES = flags.DEFINE_integer("episodes", 64, "Same as in lawm plan.", lower_bound=1)
+SAMPLES = flags.DEFINE_integer("samples", None, "Same as in lawm plan.", lower_bound=1)
+ITERATIONS = flags.DEFINE_integer("iterations", None, "Same as in lawm plan.", lower_bound=1)
 JOBS = flags.DEFINE_integer(
-    "jobs", 1, "Number of runs at a time, each on an equal part of the CPU cores.", lower_bound=1
+    "jobs",
+    1,
+    "Number of runs at the same time, each on an equal share of the CPU cores.",
+    lower_bound=1,
 )
-LIST = flags.DEFINE_bool("list", False, "Only print the remaining commands.")
+LIST = flags.DEFINE_bool("list", False, "Only print the commands that remain to be run.")
 # Flags that a study uses, besides --workdir.
 USED = {
     "claims": ("config", "controller", "steps", "seeds", "episodes", "quick", "jobs", "list"),

@@ -67,8 +67,8 @@ def study(workdir, settings, only_list=False):
     model, controller = settings.model.value, settings.controller.value
     clips = (settings.steps or model.steps) * model.data.batch
     each = (
-        f"Each trains a world model on {clips} clips and a controller on "
-        f"{controller.steps * controller.data.batch}, and computes "
+        f"Each run trains a world model on {clips} clips and a controller on "
+        f"{controller.steps * controller.data.batch} clips, and computes "
         f"{settings.planner['episodes']} plans."
     )
     with runner.claimed(workdir):

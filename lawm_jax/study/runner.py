@@ -40,7 +40,7 @@ def show(stored, runs):
     Also prints how many are left, to stderr.
     """
     todo = [run for run in runs if result(run) is None]
-    print(f"{words.counted(len(runs), 'run')}, {len(todo)} of them to do", file=sys.stderr)
+    print(f"{words.counted(len(runs), 'run')}, {len(todo)} remaining", file=sys.stderr)
     for line in (stored if todo else []) + [line for run in todo for line in run.commands]:
         print(_shown(line))
 
@@ -60,10 +60,10 @@ def run_all(stored, runs, each, jobs=1):
         for folder, steps in run.steps.items():
             previous = _read(rundir.config(folder)).get("steps", steps)
             if previous != steps:
-                text = f"expected {previous} steps as before, or a new --workdir, got {steps}"
+                text = f"expected {previous} steps, as before, or a new --workdir, got {steps}"
                 sys.exit(f"{folder}: {text}")
     before = len(runs) - len(todo)
-    print(f"{words.counted(len(runs), 'run')}, {before} of them done. {each}", flush=True)
+    print(f"{words.counted(len(runs), 'run')}, {before} already done. {each}", flush=True)
     with _Processes() as processes:
         for line in stored if todo else []:
             processes.call(line)

@@ -1,26 +1,26 @@
-"""Trains a world model, a decoder, a controller or a baseline; the same command resumes a run.
+"""Trains a world model, a decoder, a controller or a baseline; rerunning the command resumes a run.
 
 Examples:
   lawm train --config lawm.py:size=nano,latent=noisy --workdir runs/first
   lawm train --config lawm.py --config.data.videos=mini:panda --workdir runs/arm
   lawm train --config controller.py --config.model=runs/arm --workdir runs/arm/controller
 
-Fields of a config that are often set, each by a flag such as --config.steps=500:
+Commonly set config fields; each is a flag, as in --config.steps=500:
   --config.data.videos           folder, glob or list of your videos, or another source, KIND:WHERE
-  --config.data.mixture.NAME     weight of one of the config's data sources, such as panda
-  --config.data.batch            clips per step on all devices
-  --config.data.workers          processes that read video; 0: threads
-  --config.steps                 length of the run, which the learning rate follows
+  --config.data.mixture.NAME     sampling weight of a data source of the config, such as panda
+  --config.data.batch            clips per step, over all devices
+  --config.data.workers          number of processes that read video; 0: use threads
+  --config.steps                 number of training steps, and length of the learning rate schedule
   --config.seed
-  --config.log_every             steps between lines of the log
+  --config.log_every             steps between log lines
   --config.checkpoint_every      steps between checkpoints
-  --config.eval_every            steps between losses on held-out clips
-  --config.optim.ema             decay of the average of parameters that is evaluated and saved
-  --config.latent.strength       l1 of sparse or beta of noisy latents, or number of codes
+  --config.eval_every            steps between evaluations of the held-out loss
+  --config.optim.ema             decay of the parameter average (EMA) that is evaluated and saved
+  --config.latent.strength       l1 (sparse latents), beta (noisy) or number of codes (discrete)
   --config.encoder.weights       Hugging Face name, folder or file
-  --config.optim.accumulate      parts of a batch, processed in sequence to save memory
+  --config.optim.accumulate      number of parts into which a batch is split to save memory
   --config.mesh.fsdp             maximum number of devices that the parameters are sharded over
-See docs/train.md, and launch/README.md for several machines.
+See docs/train.md; for several machines, see launch/README.md.
 """
 
 import shlex
@@ -35,17 +35,23 @@ from lawm_jax.train.flags import CONFIGS, define_config
 CONFIG = define_config(
     "config",
     None,
-    "FILE.py:ARGUMENTS, a file of yours or one of lawm.py (size=...,latent=...,strength=...), "
-    f"controller.py, labelled.py and decoder.py, which list all fields, in {CONFIGS}.",
+    "FILE.py:ARGUMENTS, where FILE.py is your own config or one of lawm.py (size=...,latent=...,"
+    "strength=...), controller.py, labelled.py and decoder.py. These list all fields; they are in "
+    f"{CONFIGS}.",
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run, local or gs://BUCKET/FOLDER; created if missing."
+    "workdir", None, "Run folder, local or gs://BUCKET/FOLDER; created if missing."
 )
 INIT_FROM = flags.DEFINE_string(
-    "init_from", None, "Run or other model from whose parameters a new run starts where they fit."
+    "init_from",
+    None,
+    "Run or exported model that initializes the parameters of a new run, where shapes match.",
 )
 PROFILE = flags.DEFINE_integer(
-    "profile", 0, "Number of steps to trace for xprof, in W/profile.", lower_bound=0
+    "profile",
+    0,
+    "Number of steps to trace with the JAX profiler, for xprof, in W/profile.",
+    lower_bound=0,
 )
 flags.mark_flags_as_required(["config", "workdir"])
 STOPPED = 128 + signal.SIGTERM

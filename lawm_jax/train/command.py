@@ -191,7 +191,7 @@ def reporting(function, resumes=False):
         try:
             return function(*args)
         except KeyboardInterrupt:
-            again = "; the same command continues the run" if resumes else ""
+            again = "; run the same command to resume" if resumes else ""
             line = "\n" if sys.stderr.isatty() else ""  # ends the line of ^C
             print(f"{line}{program()}: interrupted{again}", file=sys.stderr)
             text, status = None, INTERRUPTED

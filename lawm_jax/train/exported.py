@@ -117,7 +117,7 @@ def find(name):
         raise FileNotFoundError(f"{folder}: not found; {text}Face Hub")
     import huggingface_hub
 
-    print(f"{name}: no such folder; asking the Hugging Face Hub", file=sys.stderr, flush=True)
+    print(f"{name}: no such folder; trying the Hugging Face Hub", file=sys.stderr, flush=True)
     try:
         return huggingface_hub.snapshot_download(name, allow_patterns=FILES)
     except Exception as error:  # several libraries: no network, unknown name, no access
@@ -141,5 +141,5 @@ def working_copy(workdir):
     source, copy = find(workdir), os.path.abspath(os.path.basename(str(workdir)))
     if not os.path.isdir(copy):
         shutil.copytree(source, copy)
-        print(f"{workdir}: copied to {copy}, which also receives the results")
+        print(f"{workdir}: copied to {copy}; results are written there")
     return copy

@@ -130,14 +130,14 @@ def _describe(metrics):
     """Returns the loss, and the error in terms of a baseline, as text."""
     text = f"loss {metrics['loss']:.4f}  error {metrics['error']:.4f}"
     if "copy" in metrics:
-        text += f" ({metrics['error'] / max(metrics['copy'], 1e-9):.3f} of copying)"
+        text += f" ({metrics['error'] / max(metrics['copy'], 1e-9):.3f}x copying)"
     if "mean_latent" in metrics:
         share = metrics["error"] / max(metrics["mean_latent"], 1e-9)
-        text += f" ({share:.3f} of the mean latent's)"
+        text += f" ({share:.3f}x the mean latent)"
     if "psnr" in metrics:
         text += f"  PSNR {metrics['psnr']:.2f} dB"
     if "held_out_loss" in metrics:
-        text += f"  held out {metrics['held_out_loss']:.4f}"
+        text += f"  held-out loss {metrics['held_out_loss']:.4f}"
     return text
 
 

@@ -286,7 +286,7 @@ def _finished(workdir, config, store):
     if not checkpoints.all_agree(loaded is not None):
         return None
     if jax.process_index() == 0:
-        print(f"{workdir}: all {config['steps']} steps are done already")
+        print(f"{workdir}: all {config['steps']} steps are already done")
     return loaded
 
 
@@ -364,7 +364,7 @@ class _Training(NamedTuple):
         if not math.isfinite(metrics["loss"] + metrics["grad_norm"] + metrics["update_norm"]):
             raise FloatingPointError(
                 f"step {step}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}, "
-                f"update norm {metrics['update_norm']}; the last good state is the checkpoint of "
+                f"update norm {metrics['update_norm']}; the last good checkpoint is that of "
                 f"step {self.store.latest}"
             )
         rate = self.config["optim"]["adamw"] * float(self.run.schedule(step - 1))

@@ -108,21 +108,23 @@ def warm_start(workdir, like, params):
         store.close()
     fit = [name for name, x in target.items() if name in source and source[name].shape == x.shape]
     if not fit:
-        raise ValueError(f"init_from: expected parameters that fit the config, got {workdir}")
+        raise ValueError(f"init_from: expected parameters that match the config, got {workdir}")
     arrays, new = flatten_dict(restored["params"], sep="/"), flatten_dict(params, sep="/")
     new |= {name: arrays[name].astype(target[name].dtype) for name in fit}
-    report = f"starting from {workdir}, step {step}: {_describe_fit(source, target, fit)}"
+    report = f"initialized from {workdir}, step {step}: {_describe_fit(source, target, fit)}"
     return unflatten_dict(new, sep="/"), report
 
 
 def _describe_fit(source, target, fit):
     """Describes which arrays of `target` are taken from `source`: those in `fit`."""
     size = lambda names: sum(target[name].size for name in names) / 1e6  # noqa: E731
-    text = f"{len(fit)} of {len(target)} arrays fit "
+    text = f"{len(fit)} of {len(target)} arrays match "
     text += f"({size(fit):.2f} of {size(target):.2f} M parameters)"
-    other = {name: "other shape" if name in source else "new" for name in target.keys() - {*fit}}
+    other = {
+        name: "different shape" if name in source else "new" for name in target.keys() - {*fit}
+    }
     parts = sorted({f"{'/'.join(name.split('/')[:2])} ({why})" for name, why in other.items()})
-    return text + (f"; random: {', '.join(parts)}" if parts else "")
+    return text + (f"; randomly initialized: {', '.join(parts)}" if parts else "")
 
 
 def complete(model, params, mesh):
@@ -221,10 +223,12 @@ def _with_controller(model, params, workdir, name, step, mesh):
     if config["model_step"] != step:
         changed.append("model_step")
     if changed:
-        problem = f"{folder}: was trained for another model; it differs in {', '.join(changed)}"
+        problem = (
+            f"{folder}: was trained for a different model, which differs in {', '.join(changed)}"
+        )
         if name is not None:
             raise ValueError(problem)
-        warnings.warn(f"{problem}; the controller is ignored", stacklevel=3)
+        warnings.warn(f"{problem}; ignoring the controller", stacklevel=3)
         return model, params
     other, other_params = load(folder, mesh=mesh)
     model = dataclasses.replace(model, controller=other.controller)
