@@ -1,4 +1,4 @@
-"""Makes the model that ships, `lawm.load("nano")`: simulates, trains, evaluates and exports it.
+"""Makes the shipped model, `lawm.load("nano")`: simulates, trains, evaluates and exports it.
 
 python -m lawm_jax.assets.make_nano D
 
@@ -18,16 +18,16 @@ from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.plan import columns
 from lawm_jax.train import exported, rundir, sharing
 
-EPISODES = {"panda": 480, "nav": 300}
+EPISODES = {"panda": 480, "nav": 600}
 MIXTURE = {"panda": 1.0, "nav": 1.5}
-STEPS = 16_000
+STEPS = 20_000
 ACTING = "--planner=icem", "--samples=60", "--iterations=10"
 CARD = """---
 {metadata}
 ---
 # nano: a latent action world model of an arm and of walks
 
-The model that ships with lawm_jax, for trying everything without training: 1.6 M parameters that
+The model that ships with lawm_jax, to try everything without training: 1.6 M parameters that
 learned from video alone what an action is (Garrido et al. 2026, https://arxiv.org/abs/2601.05230).
 
     import lawm_jax as lawm
@@ -40,8 +40,8 @@ controller for the real actions of each task, `panda` and `nav`; a learned prior
 
 **Data.** {panda} simulated episodes of a Franka Panda (MuJoCo) and {nav} walks through levels of
 Freedoom (ViZDoom), 64 frames each at about 4 Hz, made by `lawm_jax.envs.policies`; the first 128
-and 120 of them are lawm_mini. The world model and the prior saw only the pictures, the controllers
-the true actions, too.
+and 120 of them are lawm_mini. The world model and the prior saw only the images; the controllers
+also saw the true actions.
 
 **Recipe.** `python -m lawm_jax.assets.make_nano D`: {steps} steps of
 `configs/lawm.py:size=nano,latent=noisy` on 8 clips of 8 frames each, {mixture}, then 1200 steps of
