@@ -9,6 +9,13 @@ name one of several with `lawm.load(W, controller="nav")`. For other labeled dat
 
     --config.data.videos=droid:/data/droid/1.0.1 --config.controller.actions=7
 
+loss=prediction trains it by the prediction error of the frozen forward model, which is not in the
+paper. Begin with a controller of loss=latent, here in W/latent/panda; in about a minute, models
+plan better with it (docs/control.md):
+
+    --config configs/controller.py:size=nano,source=panda,loss=prediction --config.model=W
+        --init_from W/latent/panda --workdir W/controller/panda
+
 kind=state is the paper's controller; kind=actions does not see the state. nano: 190 clips/s on one
 CPU core with ingested states, 7 minutes; with it, a model with noisy latents plans the Panda to
 0.052 m by CEM and 0.040 m by iCEM (docs/results.md). large: the paper's setting; not run here.
@@ -24,27 +31,31 @@ MODELS = {
 }
 KINDS = "state", "actions"
 SOURCES = "panda", "nav"
+OBJECTIVES = {"latent": "controller", "prediction": "controller_by_prediction"}
 
 
 def get_config(arg=""):
-    """Returns the config for `size=...,kind=...,source=...`, by default nano, state and panda."""
-    options = dict(size="nano", kind="state", source="panda")
+    """Returns the config for `size=...,kind=...,source=...,loss=...`.
+
+    By default: nano, state, panda and latent.
+    """
+    options = dict(size="nano", kind="state", source="panda", loss="latent")
     for pair in filter(None, arg.split(",")):
         key, _, value = pair.partition("=")
         if key not in options:
             raise ValueError(f"--config: expected {', '.join(options)} after the colon, got {pair}")
         options[key] = value
-    size, kind, source = options.values()
-    if size not in MODELS or kind not in KINDS or source not in SOURCES:
-        raise ValueError(
-            f"--config: expected size={'|'.join(MODELS)}, kind={'|'.join(KINDS)} and "
-            f"source={'|'.join(SOURCES)}, got size={size}, kind={kind} and source={source}"
-        )
+    size, kind, source, loss = options.values()
+    allowed = {"size": MODELS, "kind": KINDS, "source": SOURCES, "loss": OBJECTIVES}
+    if any(options[name] not in values for name, values in allowed.items()):
+        expected = ", ".join(f"{name}={'|'.join(values)}" for name, values in allowed.items())
+        got = ", ".join(f"{name}={value}" for name, value in options.items())
+        raise ValueError(f"--config: expected {expected}, got {got}")
     small = size in ("tiny", "nano")
     width, heads, dtype = MODELS[size]
 
     c = ml_collections.ConfigDict()
-    c.objective = "controller"  # see train/objectives.py
+    c.objective = OBJECTIVES[loss]  # see train/objectives.py
     c.seed = 0
     c.model = ""  # workdir of the world model, which defines the encoder, latents and frame size
     c.steps = 3000
@@ -85,6 +96,9 @@ def get_config(arg=""):
         c.update(steps=1200, checkpoint_every=200)
         c.data.update(frames=5, batch=64)
         c.optim.adamw = 2e-3
+        if loss == "prediction":
+            c.update(steps=600, checkpoint_every=100)
+            c.data.batch, c.optim.adamw = 16, 5e-4
     if size == "tiny":
         c.update(steps=20, log_every=5, checkpoint_every=10)
         c.data.update(frames=4, batch=8)

@@ -45,7 +45,7 @@ also saw the true actions.
 
 **Recipe.** `python -m lawm_jax.assets.make_nano D`: {steps} steps of
 `configs/lawm.py:size=nano,latent=noisy` on 8 clips of 8 frames each, {mixture}, then 1200 steps of
-`configs/controller.py:size=nano` for each task.
+`configs/controller.py:size=nano` for each task, and 600 with `loss=prediction`.
 
 **Limits.** It knows this arm, this table and these rooms at 128 x 128 pixels, and nothing else. It
 sees 8 frames; longer rollouts slide that window. Of the walks it learned turns better than speed:
@@ -78,9 +78,11 @@ def commands(folder):
     given = "--config=lawm.py:size=nano,latent=noisy", f"--config.steps={STEPS}", *weights
     lines.append((None, ["lawm_jax.train", *given, *sources, f"--workdir={model}"]))
     for name in EPISODES:
-        given = f"--config=controller.py:size=nano,source={name}", f"--config.model={model}"
-        given += *sources, f"--workdir={model / 'controller' / name}"
-        lines.append((None, ["lawm_jax.train", *given]))
+        latent, given = model / "latent" / name, (f"--config.model={model}", *sources)
+        config = f"--config=controller.py:size=nano,source={name}"
+        lines.append((None, ["lawm_jax.train", config, *given, f"--workdir={latent}"]))
+        given += f"--init_from={latent}", f"--workdir={model / 'controller' / name}"
+        lines.append((None, ["lawm_jax.train", f"{config},loss=prediction", *given]))
     lines.append((None, ["lawm_jax.evaluate", f"--workdir={model}", *video]))
     plans = ("panda", ()), ("panda", ACTING), ("nav", ())
     closed = ("panda", (*ACTING, "--closed-loop")), ("nav", ("--closed-loop",))

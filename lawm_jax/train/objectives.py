@@ -153,16 +153,44 @@ class Controller:
         `error`, the loss, is divided by the variance of the latents; `mean_latent` is the error of
         always predicting the mean latent.
         """
-        s, u, z = inputs["s"], inputs["u"], inputs["z"]
+        z, guess = inputs["z"], self.mapped(model, params, inputs)
         scale = jax.lax.stop_gradient(params["controller"]["scale"])
-        guess = model.controller.apply({"params": params["controller"]}, u, s[:, :-1])
         unit = jnp.square(scale["latent_std"])
         error = jnp.square(guess - z).mean() / unit
         mean = jnp.square(scale["latent_mean"][None, None] - z).mean() / unit
         return error, {"error": error, "mean_latent": mean}
 
+    def mapped(self, model, params, inputs):
+        """Maps the real actions of a batch to latent actions: [B, T-1, A]."""
+        controller = {"params": params["controller"]}
+        return model.controller.apply(controller, inputs["u"], inputs["s"][:, :-1])
+
     def describe(self, model, config):
         return f"controller of {config['model']} (kind {model.controller.kind})"
+
+
+class ControllerByPrediction(Controller):
+    """Trains a controller by the prediction error of the frozen forward model that it drives.
+
+    Not in the paper. The forward model may react strongly to directions of a latent that hardly
+    vary, and not at all to others; the L2 loss to latents weights all of them alike.
+    """
+
+    def init_frozen(self, model, video, trained):
+        """Adds the forward model to the frozen parameters."""
+        frozen = super().init_frozen(model, video, trained)
+        return frozen | jax.device_get({"predictor": trained["predictor"]})
+
+    def loss(self, model, params, frozen, inputs, noise, others=None):
+        """Computes the mean absolute error of predictions one step ahead.
+
+        `copy` is the error of copying the last frame; `latent_error` the loss of `Controller`.
+        """
+        s, z = inputs["s"], self.mapped(model, params, inputs)
+        error = jnp.abs(world_model.predict(model, frozen, s[:, :-1], z) - s[:, 1:]).mean()
+        copy = jnp.abs(s[:, 1:] - s[:, :-1]).mean()
+        latent_error, _ = super().loss(model, params, frozen, inputs, noise)
+        return error, {"error": error, "copy": copy, "latent_error": latent_error}
 
 
 class Decoder:
@@ -233,7 +261,12 @@ class Decoder:
         return "pixel decoder"
 
 
-OBJECTIVES = {"world_model": WorldModel(), "controller": Controller(), "decoder": Decoder()}
+OBJECTIVES = {
+    "world_model": WorldModel(),
+    "controller": Controller(),
+    "controller_by_prediction": ControllerByPrediction(),
+    "decoder": Decoder(),
+}
 
 
 def named(config):
@@ -260,7 +293,8 @@ def complete(config):
 
     Returns:
       The config with the world model's `encoder` (except `repeat`), `inverse`, `latent`,
-      `data.size` and `data.resize`, and with `model_step`, the step of its newest checkpoint.
+      `data.size` and `data.resize`, and with `model_step`, the step of its newest checkpoint; with
+      its `predictor`, too, if the objective uses it.
 
     Raises:
       FileNotFoundError: there is no such model, or its folder holds no run or no checkpoint.
@@ -277,6 +311,8 @@ def complete(config):
             f"latent.kind {got}"
         )
     size = {key: trained["data"][key] for key in ("size", "resize")}
+    if config["objective"] == "controller_by_prediction":
+        config = config | {"predictor": trained["predictor"]}
     return config | {
         "model": folder,
         "encoder": trained["encoder"] | config["encoder"],

@@ -220,7 +220,7 @@ def read_world_model(workdir):
       ValueError: it is damaged, or it is the config of a controller or decoder.
     """
     loaded = read_config(workdir)
-    if "predictor" not in loaded:
+    if loaded["objective"] != "world_model" or "predictor" not in loaded:
         raise ValueError(
             f"workdir: expected the folder of a world model, got that of a {loaded['objective']}, "
             f"{workdir}"
