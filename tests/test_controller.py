@@ -26,6 +26,7 @@ MINI = ROOT / "lawm_jax" / "assets" / "lawm_mini"
 map_actions = jax.jit(lawm.map_actions, static_argnums=0)
 predict = jax.jit(lawm.predict, static_argnums=0)
 CONTROLLER = objectives.OBJECTIVES["controller"]
+BY_PREDICTION = objectives.OBJECTIVES["controller_by_prediction"]
 SHORT = {"steps": 6, "log_every": 1, "checkpoint_every": 3}
 
 
@@ -107,6 +108,14 @@ class Oracle(nn.Module):
         return turned * moved @ jnp.array([[0.3, -0.1, 0.2], [0.1, 0.2, 0.0]]) + 0.05
 
 
+class Forward(nn.Module):
+    """The forward model that fits `Oracle`: it moves what the camera sees moving."""
+
+    def __call__(self, s, z):
+        back = jnp.linalg.pinv(jnp.array([[0.3, -0.1, 0.2], [0.1, 0.2, 0.0]]))
+        return jnp.asarray(s).at[:, :, 0, :2].add(s[:, :, 0, 2:3] * ((z - 0.05) @ back))
+
+
 def world(random, count):
     """States [count, 3, 4, 8] of something that actions [count, 2, 2] move, seen by a camera."""
     u = random.normal([2.0, -1.0], [0.5, 3.0], (count, 2, 2))
@@ -171,6 +180,65 @@ def test_training_leaves_the_measured_scale_alone(learned):
     z = np.asarray(Oracle()(world(np.random.default_rng(0), 32)["states"])).reshape(-1, 3)
     np.testing.assert_allclose(scale["latent_mean"], z.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(scale["latent_std"] ** 2, z.var(0).mean(), rtol=1e-4)
+
+
+def test_a_controller_by_prediction_learns_what_the_forward_model_needs(tiny, controller_config):
+    random, test = np.random.default_rng(0), world(np.random.default_rng(1), 256)
+    model = dataclasses.replace(
+        tiny("none")[0],
+        predictor=Forward(),
+        inverse=Oracle(),
+        latent=latents.Unconstrained(3),
+        controller=Controller(3, 2, "state", width=32, heads=2),
+    )
+    frozen = {"encoder": {}, "inverse": {}, "predictor": {}}
+    tx, _ = optim.make(controller_config("size=tiny").optim.to_dict() | {"adamw": 4e-3}, 300)
+    batches = jax.tree.map(lambda *x: np.stack(x), *[world(random, 32) for _ in range(300)])
+    s = jax.ShapeDtypeStruct((1, 3, 4, 8), jnp.float32)
+    make = functools.partial(make_state, model, tx, s, objective=BY_PREDICTION)
+    state = jax.jit(make)(jax.random.key(0))
+    actions = {"mean": jnp.array([2.0, -1.0]), "std": jnp.array([0.5, 3.0])}
+    first = jax.tree.map(lambda x: x[0], batches)
+    inputs = functools.partial(BY_PREDICTION.inputs, model, frozen, first)
+    state |= {"params": BY_PREDICTION.standardise(model, state["params"], actions, inputs)}
+    step = functools.partial(train_step, model, tx, frozen, objective=BY_PREDICTION)
+    state, _ = jax.jit(functools.partial(jax.lax.scan, step))(state, batches)
+    inputs = BY_PREDICTION.inputs(model, frozen, test)
+    loss = jax.jit(functools.partial(BY_PREDICTION.loss, model))
+    error, metrics = loss(state["params"], frozen, inputs, None)
+    s = test["states"]
+    np.testing.assert_allclose(metrics["copy"], np.abs(np.diff(s, axis=1)).mean(), rtol=1e-5)
+    best = np.abs(Forward().apply({}, s[:, :-1], Oracle()(s)) - s[:, 1:]).mean()
+    assert error - best < 0.05 * (metrics["copy"] - best)
+    # The forward model ignores a direction of the latents, so this error need not vanish.
+    assert 0 < metrics["latent_error"] < np.inf
+
+
+def test_a_controller_by_prediction_starts_from_one_by_latents(
+    get_config, controller_config, one_device, tmp_path
+):
+    write_run(get_config("size=tiny,latent=noisy"), tmp_path / "model", (3,))
+    before, after = tmp_path / "before", tmp_path / "model" / "controller" / "panda"
+    given = SHORT | {"model": str(tmp_path / "model")}
+    loop.fit(settings(controller_config, "size=tiny", **given), str(before))
+    by_prediction = settings(controller_config, "size=tiny,loss=prediction", **given)
+    loop.fit(by_prediction, str(after), str(before))
+    logged = rows(after)
+    assert logged[-1]["error"] < logged[0]["error"] and logged[0]["copy"] > 0
+    assert logged[0]["latent_error"] < rows(before)[0]["error"]
+    model, params = lawm.load(tmp_path / "model")
+    assert model.controller is not None and model.predictor is not None
+    assert checkpoints.Checkpoints(after, write=False).parts(6) == {"controller"}
+    expected = lawm.load(after)[1]["controller"]
+    jax.tree.map(np.testing.assert_array_equal, params["controller"], expected)
+    with pytest.raises(ValueError, match="a world model, got that of a controller_by_prediction"):
+        rundir.read_world_model(after)
+
+
+def test_a_controller_of_codes_is_not_trained_by_prediction(run, controller_config):
+    config = settings(controller_config, "size=tiny,loss=prediction", model=str(run))
+    with pytest.raises(ValueError, match="objective: expected controller .* discrete latents"):
+        objectives.complete(json.loads(config.to_json_best_effort()))
 
 
 def settings(get, name, **options):

@@ -298,7 +298,8 @@ def complete(config):
 
     Raises:
       FileNotFoundError: there is no such model, or its folder holds no run or no checkpoint.
-      ValueError: `model` is empty, or the world model does not infer latent actions.
+      ValueError: `model` is empty, or the world model does not infer latent actions, or infers
+        discrete ones and the controller is to be trained by prediction.
     """
     if not config["model"]:
         raise ValueError("model: expected --config.model=FOLDER of a trained world model, got none")
@@ -312,6 +313,11 @@ def complete(config):
         )
     size = {key: trained["data"][key] for key in ("size", "resize")}
     if config["objective"] == "controller_by_prediction":
+        if trained["latent"]["kind"] == "discrete":  # codes have no gradient
+            raise ValueError(
+                "objective: expected controller (loss=latent) for discrete latents, got "
+                "controller_by_prediction"
+            )
         config = config | {"predictor": trained["predictor"]}
     return config | {
         "model": folder,
