@@ -105,7 +105,8 @@ def _without_paths(config, sources):
         data["videos"] = _public("videos", data["videos"], sources)
     if "sources" in data:
         data["sources"] = {k: _public(k, spec, sources) for k, spec in data["sources"].items()}
-    return config | {"data": data} | ({"model": ""} if "model" in config else {})
+    folders = {key: "" for key in ("model", "init_from") if key in config}
+    return config | {"data": data} | folders
 
 
 def _public(name, spec, sources):
