@@ -22,7 +22,7 @@ USAGE = """usage: lawm COMMAND [FLAGS]     the same as: python -m lawm_jax.COMMA
 
 {commands}
 
-lawm COMMAND --help prints the flags of a command. To get started, in any folder:
+lawm COMMAND --help prints its flags. To get started, in any folder:
 
   lawm train --config lawm.py:size=nano,latent=noisy --workdir runs/first
   lawm evaluate --workdir runs/first

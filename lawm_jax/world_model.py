@@ -444,7 +444,8 @@ def map_actions(model, params, u, s):
     if not labelled and model.controller is None:
         raise ValueError(
             "model: has no controller; train one with configs/controller.py and "
-            "--config.model=WORKDIR, and load it with load(WORKDIR, controller=FOLDER)"
+            "--config.model=WORKDIR, and load it, or one of several, with load(WORKDIR, "
+            "controller=NAME)"
         )
     U = model.latent.dim if labelled else model.controller.actions
     _floating(u=u, s=s)

@@ -215,14 +215,17 @@ def test_a_controller_by_prediction_learns_what_the_forward_model_needs(tiny, co
 
 
 def test_a_controller_by_prediction_starts_from_one_by_latents(
-    get_config, controller_config, one_device, tmp_path
+    get_config, controller_config, one_device, tmp_path, capsys
 ):
     write_run(get_config("size=tiny,latent=noisy"), tmp_path / "model", (3,))
     before, after = tmp_path / "before", tmp_path / "model" / "controller" / "panda"
     given = SHORT | {"model": str(tmp_path / "model")}
     loop.fit(settings(controller_config, "size=tiny", **given), str(before))
     by_prediction = settings(controller_config, "size=tiny,loss=prediction", **given)
+    loop.fit(by_prediction, str(tmp_path / "random"))
+    assert "by prediction, from random parameters (no --init_from)" in capsys.readouterr().out
     loop.fit(by_prediction, str(after), str(before))
+    assert "random" not in capsys.readouterr().out.splitlines()[0]
     logged = rows(after)
     assert logged[-1]["error"] < logged[0]["error"] and logged[0]["copy"] > 0
     assert logged[0]["latent_error"] < rows(before)[0]["error"]

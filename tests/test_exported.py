@@ -306,5 +306,8 @@ def test_a_model_of_the_hub_is_copied_before_results_are_written(folder, tmp_pat
     (tmp_path / "small" / "README.md").write_text("Mine.")
     assert exported.working_copy("small") == copy, "the copy is used again"
     assert (tmp_path / "small" / "README.md").read_text() == "Mine."
+    (tmp_path / "small" / "model.safetensors").write_bytes(b"another model")
+    with pytest.warns(UserWarning, match="using this folder, which differs from the"):
+        assert exported.working_copy("small") == copy
     assert exported.find("small") == str(folder), "a folder never takes a shipped model's place"
     assert exported.working_copy(str(folder)) == str(folder)

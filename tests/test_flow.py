@@ -118,9 +118,9 @@ def test_latents_that_are_the_motion_tell_the_flow_of_unlabeled_video():
     rows = flow.run(source(lambda moves: np.stack([2 * moves + 1, 0 * moves], -1)))
     by_name = {x["name"]: x for x in rows[0]["flow"]}
     assert by_name["flow x, mean"]["latents"]["low"] > 0.98
-    assert by_name["flow x, 50 %"]["latents"]["low"] > 0.99
+    assert by_name["flow x, 50%"]["latents"]["low"] > 0.99
     assert by_name["flow x, mean"]["state"]["high"] < 0.1
-    assert by_name["flow y, 50 %"]["latents"] is None  # nothing moves in y
+    assert by_name["flow y, 50%"]["latents"] is None  # nothing moves in y
     assert rows[0]["moving"]["mean"] == pytest.approx(8 / 9, abs=0.1)
     answer, text = judge(rows)
     assert answer == "holds" and text.startswith("R² of the mean flow: x 1.00 [")

@@ -226,7 +226,9 @@ def test_questions_that_need_an_inverse_model_are_not_asked_of_it(
     asked = context.Source(config, "nav", {"labelled": lawm.load(folder)}, str(tmp_path))
     names = [row["name"] for row in prediction.run(asked)]
     assert names == ["copy last frame", "labelled", "decoder alone"]
-    assert "real actions are known only for unmodified clips" in capsys.readouterr().out
+    evaluate_run.explain_skipped(asked, ["prediction", "leakage", "pictures"])
+    text = "nav: skipping leakage and pictures, since real actions are known only for unmodified"
+    assert text in capsys.readouterr().out
     assert leakage.run(asked) is None and transfer.run(asked) is None
     assert content.run(asked) == [] and scene.run(asked) is ablation.run(asked) is None
     assert sampling.run(asked) is None

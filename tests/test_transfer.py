@@ -104,7 +104,7 @@ def test_latents_that_do_nothing_have_a_ratio_of_1_and_a_note_that_says_so():
     assert row["ratio"] == sure(1.0, 10)
     assert row["lost"] is None
     assert row["original"] == row["cycle"] == row["shuffled"]
-    note = "no clear effect of the latents: shuffling them changes the error by 0.0 %"
+    note = "no clear effect of the latents: shuffling them changes the error by 0.0%"
     assert row["note"] == note
     assert note in tables.text("rings", cycle.tables([row]))
 

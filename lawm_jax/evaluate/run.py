@@ -110,7 +110,7 @@ def _ask(sources, evaluations, draws, seconds, verbose, explain):
         clips = source.clips.episodes
         counts = words.counted(len(clips), "clip"), words.counted(len(set(clips)), "episode")
         print(f"{source.name}: {' of '.join(counts)}", flush=True)
-        _explain_pairs(source, [*evaluations, *["pictures"] * draws])
+        explain_skipped(source, [*evaluations, *["pictures"] * draws])
         for name, evaluation in evaluations.items():
             with _timed(seconds, name):
                 rows = evaluation.run(source)
@@ -125,7 +125,7 @@ def _ask(sources, evaluations, draws, seconds, verbose, explain):
     return results
 
 
-def _explain_pairs(source, names):
+def explain_skipped(source, names):
     """Prints which of the named evaluations are skipped as clips of a source can't be paired."""
     if source.pairs:
         return

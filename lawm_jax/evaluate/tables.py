@@ -107,7 +107,8 @@ def sentences(table):
       One sentence per tested row.
     """
     column = next((c for c in table.columns if c.title.startswith("minus ")), None)
-    rows = [row for row in table.rows if column and real(at(row, "test.p"))]
+    measured = lambda row: real(at(row, "test.p")) and real(at(row, f"{column.key}.mean"))  # noqa: E731
+    rows = [row for row in table.rows if column and measured(row)]
     lines, other = [], column.title.removeprefix("minus ") if column else ""
     for row, p in zip(rows, holm([row["test"]["p"] for row in rows]), strict=True):
         difference, d = at(row, column.key), at(row, "test.d")

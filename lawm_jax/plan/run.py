@@ -113,6 +113,8 @@ def plan(
     what = words.counted(count, "scene" if scenes else "clip")
     what += f", {words.counted(' and '.join(map(str, horizons)), 'step')}"
     by = planner if protocol == "paper" else f"{planner} (protocol {protocol})"
+    if controller_folder:
+        print(f"controller: {controller_folder}")
     print(f"{workdir}: planning {task} with {by}, {what}; compiling", flush=True)
     if scenes:
         plans = _closed(config, task, loaded, scenes, horizons, settings)

@@ -239,7 +239,7 @@ def merged(runs, part, key=None):
                 if not isinstance(mapping(row).get("name"), str):
                     continue
                 if separate and is_bound(row["name"]):  # these refer to one run's latents
-                    relative = "paired", "no_action"
+                    relative = "paired", "no_action", "test"
                     row = {key: value for key, value in row.items() if key not in relative}
                 is_main = row["name"] == run.kind and not is_bound(run.kind)
                 if is_main or not any(row == other for _, other in kept):

@@ -10,11 +10,13 @@ A folder like this stands in for that of a run wherever a trained model is read.
 """
 
 import contextlib
+import filecmp
 import os
 import pathlib
 import re
 import shutil
 import sys
+import warnings
 
 import jax
 import safetensors.numpy
@@ -125,6 +127,12 @@ def find(name):
         raise FileNotFoundError(f"{name}: not found; {text}Face Hub, got {problem}") from error
 
 
+def _differs(folder, other):
+    """Returns whether a folder does not hold the same parameters as an exported model."""
+    first, second = rundir.weights(folder), rundir.weights(other)
+    return not os.path.isfile(first) or not filecmp.cmp(first, second, shallow=False)
+
+
 def working_copy(workdir):
     """Returns the folder of a run or an exported model, to which results can be written.
 
@@ -137,6 +145,12 @@ def working_copy(workdir):
     if paths.is_url(folder):
         return find(folder)
     if os.path.isdir(folder):
+        if workdir in SHIPPED and _differs(folder, SHIPPED[workdir]):
+            warnings.warn(
+                f"{os.path.abspath(folder)}: using this folder, which differs from the shipped "
+                f"model {workdir}; delete it to use the shipped one",
+                stacklevel=2,
+            )
         return os.path.abspath(folder) if workdir in SHIPPED else folder
     source, copy = find(workdir), os.path.abspath(os.path.basename(str(workdir)))
     if not os.path.isdir(copy):

@@ -192,6 +192,10 @@ class ControllerByPrediction(Controller):
         latent_error, _ = super().loss(model, params, frozen, inputs, noise)
         return error, {"error": error, "copy": copy, "latent_error": latent_error}
 
+    def describe(self, model, config):
+        begin = "" if config.get("init_from") else ", from random parameters (no --init_from)"
+        return f"{super().describe(model, config)}, by prediction{begin}"
+
 
 class Decoder:
     """Trains a pixel decoder for a frozen encoder.

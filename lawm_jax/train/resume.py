@@ -43,8 +43,12 @@ def check_config(workdir, config):
         before = _with_absolute_paths(rundir.read_config(workdir))
         size = data["batch"] or before["data"]["batch"]
     config = config | {"data": data | {"batch": size}}
-    if before and "init_from" in before:  # where the run began
-        config["init_from"] = before["init_from"]
+    if before:
+        given = config.pop("init_from", None)
+        if "init_from" in before:  # where the run began
+            config["init_from"] = before["init_from"]
+        if given and given != before.get("init_from"):
+            warnings.warn(f"{workdir}: --init_from is ignored, as the run exists", stacklevel=3)
     before = before or config
     changed = [x for x in _differences(before, config) if not x.startswith(FREE)]
     if changed:
