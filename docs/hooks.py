@@ -12,8 +12,12 @@ import statistics
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-CONTROLLERS = {None: "", "state": ", with state", "actions": ", actions alone"}
-CONTROLLERS["prediction"] = ", with state, by prediction"
+CONTROLLERS = {
+    None: "",
+    "state": ", with state",
+    "actions": ", actions alone",
+    "prediction": ", with state, by prediction",
+}
 FITTED = "Gaussian fit", "learned prior", "inferred, other episodes"  # samplers of all kinds
 MODELS = {"labelled": "labeled actions", "none": "none", "noisy": "noisy", "sparse": "sparse"}
 
@@ -349,9 +353,10 @@ def nano(result):
         predicted, driven, sampled = (by_name(result[part][source]) for part in parts)
         leaks = by_name(row for row in result["leakage"][source] if row["metric"] == "latent L1")
         probe = result["content"][source][0]["probe"]["r2"]
-        (ablated,) = (row for row in result["ablation"][source] if row["name"] == "noisy")
-        (bias,), kept = result["bias"][source], result["invariance"][source][0]
-        algebra, scene = result["algebra"][source][0], result["scene"][source][0]
+        parts = "ablation", "bias", "algebra", "flow", "scene", "invariance"
+        ablated, bias, algebra, flow, scene, invariance = (
+            by_name(result[part][source])["noisy"] for part in parts
+        )
         return {
             "prediction: error one step ahead": interval(predicted["noisy"]["error"]),
             "relative to copying": interval(predicted["noisy"]["relative"]),
@@ -364,12 +369,10 @@ def nano(result):
             "bias: the same by chance": interval(bias["chance"], 2),
             "algebra: additivity, 1 for unrelated latents": interval(algebra["additivity"], 2),
             "flow: R2 of the mean flow, x and y": ", ".join(
-                interval(row["latents"], 2)
-                for row in result["flow"][source][0]["flow"]
-                if row["name"].endswith("mean")
+                interval(row["latents"], 2) for row in flow["flow"] if row["name"].endswith("mean")
             ),
             "scene: episode accuracy relative to the state": interval(scene["share"], 2),
-            "invariance: kept": interval(kept["kept"], 2),
+            "invariance: kept": interval(invariance["kept"], 2),
             "content: R2 of the three actions": ", ".join(interval(r2, 2) for r2 in probe),
             "control: inferred latents": interval(driven["inferred latents"]["error"]),
             "control: controller with state": interval(driven["state"]["error"]),
