@@ -18,5 +18,9 @@ else
     setsid bash -c 'trap : TERM; env "$@"; echo $? >~/lawm.code' bash "$@" >~/lawm.log 2>&1 </dev/null &
     echo $! >~/lawm.pid
 fi
-tail -n +1 -f --pid="$(cat ~/lawm.pid)" ~/lawm.log
-exit "$(cat ~/lawm.code 2>/dev/null || echo 1)"
+tail -n +1 -f --pid="$(cat ~/lawm.pid)" ~/lawm.log || echo "$(hostname): can't follow ~/lawm.log" >&2
+if [ ! -s ~/lawm.code ]; then
+    echo "$(hostname): the command was killed or still runs: it left no exit code" >&2
+    exit 1
+fi
+exit "$(cat ~/lawm.code)"

@@ -299,9 +299,15 @@ def test_the_same_line_joins_a_command_that_runs_and_stop_ends_it(machine, worke
     assert "attaching to the running command" in second.stdout.readline()
     assert machine.run(workers, "stop", "pod").returncode == 0
     for process in (first, second):
-        out, _ = process.communicate(timeout=120)
-        assert process.returncode == 143 and "saved" in out
+        out, errors = process.communicate(timeout=120)
+        assert process.returncode == 143 and "saved" in out, errors + log.read_text()
     assert log.read_text().count("begins") == 1
+
+
+def test_a_killed_command_is_named_as_one_that_left_no_exit_code(machine, workers):
+    result = machine.run(workers, "run", "pod", "--", "bash", "-c", "kill -KILL $PPID")
+    assert result.returncode == 1
+    assert "the command was killed or still runs: it left no exit code" in result.stderr
 
 
 def test_slurm_submits_itself_and_the_job_runs_the_command_on_every_node(machine):
