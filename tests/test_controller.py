@@ -345,6 +345,12 @@ def test_another_models_controller_is_refused_or_left_out(run, tmp_path):
         lawm.load(copy, controller="panda")
     with pytest.warns(UserWarning, match="model_step; ignoring the controller"):
         assert lawm.load(copy)[0].controller is None
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"seed": 1}))
+    with pytest.raises(ValueError, match="different model, which differs in seed"):
+        lawm.load(other, controller="panda")
     with pytest.raises(ValueError, match="expected a run of configs/controller.py"):
         lawm.load(run, controller=run)
 
@@ -453,6 +459,8 @@ def test_a_controller_needs_a_model_with_latents_to_infer(
         complete()
     with pytest.raises(FileNotFoundError, match="expected the folder of a training run"):
         complete(model=str(tmp_path))
+    with pytest.raises(ValueError, match="that infers latent actions, got .*panda with controller"):
+        complete(model=str(run / "controller" / "panda"))
     text = get_config("size=tiny,latent=deterministic").to_json_best_effort()
     rundir.write_config(str(tmp_path), text)
     with pytest.raises(

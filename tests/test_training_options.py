@@ -171,7 +171,10 @@ def test_a_warm_start_takes_what_fits_and_says_what_does_not(
     changed = config(steps=1, predictor__depth=1, optim__muon=0.0, optim__adamw=0.0)
     _, params = loop.fit(changed, str(work), init_from=str(plain[0]))
     said = capsys.readouterr().out
-    found = re.search(r"step 8: (\d+) of (\d+) arrays match .*; randomly initialized: (.*)", said)
+    found = re.search(
+        r"step 8: (\d+) of (\d+) arrays match .*; randomly initialized: (.*); not used: (.*)", said
+    )
+    assert "predictor/stack" in found[4] and "inverse" not in found[4]
     assert 0 < int(found[1]) < int(found[2])
     assert "predictor/stack (different shape)" in found[3] and "inverse" not in found[3]
     mine, theirs = flatten_dict(jax.device_get(params)), flatten_dict(plain[1])
@@ -194,13 +197,19 @@ def test_a_warm_start_takes_an_exported_model_too(config, tmp_path, capsys, one_
     c.update_from_flattened_dict({"steps": 1, "data.batch": 2})
     c.data.mixture.nav = 0.0
     loop.fit(c, str(tmp_path / "run"), init_from="nano")
-    found = re.search(r"step \d+: (\d+) of (\d+) arrays match", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    found = re.search(r"step \d+: (\d+) of (\d+) arrays match", said)
+    assert "not used" not in said
     assert found[1] == found[2]
 
 
 def test_a_warm_start_of_nothing_that_fits_is_an_error(plain, config, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         loop.fit(config(), str(tmp_path / "a"), init_from=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="empty/checkpoints: no checkpoint found"):
+        loop.fit(config(), str(tmp_path / "a"), init_from=str(tmp_path / "empty"))
     assert not (tmp_path / "a").exists()
 
 

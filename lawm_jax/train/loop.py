@@ -236,6 +236,8 @@ def _fit(original, config, workdir, profile):
     if loaded := _finished(workdir, config, store):
         store.close()
         return loaded
+    if store.latest is None and config.get("init_from"):
+        checkpoints.reader(config["init_from"]).close()  # fails now if it holds none
     skipped = rundir.skipped(workdir)
     data = pipeline.clips(
         ml_collections.ConfigDict(config),

@@ -116,7 +116,7 @@ def warm_start(workdir, like, params):
 
 
 def _describe_fit(source, target, fit):
-    """Describes which arrays of `target` are taken from `source`: those in `fit`."""
+    """Describes which arrays of `target` are taken from `source`, those in `fit`, and the rest."""
     size = lambda names: sum(target[name].size for name in names) / 1e6  # noqa: E731
     text = f"{len(fit)} of {len(target)} arrays match "
     text += f"({size(fit):.2f} of {size(target):.2f} M parameters)"
@@ -124,7 +124,9 @@ def _describe_fit(source, target, fit):
         name: "different shape" if name in source else "new" for name in target.keys() - {*fit}
     }
     parts = sorted({f"{'/'.join(name.split('/')[:2])} ({why})" for name, why in other.items()})
-    return text + (f"; randomly initialized: {', '.join(parts)}" if parts else "")
+    text += f"; randomly initialized: {', '.join(parts)}" if parts else ""
+    unused = sorted({"/".join(name.split("/")[:2]) for name in source.keys() - {*fit}})
+    return text + (f"; not used: {', '.join(unused)}" if unused else "")
 
 
 def complete(model, params, mesh):
@@ -220,6 +222,9 @@ def _with_controller(model, params, workdir, name, step, mesh):
     changed = [
         key for key in parts if _absolute(getattr(model, key)) != _absolute(getattr(other, key))
     ]
+    seed = rundir.read_config(workdir)["seed"]
+    if config.get("model_seed", seed) != seed:  # older controllers don't know it
+        changed.append("seed")
     if config["model_step"] != step:
         changed.append("model_step")
     if changed:

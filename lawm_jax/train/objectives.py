@@ -297,8 +297,8 @@ def complete(config):
 
     Returns:
       The config with the world model's `encoder` (except `repeat`), `inverse`, `latent`,
-      `data.size` and `data.resize`, and with `model_step`, the step of its newest checkpoint; with
-      its `predictor`, too, if the objective uses it.
+      `data.size` and `data.resize`, and with `model_step`, the step of its newest checkpoint, and
+      `model_seed`; with its `predictor`, too, if the objective uses it.
 
     Raises:
       FileNotFoundError: there is no such model, or its folder holds no run or no checkpoint.
@@ -309,11 +309,12 @@ def complete(config):
         raise ValueError("model: expected --config.model=FOLDER of a trained world model, got none")
     folder = exported.find(config["model"])
     trained = rundir.read_config(folder)
-    if "predictor" not in trained or not latents.make(**trained["latent"]).inferred:
-        got = trained.get("latent", {}).get("kind", "missing")
+    got = trained["objective"]
+    if got == "world_model":
+        got = f"latent.kind {trained['latent']['kind']}"
+    if trained["objective"] != "world_model" or not latents.make(**trained["latent"]).inferred:
         raise ValueError(
-            f"model: expected a world model that infers latent actions, got {folder} with "
-            f"latent.kind {got}"
+            f"model: expected a world model that infers latent actions, got {folder} with {got}"
         )
     size = {key: trained["data"][key] for key in ("size", "resize")}
     if config["objective"] == "controller_by_prediction":
@@ -330,6 +331,7 @@ def complete(config):
         "inverse": trained["inverse"],
         "latent": trained["latent"],
         "model_step": checkpoints.newest(folder),
+        "model_seed": trained["seed"],
     }
 
 

@@ -44,6 +44,8 @@ def check_config(workdir, config):
         size = data["batch"] or before["data"]["batch"]
     config = config | {"data": data | {"batch": size}}
     if before:
+        if "model_seed" not in before:  # an older controller
+            config.pop("model_seed", None)
         given = config.pop("init_from", None)
         if "init_from" in before:  # where the run began
             config["init_from"] = before["init_from"]
