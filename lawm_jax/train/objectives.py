@@ -153,17 +153,13 @@ class Controller:
         `error`, the loss, is divided by the variance of the latents; `mean_latent` is the error of
         always predicting the mean latent.
         """
-        z, guess = inputs["z"], self.mapped(model, params, inputs)
+        z, controller = inputs["z"], {"params": params["controller"]}
+        guess = model.controller.apply(controller, inputs["u"], inputs["s"][:, :-1])
         scale = jax.lax.stop_gradient(params["controller"]["scale"])
         unit = jnp.square(scale["latent_std"])
         error = jnp.square(guess - z).mean() / unit
         mean = jnp.square(scale["latent_mean"][None, None] - z).mean() / unit
         return error, {"error": error, "mean_latent": mean}
-
-    def mapped(self, model, params, inputs):
-        """Maps the real actions of a batch to latent actions: [B, T-1, A]."""
-        controller = {"params": params["controller"]}
-        return model.controller.apply(controller, inputs["u"], inputs["s"][:, :-1])
 
     def describe(self, model, config):
         return f"controller of {config['model']} (kind {model.controller.kind})"
@@ -173,7 +169,8 @@ class ControllerByPrediction(Controller):
     """Trains a controller by the prediction error of the frozen forward model that it drives.
 
     Not in the paper. The forward model may react strongly to directions of a latent that hardly
-    vary, and not at all to others; the L2 loss to latents weights all of them alike.
+    vary, and not at all to others; the L2 loss to latents weights all of them alike. Predictions
+    are open loop, as in planning.
     """
 
     def init_frozen(self, model, video, trained):
@@ -182,15 +179,16 @@ class ControllerByPrediction(Controller):
         return frozen | jax.device_get({"predictor": trained["predictor"]})
 
     def loss(self, model, params, frozen, inputs, noise, others=None):
-        """Computes the mean absolute error of predictions one step ahead.
+        """Computes the mean absolute error of rollouts from the first state of each clip.
 
-        `copy` is the error of copying the last frame; `latent_error` the loss of `Controller`.
+        `copy` is the error of copying the first state.
         """
-        s, z = inputs["s"], self.mapped(model, params, inputs)
-        error = jnp.abs(world_model.predict(model, frozen, s[:, :-1], z) - s[:, 1:]).mean()
-        copy = jnp.abs(s[:, 1:] - s[:, :-1]).mean()
-        latent_error, _ = super().loss(model, params, frozen, inputs, noise)
-        return error, {"error": error, "copy": copy, "latent_error": latent_error}
+        first, later = inputs["s"][:, :1], inputs["s"][:, 1:]
+        context = world_model.prefill(model, frozen, first, inputs["z"][:, :0])
+        both = frozen | {"controller": params["controller"]}
+        predicted = world_model.rollout_actions(model, both, context, inputs["u"])
+        error = jnp.abs(predicted - later).mean()
+        return error, {"error": error, "copy": jnp.abs(first - later).mean()}
 
     def describe(self, model, config):
         begin = "" if config.get("init_from") else ", from random parameters (no --init_from)"
