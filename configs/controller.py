@@ -97,7 +97,7 @@ def get_config(arg=""):
         c.data.update(frames=5, batch=64)
         c.optim.adamw = 2e-3
         if loss == "prediction":
-            c.update(steps=600, checkpoint_every=100)
+            c.update(steps=1800, checkpoint_every=300)
             c.data.batch, c.optim.adamw = 16, 5e-4
     if size == "tiny":
         c.update(steps=20, log_every=5, checkpoint_every=10)
