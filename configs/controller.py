@@ -9,9 +9,9 @@ name one of several with `lawm.load(W, controller="nav")`. For other labeled dat
 
     --config.data.videos=droid:/data/droid/1.0.1 --config.controller.actions=7
 
-loss=prediction trains it by the prediction error of the frozen forward model, which is not in the
-paper. Begin with a controller of loss=latent, here in W/latent/panda; in about a minute, models
-plan better with it (docs/control.md):
+loss=prediction trains it by the error of the frozen forward model's rollouts, which is not in the
+paper. Begin with a controller of loss=latent, here in W/latent/panda; in five minutes on one CPU
+core, models plan better with it (docs/control.md):
 
     --config configs/controller.py:size=nano,source=panda,loss=prediction --config.model=W
         --init_from W/latent/panda --workdir W/controller/panda

@@ -16,7 +16,7 @@ CONTROLLERS = {
     None: "",
     "state": ", with state",
     "actions": ", actions alone",
-    "prediction": ", with state, by prediction",
+    "state, by prediction": ", with state, by prediction",
 }
 FITTED = "Gaussian fit", "learned prior", "inferred, other episodes"  # samplers of all kinds
 MODELS = {"labelled": "labeled actions", "none": "none", "noisy": "noisy", "sparse": "sparse"}

@@ -572,17 +572,19 @@ def test_evaluate_leads_by_every_controller_of_a_source(run, monkeypatch):
 
 
 def test_controllers_are_found_by_their_source(run, tmp_path):
-    for name, kind in (("blind", "actions"), ("panda", "state"), ("untrained", "state")):
+    kinds = {"blind": "actions", "panda": "state", "untrained": "state", "predicts": "state"}
+    for name, kind in kinds.items():
         folder = tmp_path / "controller" / name
         folder.mkdir(parents=True)
         config = json.loads((run / "controller" / "panda" / "config.json").read_text())
         config["controller"]["kind"] = kind
+        config["objective"] = "controller" + "_by_prediction" * (name == "predicts")
         (folder / "config.json").write_text(json.dumps(config))
         if name != "untrained":
             (folder / "checkpoints" / "4").mkdir(parents=True)
     found = models.controllers_of(str(tmp_path), "panda", "droid:/elsewhere")
-    assert list(found.values()) == ["state", "actions"]
-    assert [pathlib.Path(folder).name for folder in found] == ["panda", "blind"]
+    assert list(found.values()) == ["state", "state, by prediction", "actions"]
+    assert [pathlib.Path(folder).name for folder in found] == ["panda", "predicts", "blind"]
     assert models.controllers_of(str(tmp_path), "arm", "mini:panda") == found
     assert models.controllers_of(str(tmp_path), "nav", "mini:nav") == {}
     model, _ = models.load(str(run), controller=next(iter(models.controllers_of(run, "panda", ""))))

@@ -19,8 +19,7 @@ from lawm_jax.plan import columns
 from lawm_jax.train import exported, rundir, sharing
 
 EPISODES = {"panda": 480, "nav": 600}
-MIXTURE = {"panda": 1.0, "nav": 1.5}
-STEPS = 20_000
+STAGES = (20_000, {"panda": 1.0, "nav": 1.5}), (10_000, {"panda": 1.0, "nav": 3.0})
 ACTING = "--planner=icem", "--samples=60", "--iterations=10"
 CARD = """---
 {metadata}
@@ -43,9 +42,9 @@ Freedoom (ViZDoom), 64 frames each at about 4 Hz, made by `lawm_jax.envs.policie
 and 120 of them are lawm_mini. The world model and the prior saw only the images; the controllers
 also saw the true actions.
 
-**Recipe.** `python -m lawm_jax.assets.make_nano D`: {steps} steps of
-`configs/lawm.py:size=nano,latent=noisy` on 8 clips of 8 frames each, {mixture}, then 1200 steps of
-`configs/controller.py:size=nano` for each task, and 600 with `loss=prediction`.
+**Recipe.** `python -m lawm_jax.assets.make_nano D`: `configs/lawm.py:size=nano,latent=noisy` on 8
+clips of 8 frames per step, {stages}; then 1200 steps of
+`configs/controller.py:size=nano` for each task, and 1800 with `loss=prediction`.
 
 **Limits.** It knows this arm, this table and these rooms at 128 x 128 pixels, and nothing else. It
 sees 8 frames; longer rollouts slide that window. Of the walks it learned turns better than speed:
@@ -74,9 +73,12 @@ def commands(folder):
         lines.append((None, ["lawm_jax.ingest", *given, "--out", folder / f"states_{name}"]))
         sources.append(f"--config.data.sources.{name}=records:{folder.resolve()}/states_{name}")
         video.append(f"--data={name}=mini:{name}")
-    weights = [f"--config.data.mixture.{name}={weight}" for name, weight in MIXTURE.items()]
-    given = "--config=lawm.py:size=nano,latent=noisy", f"--config.steps={STEPS}", *weights
-    lines.append((None, ["lawm_jax.train", *given, *sources, f"--workdir={model}"]))
+    first, begin = folder / "first", []
+    for workdir, (steps, mixture) in zip((first, model), STAGES, strict=True):
+        weights = [f"--config.data.mixture.{name}={weight}" for name, weight in mixture.items()]
+        given = "--config=lawm.py:size=nano,latent=noisy", f"--config.steps={steps}", *weights
+        lines.append((None, ["lawm_jax.train", *given, *sources, *begin, f"--workdir={workdir}"]))
+        begin = [f"--init_from={workdir}"]
     for name in EPISODES:
         latent, given = model / "latent" / name, (f"--config.model={model}", *sources)
         config = f"--config=controller.py:size=nano,source={name}"
@@ -126,11 +128,13 @@ def main(folder):
 def export(workdir):
     """Writes a run's model with its card to assets/nano."""
     metadata = importlib.metadata.metadata("lawm_jax")
-    mixture = ", ".join(f"{name} with weight {weight:g}" for name, weight in MIXTURE.items())
+    stages = ", then ".join(
+        f"{steps} steps with weights {', '.join(f'{x:g} ({name})' for name, x in mixture.items())}"
+        for steps, mixture in STAGES
+    )
     text = CARD.format(
         metadata=sharing.metadata(license=metadata["License-Expression"].lower()),
-        steps=STEPS,
-        mixture=mixture,
+        stages=stages,
         results=results(workdir),
         **EPISODES,
     )

@@ -13,7 +13,8 @@ COLUMNS = (
     Column("minus inferred latents", "paired", 4, "lower", signed=True),
     Column("minus no action", "no_action", 4, "lower", signed=True),
 )
-CONTROLLERS = "state", "actions"  # kinds, and names of their rows
+# Kinds, and names of their rows, see `train.models.controller_kind`.
+CONTROLLERS = "state", "state, by prediction", "actions", "actions, by prediction"
 
 
 def run(source):

@@ -155,7 +155,7 @@ def _add_controllers(workdir, sources, mesh):
             other, params = models.load(workdir, mesh=mesh, controller=folder)
             model = dataclasses.replace(source.model, controller=other.controller)
             controllers[kind] = model, source.params | {"controller": params["controller"]}
-        source.controllers = dict(sorted(controllers.items(), key=lambda item: item[0] != "state"))
+        source.controllers = dict(reversed(controllers.items()))
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ def plan(
         "task": task,
         "source": spec,
         "controller": controller_folder,
-        "controller_kind": model.controller.kind if controller_folder else None,
+        "controller_kind": models.controller_kind(controller_folder) if controller_folder else None,
         "episodes": len(plans[0]["names"]) if "names" in plans[0] else count,
         "protocol": protocol,
         "episodes_from": episodes_from,

@@ -144,11 +144,18 @@ def controllers_of(workdir, name, spec):
       name, spec: the source, as in a config's `data.sources`; a match of either is enough.
 
     Returns:
-      folder -> kind, with controllers of kind "state" first.
+      folder -> kind (see `controller_kind`), with controllers that see the state first.
     """
     folders = [folder for folder in rundir.controllers(workdir) if trained_on(folder, name, spec)]
-    kinds = {folder: rundir.read_config(folder)["controller"]["kind"] for folder in folders}
-    return dict(sorted(kinds.items(), key=lambda item: item[1] != "state"))
+    kinds = {folder: controller_kind(folder) for folder in folders}
+    return dict(sorted(kinds.items(), key=lambda item: not item[1].startswith("state")))
+
+
+def controller_kind(folder):
+    """Returns "state" or "actions", with ", by prediction" for that loss, of a controller's run."""
+    config = rundir.read_config(folder)
+    by_prediction = config["objective"] == "controller_by_prediction"
+    return config["controller"]["kind"] + (", by prediction" if by_prediction else "")
 
 
 def trained_on(folder, name, spec):

@@ -166,7 +166,7 @@ class Controller:
 
 
 class ControllerByPrediction(Controller):
-    """Trains a controller by the prediction error of the frozen forward model that it drives.
+    """Trains a controller by the error of the rollouts of the frozen forward model that it drives.
 
     Not in the paper. The forward model may react strongly to directions of a latent that hardly
     vary, and not at all to others; the L2 loss to latents weights all of them alike. Predictions
