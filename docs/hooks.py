@@ -349,6 +349,7 @@ def nano(result):
 
     def answers(source):
         """Returns question -> answer."""
+        controller = "state, by prediction"
         parts = "prediction", "control", "sampling"
         predicted, driven, sampled = (by_name(result[part][source]) for part in parts)
         leaks = by_name(row for row in result["leakage"][source] if row["metric"] == "latent L1")
@@ -375,8 +376,8 @@ def nano(result):
             "invariance: kept": interval(invariance["kept"], 2),
             "content: R2 of the three actions": ", ".join(interval(r2, 2) for r2 in probe),
             "control: inferred latents": interval(driven["inferred latents"]["error"]),
-            "control: controller with state": interval(driven["state"]["error"]),
-            "control: no action": interval(driven["state, no action"]["error"]),
+            "control: controller by prediction": interval(driven[controller]["error"]),
+            "control: no action": interval(driven[f"{controller}, no action"]["error"]),
             "sampling, AUC: N(0, I)": interval(result["sampling"][source][0]["auc"]),
             "sampling, AUC: learned prior": interval(sampled["learned prior"]["auc"]),
         }

@@ -19,7 +19,7 @@ fi
 mkdir -p "$work/bounds"
 (cd "$work/bounds" && lawm evaluate --workdir nano --only pictures --data panda=mini:panda)
 echo "first picture after $SECONDS s, of the shipped model: $shipped/report/rollout_panda.png"
-echo "training a model of the same kind, for 1% of its steps, on the embedded Panda videos"
+echo "training a model of the same kind, for 0.5% of its steps, on the embedded Panda videos"
 lawm train --config lawm.py:size=nano,latent=noisy --workdir "$work" \
     --config.steps=150 --config.data.mixture.nav=0.0
 lawm evaluate --workdir "$work"

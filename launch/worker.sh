@@ -5,6 +5,10 @@
 # State in the home folder: lawm.pid, lawm.log and lawm.code (the last exit code).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ -z ${1:-} || $1 == -* ]]; then
+    sed -n '2,5s/^# //p' "launch/$(basename "$0")"
+    exit 2
+fi
 
 if [ -e ~/lawm.pid ] && kill -0 "$(cat ~/lawm.pid)" 2>/dev/null; then
     echo "$(hostname): attaching to the running command"

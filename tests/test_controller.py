@@ -236,6 +236,13 @@ def test_a_controller_by_prediction_starts_from_one_by_latents(
     by_prediction = settings(controller_config, "size=tiny,loss=prediction", **given)
     loop.fit(by_prediction, str(tmp_path / "random"))
     assert "by prediction, from random parameters (no --init_from)" in capsys.readouterr().out
+    other = tmp_path / "other"
+    shutil.copytree(before, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"model_seed": 1}))
+    with pytest.warns(UserWarning, match="trained for a different model, .*in model_seed"):
+        loop.fit(by_prediction, str(tmp_path / "warned"), str(other))
+    capsys.readouterr()
     loop.fit(by_prediction, str(after), str(before))
     assert "random" not in capsys.readouterr().out.splitlines()[0]
     logged = rows(after)

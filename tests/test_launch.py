@@ -282,6 +282,13 @@ def test_workers_get_the_checkout_the_environment_and_the_words_as_they_were(mac
     assert (home / "lawm.log").read_text() == result.stdout
 
 
+@pytest.mark.parametrize("args", [(), ("--help",), ("--dry-run",)])
+def test_the_workers_script_without_a_command_prints_its_use_and_does_nothing(machine, args):
+    result = machine.run("worker.sh", *args)
+    assert result.returncode == 2 and "bash launch/worker.sh [NAME=VALUE ...]" in result.stdout
+    assert list(machine.home.iterdir()) == []
+
+
 @pytest.mark.skipif(not shutil.which("pkill"), reason="needs procps")
 def test_the_same_line_joins_a_command_that_runs_and_stop_ends_it(machine, workers):
     code = (

@@ -6,6 +6,7 @@ import html.parser
 import json
 import re
 import shutil
+import types
 
 import numpy as np
 import PIL.Image
@@ -15,7 +16,7 @@ from conftest import run_module
 from lawm_jax.evaluate import figures as pictures
 from lawm_jax.evaluate.evaluations import EVALUATIONS
 from lawm_jax.report import __main__ as report_module
-from lawm_jax.report import figures, page, results, sections
+from lawm_jax.report import figures, page, results, sections, summary
 
 STRANGE = "<b>&\"'$x$"  # a source's name that must come out as it is
 
@@ -417,6 +418,19 @@ def test_a_run_of_labelled_actions_is_a_bound(runs, tmp_path):
     start = names.index("copy last frame")
     ranked = ["copy last frame", "deterministic", "noisy 1e-5", "labelled", "labelled_long"]
     assert names[start : start + 5] == ranked
+
+
+def test_a_summary_names_the_controllers_of_plans_if_there_are_several():
+    sure = {"mean": 0.1, "low": 0.1, "high": 0.1}
+    row = {"name": "noisy", "error": sure, "paired": sure, "controller": "panda"}
+    rows = [{"name": "no action", "error": sure}]
+    rows += [row | {"controller_kind": kind} for kind in ("state", "state, by prediction")]
+    labels = []
+    for few in (rows[:2], rows):
+        run = types.SimpleNamespace(kind="noisy", evals={"plan": {"panda": few}})
+        labels.append([source for _, source, _ in summary.judged([run], "plan")])
+    controller = "panda, controller panda"
+    assert labels == [["panda"], [f"{controller} (state)", f"{controller} (state, by prediction)"]]
 
 
 def test_a_summary_on_top_gives_each_claim_its_verdict_number_and_what_the_paper_found(read):

@@ -2,7 +2,7 @@
 
 python -m lawm_jax.assets.make_nano D
 
-Between 2 and 3 hours on 2 CPU cores, by the sum of its steps; needs `pip install 'lawm_jax[sim]'`.
+Between 3 and 4 hours on 2 CPU cores, by the sum of its steps; needs `pip install 'lawm_jax[sim]'`.
 The same command resumes.
 """
 
@@ -43,13 +43,16 @@ and 120 of them are lawm_mini. The world model and the prior saw only the images
 also saw the true actions.
 
 **Recipe.** `python -m lawm_jax.assets.make_nano D`: `configs/lawm.py:size=nano,latent=noisy` on 8
-clips of 8 frames per step, {stages}; then 1200 steps of
-`configs/controller.py:size=nano` for each task, and 1800 with `loss=prediction`.
+clips of 8 frames per step, in two stages with a learning rate schedule each,
+
+{stages}
+
+then 1200 steps of `configs/controller.py:size=nano` for each task, and 1800 with `loss=prediction`.
 
 **Limits.** It knows this arm, this table and these rooms at 128 x 128 pixels, and nothing else. It
 sees 8 frames; longer rollouts slide that window. Of the walks it learned turns better than speed:
-plans of 8 steps are no better than the mean action, and in closed loop it reaches nearly half of
-the goals (below). One training run, one seed.
+plans of 8 steps are no better than the mean action, and in closed loop it reaches 0.4 of the
+goals (below). One training run, one seed.
 
 ## Metrics
 
@@ -128,13 +131,13 @@ def main(folder):
 def export(workdir):
     """Writes a run's model with its card to assets/nano."""
     metadata = importlib.metadata.metadata("lawm_jax")
-    stages = ", then ".join(
-        f"{steps} steps with weights {', '.join(f'{x:g} ({name})' for name, x in mixture.items())}"
-        for steps, mixture in STAGES
-    )
+    stages = []
+    for steps, mixture in STAGES:
+        weights = " and ".join(f"{weight:g} ({name})" for name, weight in mixture.items())
+        stages.append(f"* {steps} steps, sampling weights {weights}")
     text = CARD.format(
         metadata=sharing.metadata(license=metadata["License-Expression"].lower()),
-        stages=stages,
+        stages="\n".join(stages),
         results=results(workdir),
         **EPISODES,
     )

@@ -114,7 +114,8 @@ def plan(
     what += f", {words.counted(' and '.join(map(str, horizons)), 'step')}"
     by = planner if protocol == "paper" else f"{planner} (protocol {protocol})"
     if controller_folder:
-        print(f"controller: {controller_folder}")
+        trained = ml_collections.ConfigDict(rundir.read_config(controller_folder))
+        print(f"controller: {controller_folder}, trained on {', '.join(catalog.names(trained))}")
     print(f"{workdir}: planning {task} with {by}, {what}; compiling", flush=True)
     if scenes:
         plans = _closed(config, task, loaded, scenes, horizons, settings)
@@ -292,6 +293,7 @@ def _models(workdir, config, task, spec, controller):
                 f"controller: expected one for {task} ({spec}) in {workdir}/controller, got none; "
                 f"train it with configs/controller.py and --config.model={workdir}, or specify it"
             )
+        controller = rundir.controller(workdir, controller)
         try:
             loaded = {kind: models.load(workdir, mesh=mesh, controller=controller)}
         except (FileNotFoundError, ValueError) as error:

@@ -42,11 +42,23 @@ def judged(runs, part):
     for run in runs:
         for source, rows in run.evals[part].items():
             if part == "plan":
-                judgments = [x for row in rows for x in verdicts.judge(columns, [row], run.kind)]
+                result += [(run, *judgment) for judgment in _judged_plans(source, rows, run.kind)]
             else:
                 judgments = verdicts.judge(EVALUATIONS[part], rows, run.kind)
-            result += [(run, source, verdict) for verdict in judgments]
+                result += [(run, source, verdict) for verdict in judgments]
     return result
+
+
+def _judged_plans(source, rows, kind):
+    """Lists (source, Verdict); `source` names the controller if there are several."""
+    several = sum(bool(row.get("controller")) for row in rows) > 1
+    judgments = []
+    for row in rows:
+        label = source
+        if several and row.get("controller"):
+            label += f", controller {row['controller']} ({row.get('controller_kind')})"
+        judgments += [(label, verdict) for verdict in verdicts.judge(columns, [row], kind)]
+    return judgments
 
 
 def box(runs, part, claims=()):

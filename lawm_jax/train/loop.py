@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -222,8 +223,24 @@ def fit(config, workdir, init_from=None, profile=0):
         config = objectives.complete(config)
     if init_from:
         config["init_from"] = exported.find(init_from)
+        if not rundir.has_checkpoint(workdir):  # a resumed run ignores it
+            _check_start(config)
     with rundir.claimed(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
         return _fit(config, resume.check_config(workdir, config), workdir, profile)
+
+
+def _check_start(config):
+    """Checks that the run that a new one starts from has a checkpoint, and is of the same model."""
+    checkpoints.reader(config["init_from"]).close()
+    before, keys = rundir.read_config(config["init_from"]), ("model_step", "model_seed", "latent")
+    if "model" in before and "model" in config:
+        changed = [key for key in keys if before.get(key, config[key]) != config[key]]
+        if changed:
+            warnings.warn(
+                f"init_from: {config['init_from']} was trained for a different model, which "
+                f"differs in {', '.join(changed)}",
+                stacklevel=3,
+            )
 
 
 def _fit(original, config, workdir, profile):
@@ -236,8 +253,6 @@ def _fit(original, config, workdir, profile):
     if loaded := _finished(workdir, config, store):
         store.close()
         return loaded
-    if store.latest is None and config.get("init_from"):
-        checkpoints.reader(config["init_from"]).close()  # fails now if it holds none
     skipped = rundir.skipped(workdir)
     data = pipeline.clips(
         ml_collections.ConfigDict(config),
