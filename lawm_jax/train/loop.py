@@ -250,27 +250,29 @@ def _fit(original, config, workdir, profile):
     from lawm_jax.data import pipeline
 
     store = checkpoints.Checkpoints(workdir, keep_period=config.get("checkpoint_keep_period"))
-    if loaded := _finished(workdir, config, store):
-        store.close()
-        return loaded
-    skipped = rundir.skipped(workdir)
-    data = pipeline.clips(
-        ml_collections.ConfigDict(config),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        skipped=skipped,
-    )
-    run = Run.load(config, "states" in data.shapes)
-    _check_shapes(run, data.shapes)
-    held_out = HeldOut(run, config, skipped) if config.get("eval_every") else None
-    if jax.process_index() == 0:  # only now, so that a failed start leaves no config
-        rundir.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
-        print(f"{_describe(run, original, workdir)}; compiling", flush=True)
-    with run.compiling():
-        start, state = store.restore(run.like, data) or (0, _begin(run, config, data))
-        log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
-    if start:
-        log.say(f"resuming after step {start}")
+    with contextlib.ExitStack() as failed:
+        failed.callback(store.close)  # its threads must not outlive a folder that is removed
+        if loaded := _finished(workdir, config, store):
+            return loaded
+        skipped = rundir.skipped(workdir)
+        data = pipeline.clips(
+            ml_collections.ConfigDict(config),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            skipped=skipped,
+        )
+        run = Run.load(config, "states" in data.shapes)
+        _check_shapes(run, data.shapes)
+        held_out = HeldOut(run, config, skipped) if config.get("eval_every") else None
+        if jax.process_index() == 0:  # only now, so that a failed start leaves no config
+            rundir.write_config(workdir, json.dumps(config, indent=1, sort_keys=True))
+            print(f"{_describe(run, original, workdir)}; compiling", flush=True)
+        with run.compiling():
+            start, state = store.restore(run.like, data) or (0, _begin(run, config, data))
+            log = logs.Log(workdir, config["steps"], config["data"]["batch"], start)
+        if start:
+            log.say(f"resuming after step {start}")
+        failed.pop_all()
     trace = logs.Trace(rundir.profile(workdir), start, profile, log)
     try:
         done = _Training(run, config, data, store, log, trace, held_out).loop(state, start)
