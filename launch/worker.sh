@@ -4,11 +4,13 @@
 #   bash launch/worker.sh [NAME=VALUE ...] COMMAND [ARGUMENT ...]
 # State in the home folder: lawm.pid, lawm.log and lawm.code (the last exit code).
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 if [[ -z ${1:-} || $1 == -* ]]; then
-    sed -n '2,5s/^# //p' "launch/$(basename "$0")"
+    usage
     exit 2
 fi
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 if [ -e ~/lawm.pid ] && kill -0 "$(cat ~/lawm.pid)" 2>/dev/null; then
     echo "$(hostname): attaching to the running command"

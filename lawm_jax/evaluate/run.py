@@ -150,12 +150,14 @@ def _add_controllers(workdir, sources, mesh):
     """Sets `controllers` of the sources to the model with each controller of the data source."""
     for source in sources:
         spec = source.config.data.videos or source.config.data.sources[source.name]
-        controllers = {}
-        for folder, kind in reversed(models.controllers_of(workdir, source.name, spec).items()):
+        source.controllers = {}
+        for folder, kind in models.controllers_of(workdir, source.name, spec).items():
+            if kind in source.controllers:  # the first of a kind counts
+                continue
             other, params = models.load(workdir, mesh=mesh, controller=folder)
             model = dataclasses.replace(source.model, controller=other.controller)
-            controllers[kind] = model, source.params | {"controller": params["controller"]}
-        source.controllers = dict(reversed(controllers.items()))
+            params = source.params | {"controller": params["controller"]}
+            source.controllers[kind] = model, params
 
 
 @contextlib.contextmanager
